@@ -1,0 +1,131 @@
+// Collectives and point-to-point between ranks.
+//
+// A World is all ranks of a run and what they share: the way to make communicators, peer-visible memory, and the state
+// of failure. A Communicator belongs to one (group of ranks, stream): its operations are started in program order, the
+// same order on every rank of the group.
+//
+// Every operation is asynchronous: start (`all_reduce`, ...) publishes this rank's buffers and returns a Ticket at once;
+// `wait(ticket)` returns when the result is in this rank's buffers and the buffers may be overwritten. Work that is CPU
+// work (reductions through shared memory) is done inside `wait` on the calling thread, so starting early and waiting late
+// hides the differences between ranks. Tickets complete in order: waiting for one completes all before it.
+//
+// Reductions add in fp32 and round once to the buffer's dtype, in a declared order that is the same on every backend:
+// consecutive groups of `sum_group` ranks are summed in ascending rank order, then the group sums in ascending order.
+// Nothing is ever summed by a library.
+//
+// Errors. A size, dtype or operation that differs between ranks, a rank that does not arrive within the timeout, a peer
+// that died or failed: Error on every rank, naming operation, label, and the ranks at fault. After an error a World is
+// unusable ("failed"); every later call on any of its communicators throws the first failure.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "ridgeline/base/dtype.h"
+
+namespace ridgeline::comm {
+
+enum class ReduceOp { sum, max, min };
+
+// What an operation is for: shown when it fails and in traces. Plain data; `what` must be a string literal.
+struct Label {
+  const char* what = "";
+  int32_t segment = -1;  // segment (or unit) number, -1 when there is none
+  int64_t step = -1;
+};
+
+struct Ticket {
+  uint64_t number = 0;
+};
+
+struct Send {
+  int peer;
+  ConstRef data;
+  int64_t count;
+};
+struct Receive {
+  int peer;
+  Ref data;
+  int64_t count;
+};
+
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+
+  virtual int rank() const = 0;  // within this communicator's group
+  virtual int size() const = 0;
+  virtual int world_rank(int rank_in_group) const = 0;
+
+  // In place over all ranks: buffer[i] = reduction of every rank's buffer[i]. dtypes f32, bf16, f64, i64 (f64 and i64 sum
+  // exactly as their own type).
+  virtual Ticket all_reduce(Ref buffer, int64_t count, ReduceOp op, const Label& label) = 0;
+  // In place: buffer holds size()*shard elements; afterwards part [rank*shard, (rank+1)*shard) holds the reduction, the
+  // other parts are unspecified.
+  virtual Ticket reduce_scatter(Ref buffer, int64_t shard, ReduceOp op, const Label& label) = 0;
+  // In place: part [rank*shard, (rank+1)*shard) is this rank's; afterwards all parts are filled.
+  virtual Ticket all_gather(Ref buffer, int64_t shard, const Label& label) = 0;
+  virtual Ticket broadcast(Ref buffer, int64_t count, int root, const Label& label) = 0;
+  // Part i of `send` goes to rank i, part j of `receive` came from rank j; `part` elements each. Must not alias.
+  virtual Ticket all_to_all(ConstRef send, Ref receive, int64_t part, const Label& label) = 0;
+  // Rendezvous point-to-point: all sends and receives of one call progress together.
+  virtual Ticket exchange(std::span<const Send> sends, std::span<const Receive> receives, const Label& label) = 0;
+  virtual Ticket barrier(const Label& label) = 0;
+
+  virtual void wait(Ticket ticket) = 0;
+};
+
+struct WorldOptions {
+  std::chrono::milliseconds timeout{600'000};  // how long to wait for a rank inside one operation
+  int sum_group = 8;                           // reduction order, see above
+  std::string failure_file;                    // where the first failure is written (one rank writes it); "" for none
+};
+
+// First failure of a run.
+struct Failure {
+  int rank = -1;          // the culprit, -1 when unknown
+  std::string host;
+  std::string operation;  // operation and label it died or stalled in, when known
+  std::string what;       // one line, printed once
+};
+
+class World {
+ public:
+  virtual ~World() = default;
+
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  virtual const char* backend() const = 0;  // "threads" | "mpi"
+  virtual const WorldOptions& options() const = 0;
+
+  // Collective over `ranks` (ascending world ranks, the same list on each of them).
+  virtual std::unique_ptr<Communicator> communicator(std::span<const int> ranks, std::string_view name) = 0;
+  std::unique_ptr<Communicator> communicator(std::string_view name);  // over all ranks
+
+  // Collective over the world: `bytes` (may differ per rank) of memory of this rank that its peers on the same host can
+  // read and write directly; collectives on buffers inside it move no extra copy. Huge pages where the system gives them, touched before
+  // return. Freed with the World. Throws with a hint when shared memory (/dev/shm) is too small.
+  virtual std::span<std::byte> peer_visible(int64_t bytes) = 0;
+
+  // Declares that this rank fails (it threw): wakes every rank, which throws the failure from its next or current call.
+  // First failure wins; returns that one. Never throws, never blocks.
+  virtual Failure fail(std::string_view what) noexcept = 0;
+};
+
+// Runs body(world) on `ranks` threads of this process. Returns when all have returned; rethrows the first failure once as
+// an Error that names the culprit.
+void run_threads(int ranks, const WorldOptions& options, const std::function<void(World&)>& body);
+
+// Runs body(world) on this process as one rank of MPI_COMM_WORLD (started by mpirun or srun). MPI is initialised and
+// finalised inside. Same failure behaviour: on return of an Error the caller exits non-zero; peers that cannot be reached
+// do not keep it alive. Throws when Ridgeline was built without MPI.
+void run_mpi(const WorldOptions& options, const std::function<void(World&)>& body);
+
+// True when this process was started by an MPI launcher (PMI/PMIx/OMPI variables).
+bool launched_by_mpi();
+
+}  // namespace ridgeline::comm
