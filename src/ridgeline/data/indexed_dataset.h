@@ -1,0 +1,126 @@
+// Token datasets on disk: Megatron's memory-mapped format, PREFIX.bin (tokens, little-endian, back to back) and
+// PREFIX.idx (lengths, offsets, documents), plus PREFIX.json, Ridgeline's small note of where the tokens came from.
+//
+// .idx, little-endian, unaligned: "MMIDIDX\0\0", u64 version 1, u8 dtype code, u64 S sequences, u64 D = documents + 1,
+// i32 length[S] in tokens, i64 offset[S] in bytes of .bin, i64 document[D] (first sequence of each document, then S).
+// Here, as in Megatron's GPT data, every sequence is one document. Source: Megatron-LM,
+// core/datasets/indexed_dataset.py.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "ridgeline/base/file.h"
+
+namespace ridgeline::data {
+
+enum class TokenType : uint8_t { u8 = 1, i8 = 2, i16 = 3, i32 = 4, i64 = 5, u16 = 8 };  // the codes of the .idx format
+
+constexpr int64_t size_of(TokenType type) {
+  switch (type) {
+    case TokenType::u8:
+    case TokenType::i8:
+      return 1;
+    case TokenType::i16:
+    case TokenType::u16:
+      return 2;
+    case TokenType::i32:
+      return 4;
+    case TokenType::i64:
+      return 8;
+  }
+  return 0;
+}
+
+// u16 below 65,500 ids, else i32: Megatron's rule.
+constexpr TokenType token_type_for(int64_t vocabulary) {
+  return vocabulary < 65500 ? TokenType::u16 : TokenType::i32;
+}
+
+// PREFIX.json: what `prepare` knows about a dataset and training must check.
+struct DatasetNote {
+  int64_t tokens = 0;  // end-of-document tokens included
+  int64_t documents = 0;
+  int64_t text_bytes = 0;        // UTF-8 bytes of the documents' text: bits per byte = nats / ln 2 / text_bytes
+  int64_t vocabulary = 0;        // Tokenizer::vocab_size()
+  int32_t end_of_document = -1;  // -1: none appended
+  std::string tokenizer_hash;    // Tokenizer::hash()
+  std::string tokenizer;         // the folder as given to `prepare`, for messages only
+};
+
+// A dataset mapped read-only. Immutable: share it between threads. Opening validates everything but the token values
+// (O(S)); nothing read from the files is trusted.
+class IndexedDataset {
+ public:
+  // `prefix` with or without ".bin" / ".idx". Error: missing or cut files, foreign magic, impossible lengths; files
+  // whose lengths omit the end-of-document tokens (written by preprocess_data.py --append-eod before August 2023) are
+  // named as such.
+  static std::shared_ptr<const IndexedDataset> open(const std::filesystem::path& prefix);
+
+  int64_t documents() const { return static_cast<int64_t>(lengths_.size()); }  // S
+  int64_t tokens() const { return tokens_; }
+  TokenType token_type() const { return type_; }
+  // Tokens of document d.
+  int32_t length(int64_t document) const { return lengths_[static_cast<size_t>(document)]; }
+  std::span<const int32_t> lengths() const { return lengths_; }
+  // Position of the first token of document d in the concatenation of all; d == documents() gives tokens().
+  int64_t begin(int64_t document) const { return begins_[static_cast<size_t>(document)]; }
+
+  // tokens[i] = token `position + i` of the concatenation of all documents, for all i < tokens.size().
+  // Error when an id is negative or >= `vocabulary`, naming file, document and position. Aborts when the range is
+  // outside.
+  void read(int64_t position, std::span<int32_t> tokens, int64_t vocabulary) const;
+
+  // Absent when there is no PREFIX.json (a dataset of Megatron's own tools).
+  const std::optional<DatasetNote>& note() const { return note_; }
+  const std::filesystem::path& prefix() const { return prefix_; }
+
+  // Error unless the note (if any) names this tokenizer and vocabulary; `vocabulary` is the tokenizer's vocab_size().
+  void require_tokenizer(const std::string& tokenizer_hash, int64_t vocabulary) const;
+
+ private:
+  IndexedDataset(const std::filesystem::path& prefix);
+  std::filesystem::path prefix_;
+  MappedFile bin_;
+  TokenType type_ = TokenType::u16;
+  std::vector<int32_t> lengths_;
+  std::vector<int64_t> begins_;  // S + 1
+  int64_t tokens_ = 0;
+  std::optional<DatasetNote> note_;
+};
+
+// Writes a dataset. Tokens go to a temporary file as they come; finish() puts .bin, .json and last .idx into place, so
+// that a reader sees a whole dataset or none. Without finish() nothing remains.
+class IndexedDatasetWriter {
+ public:
+  IndexedDatasetWriter(const std::filesystem::path& prefix, int64_t vocabulary);
+  ~IndexedDatasetWriter();
+  IndexedDatasetWriter(const IndexedDatasetWriter&) = delete;
+  IndexedDatasetWriter& operator=(const IndexedDatasetWriter&) = delete;
+
+  // One document; ids in [0, vocabulary), else Error.
+  void add_document(std::span<const int32_t> tokens);
+  // `note` may be absent: then no PREFIX.json is written (and an old one is removed). Error: no document was added.
+  void finish(const std::optional<DatasetNote>& note);
+
+  int64_t documents() const { return static_cast<int64_t>(lengths_.size()); }
+  int64_t tokens() const { return tokens_; }
+
+ private:
+  void flush();
+  std::filesystem::path prefix_, temporary_;
+  int64_t vocabulary_;
+  TokenType type_;
+  std::unique_ptr<File> bin_;
+  int64_t written_ = 0;
+  int64_t tokens_ = 0;
+  std::vector<int32_t> lengths_;
+  std::vector<std::byte> buffer_;
+};
+
+}  // namespace ridgeline::data
