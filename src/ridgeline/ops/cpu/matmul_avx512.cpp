@@ -1,0 +1,67 @@
+// Matrix-product kernel for AVX-512: fp32 register tiles of 8 x 48; bf16 operands are widened while packing.
+#include <immintrin.h>
+
+#include "ridgeline/ops/cpu/matmul_generic.h"
+
+namespace ridgeline::ops::cpu {
+namespace {
+
+constexpr int kRows = 8, kVectors = 3, kCols = 16 * kVectors;
+
+void multiply(int64_t k, const void* a_panel, const void* b_panel, float* sums, int64_t ld, bool add) {
+  const auto* a = static_cast<const float*>(a_panel);
+  const auto* b = static_cast<const float*>(b_panel);
+  __m512 c[kRows][kVectors];
+#pragma GCC unroll 8
+  for (int row = 0; row < kRows; ++row) {
+#pragma GCC unroll 3
+    for (int v = 0; v < kVectors; ++v) c[row][v] = _mm512_setzero_ps();
+  }
+#pragma GCC unroll 2
+  for (int64_t i = 0; i < k; ++i) {
+    const __m512 b0 = _mm512_loadu_ps(b), b1 = _mm512_loadu_ps(b + 16), b2 = _mm512_loadu_ps(b + 32);
+#pragma GCC unroll 8
+    for (int row = 0; row < kRows; ++row) {
+      const __m512 x = _mm512_set1_ps(a[row]);
+      c[row][0] = _mm512_fmadd_ps(x, b0, c[row][0]);
+      c[row][1] = _mm512_fmadd_ps(x, b1, c[row][1]);
+      c[row][2] = _mm512_fmadd_ps(x, b2, c[row][2]);
+    }
+    a += kRows;
+    b += kCols;
+  }
+#pragma GCC unroll 8
+  for (int row = 0; row < kRows; ++row) {
+    float* out = sums + row * ld;
+#pragma GCC unroll 3
+    for (int v = 0; v < kVectors; ++v) {
+      if (add) c[row][v] = _mm512_add_ps(c[row][v], _mm512_loadu_ps(out + 16 * v));
+      _mm512_storeu_ps(out + 16 * v, c[row][v]);
+    }
+  }
+}
+
+constexpr MatmulKernel kKernel{.mr = kRows,
+                               .nr = kCols,
+                               .k_unit = 1,
+                               .packed_bytes = 4,
+                               .mb = 128,
+                               .nb = 384,
+                               .kb = 384,
+                               .begin = nullptr,
+                               .end = nullptr,
+                               .pack_a = pack_as_floats<kRows>,
+                               .pack_b = pack_as_floats<kCols>,
+                               .row_sums = row_sums_of_floats<kRows>,
+                               .multiply = multiply,
+                               .finish = finish_generic,
+                               .skinny_rows = 0,
+                               .skinny = nullptr};
+
+}  // namespace
+
+const MatmulKernel& matmul_kernel_avx512(bool /*bf16*/) {
+  return kKernel;
+}
+
+}  // namespace ridgeline::ops::cpu

@@ -1,0 +1,79 @@
+// What a matrix-product kernel of one instruction set offers to the driver (matmul.cpp).
+//
+// This header is included by translation units compiled with instruction sets that the running CPU may lack, so it
+// holds plain data only: no inline function, no standard template. A weak copy of either, compiled with AVX-512, could
+// be the one that the linker keeps for the whole program.
+#pragma once
+
+#include <cstdint>
+
+namespace ridgeline::ops::cpu {
+
+// Part of an operand before packing. A lane is a row of A or a column of B; element (lane, k) lies at lane * ld + k
+// when `k_contiguous`, else at k * ld + lane.
+struct PanelSource {
+  const void* data;
+  int64_t ld;
+  bool k_contiguous;
+  bool bf16;      // else f32
+  int64_t lanes;  // the panel's missing lanes are filled with zeros
+  int64_t k;      // filled with zeros up to a multiple of the kernel's k_unit
+};
+
+// The last step for rows of C: S = sums + carry + bias; P = round(S); out = residual ? round(P + residual) : P.
+struct Strip {
+  int64_t rows, cols;
+  const float* sums;
+  int64_t ld_sums;
+  const float* carry;  // may be null; may be `out`
+  int64_t ld_carry;
+  const void* bias;  // may be null
+  bool bias_bf16;
+  const void* residual;  // may be null; may be `out`; dtype and leading dimension of `out`
+  void* out;
+  int64_t ld_out;
+  bool out_bf16;
+};
+
+// A few rows of A times all of B without packing B: generation.
+struct Skinny {
+  int64_t m, n, k;  // m <= kernel's skinny_rows
+  const void* a;
+  int64_t lda;  // A row-major
+  const void* b;
+  int64_t ldb;
+  bool b_k_contiguous;
+  bool bf16;    // A and B
+  float* sums;  // [m][ld_sums]
+  int64_t ld_sums;
+};
+
+// Packed panels: A in panels of `mr` rows, B in panels of `nr` columns, each panel contiguous over k, so that a block
+// of k (a multiple of k_unit) is a contiguous part of it. The layout inside belongs to the kernel.
+struct MatmulKernel {
+  int64_t mr, nr;        // register tile of `multiply`
+  int64_t k_unit;        // k in panels is padded to a multiple of it
+  int64_t packed_bytes;  // bytes per packed element
+  int64_t mb, nb, kb;    // block of C (multiples of mr, nr) and of k (multiple of k_unit) computed at a time
+
+  void (*begin)();  // on a member's thread before its first `multiply`; may be null
+  void (*end)();    // after the last; may be null
+  void (*pack_a)(const PanelSource& source, void* panel);
+  void (*pack_b)(const PanelSource& source, void* panel);
+  // sums[i] += sum over k of row i of a packed A panel holding k padded elements.
+  void (*row_sums)(const void* a_panel, int64_t k, float* sums);
+  // sums [mr][nr] (leading dimension ld) = or += A panel x B panel over k (a multiple of k_unit).
+  void (*multiply)(int64_t k, const void* a_panel, const void* b_panel, float* sums, int64_t ld, bool add);
+  void (*finish)(const Strip& strip);
+  int64_t skinny_rows;  // 0: no direct path
+  void (*skinny)(const Skinny& product);
+};
+
+// One per instruction set; the bf16 argument is the dtype of A and B.
+const MatmulKernel& matmul_kernel_portable(bool bf16);
+const MatmulKernel& matmul_kernel_avx2(bool bf16);
+const MatmulKernel& matmul_kernel_avx512(bool bf16);
+const MatmulKernel& matmul_kernel_avx512_bf16();
+const MatmulKernel& matmul_kernel_amx_bf16();
+
+}  // namespace ridgeline::ops::cpu

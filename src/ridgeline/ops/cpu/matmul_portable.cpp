@@ -1,0 +1,49 @@
+// Matrix-product kernel in plain C++: any CPU.
+#include "ridgeline/ops/cpu/matmul_generic.h"
+
+namespace ridgeline::ops::cpu {
+namespace {
+
+constexpr int kRows = 4, kCols = 8;
+
+void multiply(int64_t k, const void* a_panel, const void* b_panel, float* sums, int64_t ld, bool add) {
+  const auto* a = static_cast<const float*>(a_panel);
+  const auto* b = static_cast<const float*>(b_panel);
+  float c[kRows][kCols] = {};
+  for (int64_t i = 0; i < k; ++i, a += kRows, b += kCols) {
+    for (int row = 0; row < kRows; ++row) {
+      for (int col = 0; col < kCols; ++col) c[row][col] += a[row] * b[col];
+    }
+  }
+  for (int row = 0; row < kRows; ++row) {
+    for (int col = 0; col < kCols; ++col) {
+      float& out = sums[row * ld + col];
+      out = add ? out + c[row][col] : c[row][col];
+    }
+  }
+}
+
+constexpr MatmulKernel kKernel{.mr = kRows,
+                               .nr = kCols,
+                               .k_unit = 1,
+                               .packed_bytes = 4,
+                               .mb = 64,
+                               .nb = 128,
+                               .kb = 256,
+                               .begin = nullptr,
+                               .end = nullptr,
+                               .pack_a = pack_as_floats<kRows>,
+                               .pack_b = pack_as_floats<kCols>,
+                               .row_sums = row_sums_of_floats<kRows>,
+                               .multiply = multiply,
+                               .finish = finish_generic,
+                               .skinny_rows = 0,
+                               .skinny = nullptr};
+
+}  // namespace
+
+const MatmulKernel& matmul_kernel_portable(bool /*bf16*/) {
+  return kKernel;
+}
+
+}  // namespace ridgeline::ops::cpu
