@@ -59,7 +59,7 @@ struct SampleIndex {
   std::vector<int64_t> order;       // shuffled sample numbers
 };
 // `samples`: how many are wanted; at least so many result. O(epochs * documents + samples), serial.
-// Error: the range holds no token pair, or more documents than the index can count.
+// Error: the range holds no tokens, or more documents than the index can count.
 SampleIndex build_sample_index(std::span<const int32_t> lengths, DocumentRange range, int64_t sequence, int64_t samples,
                                uint32_t seed);
 

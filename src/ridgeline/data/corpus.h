@@ -1,0 +1,73 @@
+// Corpora: files of documents, read one document at a time.
+//
+// .txt as in OSCAR 2019: documents are separated by blank lines. Lines end at \n, \r\n or \r (each becomes \n); a line
+// is blank when Python's str.strip() leaves nothing of it; trailing white space of a document is dropped, leading is
+// kept; a file's end ends its document. Source: the `oscar` loader of Hugging Face datasets. .jsonl (also .ndjson,
+// .json): one object per line, the document is the string under `key`. White-space-only lines are no documents.
+//
+// Text that comes out is always valid UTF-8: each invalid sequence becomes U+FFFD (as the WHATWG decoder does), also
+// lone surrogates in JSON escapes. What was replaced or skipped is counted, and `strict` makes it an Error instead.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace ridgeline::data {
+
+struct CorpusOptions {
+  std::string key = "text";  // of .jsonl
+  bool strict = false;       // refuse invalid UTF-8 and bad JSON lines
+};
+
+struct CorpusCounts {
+  int64_t documents = 0;
+  int64_t empty_documents = 0;  // JSON lines whose text is empty; not among `documents`
+  int64_t text_bytes = 0;       // of the documents, as UTF-8
+  int64_t replaced = 0;         // invalid sequences that became U+FFFD
+  int64_t skipped_lines = 0;    // JSON lines without a document: cut, malformed, or without the key
+  // The first few of both, as "file:line: what".
+  std::vector<std::string> problems;
+};
+
+// Where documents come from, one file. Internal interface of CorpusReader, and what the fuzz targets drive.
+class DocumentSource {
+ public:
+  virtual ~DocumentSource() = default;
+  // Appends the next document to `text` (which is not cleared); false at the end.
+  virtual bool next(std::string& text, CorpusCounts& counts) = 0;
+  virtual int64_t position() const = 0;  // bytes consumed
+};
+
+// `bytes` must outlive the source; `name` is for messages.
+std::unique_ptr<DocumentSource> read_text_documents(std::string_view bytes, std::string name,
+                                                    const CorpusOptions& options);
+std::unique_ptr<DocumentSource> read_json_lines(std::string_view bytes, std::string name, const CorpusOptions& options);
+
+class CorpusReader {
+ public:
+  // Error: no inputs, a file that is missing, or of a kind that is not known by its name.
+  CorpusReader(std::vector<std::filesystem::path> inputs, CorpusOptions options);
+  ~CorpusReader();
+
+  // Appends the next document to `text`; false after the last of the last file. With `strict`, Error on the first
+  // problem, naming file and line.
+  bool next(std::string& text);
+  const CorpusCounts& counts() const { return counts_; }
+  int64_t bytes_done() const;
+  int64_t bytes_total() const { return bytes_total_; }
+
+ private:
+  struct OpenFile;
+  std::vector<std::filesystem::path> inputs_;
+  CorpusOptions options_;
+  CorpusCounts counts_;
+  std::unique_ptr<OpenFile> file_;
+  size_t next_input_ = 0;
+  int64_t bytes_before_ = 0, bytes_total_ = 0;
+};
+
+}  // namespace ridgeline::data

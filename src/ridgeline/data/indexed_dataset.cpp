@@ -1,0 +1,381 @@
+#include "ridgeline/data/indexed_dataset.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <system_error>
+
+#include "ridgeline/base/error.h"
+
+namespace ridgeline::data {
+namespace {
+
+namespace fs = std::filesystem;
+static_assert(std::endian::native == std::endian::little, "the format is little-endian and read as it lies");
+
+constexpr std::string_view kMagic{"MMIDIDX\0\0", 9};
+constexpr uint64_t kHeaderBytes = 34;
+constexpr size_t kFlushBytes = size_t{4} << 20;
+
+fs::path with_suffix(const fs::path& prefix, std::string_view suffix) {
+  fs::path path = prefix;
+  path += suffix;
+  return path;
+}
+
+fs::path without_suffix(const fs::path& path) {
+  const fs::path extension = path.extension();
+  if (extension != ".bin" && extension != ".idx") return path;
+  fs::path prefix = path;
+  return prefix.replace_extension();
+}
+
+template <typename T>
+T load(const std::byte* from) {
+  T value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+
+TokenType token_type_of(uint8_t code, const fs::path& path) {
+  switch (code) {
+    case 1:
+    case 2:
+    case 3:
+    case 4:
+    case 5:
+    case 8:
+      return static_cast<TokenType>(code);
+    default:
+      throw Error(fmt::format("'{}': the token type code {} is not one for whole numbers", path.string(), code),
+                  "This index is damaged, or does not describe tokens.");
+  }
+}
+
+struct Index {
+  TokenType type{};
+  std::vector<int32_t> lengths;
+  std::vector<int64_t> begins;
+};
+
+class IndexParser {
+ public:
+  IndexParser(std::span<const std::byte> bytes, const fs::path& path) : bytes_(bytes), path_(path) {}
+
+  Index parse(uint64_t bin_bytes) {
+    read_header();
+    Index index{type_, std::vector<int32_t>(sequences_), std::vector<int64_t>(sequences_ + 1)};
+    std::memcpy(index.lengths.data(), bytes_.data() + kHeaderBytes, sequences_ * 4);
+    int64_t total = 0;
+    for (uint64_t i = 0; i < sequences_; ++i) {
+      if (index.lengths[i] < 0) fail(fmt::format("document {} has {} tokens", i, index.lengths[i]));
+      index.begins[i] = total;
+      total += index.lengths[i];
+    }
+    index.begins[sequences_] = total;
+    // 2^32 lengths below 2^31 cannot overflow 64 bits; bytes might, so compare in tokens.
+    const auto item = static_cast<uint64_t>(size_of(type_));
+    check_total(static_cast<uint64_t>(total), item, bin_bytes);
+    check_offsets(index, static_cast<int64_t>(item));
+    check_documents();
+    return index;
+  }
+
+ private:
+  [[noreturn]] void fail(const std::string& what, std::string next = "") const {
+    if (next.empty()) next = "The index is damaged or cut short: prepare the dataset again.";
+    throw Error(fmt::format("'{}': {}", path_.string(), what), next);
+  }
+
+  void read_header() {
+    const std::string_view start(reinterpret_cast<const char*>(bytes_.data()), std::min<size_t>(bytes_.size(), 9));
+    if (start.starts_with(std::string_view("TNTIDX\0\0", 8))) {
+      fail("an index of Megatron's old 'lazy' or 'cached' kind", "Prepare the dataset again: ridgeline prepare.");
+    }
+    if (start != kMagic)
+      fail("not a token index (it does not start with MMIDIDX)", "Give the prefix of a .bin/.idx pair.");
+    if (bytes_.size() < kHeaderBytes) fail(fmt::format("only {} bytes, less than a header", bytes_.size()));
+    const auto version = load<uint64_t>(bytes_.data() + 9);
+    if (version != 1) fail(fmt::format("version {}, and only 1 is known", version));
+    type_ = token_type_of(load<uint8_t>(bytes_.data() + 17), path_);
+    sequences_ = load<uint64_t>(bytes_.data() + 18);
+    document_bounds_ = load<uint64_t>(bytes_.data() + 26);
+    // Each count against the size first: a wild count must not overflow the sum.
+    const uint64_t body = bytes_.size() - kHeaderBytes;
+    const bool possible = sequences_ <= body / 12 && document_bounds_ <= body / 8;
+    const uint64_t expected = possible ? 12 * sequences_ + 8 * document_bounds_ : 0;
+    // Multimodal datasets end with one byte per sequence more.
+    if (!possible || (body != expected && body != expected + sequences_)) {
+      fail(fmt::format("{} bytes cannot hold {} sequences and {} document bounds", bytes_.size(), sequences_,
+                       document_bounds_));
+    }
+    if (sequences_ > std::numeric_limits<uint32_t>::max()) fail(fmt::format("{} documents are too many", sequences_));
+  }
+
+  void check_total(uint64_t total, uint64_t item, uint64_t bin_bytes) const {
+    if (bin_bytes % item == 0 && bin_bytes / item == total) return;
+    const std::string said = fmt::format("the lengths add up to {} tokens of {} bytes, but the .bin file has {} bytes",
+                                         total, item, bin_bytes);
+    if (bin_bytes % item == 0 && bin_bytes / item > total && bin_bytes / item - total == document_bounds_ - 1) {
+      fail(said + ", exactly one token more per document",
+           "Written by preprocess_data.py --append-eod before its lengths counted the end-of-document token (fixed in "
+           "Megatron in August 2023): prepare the dataset again.");
+    }
+    fail(said);
+  }
+
+  void check_offsets(const Index& index, int64_t item) const {
+    const std::byte* at = bytes_.data() + kHeaderBytes + 4 * sequences_;
+    for (uint64_t i = 0; i < sequences_; ++i, at += 8) {
+      const auto offset = load<int64_t>(at);
+      if (offset != index.begins[i] * item) {
+        fail(fmt::format("document {} is said to start at byte {}, and by the lengths before it starts at {}", i,
+                         offset, index.begins[i] * item));
+      }
+    }
+  }
+
+  void check_documents() const {
+    const std::byte* at = bytes_.data() + kHeaderBytes + 12 * sequences_;
+    int64_t previous = 0;
+    for (uint64_t i = 0; i < document_bounds_; ++i, at += 8) {
+      const auto bound = load<int64_t>(at);
+      const bool last = i + 1 == document_bounds_;
+      if ((i == 0 && bound != 0) || bound < previous || (last && bound != static_cast<int64_t>(sequences_))) {
+        fail(fmt::format("document bound {} is {}", i, bound));
+      }
+      previous = bound;
+    }
+    if (document_bounds_ == 0) fail("no document bounds");
+  }
+
+  std::span<const std::byte> bytes_;
+  const fs::path& path_;
+  TokenType type_{};
+  uint64_t sequences_ = 0, document_bounds_ = 0;
+};
+
+// Copies, widens and finds whether all lie in [0, vocabulary); vectorised by the compiler.
+template <typename T>
+bool copy_tokens(const std::byte* from, std::span<int32_t> to, int64_t vocabulary) {
+  bool good = true;
+  for (size_t i = 0; i < to.size(); ++i) {
+    const T token = load<T>(from + i * sizeof(T));
+    good &= static_cast<uint64_t>(static_cast<int64_t>(token)) < static_cast<uint64_t>(vocabulary);
+    to[i] = static_cast<int32_t>(token);
+  }
+  return good;
+}
+
+int64_t token_at(TokenType type, const std::byte* from) {
+  switch (type) {
+    case TokenType::u8:
+      return load<uint8_t>(from);
+    case TokenType::i8:
+      return load<int8_t>(from);
+    case TokenType::i16:
+      return load<int16_t>(from);
+    case TokenType::i32:
+      return load<int32_t>(from);
+    case TokenType::i64:
+      return load<int64_t>(from);
+    case TokenType::u16:
+      return load<uint16_t>(from);
+  }
+  return -1;
+}
+
+bool copy_tokens(TokenType type, const std::byte* from, std::span<int32_t> to, int64_t vocabulary) {
+  switch (type) {
+    case TokenType::u8:
+      return copy_tokens<uint8_t>(from, to, vocabulary);
+    case TokenType::i8:
+      return copy_tokens<int8_t>(from, to, vocabulary);
+    case TokenType::i16:
+      return copy_tokens<int16_t>(from, to, vocabulary);
+    case TokenType::i32:
+      return copy_tokens<int32_t>(from, to, vocabulary);
+    case TokenType::i64:
+      return copy_tokens<int64_t>(from, to, vocabulary);
+    case TokenType::u16:
+      return copy_tokens<uint16_t>(from, to, vocabulary);
+  }
+  return false;
+}
+
+DatasetNote parse_note(const fs::path& path) {
+  try {
+    const auto json = nlohmann::json::parse(read_text(path));
+    DatasetNote note;
+    note.tokens = json.at("tokens").get<int64_t>();
+    note.documents = json.at("documents").get<int64_t>();
+    note.text_bytes = json.at("text_bytes").get<int64_t>();
+    note.vocabulary = json.at("vocabulary").get<int64_t>();
+    note.end_of_document = json.at("end_of_document").get<int32_t>();
+    note.tokenizer_hash = json.at("tokenizer_hash").get<std::string>();
+    note.tokenizer = json.at("tokenizer").get<std::string>();
+    return note;
+  } catch (const nlohmann::json::exception& error) {
+    throw Error(fmt::format("'{}': not a dataset's note: {}", path.string(), error.what()),
+                "Prepare the dataset again, or remove this file to train without its checks.");
+  }
+}
+
+std::string note_text(const DatasetNote& note) {
+  const nlohmann::ordered_json json = {{"tokens", note.tokens},
+                                       {"documents", note.documents},
+                                       {"text_bytes", note.text_bytes},
+                                       {"vocabulary", note.vocabulary},
+                                       {"end_of_document", note.end_of_document},
+                                       {"tokenizer_hash", note.tokenizer_hash},
+                                       {"tokenizer", note.tokenizer}};
+  return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+}
+
+}  // namespace
+
+IndexedDataset::IndexedDataset(const fs::path& prefix) : prefix_(prefix), bin_(with_suffix(prefix, ".bin")) {
+  const fs::path path = with_suffix(prefix, ".idx");
+  const MappedFile file(path, MappedFile::Access::sequential);
+  Index index = IndexParser(file.bytes(), path).parse(bin_.bytes().size());
+  type_ = index.type;
+  lengths_ = std::move(index.lengths);
+  begins_ = std::move(index.begins);
+  tokens_ = begins_.back();
+  if (const fs::path note = with_suffix(prefix, ".json"); fs::exists(note)) {
+    note_ = parse_note(note);
+    if (note_->tokens != tokens_ || note_->documents != documents()) {
+      throw Error(fmt::format("'{}' speaks of {} tokens in {} documents, but the dataset has {} in {}", note.string(),
+                              note_->tokens, note_->documents, tokens_, documents()),
+                  "The files do not belong together: prepare the dataset again.");
+    }
+  }
+}
+
+std::shared_ptr<const IndexedDataset> IndexedDataset::open(const fs::path& path) {
+  const fs::path prefix = without_suffix(path);
+  for (const char* suffix : {".idx", ".bin"}) {
+    if (const fs::path file = with_suffix(prefix, suffix); !fs::exists(file)) {
+      throw Error(fmt::format("no dataset at '{}': '{}' does not exist", prefix.string(), file.string()),
+                  "Make one: ridgeline prepare --tokenizer DIR --out " + prefix.string() + " INPUT.");
+    }
+  }
+  return std::shared_ptr<const IndexedDataset>(new IndexedDataset(prefix));
+}
+
+void IndexedDataset::read(int64_t position, std::span<int32_t> tokens, int64_t vocabulary) const {
+  RL_CHECK(position, >=, 0);
+  RL_CHECK(position + static_cast<int64_t>(tokens.size()), <=, tokens_);
+  if (tokens.empty()) return;  // also an empty .bin, which is mapped nowhere
+  const std::byte* from = bin_.bytes().data() + position * size_of(type_);
+  // Ids are int32: a larger vocabulary than that allows no more.
+  const int64_t bound = std::min<int64_t>(vocabulary, int64_t{1} << 31);
+  if (copy_tokens(type_, from, tokens, bound)) [[likely]]
+    return;
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    const int64_t token = token_at(type_, from + static_cast<int64_t>(i) * size_of(type_));
+    if (token >= 0 && token < bound) continue;
+    const int64_t place = position + static_cast<int64_t>(i);
+    const auto document = std::upper_bound(begins_.begin(), begins_.end(), place) - begins_.begin() - 1;
+    throw Error(fmt::format("'{}': token id {} at position {} (document {}, token {}) is outside the vocabulary of {}",
+                            with_suffix(prefix_, ".bin").string(), token, place, document,
+                            place - begins_[static_cast<size_t>(document)], vocabulary),
+                "Set model.vocab to the vocabulary of the dataset's tokenizer, or prepare the data with this model's.");
+  }
+}
+
+void IndexedDataset::require_tokenizer(const std::string& tokenizer_hash, int64_t vocabulary) const {
+  if (!note_) return;
+  if (note_->vocabulary != vocabulary) {
+    throw Error(fmt::format("dataset '{}' was prepared with a vocabulary of {} (tokenizer '{}'), this tokenizer has {}",
+                            prefix_.string(), note_->vocabulary, note_->tokenizer, vocabulary),
+                "Train with the dataset's tokenizer, or prepare the dataset again with this one.");
+  }
+  if (note_->tokenizer_hash != tokenizer_hash) {
+    throw Error(fmt::format("dataset '{}' was prepared with another tokenizer ('{}', hash {}) than this one (hash {})",
+                            prefix_.string(), note_->tokenizer, note_->tokenizer_hash, tokenizer_hash),
+                "Train with the dataset's tokenizer, or prepare the dataset again with this one.");
+  }
+}
+
+IndexedDatasetWriter::IndexedDatasetWriter(const fs::path& prefix, int64_t vocabulary)
+    : prefix_(without_suffix(prefix)), vocabulary_(vocabulary), type_(token_type_for(vocabulary)) {
+  if (prefix_.has_parent_path()) make_folder(prefix_.parent_path());
+  temporary_ = with_suffix(prefix_, fmt::format(".bin.{}.tmp", ::getpid()));
+  bin_ = std::make_unique<File>(temporary_, File::Mode::create);
+  buffer_.reserve(kFlushBytes + (size_t{1} << 16));
+}
+
+IndexedDatasetWriter::~IndexedDatasetWriter() {
+  std::error_code ignored;
+  if (bin_) fs::remove(temporary_, ignored);
+}
+
+void IndexedDatasetWriter::flush() {
+  bin_->write_at(written_, buffer_);
+  written_ += static_cast<int64_t>(buffer_.size());
+  buffer_.clear();
+}
+
+void IndexedDatasetWriter::add_document(std::span<const int32_t> tokens) {
+  if (tokens.size() > static_cast<size_t>(std::numeric_limits<int32_t>::max())) {
+    throw Error(
+        fmt::format("document {} has {} tokens; the dataset format counts to 2^31-1", lengths_.size(), tokens.size()),
+        "Split the document.");
+  }
+  for (size_t done = 0; done < tokens.size();) {
+    const std::span<const int32_t> part = tokens.subspan(done, std::min<size_t>(tokens.size() - done, 1 << 16));
+    const size_t before = buffer_.size(), item = static_cast<size_t>(size_of(type_));
+    buffer_.resize(before + part.size() * item);
+    std::byte* to = buffer_.data() + before;
+    for (const int32_t token : part) {
+      if (token < 0 || token >= vocabulary_) {
+        throw Error(fmt::format("document {}: token id {} is outside the vocabulary of {}", lengths_.size(), token,
+                                vocabulary_));
+      }
+      std::memcpy(to, &token, item);  // the low bytes: little-endian
+      to += item;
+    }
+    done += part.size();
+    if (buffer_.size() >= kFlushBytes) flush();
+  }
+  lengths_.push_back(static_cast<int32_t>(tokens.size()));
+  tokens_ += static_cast<int64_t>(tokens.size());
+}
+
+void IndexedDatasetWriter::finish(const std::optional<DatasetNote>& note) {
+  if (lengths_.empty()) throw Error(fmt::format("dataset '{}' would be empty: there is no document", prefix_.string()));
+  flush();
+  bin_->sync();
+  bin_->close();
+
+  std::string index(kMagic);
+  const auto append = [&](auto value) { index.append(reinterpret_cast<const char*>(&value), sizeof value); };
+  append(uint64_t{1});
+  append(static_cast<uint8_t>(type_));
+  append(static_cast<uint64_t>(lengths_.size()));
+  append(static_cast<uint64_t>(lengths_.size() + 1));
+  for (const int32_t length : lengths_) append(length);
+  int64_t offset = 0;
+  for (const int32_t length : lengths_) {
+    append(offset);
+    offset += length * size_of(type_);
+  }
+  for (size_t i = 0; i <= lengths_.size(); ++i) append(static_cast<int64_t>(i));
+
+  // An old index must not meet new tokens: it goes first, and the new one comes last.
+  std::error_code ignored;
+  fs::remove(with_suffix(prefix_, ".idx"), ignored);
+  fs::remove(with_suffix(prefix_, ".json"), ignored);
+  rename_durably(temporary_, with_suffix(prefix_, ".bin"));
+  bin_.reset();
+  if (note) write_atomically(with_suffix(prefix_, ".json"), note_text(*note));
+  write_atomically(with_suffix(prefix_, ".idx"), index);
+}
+
+}  // namespace ridgeline::data

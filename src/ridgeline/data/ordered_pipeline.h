@@ -1,0 +1,101 @@
+// One producer, several workers, one consumer that sees the items in the order in which they were produced: how corpora
+// go through all cores and still give the same file on any number of them. Internal to the room.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace ridgeline::data {
+
+// produce(item) -> bool and commit(item) run on the calling thread, work(worker, item) on `threads` >= 1 threads with
+// worker = 0 … threads-1 (one thread: all on the caller). At most 2 * threads + 1 items exist at a time. The first
+// exception, in order of items, ends everything and is rethrown.
+template <typename Item, typename Produce, typename Work, typename Commit>
+void ordered_pipeline(int threads, Produce produce, Work work, Commit commit) {
+  if (threads <= 1) {
+    for (Item item; produce(item); item = Item{}) {
+      work(0, item);
+      commit(item);
+    }
+    return;
+  }
+  struct Job {
+    Item item;
+    bool done = false;
+    std::exception_ptr error;
+  };
+  std::mutex mutex;
+  std::condition_variable work_ready, work_done;
+  std::deque<Job*> waiting;
+  bool closed = false;
+
+  std::deque<std::unique_ptr<Job>> in_order;
+  std::vector<std::thread> workers;
+  // Ends the workers on every way out; what still waits is dropped.
+  const auto stop = [&] {
+    {
+      const std::lock_guard lock(mutex);
+      closed = true;
+      waiting.clear();
+    }
+    work_ready.notify_all();
+    for (std::thread& worker : workers) worker.join();
+    workers.clear();
+  };
+  try {
+    for (int w = 0; w < threads; ++w) {
+      workers.emplace_back([&, w] {
+        std::unique_lock lock(mutex);
+        while (true) {
+          work_ready.wait(lock, [&] { return closed || !waiting.empty(); });
+          if (waiting.empty()) return;
+          Job* job = waiting.front();
+          waiting.pop_front();
+          lock.unlock();
+          try {
+            work(w, job->item);
+          } catch (...) {
+            job->error = std::current_exception();
+          }
+          lock.lock();
+          job->done = true;
+          work_done.notify_one();
+        }
+      });
+    }
+    const size_t most = 2 * static_cast<size_t>(threads) + 1;
+    bool more = true;
+    while (more || !in_order.empty()) {
+      while (more && in_order.size() < most) {
+        auto job = std::make_unique<Job>();
+        more = produce(job->item);
+        if (!more) break;
+        in_order.push_back(std::move(job));
+        {
+          const std::lock_guard lock(mutex);
+          waiting.push_back(in_order.back().get());
+        }
+        work_ready.notify_one();
+      }
+      if (in_order.empty()) break;
+      {
+        std::unique_lock lock(mutex);
+        work_done.wait(lock, [&] { return in_order.front()->done; });
+      }
+      if (in_order.front()->error) std::rethrow_exception(in_order.front()->error);
+      commit(in_order.front()->item);
+      in_order.pop_front();
+    }
+  } catch (...) {
+    stop();
+    throw;
+  }
+  stop();
+}
+
+}  // namespace ridgeline::data

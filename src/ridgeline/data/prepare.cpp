@@ -1,0 +1,106 @@
+#include "ridgeline/data/prepare.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "ridgeline/base/error.h"
+#include "ridgeline/data/document_batch.h"
+#include "ridgeline/data/ordered_pipeline.h"
+
+namespace ridgeline::data {
+namespace {
+
+struct TokenizedBatch {
+  DocumentBatch documents;
+  std::vector<int32_t> ids;
+  std::vector<size_t> ends;  // of each document in `ids`
+};
+
+int32_t end_token(const Tokenizer& tokenizer, const PrepareSettings& settings) {
+  if (!settings.end_of_document) return -1;
+  if (const auto id = tokenizer.end_of_document()) return *id;
+  throw Error(fmt::format("tokenizer '{}' names no end-of-document token", settings.tokenizer.string()),
+              "Add \"eos_token\" to its tokenizer_config.json, or use --no-eod.");
+}
+
+std::string names_of(const std::vector<std::filesystem::path>& inputs) {
+  return inputs.size() == 1 ? fmt::format("'{}'", inputs[0].string())
+                            : fmt::format("'{}' and {} more", inputs[0].string(), inputs.size() - 1);
+}
+
+}  // namespace
+
+int worker_count(int threads) {
+  return threads > 0 ? threads : static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+}
+
+PrepareResult prepare_dataset(const Tokenizer& tokenizer, const PrepareSettings& settings,
+                              const std::function<void(const PrepareProgress&)>& progress) {
+  const int32_t end_of_document = end_token(tokenizer, settings);
+  const int threads = worker_count(settings.threads);
+  CorpusReader reader(settings.inputs, settings.corpus);
+  IndexedDatasetWriter writer(settings.prefix, tokenizer.vocab_size());
+  std::vector<Encoder> encoders;
+  for (int i = 0; i < threads; ++i) encoders.emplace_back(tokenizer);
+
+  ordered_pipeline<TokenizedBatch>(
+      threads, [&](TokenizedBatch& batch) { return read_batch(reader, batch.documents); },
+      [&](int worker, TokenizedBatch& batch) {
+        batch.ids.reserve(batch.documents.text.size() / 3);
+        for (size_t i = 0; i < batch.documents.size(); ++i) {
+          encoders[static_cast<size_t>(worker)].encode(batch.documents[i], batch.ids, settings.specials);
+          if (end_of_document >= 0) batch.ids.push_back(end_of_document);
+          batch.ends.push_back(batch.ids.size());
+        }
+      },
+      [&](TokenizedBatch& batch) {
+        size_t begin = 0;
+        for (const size_t end : batch.ends) {
+          writer.add_document(std::span(batch.ids).subspan(begin, end - begin));
+          begin = end;
+        }
+        if (progress) progress({batch.documents.bytes_done, reader.bytes_total(), writer.documents(), writer.tokens()});
+      });
+
+  PrepareResult result;
+  result.corpus = reader.counts();
+  if (writer.documents() == 0) {
+    const std::string first =
+        result.corpus.problems.empty() ? "" : "; first problem: " + result.corpus.problems.front();
+    throw Error(fmt::format("no document in {} ({} bytes, {} lines skipped{})", names_of(settings.inputs),
+                            reader.bytes_total(), result.corpus.skipped_lines, first),
+                "A .txt file needs a line of text, a .jsonl file an object with the key that --key names.");
+  }
+  result.note = {.tokens = writer.tokens(),
+                 .documents = writer.documents(),
+                 .text_bytes = result.corpus.text_bytes,
+                 .vocabulary = tokenizer.vocab_size(),
+                 .end_of_document = end_of_document,
+                 .tokenizer_hash = tokenizer.hash(),
+                 .tokenizer = settings.tokenizer.string()};
+  writer.finish(result.note);
+  return result;
+}
+
+int64_t text_bytes(const IndexedDataset& dataset, int64_t first_document, int64_t last_document,
+                   const Tokenizer& tokenizer) {
+  std::vector<int64_t> bytes(static_cast<size_t>(tokenizer.vocab_size()));
+  for (size_t id = 0; id < bytes.size(); ++id) {
+    const auto token = static_cast<int32_t>(id);
+    bytes[id] = tokenizer.is_added(token) ? 0 : static_cast<int64_t>(tokenizer.token_bytes(token).size());
+  }
+  std::vector<int32_t> ids(1 << 16);
+  int64_t total = 0;
+  const int64_t end = first_document < last_document ? dataset.begin(last_document) : 0;
+  for (int64_t at = first_document < last_document ? dataset.begin(first_document) : 0; at < end;) {
+    const auto part = std::span(ids).first(static_cast<size_t>(std::min<int64_t>(end - at, 1 << 16)));
+    dataset.read(at, part, tokenizer.vocab_size());
+    for (const int32_t id : part) total += bytes[static_cast<size_t>(id)];
+    at += static_cast<int64_t>(part.size());
+  }
+  return total;
+}
+
+}  // namespace ridgeline::data

@@ -1,0 +1,46 @@
+// From text files to a token dataset.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <vector>
+
+#include "ridgeline/data/corpus.h"
+#include "ridgeline/data/indexed_dataset.h"
+#include "ridgeline/data/tokenizer.h"
+
+namespace ridgeline::data {
+
+struct PrepareSettings {
+  std::vector<std::filesystem::path> inputs;
+  std::filesystem::path prefix;     // of the .bin, .idx and .json to write
+  std::filesystem::path tokenizer;  // where the tokenizer came from, for the note
+  CorpusOptions corpus;
+  int threads = 0;              // 0: all cores. The result does not depend on it.
+  bool end_of_document = true;  // append the tokenizer's end-of-document token to each document
+  Specials specials = Specials::as_text;
+};
+
+struct PrepareProgress {
+  int64_t bytes_done = 0, bytes_total = 0;  // of the input files
+  int64_t documents = 0, tokens = 0;
+};
+
+struct PrepareResult {
+  DatasetNote note;
+  CorpusCounts corpus;
+};
+
+// Reads, tokenizes and writes the dataset; `progress` (may be empty) is called on this thread, about once per megabyte.
+// Nothing is left behind on failure. Error: as CorpusReader, IndexedDatasetWriter; no document in the inputs; a
+// tokenizer without an end-of-document token when one is to be appended.
+PrepareResult prepare_dataset(const Tokenizer& tokenizer, const PrepareSettings& settings,
+                              const std::function<void(const PrepareProgress&)>& progress = {});
+
+// UTF-8 bytes of the text of some documents of a dataset: what its tokens stand for, added tokens excluded. With a
+// split's loss in nats this gives its bits per byte. Reads all its tokens; exact, since byte-level BPE loses nothing.
+int64_t text_bytes(const IndexedDataset& dataset, int64_t first_document, int64_t last_document,
+                   const Tokenizer& tokenizer);
+
+}  // namespace ridgeline::data

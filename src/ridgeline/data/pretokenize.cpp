@@ -1,0 +1,131 @@
+#include "ridgeline/data/pretokenize.h"
+
+#include <array>
+
+#include "ridgeline/data/unicode.h"
+
+namespace ridgeline::data {
+namespace {
+
+constexpr auto kAsciiClass = [] {
+  std::array<CharClass, 128> classes{};
+  for (char c = 'a'; c <= 'z'; ++c) classes[static_cast<size_t>(c)] = CharClass::letter;
+  for (char c = 'A'; c <= 'Z'; ++c) classes[static_cast<size_t>(c)] = CharClass::letter;
+  for (char c = '0'; c <= '9'; ++c) classes[static_cast<size_t>(c)] = CharClass::number;
+  for (const char c : {'\t', '\n', '\v', '\f', '\r', ' '}) classes[static_cast<size_t>(c)] = CharClass::space;
+  return classes;
+}();
+
+struct Character {
+  CharClass kind;
+  size_t length;
+};
+
+inline Character at(std::string_view text, size_t i) {
+  const auto byte = static_cast<uint8_t>(text[i]);
+  if (byte < 0x80) [[likely]]
+    return {kAsciiClass[byte], 1};
+  const Utf8Char character = decode_utf8(text.substr(i));
+  return {character.status == Utf8Char::Status::valid ? class_of(character.code) : CharClass::other, character.length};
+}
+
+// End of the run of `kind` that starts at i (i itself when there is none).
+inline size_t run_end(std::string_view text, size_t i, CharClass kind) {
+  while (i < text.size()) {
+    const Character c = at(text, i);
+    if (c.kind != kind) break;
+    i += c.length;
+  }
+  return i;
+}
+
+// White space from `start`, by \s+(?!\S)|\s+ : to the end of the text all of it, otherwise all but its last character.
+size_t space_end(std::string_view text, size_t start) {
+  size_t last = start, end = start;
+  while (end < text.size()) {
+    const Character c = at(text, end);
+    if (c.kind != CharClass::space) break;
+    last = end;
+    end += c.length;
+  }
+  return end == text.size() || last == start ? end : last;
+}
+
+// Length of the contraction at the apostrophe text[start], 0 when there is none.
+size_t contraction(std::string_view text, size_t start, bool any_case) {
+  const auto letter = [&](size_t i) {
+    const char c = i < text.size() ? text[i] : '\0';
+    return any_case && c >= 'A' && c <= 'Z' ? static_cast<char>(c + ('a' - 'A')) : c;
+  };
+  const char a = letter(start + 1), b = letter(start + 2);
+  if (a == 's' || a == 't' || a == 'm' || a == 'd') return 2;
+  if ((a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l')) return 3;
+  // Case folding makes U+017F (long s) an s.
+  if (any_case && text.substr(start + 1, 2) == "\xC5\xBF") return 3;
+  return 0;
+}
+
+size_t next_gpt2(std::string_view text, size_t start) {
+  const char first = text[start];
+  if (first == '\'') {
+    if (const size_t length = contraction(text, start, false); length != 0) return start + length;
+  }
+  size_t body = start;
+  if (first == ' ') {
+    if (start + 1 == text.size()) return start + 1;
+    body = start + 1;
+  }
+  const Character c = at(text, body);
+  if (c.kind == CharClass::space) return space_end(text, start);
+  return run_end(text, body + c.length, c.kind);
+}
+
+size_t next_llama3(std::string_view text, size_t start) {
+  const char first = text[start];
+  if (first == '\'') {
+    if (const size_t length = contraction(text, start, true); length != 0) return start + length;
+  }
+  const Character c = at(text, start);
+  const size_t second = start + c.length;
+  if (c.kind == CharClass::letter) return run_end(text, second, CharClass::letter);
+  if (c.kind == CharClass::number) {
+    size_t end = second;
+    for (int i = 1; i < 3 && end < text.size(); ++i) {
+      const Character digit = at(text, end);
+      if (digit.kind != CharClass::number) break;
+      end += digit.length;
+    }
+    return end;
+  }
+  const CharClass following = second < text.size() ? at(text, second).kind : CharClass::space;
+  if (following == CharClass::letter && first != '\r' && first != '\n') {
+    return run_end(text, second, CharClass::letter);
+  }
+  if (c.kind == CharClass::other || (first == ' ' && following == CharClass::other)) {
+    size_t end = run_end(text, second, CharClass::other);
+    while (end < text.size() && (text[end] == '\r' || text[end] == '\n')) ++end;
+    return end;
+  }
+  const size_t run = run_end(text, start, CharClass::space);
+  const size_t line_end = text.substr(start, run - start).find_last_of("\r\n");
+  if (line_end != std::string_view::npos) return start + line_end + 1;
+  return space_end(text, start);
+}
+
+}  // namespace
+
+std::string_view pattern_of(PreTokenizer kind) {
+  switch (kind) {
+    case PreTokenizer::gpt2:
+      return R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+    case PreTokenizer::llama3:
+      return R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+  }
+  return "";
+}
+
+size_t next_piece(PreTokenizer kind, std::string_view text, size_t start) {
+  return kind == PreTokenizer::gpt2 ? next_gpt2(text, start) : next_llama3(text, start);
+}
+
+}  // namespace ridgeline::data

@@ -1,0 +1,35 @@
+// Where text is cut before merging: hand-written scanners for the two regular expressions in use. Each cuts every text,
+// valid UTF-8 or not, into consecutive non-empty pieces (an invalid byte counts as a character of class other).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+namespace ridgeline::data {
+
+enum class PreTokenizer : uint8_t {
+  // 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+  gpt2,
+  // (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
+  llama3
+};
+
+// The expression, as tokenizer.json spells it.
+std::string_view pattern_of(PreTokenizer kind);
+
+// The end of the piece that starts at `start` < text.size(). The text's end matters (trailing white space), so `text`
+// must be the whole document or the whole stretch between two recognised added tokens.
+size_t next_piece(PreTokenizer kind, std::string_view text, size_t start);
+
+// f(piece) for every piece, in order.
+template <typename F>
+void for_each_piece(PreTokenizer kind, std::string_view text, F&& f) {
+  for (size_t start = 0; start < text.size();) {
+    const size_t end = next_piece(kind, text, start);
+    f(text.substr(start, end - start));
+    start = end;
+  }
+}
+
+}  // namespace ridgeline::data
