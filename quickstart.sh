@@ -1,0 +1,124 @@
+#!/bin/bash
+# From a fresh Debian 12 to a trained model: installs packages, builds, then prepares a real corpus, trains a small GPT
+# on two ranks, stops it half-way, resumes it, evaluates it against an interpolated bigram, lets it write, exports it.
+# Everything it makes lies in out/quickstart (made anew) and build/release.
+#
+#   ./quickstart.sh [--no-install] [--skip-build] [--out DIR] [--set key=value ...]
+#
+#   --no-install   use what is installed, touch no package
+#   --skip-build   use build/release/ridgeline as it is
+#   --out DIR      where to put everything (default: out/quickstart)
+#   --set K=V      passed on to both calls of `ridgeline train`
+set -euo pipefail
+cd "$(dirname "$0")"
+
+install=1
+build=1
+out=out/quickstart
+set_options=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --no-install) install=0 ;;
+    --skip-build) build=0 ;;
+    --out) out=${2:?--out needs a folder}; shift ;;
+    --set) set_options+=(--set "${2:?--set needs key=value}"); shift ;;
+    -h|--help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "$0"; exit 0 ;;
+    *) echo "quickstart.sh: unknown option '$1' (see --help)" >&2; exit 2 ;;
+  esac
+  shift
+done
+
+started=$(date +%s)
+bold='' plain=''
+if [ -t 1 ]; then bold=$'\e[1m' plain=$'\e[0m'; fi
+step() { printf '\n%s== %s%s (%d s)\n' "$bold" "$1" "$plain" $(($(date +%s) - started)); }
+show() { printf '%s$ %s%s\n' "$bold" "$*" "$plain"; }
+run() { show "$@"; "$@"; }
+
+if [ $install = 1 ]; then
+  step "Packages"
+  run tools/install_packages build corpus
+fi
+
+if [ $build = 1 ]; then
+  step "Release build"
+  run cmake --preset release -Wno-dev --log-level=WARNING
+  run cmake --build build/release --target ridgeline
+fi
+ridgeline=build/release/ridgeline
+if [ ! -x $ridgeline ]; then
+  echo "quickstart.sh: $ridgeline is missing; run without --skip-build" >&2
+  exit 1
+fi
+run $ridgeline --version
+main_job_started=$(date +%s)
+
+step "Corpus: the pages of Debian's perl-doc as plain text, a blank line after each"
+rm -rf "$out"
+mkdir -p "$out"
+run tools/perl_doc_corpus "$out/corpus"
+
+step "Tokenizer: byte-level BPE trained on it"
+run $ridgeline tokenizer train --vocab 4096 --out "$out/tokenizer" "$out/corpus/train.txt"
+
+step "Data: tokens in .bin/.idx"
+run $ridgeline prepare --tokenizer "$out/tokenizer" --out "$out/data/train" "$out/corpus/train.txt"
+run $ridgeline prepare --tokenizer "$out/tokenizer" --out "$out/data/valid" "$out/corpus/valid.txt"
+run $ridgeline inspect "$out/data/train"
+
+job=(--config configs/quickstart.toml --ranks 2
+  --set "data.train=$out/data/train" --set "data.valid=$out/data/valid" --set "data.tokenizer=$out/tokenizer"
+  "${set_options[@]}")
+
+step "Plan: what each rank will hold in memory"
+run $ridgeline plan "${job[@]}"
+
+step "Training on two ranks, told to stop half-way (SIGTERM), as a cluster does when time is up"
+steps=$($ridgeline train "${job[@]}" --out "$out/run" --print-config | sed -n 's/^ *steps *= *\([0-9]*\).*/\1/p' | head -n 1)
+if [ -z "$steps" ]; then echo "quickstart.sh: the configuration names no train.steps" >&2; exit 1; fi
+last_step() { tail -n 1 "$out/run/metrics.jsonl" 2>/dev/null | sed -n 's/.*"step": *\([0-9]*\).*/\1/p'; }
+# Waits until the run of the process named in $out/pid is half-way, then tells it to stop.
+stop_half_way() {
+  local step
+  while sleep 0.2; do
+    step=$(last_step)
+    if [ "${step:-0}" -ge $((steps / 2)) ]; then break; fi
+  done
+  show kill -TERM "$(cat "$out/pid")"
+  kill -TERM "$(cat "$out/pid")"
+}
+stop_half_way &
+watcher=$!
+trap 'kill $watcher 2>/dev/null || true' EXIT
+show $ridgeline train "${job[@]}" --out "$out/run"
+# The shell becomes the trainer, so its process number is known and Ctrl-C reaches it.
+# shellcheck disable=SC2016
+bash -c 'echo $$ >"$0"; exec "$@"' "$out/pid" $ridgeline train "${job[@]}" --out "$out/run"
+wait $watcher
+trap - EXIT
+rm "$out/pid"
+stopped_at=$(last_step)
+if [ "$stopped_at" -ge "$steps" ]; then
+  echo "quickstart.sh: the run ended before it could be stopped (step $stopped_at of $steps)" >&2
+  exit 1
+fi
+echo "Stopped at step $stopped_at of $steps; saved:"
+run ls "$out/run/checkpoints"
+
+step "Resuming"
+run $ridgeline train "${job[@]}" --out "$out/run" --resume
+
+checkpoint=$(find "$out/run/checkpoints" -maxdepth 1 -name 'step_*' | sort | tail -n 1)
+step "Evaluation on held-out pages, against an interpolated bigram of the training pages"
+run $ridgeline eval --checkpoint "$checkpoint" --data "$out/data/valid" --bigram
+
+step "The model writes"
+run $ridgeline generate --checkpoint "$checkpoint" --prompt "The regular expression" --tokens 120 --temperature 0.8 \
+  --top-k 40 --seed 1
+
+step "Export: a folder that Hugging Face loads"
+run $ridgeline export --checkpoint "$checkpoint" --out "$out/export"
+run ls -l "$out/export"
+
+printf '\n%sDone%s: the main job took %d s. Look at %s/run (metrics.jsonl, tensorboard/, checkpoints/) and %s/export.\n' \
+  "$bold" "$plain" $(($(date +%s) - main_job_started)) "$out" "$out"
