@@ -19,7 +19,8 @@ endif()
 add_library(ridgeline_options INTERFACE)
 # No contraction: the same source gives the same bits in every translation unit; kernels ask for FMA explicitly.
 target_compile_options(ridgeline_options INTERFACE -Wall -Wextra -Werror -Wshadow -Wnon-virtual-dtor -Wconversion
-                       -Wno-sign-conversion -ffp-contract=off)
+                       -Wno-sign-conversion -Wno-missing-field-initializers
+                       -ffp-contract=off)
 target_include_directories(ridgeline_options INTERFACE $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}/src>)
 if(RIDGELINE_SANITIZE)
   add_compile_options(-fsanitize=${RIDGELINE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)

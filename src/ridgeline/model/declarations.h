@@ -1,0 +1,73 @@
+// What a model consists of, declared once and globally: units, their tensors, and how a unit lies in one flat segment.
+// Offsets, shards, initial values, checkpoint headers, imports, exports, FLOPs and bytes all follow from this table by
+// pure functions; nothing here knows ranks.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "ridgeline/model/transformer_config.h"
+
+namespace ridgeline::model {
+
+using Shape = std::vector<int64_t>;
+int64_t element_count(const Shape& shape);
+
+enum class Init { zeros, ones, normal };
+
+struct Tensor {
+  std::string name;    // global and stable: "block.3.attention.qkv.weight"
+  Shape shape;         // global
+  int split_axis = 0;  // the axis that tensor parallelism cuts, -1 for none: first, or second behind an axis <= 3
+  Init init = Init::zeros;
+  float deviation = 0.0F;  // of Init::normal
+  bool decay = false;      // hyper-group: weight decay applies (matrices only)
+  int64_t offset = 0;      // first element inside the unit's segment, a multiple of kTensorAlignment
+
+  int64_t count() const { return element_count(shape); }
+};
+
+// 64 bytes in every dtype down to 16 bits.
+constexpr int64_t kTensorAlignment = 32;
+// Elements over which one fp64 partial of the global norm is summed. Shards are multiples of it, so that the norm has
+// the same bits at every sharding level.
+constexpr int64_t kNormBlock = 4096;
+
+enum class UnitKind { vocabulary, positions, block, final_norm };
+
+// Parameters that are gathered, reduced and updated together: one flat buffer (segment), tensors of the decayed group first.
+struct Unit {
+  std::string name;  // "vocabulary", "positions", "block.3", "final_norm"
+  UnitKind kind = UnitKind::block;
+  int layer = -1;  // of a block
+  std::vector<Tensor> tensors;
+  int64_t count = 0;        // elements with alignment gaps, before padding for shards
+  int64_t decayed = 0;      // elements [0, decayed) belong to decayed tensors
+
+  const Tensor& tensor(std::string_view suffix) const;  // by the end of its name ("attention.qkv.weight")
+  // Elements when cut into `shards` equal parts, each a multiple of kNormBlock.
+  int64_t padded(int64_t shards) const;
+};
+
+// In forward order: vocabulary, positions, block 0 … L-1, final norm.
+std::vector<Unit> declare(const TransformerConfig& config);
+
+// Which units an element of the computation reads. Element -1 is the embedding, 0 … L-1 the blocks, L the loss
+// (final norm, head, cross-entropy).
+std::vector<int> units_of_element(const TransformerConfig& config, int element);
+
+// Writes elements [first, first + count) of the tensor's initial value: a pure function of (seed, name, index).
+void initial_values(const Tensor& tensor, uint64_t seed, int64_t first, int64_t count, float* values);
+
+// Multiply-adds counted twice. Matrix products of forward and backward (6 per weight and token; embedding look-ups and
+// biases not counted) and attention counted as causal: exact T (T + 1) / 2 pairs, 4 D FLOPs each per head forward and twice
+// that backward. Recomputation is never counted: this is the numerator of MFU.
+struct Flops {
+  double products = 0;   // per token
+  double attention = 0;  // per token, at this sequence length
+  double per_token() const { return products + attention; }
+};
+Flops training_flops(const TransformerConfig& config, int64_t sequence);
+
+}  // namespace ridgeline::model

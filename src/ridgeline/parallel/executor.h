@@ -1,0 +1,168 @@
+// The one executor: owns a rank's memory, binds the buffers of the inventory to the operations of its programs once, and
+// runs them. Inside a run it allocates nothing.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "ridgeline/base/exact_sum.h"
+#include "ridgeline/comm/communicator.h"
+#include "ridgeline/device/arena.h"
+#include "ridgeline/device/stream.h"
+#include "ridgeline/model/transformer.h"
+#include "ridgeline/ops/adam.h"
+#include "ridgeline/parallel/inventory.h"
+#include "ridgeline/parallel/program.h"
+
+namespace ridgeline::parallel {
+
+// Writable view of a micro-batch's tokens; what model::Batch reads.
+struct BatchBuffers {
+  int32_t *inputs, *labels, *positions;  // [N]
+  uint32_t* samples;                     // [N]
+  uint32_t* sample_of_row;               // [B]
+};
+
+// The values of one step.
+struct StepInput {
+  int64_t step = 0;  // for labels of collectives
+  model::StepRandom random;
+  ops::Adam optimizer;           // weight_decay applies to the decayed tensors only
+  float learning_rate = 0.0F;
+  float correction1 = 1.0F, correction2 = 1.0F;
+  float clip = 0.0F;             // global norm above which gradients are scaled down; 0 for never
+  bool stop_requested = false;   // this rank was asked to stop
+  bool update = true;            // false: leave gradients in place and weights as they are (tests, gradient dumps)
+};
+
+struct StepResult {
+  double loss = 0;            // mean over the valid tokens of all ranks
+  double gradient_norm = 0;   // before clipping
+  int64_t tokens = 0;         // valid ones of all ranks
+  bool finite = true;         // false: nothing was updated
+  bool stop = false;          // some rank was asked to stop
+};
+
+// Called on the rank's thread after every operation; must not allocate if steps are to be free of allocation.
+class OpObserver {
+ public:
+  virtual ~OpObserver() = default;
+  virtual void operation(const Op& op, int64_t begin_nanoseconds, int64_t end_nanoseconds) = 0;
+};
+
+class Executor {
+ public:
+  struct Options {
+    Packing packing = Packing::shared;
+    // Packing::separate only: a transient buffer is unreadable outside its declared lifetime and starts it filled with NaN.
+    bool guard = false;
+  };
+
+  // Reserves and touches all memory (Error when it cannot be had). `world`, `stream` must outlive the executor.
+  // Collective over the world.
+  Executor(RunShape run, std::vector<Program> programs, comm::World& world, device::Stream& stream, Options options);
+  Executor(RunShape run, std::vector<Program> programs, comm::World& world, device::Stream& stream);
+  ~Executor();
+  Executor(const Executor&) = delete;
+  Executor& operator=(const Executor&) = delete;
+
+  const RunShape& run_shape() const { return run_; }
+  const std::vector<model::Unit>& units() const { return units_; }
+  const Inventory& inventory() const { return inventory_; }
+  comm::World& world() const { return world_; }
+  device::Stream& stream() const { return stream_; }
+
+  // State of a unit, [unit.padded(data_parallel)] elements.
+  float* master(int unit) const;
+  float* gradient(int unit) const;
+  float* moment1(int unit) const;
+  float* moment2(int unit) const;
+  // What computation reads: bf16 copies, or the masters in fp32 training.
+  ConstRef weights(int unit) const;
+  // Writes elements [first, first + count) of a global tensor to `values`. Called from several threads.
+  using Source = std::function<void(const model::Tensor& tensor, int64_t first, int64_t count, float* values)>;
+  // Fills the masters or a moment (kind) of all units: every rank asks `source` only for its own part of each unit, then the parts are
+  // gathered. Filling the masters makes the working copies too. Collective. What the source throws reaches the caller.
+  void fill(BufferKind kind, const Source& source);
+  // The part of a unit that this rank reads and writes for all: elements [first, last) of its segment.
+  std::pair<int64_t, int64_t> part(int unit) const;
+
+  // Where the tokens of a micro-batch are written before `run`.
+  BatchBuffers batch(int program, int micro);
+  // Losses per token of the last run, [N].
+  const float* losses(int program, int micro) const;
+
+  StepResult run(int program, const StepInput& input);
+
+  // After a run with non-finite loss or gradient: what shows it first, in the order weights, forward, gradients; the same
+  // text on every rank. Collective. Reruns the forward, so only meaningful before the next batch is written.
+  std::string first_non_finite(int program, const StepInput& input);
+
+  // After a run of an evaluation program: logits [N][V] f32 of a micro-batch. For tests: takes memory of its own.
+  std::vector<float> logits(int program, int micro);
+
+  void observe(OpObserver* observer) { observer_ = observer; }
+
+  // Guard mode: buffers whose last page was not written between the first and last operation of their interval.
+  const std::vector<std::string>& unused_buffers() const { return unused_; }
+
+ private:
+  struct Bound;      // buffers of one operation
+  struct Agreement;  // scalars of a step, summed over ranks
+
+  void refresh_working_copy(int unit);
+  std::byte* address(const Buffer& buffer) const;
+  std::byte* find(BufferKind kind, int index, int micro, int program) const;
+  void bind();
+  Bound bind_op(int program, int op);
+  model::Batch model_batch(int program, int micro) const;
+  void run_op(int program, int position, const StepInput& input);
+  void run_forward(const Op& op, const Bound& bound, const model::BatchShape& shape, const StepInput& input);
+  void run_backward(const Op& op, const Bound& bound, const StepInput& input);
+  void start_reduce(const Op& op, int position, const StepInput& input);
+  void measure(const Op& op);
+  void count_tokens(int program, const StepInput& input);
+  void agree(int program, const StepInput& input);
+  void update(const Op& op, const StepInput& input);
+  void finish_reduction();
+  void enter(int program, int position);
+  void leave(int program, int position);
+
+  RunShape run_;
+  std::vector<Program> programs_;
+  std::vector<model::Unit> units_;
+  Options options_;
+  Inventory inventory_;
+  comm::World& world_;
+  device::Stream& stream_;
+  std::unique_ptr<comm::Communicator> reduce_;
+  device::Arena host_;
+  std::span<std::byte> peer_visible_;
+  std::vector<std::vector<Bound>> bound_;
+  std::unique_ptr<Agreement> agreement_;
+  ops::AdamScalars scalars_;
+  StepResult result_;
+  std::optional<comm::Ticket> pending_;
+  int64_t local_tokens_ = 0;
+  OpObserver* observer_ = nullptr;
+  std::vector<std::string> unused_;
+};
+
+// The tensors of a unit that meet elements [first, last) of its segment: f(tensor, first element inside the tensor, count,
+// offset in the segment). Alignment gaps belong to no tensor.
+template <typename F>
+void for_each_tensor_range(const model::Unit& unit, int64_t first, int64_t last, F&& f) {
+  for (const model::Tensor& tensor : unit.tensors) {
+    const int64_t begin = std::max(first, tensor.offset), end = std::min(last, tensor.offset + tensor.count());
+    if (begin < end) f(tensor, begin - tensor.offset, end - begin, begin);
+  }
+}
+
+}  // namespace ridgeline::parallel

@@ -1,0 +1,85 @@
+// Every buffer of a rank, by name and bytes, and where it lies: derived from the declarations and the programs of the run.
+// `plan` prints this list, training allocates it; they cannot disagree.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "ridgeline/model/declarations.h"
+#include "ridgeline/model/transformer.h"
+#include "ridgeline/parallel/program.h"
+
+namespace ridgeline::parallel {
+
+enum class Category { parameters, gradients, optimizer, activations, workspace, communication, data };
+std::string_view name_of(Category category);
+
+// Memory with different properties is laid out in different arenas.
+enum class Space {
+  host,
+  peer_visible  // other ranks of the host read it directly: what is communicated
+};
+
+enum class BufferKind {
+  master,           // [unit] f32 weights
+  working,          // [unit] bf16 copy for computation (bf16 training only)
+  gradient,         // [unit] f32, accumulated over a step, zeroed by the update
+  moment1,          // [unit] f32
+  moment2,          // [unit] f32
+  activation,       // [element][micro] output of the embedding or a block
+  saved,            // [layer][micro] what a block's backward needs
+  stream_gradient,  // [micro] gradient of the residual stream
+  scratch,          // [operation] of one operation
+  losses,           // [micro] f32 per token
+  norm_partials,    // fp64 per norm block
+  batch             // [micro] tokens, labels, positions, sample numbers
+};
+
+struct Buffer {
+  BufferKind kind;
+  int index = 0, micro = 0;
+  int program = -1;  // transient: lives in this program only; -1: persistent
+  int first = 0, last = 0;  // transient: operations of the program between which the contents matter, both included
+  std::string name;
+  Category category = Category::workspace;
+  Space space = Space::host;
+  int64_t bytes = 0;   // multiple of 64
+  int64_t offset = 0;  // in its space
+};
+
+// What a run's memory depends on.
+struct RunShape {
+  model::TransformerConfig config;
+  model::BatchShape batch;             // of one micro-batch in training; dtype bf16 means mixed precision
+  model::BatchShape evaluation_batch;  // of one micro-batch in evaluation
+  int data_parallel = 1;
+  bool training = true;  // false: evaluation only, no gradients or optimizer state
+
+  bool mixed() const { return batch.dtype == DType::bf16; }
+};
+
+struct Inventory {
+  std::vector<Buffer> buffers;
+  int64_t host_bytes = 0, peer_visible_bytes = 0;
+
+  const Buffer* find(BufferKind kind, int index, int micro, int program) const;  // null when there is none
+  // Bytes of a category when every buffer had its own place, except that transient ones count by the largest sum alive at once.
+  int64_t total_bytes() const { return host_bytes + peer_visible_bytes; }
+};
+
+enum class Packing {
+  shared,   // transient buffers share bytes when their intervals do not overlap
+  separate  // every buffer on pages of its own with a guard page behind: for tests and debug builds
+};
+
+// Pure. Persistent buffers lie first; the transient ones of all programs share the rest.
+Inventory make_inventory(const RunShape& run, const std::vector<model::Unit>& units, const std::vector<Program>& programs,
+                         Packing packing = Packing::shared);
+
+// Pairs of buffers that share bytes although the programs do not order the last use of one before the first use of the other;
+// empty when the layout is right.
+std::vector<std::string> overlapping(const Inventory& inventory);
+
+}  // namespace ridgeline::parallel

@@ -1,0 +1,18 @@
+// Proves a lowered step before it runs: every value is there when it is used, every gradient is complete and accumulated in
+// ascending micro-batch order, every unit is reduced and updated once, and the ranks cannot wait for each other for ever,
+// even when all streams of a rank are collapsed into one (inline mode).
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "ridgeline/parallel/program.h"
+
+namespace ridgeline::parallel {
+
+// Runs the programs of all ranks of one data-parallel group on an abstract machine. Returns what is wrong, empty when
+// nothing is. Each text names rank, operation and the missing value.
+std::vector<std::string> simulate(const model::TransformerConfig& config, std::span<const Program> ranks);
+
+}  // namespace ridgeline::parallel

@@ -1,0 +1,173 @@
+#include "ridgeline/train/state.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+
+#include "ridgeline/base/error.h"
+#include "ridgeline/checkpoint/hugging_face.h"
+#include "ridgeline/train/hugging_face_names.h"
+
+namespace ridgeline::train {
+namespace {
+
+using parallel::BufferKind;
+using parallel::Executor;
+
+struct Part {
+  BufferKind kind;
+  std::string_view prefix;  // of the tensors' names in the file
+};
+constexpr Part kParts[] = {{BufferKind::master, ""}, {BufferKind::moment1, "adam.moment1."}, {BufferKind::moment2, "adam.moment2."}};
+
+float* data_of(Executor& executor, BufferKind kind, int unit) {
+  switch (kind) {
+    case BufferKind::moment1: return executor.moment1(unit);
+    case BufferKind::moment2: return executor.moment2(unit);
+    default: return executor.master(unit);
+  }
+}
+
+checkpoint::Layout state_layout(const std::vector<model::Unit>& units) {
+  std::vector<checkpoint::TensorSpec> specs;
+  for (const Part& part : kParts) {
+    for (const model::Unit& unit : units) {
+      for (const model::Tensor& tensor : unit.tensors) specs.push_back({std::string(part.prefix) + tensor.name, DType::f32, tensor.shape});
+    }
+  }
+  return checkpoint::plan_layout(std::move(specs), {.stem = "state"});
+}
+
+// Runs `body` on the ranks that are to run it; when it throws anywhere, every rank throws.
+template <typename F>
+void together(comm::Communicator& communicator, bool mine, const char* what, F&& body) {
+  int64_t failed = 0;
+  std::exception_ptr failure;
+  try {
+    if (mine) body();
+  } catch (...) {
+    failed = 1;
+    failure = std::current_exception();
+  }
+  if (communicator.size() > 1) {
+    communicator.wait(communicator.all_reduce(Ref(&failed), 1, comm::ReduceOp::sum, {what, -1, -1}));
+  }
+  if (failure) std::rethrow_exception(failure);
+  if (failed > 0) throw Error(fmt::format("another rank failed: {}", what));
+}
+
+std::vector<checkpoint::Piece> gather_pieces(comm::Communicator& communicator, const std::vector<checkpoint::Piece>& mine) {
+  if (communicator.size() == 1) return mine;
+  int64_t most = static_cast<int64_t>(mine.size());
+  communicator.wait(communicator.all_reduce(Ref(&most), 1, comm::ReduceOp::max, {"number of pieces of a checkpoint", -1, -1}));
+  const int64_t words = 1 + most * static_cast<int64_t>(sizeof(checkpoint::Piece) / sizeof(int64_t));
+  std::vector<int64_t> all(static_cast<size_t>(words * communicator.size()));
+  int64_t* const own = all.data() + words * communicator.rank();
+  own[0] = static_cast<int64_t>(mine.size());
+  if (!mine.empty()) std::memcpy(own + 1, mine.data(), mine.size() * sizeof(checkpoint::Piece));
+  communicator.wait(communicator.all_gather(Ref(all.data()), words, {"pieces of a checkpoint", -1, -1}));
+  std::vector<checkpoint::Piece> pieces;
+  for (int rank = 0; rank < communicator.size(); ++rank) {
+    const int64_t* const theirs = all.data() + words * rank;
+    const size_t before = pieces.size();
+    pieces.resize(before + static_cast<size_t>(theirs[0]));
+    if (theirs[0] > 0) std::memcpy(pieces.data() + before, theirs + 1, static_cast<size_t>(theirs[0]) * sizeof(checkpoint::Piece));
+  }
+  return pieces;
+}
+
+}  // namespace
+
+nlohmann::json to_json(const RunState& state, const model::TransformerConfig& config) {
+  nlohmann::json json;
+  json["model"] = model::to_hugging_face(config);
+  json["consumed_samples"] = state.consumed_samples;
+  json["consumed_tokens"] = state.consumed_tokens;
+  json["best_validation_loss"] = state.best_validation_loss ? nlohmann::json(*state.best_validation_loss) : nlohmann::json();
+  json["best_step"] = state.best_step;
+  json["config"] = state.config;
+  json["tokenizer"] = state.tokenizer;
+  return json;
+}
+
+RunState run_state_from_json(const nlohmann::json& json, std::string_view where) {
+  try {
+    RunState state;
+    state.consumed_samples = json.at("consumed_samples").get<int64_t>();
+    state.consumed_tokens = json.at("consumed_tokens").get<int64_t>();
+    if (!json.at("best_validation_loss").is_null()) state.best_validation_loss = json.at("best_validation_loss").get<double>();
+    state.best_step = json.at("best_step").get<int64_t>();
+    state.config = json.at("config").get<std::string>();
+    state.tokenizer = json.at("tokenizer").get<std::string>();
+    return state;
+  } catch (const nlohmann::json::exception& error) {
+    throw Error(fmt::format("'{}' is not a training checkpoint: {}", where, error.what()));
+  }
+}
+
+model::TransformerConfig model_config_of(const nlohmann::json& extra, std::string_view where) {
+  if (!extra.is_object() || !extra.contains("model")) {
+    throw Error(fmt::format("'{}' does not say which model it holds", where), "Name a checkpoint that `ridgeline train` wrote.");
+  }
+  return model::from_hugging_face(extra.at("model"));
+}
+
+std::filesystem::path save_state(Executor& executor, const std::filesystem::path& parent, const RunState& state) {
+  const std::unique_ptr<comm::Communicator> ranks = executor.world().communicator("save");
+  const bool first_rank = ranks->rank() == 0;
+  checkpoint::CheckpointWriter writer(parent, state.step, state_layout(executor.units()));
+  try {
+    together(*ranks, first_rank, "create a checkpoint", [&] { writer.create(); });
+    std::vector<checkpoint::Piece> pieces;
+    together(*ranks, true, "write a checkpoint", [&] {
+      for (const Part& part : kParts) {
+        for (size_t u = 0; u < executor.units().size(); ++u) {
+          const int unit = static_cast<int>(u);
+          const auto [first, last] = executor.part(unit);
+          float* const values = data_of(executor, part.kind, unit);
+          parallel::for_each_tensor_range(executor.units()[u], first, last,
+                                          [&](const model::Tensor& tensor, int64_t at, int64_t count, int64_t offset) {
+                                            writer.write_range(std::string(part.prefix) + tensor.name, at, count, ConstRef(values + offset));
+                                          });
+        }
+      }
+      pieces = writer.finish();
+    });
+    const std::vector<checkpoint::Piece> all = gather_pieces(*ranks, pieces);
+    together(*ranks, first_rank, "complete a checkpoint", [&] { writer.commit(all, to_json(state, executor.run_shape().config)); });
+  } catch (...) {
+    if (first_rank) writer.abort();
+    throw;
+  }
+  return writer.folder();
+}
+
+RunState load_state(Executor& executor, const std::filesystem::path& folder) {
+  const checkpoint::CheckpointReader reader(folder);
+  for (const Part& part : kParts) {
+    if (part.kind != BufferKind::master && !executor.run_shape().training) continue;
+    executor.fill(part.kind, [&](const model::Tensor& tensor, int64_t first, int64_t count, float* values) {
+      reader.read_range(std::string(part.prefix) + tensor.name, tensor.shape, first, count, Ref(values));
+    });
+  }
+  RunState state = run_state_from_json(reader.extra(), folder.string());
+  state.step = reader.step();
+  return state;
+}
+
+void load_hugging_face(Executor& executor, const std::filesystem::path& folder) {
+  const checkpoint::HuggingFaceModel source(folder, hugging_face_names(executor.run_shape().config));
+  executor.fill(BufferKind::master, [&](const model::Tensor& tensor, int64_t first, int64_t count, float* values) {
+    source.read_range(tensor.name, first, count, Ref(values));
+  });
+}
+
+void initialize(Executor& executor, uint64_t seed) {
+  executor.fill(BufferKind::master, [seed](const model::Tensor& tensor, int64_t first, int64_t count, float* values) {
+    model::initial_values(tensor, seed, first, count, values);
+  });
+}
+
+}  // namespace ridgeline::train

@@ -1,0 +1,44 @@
+// The state of a run on disk: weights and optimizer moments as global tensors, plus what a resumed run needs to go on with
+// the same bits. Any layout of ranks reads any checkpoint: every rank reads and writes its own ranges.
+#pragma once
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+
+#include "ridgeline/checkpoint/manifest.h"
+#include "ridgeline/parallel/executor.h"
+
+namespace ridgeline::train {
+
+// Besides tensors: what a checkpoint's manifest says of the run.
+struct RunState {
+  int64_t step = 0;              // optimizer steps taken
+  int64_t consumed_samples = 0;  // training samples consumed: the data position
+  int64_t consumed_tokens = 0;
+  std::optional<double> best_validation_loss;  // nats per token
+  int64_t best_step = 0;
+  std::string config;     // the effective configuration, TOML
+  std::string tokenizer;  // text of tokenizer.json, "" when the run has none
+};
+nlohmann::json to_json(const RunState& state, const model::TransformerConfig& config);
+RunState run_state_from_json(const nlohmann::json& json, std::string_view where);
+// The model that a checkpoint holds. Error naming `where` when the manifest does not say.
+model::TransformerConfig model_config_of(const nlohmann::json& manifest_extra, std::string_view where);
+
+// Writes `parent`/step_… by all ranks. Collective; on return (of every rank) the checkpoint is complete and durable. When any
+// rank cannot write, nothing is left behind and every rank throws. Returns the folder.
+std::filesystem::path save_state(parallel::Executor& executor, const std::filesystem::path& parent, const RunState& state);
+
+// Reads weights (and moments when the executor trains) of a checkpoint folder. Collective. Sizes and shapes are
+// checked; checksums are the caller's choice (checkpoint::verify).
+RunState load_state(parallel::Executor& executor, const std::filesystem::path& folder);
+
+// Reads weights of a Hugging Face folder (safetensors). Moments stay zero. Collective.
+void load_hugging_face(parallel::Executor& executor, const std::filesystem::path& folder);
+
+// Draws initial weights. Collective.
+void initialize(parallel::Executor& executor, uint64_t seed);
+
+}  // namespace ridgeline::train
