@@ -1,0 +1,134 @@
+// The configuration of a run: one TOML file with `--set key=value` over it. One table (config_keys.cpp) holds every key
+// with its type, default, unit, allowed values and meaning; reading, `--print-config`, the effective config.toml kept
+// beside a run and the checks of single values all follow from it.
+//
+// Paths are relative to the current folder, wherever the TOML file lies. Every Error names source, line, key, what is
+// wrong and the nearest valid key or value: "runs/a.toml:12: train.steps = -5: must be at least 1".
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "ridgeline/base/dtype.h"
+#include "ridgeline/model/transformer_config.h"
+#include "ridgeline/optim/learning_rate.h"
+
+namespace ridgeline::train {
+
+struct Config {
+  struct Model {
+    std::string preset;  // "" = sizes given one by one
+    // model.{family,layers,width,heads,kv_heads,ffn,vocab,context,dropout,norm_epsilon,init_deviation}. Complete after
+    // parsing: the preset's sizes, changed by keys given beside it; kv_heads and ffn have their usual values where left
+    // out. All sizes 0 when neither preset nor sizes are given (train.init_from then says; see with_imported_model).
+    ridgeline::model::TransformerConfig transformer;
+  };
+  struct Data {
+    std::string train;  // prefix of PREFIX.bin and PREFIX.idx
+    std::string valid;  // likewise; "" = a part of `train` by `split`
+    std::string split = "98,2,0";
+    std::string tokenizer;  // folder; "" = none (no text in generation, no bits per byte)
+  };
+  struct Train {
+    int64_t steps = 1000;
+    int64_t global_batch = 8;
+    int64_t micro_batch = 1;
+    int64_t sequence = 0;  // after parsing: model.context where it was 0 and the model is known
+    std::string precision = "fp32";
+    int64_t seed = 1234;
+    std::string recompute = "none";
+    int64_t eval_every = 0;
+    int64_t eval_samples = 0;
+    int64_t save_every = 0;
+    int64_t keep_last = 2;
+    int64_t log_every = 10;
+    std::string init_from;
+    int64_t threads = 0;
+    int64_t head_chunk = 1024;
+  };
+  struct Optimizer {
+    double learning_rate = 3e-4;
+    double min_learning_rate = 0.0;
+    int64_t warmup_steps = 0;
+    std::string schedule = "cosine";
+    double beta1 = 0.9;
+    double beta2 = 0.95;
+    double epsilon = 1e-8;
+    double weight_decay = 0.1;
+    double clip = 1.0;  // 0 = off
+  };
+  struct Parallel {
+    std::string shard = "none";
+    int64_t shard_group = 0;
+    int64_t tensor = 1;
+    bool sequence = false;
+    int64_t pipeline = 1;
+    std::string schedule = "1f1b";
+    int64_t chunks = 1;
+    int64_t context = 1;
+    double timeout = 300.0;  // seconds
+  };
+
+  Model model;
+  Data data;
+  Train train;
+  Optimizer optimizer;
+  Parallel parallel;
+
+  // Where each given key was given ("runs/a.toml:12", "--set"); keys left at their default are absent. For errors, and
+  // to tell "given" from "default"; no part of the configuration's value.
+  std::map<std::string, std::string, std::less<>> origins;
+
+  bool has_model() const { return model.transformer.layers > 0; }
+};
+
+// ------------------------------------------------------------------------------------------------------------ reading
+
+// The file (TOML 1.0), then the overrides in order, the last one winning. An override is "key=value": the value as TOML
+// would have it, or, for a key that holds a string, the bare text ("train.precision=bf16"). `model.preset` as an
+// override replaces every size that the file gives. An empty path: defaults and overrides only. Single values are
+// checked (type, range, allowed words); what needs several keys or the number of ranks is check()'s.
+Config parse_config(const std::filesystem::path& file, std::span<const std::string> overrides = {});
+// The same from text; `source` names it in errors.
+Config parse_config_text(std::string_view text, std::string_view source, std::span<const std::string> overrides = {});
+
+// The configuration of a run that starts from an existing model (train.init_from): sizes, family and norm_epsilon are
+// the imported model's, dropout and init_deviation this configuration's. Error when a model key was given and differs.
+Config with_imported_model(Config config, const ridgeline::model::TransformerConfig& imported);
+
+// ----------------------------------------------------------------------------------------------------------- checking
+
+// Everything that can be said before data is opened or memory allocated: single values again, the model (skipped while
+// it is to come from train.init_from), batch against ranks, sequence against context, learning rates, warm-up. Pure;
+// `plan` calls it too. Does not ask for data.train.
+void check(const Config& config, int ranks);
+// Error unless data.train is given.
+void require_data(const Config& config);
+
+// ------------------------------------------------------------------------------------------------------------ writing
+
+enum class Detail {
+  values,     // every key with its value
+  documented  // and above each its meaning, unit, allowed values and default, as comments
+};
+// The configuration as TOML, every key, grouped. parse_config_text(to_toml(c)) has the same values as c, floats
+// exactly.
+std::string to_toml(const Config& config, Detail detail);
+
+// Keys whose values differ, as "train.steps: 100 -> 200", in the order of to_toml.
+std::vector<std::string> differences(const Config& before, const Config& after);
+
+// ------------------------------------------------------------------------------------------------------- derived
+// values
+
+// Of activations and of the weights that products read: f32, or bf16 for bf16-mixed (master weights are always f32).
+DType activation_dtype(const Config& config);
+optim::Schedule schedule_of(const Config& config);
+
+}  // namespace ridgeline::train
