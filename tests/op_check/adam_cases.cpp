@@ -1,0 +1,7 @@
+#include "case.h"
+
+namespace ridgeline::op_check {
+
+void add_adam_cases(std::vector<Case>&) {}
+
+}  // namespace ridgeline::op_check

@@ -1,0 +1,97 @@
+// op_check [--device cpu] [--op NAME] [--list]: runs the case list and prints a row per comparison; exit status 1 when
+// one is out of tolerance.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <vector>
+
+#include "case.h"
+#include "ridgeline/base/error.h"
+#include "ridgeline/device/cpu/features.h"
+#include "ridgeline/device/cpu/worker_team.h"
+
+namespace ridgeline::op_check {
+namespace {
+
+void print(const Case& c, const Row& row) {
+  fmt::print("{:<18} {:<5} {:<34} {:<22} {:>9.2e} {:>9.1e}  {}\n", c.op, name_of(c.dtype), c.sizes, row.part, row.error,
+             row.tolerance, row.ok() ? "ok" : "FAILED");
+}
+
+// Runs `c` on teams of 1, 2 and 3 threads; the rows of the first, and whether the others gave the same bits.
+std::vector<Row> run(const Case& c) {
+  std::vector<Row> rows;
+  std::vector<std::byte> first;
+  bool same = true, guards = true;
+  for (const int size : {1, 2, 3}) {
+    device::WorkerTeam team(size);
+    Stream stream(team);
+    Report report;
+    c.run(stream, report);
+    guards = guards && report.guards_intact();
+    if (size == 1) {
+      rows = report.rows();
+      first = report.outputs();
+    } else {
+      same = same && report.outputs() == first;
+    }
+  }
+  rows.push_back({"team 1 = 2 = 3", same ? 0.0 : 1.0, 0.0});
+  rows.push_back({"guards", guards ? 0.0 : 1.0, 0.0});
+  return rows;
+}
+
+int check(const std::string& op, bool list) {
+  std::vector<Case> cases = all_cases();
+  std::vector<std::string> names;
+  for (const Case& c : cases) {
+    if (names.empty() || names.back() != c.op) names.push_back(c.op);
+  }
+  if (!op.empty()) {
+    std::erase_if(cases, [&](const Case& c) { return c.op != op; });
+    if (cases.empty()) {
+      const std::string near = nearest(op, names);
+      throw Error(fmt::format("--op {}: no such op", op),
+                  near.empty() ? fmt::format("Choose one of: {}.", fmt::join(names, ", "))
+                               : fmt::format("Did you mean '{}'?", near));
+    }
+  }
+  if (list) {
+    for (const Case& c : cases) fmt::print("{:<18} {:<5} {}\n", c.op, name_of(c.dtype), c.sizes);
+    return 0;
+  }
+  fmt::print("instruction set: {}\n", device::name_of(device::isa()));
+  fmt::print("{:<18} {:<5} {:<34} {:<22} {:>9} {:>9}\n", "op", "dtype", "sizes", "part", "error", "tolerance");
+  int64_t failed = 0, total = 0;
+  for (const Case& c : cases) {
+    for (const Row& row : run(c)) {
+      print(c, row);
+      failed += row.ok() ? 0 : 1;
+      ++total;
+    }
+    std::fflush(stdout);
+  }
+  fmt::print("{} comparisons in {} cases, {} out of tolerance\n", total, cases.size(), failed);
+  return failed == 0 ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace ridgeline::op_check
+
+int main(int argc, char** argv) {
+  CLI::App app("Compares every operator with a double-precision reference and with finite differences.", "op_check");
+  std::string device = "cpu", op;
+  bool list = false;
+  app.add_option("--device", device, "device to run on")->check(CLI::IsMember({"cpu"}))->capture_default_str();
+  app.add_option("--op", op, "only this op");
+  app.add_flag("--list", list, "print the cases without running them");
+  CLI11_PARSE(app, argc, argv);
+  try {
+    return ridgeline::op_check::check(op, list);
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "op_check: {}\n", error.what());
+    return 2;
+  }
+}
