@@ -4,10 +4,14 @@
 // of failure. A Communicator belongs to one (group of ranks, stream): its operations are started in program order, the
 // same order on every rank of the group.
 //
-// Every operation is asynchronous: start (`all_reduce`, ...) publishes this rank's buffers and returns a Ticket at once;
-// `wait(ticket)` returns when the result is in this rank's buffers and the buffers may be overwritten. Work that is CPU
-// work (reductions through shared memory) is done inside `wait` on the calling thread, so starting early and waiting late
-// hides the differences between ranks. Tickets complete in order: waiting for one completes all before it.
+// Every operation is asynchronous: start (`all_reduce`, ...) publishes this rank's buffers and returns a Ticket at
+// once; `wait(ticket)` returns when the result is in this rank's buffers and the buffers may be overwritten. Work that
+// is CPU work (reductions through shared memory) is done inside `wait` on the calling thread, so starting early and
+// waiting late hides the differences between ranks. Tickets complete in order: waiting for one completes all before it.
+// While a rank waits it does whatever work is ready on all its communicators, for itself and for ranks that have
+// started but not yet waited. At most 64 collectives and 128 messages per rank are outstanding on a communicator;
+// starting one more completes the oldest first. Only the ranks named in an `exchange` take part in it; the others call
+// nothing.
 //
 // Reductions add in fp32 and round once to the buffer's dtype, in a declared order that is the same on every backend:
 // consecutive groups of `sum_group` ranks are summed in ascending rank order, then the group sums in ascending order.
@@ -15,7 +19,8 @@
 //
 // Errors. A size, dtype or operation that differs between ranks, a rank that does not arrive within the timeout, a peer
 // that died or failed: Error on every rank, naming operation, label, and the ranks at fault. After an error a World is
-// unusable ("failed"); every later call on any of its communicators throws the first failure.
+// unusable ("failed"); every later call on any of its communicators throws the first failure. Buffers of a started
+// operation must stay readable and writable until it is waited for or the Communicator is destroyed.
 #pragma once
 
 #include <chrono>
@@ -61,8 +66,8 @@ class Communicator {
   virtual int size() const = 0;
   virtual int world_rank(int rank_in_group) const = 0;
 
-  // In place over all ranks: buffer[i] = reduction of every rank's buffer[i]. dtypes f32, bf16, f64, i64 (f64 and i64 sum
-  // exactly as their own type).
+  // In place over all ranks: buffer[i] = reduction of every rank's buffer[i]. dtypes f32, bf16, f64, i64 (f64 and i64
+  // sum exactly as their own type).
   virtual Ticket all_reduce(Ref buffer, int64_t count, ReduceOp op, const Label& label) = 0;
   // In place: buffer holds size()*shard elements; afterwards part [rank*shard, (rank+1)*shard) holds the reduction, the
   // other parts are unspecified.
@@ -79,18 +84,25 @@ class Communicator {
   virtual void wait(Ticket ticket) = 0;
 };
 
+// First failure of a run.
+struct Failure {
+  int rank = -1;  // the culprit, -1 when unknown
+  std::string host;
+  std::string operation;  // operation and label it died or stalled in, when known
+  std::string what;       // one line, printed once
+  std::string next;       // what to do about it, may be empty
+};
+
 struct WorldOptions {
   std::chrono::milliseconds timeout{600'000};  // how long to wait for a rank inside one operation
   int sum_group = 8;                           // reduction order, see above
   std::string failure_file;                    // where the first failure is written (one rank writes it); "" for none
-};
-
-// First failure of a run.
-struct Failure {
-  int rank = -1;          // the culprit, -1 when unknown
-  std::string host;
-  std::string operation;  // operation and label it died or stalled in, when known
-  std::string what;       // one line, printed once
+  // How long, after a failure, the other ranks get to come back from their own work before they are given up.
+  std::chrono::milliseconds grace{3'000};
+  // Called once per host with the first failure, as soon as it is known: on any thread, or in the small process that
+  // watches over MPI ranks (a launcher may kill every rank within a millisecond of the first death, so waiting for an
+  // exception to unwind would lose the message). It may only print. Where it is set, no rank is asked to print again.
+  std::function<void(const Failure&)> on_failure;
 };
 
 class World {
@@ -107,8 +119,8 @@ class World {
   std::unique_ptr<Communicator> communicator(std::string_view name);  // over all ranks
 
   // Collective over the world: `bytes` (may differ per rank) of memory of this rank that its peers on the same host can
-  // read and write directly; collectives on buffers inside it move no extra copy. Huge pages where the system gives them, touched before
-  // return. Freed with the World. Throws with a hint when shared memory (/dev/shm) is too small.
+  // read and write directly; collectives on buffers inside it move no extra copy. Huge pages where the system gives
+  // them, touched before return. Freed with the World. Throws with a hint when shared memory (/dev/shm) is too small.
   virtual std::span<std::byte> peer_visible(int64_t bytes) = 0;
 
   // Declares that this rank fails (it threw): wakes every rank, which throws the failure from its next or current call.
@@ -116,13 +128,13 @@ class World {
   virtual Failure fail(std::string_view what) noexcept = 0;
 };
 
-// Runs body(world) on `ranks` threads of this process. Returns when all have returned; rethrows the first failure once as
-// an Error that names the culprit.
+// Runs body(world) on `ranks` threads of this process. Returns when all have returned; rethrows the first failure once
+// as an Error that names the culprit.
 void run_threads(int ranks, const WorldOptions& options, const std::function<void(World&)>& body);
 
 // Runs body(world) on this process as one rank of MPI_COMM_WORLD (started by mpirun or srun). MPI is initialised and
-// finalised inside. Same failure behaviour: on return of an Error the caller exits non-zero; peers that cannot be reached
-// do not keep it alive. Throws when Ridgeline was built without MPI.
+// finalised inside. Same failure behaviour: on return of an Error the caller exits non-zero; peers that cannot be
+// reached do not keep it alive. Throws when Ridgeline was built without MPI.
 void run_mpi(const WorldOptions& options, const std::function<void(World&)>& body);
 
 // True when this process was started by an MPI launcher (PMI/PMIx/OMPI variables).

@@ -1,0 +1,28 @@
+// What a rank throws when the world has failed, for programs that print it.
+#pragma once
+
+#include "ridgeline/base/error.h"
+#include "ridgeline/comm/communicator.h"
+
+namespace ridgeline::comm {
+
+// The first failure of a run, thrown on every rank and out of run_threads and run_mpi.
+class RankFailure : public Error {
+ public:
+  RankFailure(const Failure& failure, bool report, bool leave_at_once)
+      : Error(failure.what, failure.next), failure_(failure), report_(report), leave_at_once_(leave_at_once) {}
+
+  const Failure& failure() const { return failure_; }
+  // True in the one process that should print it; false in the others, and where WorldOptions::on_failure has been
+  // called for it.
+  bool report() const { return report_; }
+  // True when a rank's thread did not come back and still runs: its stack may refer to anything, so the program prints
+  // and leaves by std::_Exit, without destructors.
+  bool leave_at_once() const { return leave_at_once_; }
+
+ private:
+  Failure failure_;
+  bool report_, leave_at_once_;
+};
+
+}  // namespace ridgeline::comm

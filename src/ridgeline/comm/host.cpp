@@ -1,0 +1,262 @@
+#include "ridgeline/comm/host.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <climits>
+
+#include "ridgeline/base/error.h"
+
+namespace ridgeline::comm::detail {
+namespace {
+
+constexpr uint64_t round_up(uint64_t value, uint64_t unit) {
+  return (value + unit - 1) / unit * unit;
+}
+constexpr uint64_t kRanksOffset = round_up(sizeof(HostBoard), 64);
+
+template <size_t kChars>
+void put(char (&field)[kChars], std::string_view text) {
+  const size_t length = std::min(text.size(), kChars - 1);
+  std::memcpy(field, text.data(), length);
+  field[length] = 0;
+}
+
+// Plain write(2): also called where memory may be short and a half-finished process is all there is.
+void write_failure_file(const std::string& path, const Failure& failure) {
+  const std::string text = fmt::format("rank: {}\nhost: {}\noperation: {}\nfailure: {}\nnext: {}\n", failure.rank,
+                                       failure.host, failure.operation, failure.what, failure.next);
+  const int file = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (file < 0) return;
+  if (::write(file, text.data(), text.size()) < 0) {
+    // The failure is still thrown and printed; there is nowhere else to say that the file is missing.
+  }
+  ::close(file);
+}
+
+}  // namespace
+
+const char* name_of(Kind kind) {
+  switch (kind) {
+    case Kind::all_reduce:
+      return "all_reduce";
+    case Kind::reduce_scatter:
+      return "reduce_scatter";
+    case Kind::all_gather:
+      return "all_gather";
+    case Kind::broadcast:
+      return "broadcast";
+    case Kind::all_to_all:
+      return "all_to_all";
+    case Kind::barrier:
+      return "barrier";
+    case Kind::exchange:
+      return "exchange";
+  }
+  return "?";
+}
+
+const char* name_of(ReduceOp op) {
+  switch (op) {
+    case ReduceOp::sum:
+      return "sum";
+    case ReduceOp::max:
+      return "max";
+    case ReduceOp::min:
+      return "min";
+  }
+  return "?";
+}
+
+std::string describe(Kind kind, std::string_view label, int32_t segment, int64_t step) {
+  std::string text = fmt::format("{} '{}'", name_of(kind), label);
+  if (segment >= 0 && step >= 0) return text + fmt::format(" (segment {}, step {})", segment, step);
+  if (segment >= 0) return text + fmt::format(" (segment {})", segment);
+  if (step >= 0) return text + fmt::format(" (step {})", step);
+  return text;
+}
+
+void futex_wait(std::atomic<uint32_t>& word, uint32_t expected, int64_t milliseconds, bool shared) {
+  const timespec limit{milliseconds / 1000, milliseconds % 1000 * 1'000'000};
+  ::syscall(SYS_futex, &word, shared ? FUTEX_WAIT : FUTEX_WAIT_PRIVATE, expected, &limit, nullptr, 0);
+}
+
+void futex_wake(std::atomic<uint32_t>& word, bool shared) {
+  ::syscall(SYS_futex, &word, shared ? FUTEX_WAKE : FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+}
+
+int64_t steady_nanoseconds() {
+  timespec now{};
+  ::clock_gettime(CLOCK_MONOTONIC, &now);
+  return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+}
+
+Host::Host(HostSetup setup) : setup_(std::move(setup)) {
+  states_ = reinterpret_cast<RankState*>(setup_.memory + kRanksOffset);
+  regions_.resize(static_cast<size_t>(ranks()) * kRegions);
+}
+
+int64_t Host::memory_bytes(int ranks, bool staged) {
+  const auto fixed = static_cast<int64_t>(kRanksOffset + static_cast<size_t>(ranks) * sizeof(RankState));
+  return fixed + (int64_t{32} << 20) + ranks * (int64_t{staged ? 128 : 16} << 20);
+}
+
+int Host::local_rank(int world_rank) const {
+  const auto found = std::lower_bound(setup_.world_ranks.begin(), setup_.world_ranks.end(), world_rank);
+  if (found == setup_.world_ranks.end() || *found != world_rank) return -1;
+  return static_cast<int>(found - setup_.world_ranks.begin());
+}
+
+void Host::ring(int local) const {
+  Bell& bell = state(local).bell;
+  // Against the sleeper's "sleeping = 1, then look once more": one of the two sees the other.
+  bell.value.fetch_add(1, std::memory_order_seq_cst);
+  if (bell.sleeping.load(std::memory_order_seq_cst) != 0) futex_wake(bell.value, processes());
+}
+
+void Host::ring_all() const {
+  for (int local = 0; local < ranks(); ++local) ring(local);
+}
+
+void Host::barrier(const char* what) {
+  // Arrivals are counted over all barriers, so the target follows from the count at arrival.
+  const auto everyone = static_cast<uint64_t>(ranks());
+  const uint64_t arrival = board().host_barrier.fetch_add(1, std::memory_order_acq_rel);
+  const uint64_t target = (arrival / everyone + 1) * everyone;
+  if (arrival + 1 == target) {
+    board().host_bell.value.fetch_add(1, std::memory_order_seq_cst);
+    futex_wake(board().host_bell.value, processes());
+    return;
+  }
+  const int64_t limit = steady_nanoseconds() + std::chrono::nanoseconds(options().timeout).count();
+  for (;;) {
+    const uint32_t bell = board().host_bell.value.load(std::memory_order_seq_cst);
+    if (board().host_barrier.load(std::memory_order_acquire) >= target) return;
+    if (failed()) throw_failure();
+    if (steady_nanoseconds() > limit) {
+      fail({.rank = -1,
+            .host = host_name(),
+            .operation = what,
+            .what = fmt::format("{}: not every rank of host {} came within {} ms", what, host_name(),
+                                options().timeout.count()),
+            .next = {}});
+      throw_failure();
+    }
+    futex_wait(board().host_bell.value, bell, 20, processes());
+  }
+}
+
+uint64_t Host::find_board(uint64_t key, int64_t bytes) {
+  while (board().directory_lock.exchange(1, std::memory_order_acquire) != 0) ::sched_yield();
+  uint64_t offset = 0;
+  bool full = true;
+  for (DirectoryEntry& entry : board().directory) {
+    const uint64_t there = entry.key.load(std::memory_order_relaxed);
+    if (there == key) {
+      offset = entry.offset.load(std::memory_order_relaxed);
+      full = false;
+      break;
+    }
+    if (there != 0) continue;
+    uint64_t used = board().used.load(std::memory_order_relaxed);
+    if (used == 0) used = kRanksOffset + static_cast<uint64_t>(ranks()) * sizeof(RankState);
+    offset = round_up(used, 4096);
+    if (offset + static_cast<uint64_t>(bytes) > static_cast<uint64_t>(setup_.bytes)) break;
+    board().used.store(offset + static_cast<uint64_t>(bytes), std::memory_order_relaxed);
+    entry.offset.store(offset, std::memory_order_relaxed);
+    entry.key.store(key, std::memory_order_relaxed);
+    full = false;
+    break;
+  }
+  board().directory_lock.store(0, std::memory_order_release);
+  if (full) throw Error("too many communicators on this host", "Make communicators once, at start-up.");
+  return offset;
+}
+
+void Host::add_region(int local, int region, std::byte* base, int64_t bytes) {
+  regions_[static_cast<size_t>(local) * kRegions + static_cast<size_t>(region)] = {base, bytes};
+}
+
+BufferPlace Host::place_of(int local, const void* data, int64_t bytes) const {
+  if (!processes()) return {BufferPlace::kAddress, reinterpret_cast<uint64_t>(data)};
+  const auto* begin = static_cast<const std::byte*>(data);
+  for (int region = 0; region < next_region_; ++region) {
+    const Region& mapped = regions_[static_cast<size_t>(local) * kRegions + static_cast<size_t>(region)];
+    if (mapped.base != nullptr && begin >= mapped.base && begin + bytes <= mapped.base + mapped.bytes) {
+      return {BufferPlace::kRegion + static_cast<uint32_t>(region), static_cast<uint64_t>(begin - mapped.base)};
+    }
+  }
+  return {BufferPlace::kStaged, 0};
+}
+
+std::byte* Host::address_of(int local, const BufferPlace& place) const {
+  if (place.place == BufferPlace::kAddress) return reinterpret_cast<std::byte*>(place.offset);
+  const size_t region = place.place - BufferPlace::kRegion;
+  return regions_[static_cast<size_t>(local) * kRegions + region].base + place.offset;
+}
+
+Failure Host::fail(const Failure& failure, bool relayed) const noexcept {
+  try {
+    FailureRecord& record = board().failure;
+    uint32_t none = 0;
+    if (record.state.compare_exchange_strong(none, 1, std::memory_order_acq_rel)) {
+      record.rank = failure.rank;
+      put(record.host, failure.host);
+      put(record.operation, failure.operation);
+      put(record.what, failure.what);
+      put(record.next, failure.next);
+      record.state.store(2, std::memory_order_release);
+      if (relayed || options().on_failure) record.reported.store(1, std::memory_order_relaxed);
+      if (!relayed && options().on_failure) options().on_failure(failure);
+      if (!relayed && !options().failure_file.empty()) write_failure_file(options().failure_file, failure);
+      ring_all();
+      board().host_bell.value.fetch_add(1, std::memory_order_seq_cst);
+      futex_wake(board().host_bell.value, processes());
+      return failure;
+    }
+    return this->failure();
+  } catch (...) {
+    return failure;  // out of memory while failing: the caller still throws what it has
+  }
+}
+
+Failure Host::failure() const {
+  const FailureRecord& record = board().failure;
+  // The writer is between two stores; should it die there, half a message is better than none.
+  for (int i = 0; i < 500 && record.state.load(std::memory_order_acquire) == 1; ++i) ::usleep(1000);
+  return {record.rank, record.host, record.operation, record.what, record.next};
+}
+
+void Host::throw_to_program(bool leave_at_once) const {
+  const Failure first = failure();
+  const bool report = board().failure.reported.exchange(1, std::memory_order_acq_rel) == 0;
+  throw RankFailure(first, report, leave_at_once);
+}
+
+void Host::quiesce(int local) const {
+  const int64_t limit = steady_nanoseconds() + std::chrono::nanoseconds(options().grace).count();
+  for (int other = 0; other < ranks(); ++other) {
+    if (other == local) continue;
+    while (state(other).busy.load(std::memory_order_seq_cst) != 0 && steady_nanoseconds() < limit) ::usleep(200);
+  }
+}
+
+std::string Host::position(int local) const {
+  const RankState& rank = state(local);
+  const uint64_t started = rank.started.load(std::memory_order_relaxed);
+  if (started == 0) return {};
+  const OperationRecord& last = rank.recent[(started - 1) % kRecent];
+  const uint64_t offset = last.board.load(std::memory_order_relaxed);
+  return fmt::format("{} on communicator '{}'",
+                     describe(static_cast<Kind>(last.kind.load(std::memory_order_relaxed)), last.label.load(),
+                              last.segment.load(std::memory_order_relaxed), last.step.load(std::memory_order_relaxed)),
+                     reinterpret_cast<const BoardStart*>(at(offset))->name.load());
+}
+
+}  // namespace ridgeline::comm::detail

@@ -1,0 +1,246 @@
+#include "ridgeline/comm/kernels.h"
+
+#include <cstring>
+#include <type_traits>
+
+#include "ridgeline/base/error.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "ridgeline/comm/kernels.cpp"
+#include <hwy/cache_control.h>
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+HWY_BEFORE_NAMESPACE();
+namespace ridgeline::comm::detail {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+template <typename T>
+using Accumulator = std::conditional_t<std::is_same_v<T, bf16>, float, T>;
+
+template <class D>
+HWY_INLINE hn::Vec<D> load(D d, const hn::TFromD<D>* from) {
+  return hn::LoadU(d, from);
+}
+HWY_INLINE hn::Vec<hn::ScalableTag<float>> load(hn::ScalableTag<float> d, const bf16* from) {
+  const hn::Rebind<uint16_t, decltype(d)> d16;
+  const hn::RebindToUnsigned<decltype(d)> d32;
+  return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(d32, hn::LoadU(d16, &from->bits))));
+}
+
+// The same rounding as base's bf16(float).
+HWY_INLINE auto rounded(hn::ScalableTag<float> d, hn::Vec<hn::ScalableTag<float>> value) {
+  const hn::RebindToUnsigned<decltype(d)> d32;
+  const hn::RebindToSigned<decltype(d)> di32;
+  const hn::Rebind<uint16_t, decltype(d)> d16;
+  const auto u = hn::BitCast(d32, value);
+  const auto odd = hn::And(hn::ShiftRight<16>(u), hn::Set(d32, 1U));
+  const auto near = hn::ShiftRight<16>(hn::Add(u, hn::Add(odd, hn::Set(d32, 0x7fffU))));
+  const auto quiet = hn::Or(hn::ShiftRight<16>(u), hn::Set(d32, 0x40U));
+  const auto bits = hn::IfThenElse(hn::RebindMask(d32, hn::IsNaN(value)), quiet, near);
+  return hn::DemoteTo(d16, hn::BitCast(di32, bits));
+}
+
+template <bool kStreaming, class D>
+HWY_INLINE void store(D d, hn::Vec<D> value, hn::TFromD<D>* to) {
+  if constexpr (kStreaming) {
+    hn::Stream(value, d, to);
+  } else {
+    hn::StoreU(value, d, to);
+  }
+}
+template <bool kStreaming>
+HWY_INLINE void store(hn::ScalableTag<float> d, hn::Vec<hn::ScalableTag<float>> value, bf16* to) {
+  const hn::Rebind<uint16_t, decltype(d)> d16;
+  store<kStreaming>(d16, rounded(d, value), &to->bits);
+}
+
+template <ReduceOp kOp, class D>
+HWY_INLINE hn::Vec<D> combine([[maybe_unused]] D d, hn::Vec<D> left, hn::Vec<D> right) {
+  if constexpr (kOp == ReduceOp::sum) {
+    return hn::Add(left, right);
+  } else {
+    auto take = kOp == ReduceOp::max ? hn::Gt(right, left) : hn::Gt(left, right);
+    if constexpr (std::is_floating_point_v<hn::TFromD<D>>) take = hn::Or(take, hn::IsNaN(right));
+    return hn::IfThenElse(take, right, left);
+  }
+}
+template <ReduceOp kOp, typename T>
+T combine_one(T left, T right) {
+  if constexpr (kOp == ReduceOp::sum) {
+    if constexpr (std::is_same_v<T, int64_t>) {
+      return static_cast<int64_t>(static_cast<uint64_t>(left) + static_cast<uint64_t>(right));
+    } else {
+      return left + right;
+    }
+  } else {
+    bool take = kOp == ReduceOp::max ? right > left : left > right;
+    if constexpr (std::is_floating_point_v<T>) take = take || right != right;
+    return take ? right : left;
+  }
+}
+
+template <typename In, typename Out, ReduceOp kOp>
+void reduce_scalar(const Reduction& job, int64_t begin, int64_t end) {
+  using Acc = Accumulator<In>;
+  for (int64_t i = begin; i < end; ++i) {
+    const auto at = [&](size_t r) { return static_cast<Acc>(static_cast<const In*>(job.sources[r])[i]); };
+    Acc total{};
+    size_t source = 0;
+    for (size_t group = 0; group < job.group_sizes.size(); ++group) {
+      const size_t last = source + static_cast<size_t>(job.group_sizes[group]);
+      Acc part = at(source++);
+      while (source < last) part = combine_one<kOp>(part, at(source++));
+      total = group == 0 ? part : combine_one<kOp>(total, part);
+    }
+    for (void* output : job.outputs) static_cast<Out*>(output)[i] = static_cast<Out>(total);
+  }
+}
+
+// Two sources and one or two outputs in place: what two ranks do all day. Kept apart so that its loop is straight.
+template <typename T, ReduceOp kOp, bool kStreaming>
+int64_t reduce_pair(const Reduction& job, int64_t i) {
+  using Acc = Accumulator<T>;
+  const hn::ScalableTag<Acc> d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const T* left = static_cast<const T*>(job.sources[0]);
+  const T* right = static_cast<const T*>(job.sources[1]);
+  T* first = static_cast<T*>(job.outputs[0]);
+  T* second = static_cast<T*>(job.outputs[1]);
+  for (; i + 4 * lanes <= job.count; i += 4 * lanes) {
+    const auto a = combine<kOp>(d, load(d, left + i), load(d, right + i));
+    const auto b = combine<kOp>(d, load(d, left + i + lanes), load(d, right + i + lanes));
+    const auto c = combine<kOp>(d, load(d, left + i + 2 * lanes), load(d, right + i + 2 * lanes));
+    const auto e = combine<kOp>(d, load(d, left + i + 3 * lanes), load(d, right + i + 3 * lanes));
+    for (T* to : {first + i, second + i}) {
+      store<kStreaming>(d, a, to);
+      store<kStreaming>(d, b, to + lanes);
+      store<kStreaming>(d, c, to + 2 * lanes);
+      store<kStreaming>(d, e, to + 3 * lanes);
+    }
+  }
+  return i;
+}
+
+template <typename In, typename Out, ReduceOp kOp, bool kStreaming>
+int64_t reduce_vectors(const Reduction& job, int64_t i) {
+  using Acc = Accumulator<In>;
+  const hn::ScalableTag<Acc> d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  if constexpr (std::is_same_v<In, Out>) {
+    if (job.sources.size() == 2 && job.outputs.size() == 2 && job.group_sizes.size() == 1) {
+      i = reduce_pair<In, kOp, kStreaming>(job, i);
+    }
+  }
+  for (; i + 2 * lanes <= job.count; i += 2 * lanes) {
+    auto total0 = hn::Zero(d), total1 = hn::Zero(d);
+    size_t source = 0;
+    for (size_t group = 0; group < job.group_sizes.size(); ++group) {
+      const size_t last = source + static_cast<size_t>(job.group_sizes[group]);
+      const In* from = static_cast<const In*>(job.sources[source++]) + i;
+      auto part0 = load(d, from), part1 = load(d, from + lanes);
+      while (source < last) {
+        from = static_cast<const In*>(job.sources[source++]) + i;
+        part0 = combine<kOp>(d, part0, load(d, from));
+        part1 = combine<kOp>(d, part1, load(d, from + lanes));
+      }
+      total0 = group == 0 ? part0 : combine<kOp>(d, total0, part0);
+      total1 = group == 0 ? part1 : combine<kOp>(d, total1, part1);
+    }
+    for (void* output : job.outputs) {
+      Out* to = static_cast<Out*>(output) + i;
+      store<kStreaming>(d, total0, to);
+      store<kStreaming>(d, total1, to + lanes);
+    }
+  }
+  return i;
+}
+
+template <typename In, typename Out, ReduceOp kOp>
+void reduce_as(const Reduction& job) {
+  // Streaming stores want aligned addresses; buffers of a step are, others take the ordinary way.
+  constexpr uintptr_t kAlign = 64;
+  bool streaming = job.streaming;
+  for (const void* output : job.outputs) streaming = streaming && reinterpret_cast<uintptr_t>(output) % kAlign == 0;
+  int64_t done = 0;
+  if (streaming) {
+    done = reduce_vectors<In, Out, kOp, true>(job, 0);
+    hwy::FlushStream();
+  } else {
+    done = reduce_vectors<In, Out, kOp, false>(job, 0);
+  }
+  reduce_scalar<In, Out, kOp>(job, done, job.count);
+}
+
+template <typename In, typename Out>
+void reduce_typed(const Reduction& job) {
+  switch (job.op) {
+    case ReduceOp::sum:
+      return reduce_as<In, Out, ReduceOp::sum>(job);
+    case ReduceOp::max:
+      return reduce_as<In, Out, ReduceOp::max>(job);
+    case ReduceOp::min:
+      return reduce_as<In, Out, ReduceOp::min>(job);
+  }
+}
+
+void reduce_target(const Reduction& job) {
+  const bool to_f32 = job.output == DType::f32, to_bf16 = job.output == DType::bf16;
+  if (job.input == DType::f32) return to_bf16 ? reduce_typed<float, bf16>(job) : reduce_typed<float, float>(job);
+  if (job.input == DType::bf16) return to_f32 ? reduce_typed<bf16, float>(job) : reduce_typed<bf16, bf16>(job);
+  if (job.input == DType::f64) return reduce_typed<double, double>(job);
+  reduce_typed<int64_t, int64_t>(job);
+}
+
+// One block at a time stays in the first-level cache, so the source leaves memory once however many outputs there are.
+void copy_target(const void* source, std::span<void* const> outputs, int64_t bytes, bool streaming) {
+  constexpr int64_t kBlock = 8192;
+  const hn::ScalableTag<uint8_t> d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const auto* from = static_cast<const uint8_t*>(source);
+  for (int64_t begin = 0; begin < bytes; begin += kBlock) {
+    const int64_t length = bytes - begin < kBlock ? bytes - begin : kBlock;
+    for (void* output : outputs) {
+      uint8_t* to = static_cast<uint8_t*>(output) + begin;
+      if (!streaming || reinterpret_cast<uintptr_t>(to) % 64 != 0) {
+        std::memcpy(to, from + begin, static_cast<size_t>(length));
+        continue;
+      }
+      int64_t i = 0;
+      for (; i + lanes <= length; i += lanes) hn::Stream(hn::LoadU(d, from + begin + i), d, to + i);
+      if (i < length) std::memcpy(to + i, from + begin + i, static_cast<size_t>(length - i));
+    }
+  }
+  if (streaming) hwy::FlushStream();
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace ridgeline::comm::detail
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace ridgeline::comm::detail {
+
+HWY_EXPORT(reduce_target);
+HWY_EXPORT(copy_target);
+
+void reduce(const Reduction& reduction) {
+  if (reduction.count <= 0 || reduction.outputs.empty()) return;
+  HWY_DYNAMIC_DISPATCH(reduce_target)(reduction);
+}
+
+void copy(const void* source, std::span<void* const> outputs, int64_t bytes, bool streaming) {
+  if (bytes <= 0 || outputs.empty()) return;
+  HWY_DYNAMIC_DISPATCH(copy_target)(source, outputs, bytes, streaming);
+}
+
+bool reducible(DType dtype) {
+  return dtype == DType::f32 || dtype == DType::bf16 || dtype == DType::f64 || dtype == DType::i64;
+}
+DType accumulator(DType dtype) {
+  return dtype == DType::bf16 ? DType::f32 : dtype;
+}
+
+}  // namespace ridgeline::comm::detail
+#endif

@@ -1,0 +1,13 @@
+#include "ridgeline/base/error.h"
+#include "ridgeline/comm/communicator.h"
+
+namespace ridgeline::comm {
+
+void run_mpi(const WorldOptions& /*options*/, const std::function<void(World&)>& /*body*/) {
+  throw Error(
+      "this ridgeline was built without MPI",
+      "Install an MPI (Debian: libmpich-dev) and configure again with -DRIDGELINE_MPI=ON, or use ranks as threads "
+      "(--ranks N without mpirun).");
+}
+
+}  // namespace ridgeline::comm

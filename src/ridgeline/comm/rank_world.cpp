@@ -1,0 +1,204 @@
+#include "ridgeline/comm/rank_world.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+
+#include "ridgeline/base/error.h"
+#include "ridgeline/comm/local_communicator.h"
+#include "ridgeline/device/cpu/features.h"
+
+namespace ridgeline::comm {
+
+std::unique_ptr<Communicator> World::communicator(std::string_view name) {
+  std::vector<int> everyone(static_cast<size_t>(size()));
+  for (int rank = 0; rank < size(); ++rank) everyone[static_cast<size_t>(rank)] = rank;
+  return communicator(everyone, name);
+}
+
+namespace detail {
+namespace {
+
+constexpr int64_t kNapMilliseconds = 100;
+constexpr int64_t kSpinNanoseconds = 20'000;
+constexpr int kMaxMissing = 64;
+
+uint64_t mix(uint64_t hash, uint64_t value) {
+  return (hash ^ value) * 0x100000001b3ULL;
+}
+
+uint64_t key_of(std::span<const int> ranks, std::string_view name) {
+  uint64_t hash = 0xcbf29ce484222325ULL;
+  for (const char c : name) hash = mix(hash, static_cast<unsigned char>(c));
+  for (const int rank : ranks) hash = mix(hash, static_cast<uint64_t>(rank) + 0x1000);
+  return hash;
+}
+
+std::string listed(std::span<const int> ranks) {
+  return fmt::format("{} {}", ranks.size() == 1 ? "rank" : "ranks", fmt::join(ranks, ", "));
+}
+
+}  // namespace
+
+std::unique_ptr<Communicator> RankWorld::communicator(std::span<const int> ranks, std::string_view name) {
+  check_failed();
+  bool mine = false;
+  bool everyone_here = true;
+  for (size_t i = 0; i < ranks.size(); ++i) {
+    if (ranks[i] < 0 || ranks[i] >= size() || (i > 0 && ranks[i] <= ranks[i - 1])) {
+      throw Error(fmt::format("communicator '{}': ranks [{}] are not ascending ranks of 0 … {}", name,
+                              fmt::join(ranks, ", "), size() - 1));
+    }
+    mine = mine || ranks[i] == rank();
+    everyone_here = everyone_here && host_.local_rank(ranks[i]) >= 0;
+  }
+  if (!mine)
+    throw Error(fmt::format("communicator '{}': rank {} is not in [{}]", name, rank(), fmt::join(ranks, ", ")));
+  uint64_t key = key_of(ranks, name);
+  key = mix(key, ++made_[key]) | 1;
+  if (!everyone_here) return wide_communicator(ranks, name, key);
+  return std::make_unique<LocalCommunicator>(*this, ranks, name, key);
+}
+
+std::unique_ptr<Communicator> RankWorld::wide_communicator(std::span<const int> /*ranks*/, std::string_view name,
+                                                           uint64_t /*key*/) {
+  throw Error(fmt::format("communicator '{}' has ranks on other hosts", name));
+}
+
+Failure RankWorld::fail(std::string_view what, std::string_view next) noexcept {
+  try {
+    if (host_.failed()) return host_.failure();
+    const std::string position = host_.position(local_);
+    std::string text = fmt::format("rank {}: {}", rank(), what);
+    return host_.fail(
+        {.rank = rank(), .host = host_.host_name(), .operation = position, .what = text, .next = std::string(next)});
+  } catch (...) {
+    return {};
+  }
+}
+
+void RankWorld::record_operation(uint64_t board, Kind kind, const Label& label) {
+  RankState& state = host_.state(local_);
+  const uint64_t number = state.started.load(std::memory_order_relaxed);
+  OperationRecord& record = state.recent[number % kRecent];
+  record.label.store(label.what);
+  record.kind.store(static_cast<uint32_t>(kind), std::memory_order_relaxed);
+  record.segment.store(label.segment, std::memory_order_relaxed);
+  record.step.store(label.step, std::memory_order_relaxed);
+  record.board.store(board, std::memory_order_relaxed);
+  state.started.store(number + 1, std::memory_order_relaxed);
+}
+
+bool RankWorld::progress_all() {
+  bool moved = background();
+  for (Engine* engine : engines_) {
+    if (engine->outstanding()) moved = engine->progress() || moved;
+  }
+  return moved;
+}
+
+void RankWorld::wait_until(const Engine& engine, bool (*done)(const void*), const void* context) {
+  check_failed();
+  RankState& state = host_.state(local_);
+  Bell& bell = state.bell;
+  // Spinning pays only where another rank can run meanwhile.
+  const int64_t spin = host_.ranks() <= device::cpu_count() ? kSpinNanoseconds : 0;
+  int64_t since = 0;       // when this rank last got on
+  int64_t idle_since = 0;  // when it last found nothing to do, 0 while it gets on
+  for (;;) {
+    const uint32_t heard = bell.value.load(std::memory_order_seq_cst);
+    const bool moved = progress_all();
+    if (done(context)) break;
+    if (moved) {
+      idle_since = 0;
+      since = 0;
+      continue;
+    }
+    const int64_t now = steady_nanoseconds();
+    if (idle_since == 0) idle_since = now;
+    if (since == 0) since = now;
+    if (now - idle_since < spin) {
+      for (int i = 0; i < 8; ++i) __builtin_ia32_pause();
+      continue;
+    }
+    // Announce the sleep, look once more, sleep: see Host::ring.
+    bell.sleeping.store(1, std::memory_order_seq_cst);
+    if (bell.value.load(std::memory_order_seq_cst) == heard) {
+      on_nap(engine, since);
+      futex_wait(bell.value, heard, must_poll() ? 1 : kNapMilliseconds, host_.processes());
+    }
+    bell.sleeping.store(0, std::memory_order_relaxed);
+    check_failed();
+  }
+  state.blocked_on.store(0, std::memory_order_relaxed);
+}
+
+// Before each sleep: leave word for the others, and look for reasons never to wake.
+void RankWorld::on_nap(const Engine& engine, int64_t since) {
+  RankState& state = host_.state(local_);
+  std::array<int, kMaxMissing> missing;
+  const int count = engine.missing(missing);
+  state.blocked_on.store(count > 0 ? 1 + missing[0] : 0, std::memory_order_relaxed);
+  const int64_t now = steady_nanoseconds();
+  state.heartbeat.store(now, std::memory_order_relaxed);
+  if (now - since > std::chrono::nanoseconds(options().timeout).count()) {
+    state.bell.sleeping.store(0, std::memory_order_relaxed);
+    time_out(engine);
+  }
+  for (int i = 0; i < count; ++i) {
+    const int local = host_.local_rank(missing[static_cast<size_t>(i)]);
+    if (local < 0 || host_.state(local).departed.load(std::memory_order_acquire) == 0 ||
+        engine.missing(missing) != count)
+      continue;
+    const int gone = host_.world_rank(local);
+    fail_and_throw(
+        {.rank = gone,
+         .host = host_.host_name(),
+         .operation = engine.waiting_in(),
+         .what = fmt::format("rank {} has ended while rank {} waits for it in {}", gone, rank(), engine.waiting_in()),
+         .next = "Every rank of a communicator must start the same operations."});
+  }
+}
+
+// Names the ranks that did not arrive, and follows who waits for whom to the rank that waits for nobody.
+void RankWorld::time_out(const Engine& engine) {
+  std::array<int, kMaxMissing> missing;
+  const int count = engine.missing(missing);
+  const std::span<const int> absent(missing.data(), static_cast<size_t>(count));
+  const int64_t stale =
+      std::max<int64_t>(std::chrono::nanoseconds(options().timeout).count() / 2, 3 * kNapMilliseconds * 1'000'000);
+  const int64_t now = steady_nanoseconds();
+  int culprit = -1;
+  bool silent = false;  // it says that it waits, but it has not looked for long: it was stopped
+  for (const int first : absent) {
+    int suspect = first, next = -1;
+    for (int hops = 0; hops < host_.ranks(); ++hops, suspect = next) {
+      const int local = host_.local_rank(suspect);
+      next = local < 0 ? -1 : host_.state(local).blocked_on.load(std::memory_order_relaxed) - 1;
+      silent = next >= 0 && now - host_.state(local).heartbeat.load(std::memory_order_relaxed) > stale;
+      if (next < 0 || silent || next == rank()) break;
+    }
+    if (next == rank() && !silent) continue;  // it waits for us
+    culprit = suspect;
+    break;
+  }
+  std::string text =
+      fmt::format("{}: {} did not arrive within {} ms", engine.waiting_in(), listed(absent), options().timeout.count());
+  std::string seen;
+  if (culprit >= 0) {
+    const int local = host_.local_rank(culprit);
+    if (local >= 0) seen = host_.position(local);
+    const char* doing = silent ? "does not run (stopped, or its machine is overloaded)" : "is still busy elsewhere";
+    text += fmt::format("; rank {} {}, last seen in {}", culprit, doing, seen.empty() ? "no operation yet" : seen);
+  }
+  fail_and_throw({.rank = culprit,
+                  .host = host_.host_name(),
+                  .operation = seen.empty() ? engine.waiting_in() : seen,
+                  .what = text,
+                  .next = "Look at that rank's process or machine; raise the timeout if its work may take this long."});
+}
+
+}  // namespace detail
+}  // namespace ridgeline::comm
