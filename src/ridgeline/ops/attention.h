@@ -22,7 +22,7 @@
 namespace ridgeline::ops {
 
 // keep(sample, query, key) = word (key % 4) of philox(random_key, {key / 4, query, layer * H + head, sample}) >= probability * 2^32;
-// kept values are scaled by 1 / (1 - probability).
+// kept values are scaled by 1 / (1 - probability). `query` and `key` are positions: a new query at the end of a cache counts from query_start.
 struct AttentionDropout {
   float probability = 0.0F;
   uint64_t random_key = 0;            // random_key(seed, step, Purpose::attention_dropout)
@@ -33,13 +33,16 @@ struct AttentionDropout {
 struct Attention {
   int64_t batch = 0, queries = 0, keys = 0, heads = 0, kv_heads = 0, head_width = 0;  // B, Tq, Tk, H, KV, D (D <= 256)
   int64_t query_start = 0;
-  float scale = 1.0F;                 // usually 1/sqrt(D)
+  float scale = 1.0F;                 // > 0, usually 1/sqrt(D)
   AttentionDropout dropout;
   // Elements between consecutive tokens; consecutive samples are `queries` (q side) or `keys` (k, v side) tokens apart,
   // or `kv_batch_stride` elements when that is not 0 (a cache longer than Tk).
   int64_t q_stride = 0, kv_stride = 0, out_stride = 0, kv_batch_stride = 0;
 };
 
+// Bytes of scratch, 64-byte aligned, contents undefined before and after. Enough for the forward and, where Tq = Tk, for
+// the backward; does not shrink when a length grows, so one buffer sized for the longest cache serves a whole generation
+// (size it for the largest Tq too: up to 4 new queries need far less than more).
 int64_t attention_workspace_bytes(const Attention& shape, DType dtype, int team_size);
 
 // lse may be null (generation). out must not alias q, k, v.

@@ -1,0 +1,11 @@
+// Attention kernels compiled for AVX2; see attention_kernels.h for what this unit may include.
+#include "ridgeline/ops/cpu/attention_backward.h"
+
+namespace ridgeline::ops::cpu {
+
+const AttentionTable kAttentionAvx2 = {
+    {forward<float, float>, decode<float>, backward<float, float>, 4},
+    {forward<bf16_t, float>, decode<bf16_t>, backward<bf16_t, float>, sizeof(float)},
+};
+
+}  // namespace ridgeline::ops::cpu
