@@ -3,10 +3,11 @@
 #pragma once
 
 #include <atomic>
-#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <functional>
+#include <mutex>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -26,8 +27,8 @@ struct ProgressOptions {
   std::function<double()> clock;  // seconds; empty: the steady clock
 };
 
-// update() costs one atomic store and a clock read every so many calls; it formats at most ten times a second and
-// allocates nothing. update/add/note may be called from several threads.
+// update() costs an atomic store and a clock read; it draws at most ten times a second and allocates nothing. All
+// members may be called from several threads.
 class Progress {
  public:
   explicit Progress(ProgressOptions options);
@@ -43,28 +44,27 @@ class Progress {
   void note(std::string_view text);
   // Prints a whole line (newline added) without disturbing the bar.
   void print_line(std::string_view text);
-  // The last state, then "label: 123,456 units in 1 min 02 s (1,991 units/s)" on a line of its own. Only the first call
+  // One last line, in place of the bar: "label: 123,456 units in 1 min 02 s (1.99 k units/s)". Only the first call
   // counts.
   void finish();
 
  private:
   double now() const;
-  void draw(double time, bool last);
-  size_t compose(char* text, size_t capacity, double time, bool bar) const;
-  void lock() const;
-  void unlock() const;
+  bool due(double time) const;
+  void draw(double time);
+  std::string_view compose(std::span<char> buffer, double time) const;
+  std::string_view compose_last(std::span<char> buffer, double time) const;
+  void put(std::string_view text) const;
 
   ProgressOptions options_;
   bool bar_ = false;
-  bool finished_ = false;
-  int width_ = 80;
-  double begin_ = 0, drawn_ = 0;
-  int64_t drawn_done_ = 0;
-  int drawn_columns_ = 0;
-  char note_[96] = {};
+  double begin_ = 0;
+  std::atomic<double> drawn_{0};
+  std::atomic<int64_t> drawn_done_{0};
   std::atomic<int64_t> done_{0};
-  std::atomic<uint32_t> calls_{0};
-  mutable std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
+  std::mutex mutex_;  // of everything below, and of the output
+  bool finished_ = false;
+  char note_[96] = {};
 };
 
 }  // namespace ridgeline::observe

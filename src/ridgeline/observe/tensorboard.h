@@ -19,7 +19,7 @@ class TensorBoardLog {
   // later steps.
   explicit TensorBoardLog(const std::filesystem::path& folder, std::optional<int64_t> resumed_at = {});
   ~TensorBoardLog();
-  TensorBoardLog(TensorBoardLog&&) = default;
+  TensorBoardLog(TensorBoardLog&&) = delete;
   TensorBoardLog& operator=(TensorBoardLog&&) = delete;
 
   // Not finite values are written as they are (TensorBoard marks them).
@@ -36,7 +36,7 @@ class TensorBoardLog {
   void append(std::string_view event);
   std::optional<File> file_;
   int64_t end_ = 0;
-  std::string pending_, event_, inner_, value_;
+  std::string pending_, event_;
 };
 
 // The records as bytes, for tests and for the writer above; `event` is appended to. Times are seconds since 1970.

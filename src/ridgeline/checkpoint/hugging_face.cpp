@@ -1,0 +1,161 @@
+#include "ridgeline/checkpoint/hugging_face.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <set>
+
+#include "ridgeline/base/error.h"
+#include "ridgeline/base/file.h"
+#include "ridgeline/checkpoint/convert.h"
+#include "ridgeline/checkpoint/strided_copy.h"
+
+namespace ridgeline::checkpoint {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string_view without_prefix(std::string_view name, std::string_view prefix) {
+  return !prefix.empty() && name.starts_with(prefix) ? name.substr(prefix.size()) : name;
+}
+
+// `*` in the pattern stands for any text.
+bool glob(std::string_view pattern, std::string_view text) {
+  size_t p = 0, t = 0, star = std::string_view::npos, resume = 0;
+  while (t < text.size()) {
+    if (p < pattern.size() && pattern[p] == '*') {
+      star = p++;
+      resume = t;
+    } else if (p < pattern.size() && pattern[p] == text[t]) {
+      ++p;
+      ++t;
+    } else if (star != std::string_view::npos) {
+      p = star + 1;
+      t = ++resume;
+    } else {
+      return false;
+    }
+  }
+  return pattern.substr(p).find_first_not_of('*') == std::string_view::npos;
+}
+
+// " missing: a, b and 7 more;"
+std::string listed(std::string_view title, const std::vector<std::string>& names) {
+  if (names.empty()) return {};
+  constexpr size_t kShown = 8;
+  const size_t shown = std::min(kShown, names.size());
+  std::string text = fmt::format("\n    {}: {}", title, fmt::join(names.begin(), names.begin() + shown, ", "));
+  if (shown < names.size()) text += fmt::format(" and {} more", names.size() - shown);
+  return text;
+}
+
+bool is_float(const std::optional<DType>& dtype) {
+  return dtype.has_value() && convertible(*dtype, DType::f32);
+}
+
+// Their tensors by name without prefix; two that differ only in the prefix are ambiguous.
+std::map<std::string_view, TensorFolder::Place> names_in(const TensorFolder& files, const std::string& prefix) {
+  std::map<std::string_view, TensorFolder::Place> found;
+  for (const TensorFolder::Place& place : files.tensors()) {
+    const auto [other, inserted] = found.emplace(without_prefix(place.tensor->name, prefix), place);
+    if (!inserted) {
+      throw Error(fmt::format("'{}' has both '{}' and '{}'", place.file->path().string(), place.tensor->name,
+                              other->second.tensor->name),
+                  "Remove one of the two.");
+    }
+  }
+  return found;
+}
+
+}  // namespace
+
+HuggingFaceModel::HuggingFaceModel(const fs::path& folder_or_file, NameTable table)
+    : table_(std::move(table)),
+      files_(fs::is_directory(folder_or_file) ? TensorFolder::open_hugging_face(folder_or_file)
+                                              : TensorFolder::open_file(folder_or_file)) {
+  const std::string& prefix = table_.optional_prefix;
+  std::map<std::string_view, TensorFolder::Place> found = names_in(files_, prefix);
+  std::set<std::string_view> used;
+  std::vector<std::string> missing, unknown, different;
+  for (const Mapping& mapping : table_.tensors) {
+    Source source{&mapping, {}};
+    for (const Block& block : mapping.blocks) {
+      const auto place = found.find(without_prefix(block.name, prefix));
+      if (place == found.end()) {
+        missing.push_back(block.name);
+        continue;
+      }
+      const FileTensor& tensor = *place->second.tensor;
+      if (tensor.shape != block.shape) {
+        different.push_back(
+            fmt::format("{} is {}, expected {}", tensor.name, to_string(tensor.shape), to_string(block.shape)));
+      } else if (!is_float(tensor.dtype)) {
+        different.push_back(fmt::format("{} is {}, expected a float type", tensor.name, tensor.type));
+      }
+      used.insert(place->first);
+      source.blocks.push_back(place->second);
+    }
+    by_name_.emplace(mapping.name, std::move(source));
+  }
+  for (const auto& [name, place] : found) {
+    const auto ignores = [&](const std::string& pattern) { return glob(pattern, name); };
+    if (!used.contains(name) && std::none_of(table_.ignored.begin(), table_.ignored.end(), ignores)) {
+      unknown.push_back(place.tensor->name);
+    }
+  }
+  if (missing.empty() && unknown.empty() && different.empty()) return;
+  throw Error(
+      fmt::format("'{}' does not hold the model that its configuration describes:{}{}{}", folder_or_file.string(),
+                  listed("missing", missing), listed("unknown", unknown), listed("different", different)),
+      "Check that config.json belongs to these weights and that the family is one that can be read.");
+}
+
+void HuggingFaceModel::read_range(std::string_view name, int64_t first, int64_t count, Ref destination) const {
+  const auto found = by_name_.find(name);
+  RL_REQUIRE(found != by_name_.end(), "the table has no tensor '{}'", name);
+  const Source& source = found->second;
+  RL_REQUIRE(convertible(DType::f32, destination.dtype), "reading into {}", name_of(destination.dtype));
+  std::vector<std::byte> scratch;
+  // Bands small enough for the cache, when elements are converted on the way.
+  constexpr int64_t kBand = 1 << 18;
+  for (int64_t done = 0; done < count || (count == 0 && done == 0);) {
+    const int64_t part = std::min(kBand, count - done);
+    for (const StridedRead& read : strided_reads(*source.mapping, first + done, part)) {
+      const TensorFolder::Place& place = source.blocks[read.block];
+      const DType dtype = *place.tensor->dtype;
+      const std::byte* theirs = place.file->bytes(*place.tensor).data();
+      const Ref target = destination.at(read.ours - first);
+      const int64_t elements = read.rows * read.columns;
+      if (dtype == destination.dtype) {
+        gather(read, theirs, target.as<std::byte>(), size_of(dtype));
+      } else if (read.column_stride == 1 && read.rows == 1) {
+        convert(ConstRef(theirs + read.start * size_of(dtype), dtype), target, elements);
+      } else {
+        scratch.resize(static_cast<size_t>(elements * size_of(dtype)));
+        gather(read, theirs, scratch.data(), size_of(dtype));
+        convert(ConstRef(scratch.data(), dtype), target, elements);
+      }
+    }
+    if (count == 0) break;
+    done += part;
+  }
+}
+
+nlohmann::json read_config(const fs::path& folder) {
+  const fs::path path = folder / "config.json";
+  const std::string text = read_text(path);
+  const auto shallow = [](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
+    if (depth > 64) throw Error("nested too deeply");
+    return true;
+  };
+  try {
+    nlohmann::json config = nlohmann::json::parse(text, shallow);
+    if (config.is_object()) return config;
+  } catch (const std::exception& error) {
+    throw Error(fmt::format("'{}' is no JSON: {}", path.string(), error.what()), "Get the file again.");
+  }
+  throw Error(fmt::format("'{}' is no JSON object", path.string()), "Get the file again.");
+}
+
+}  // namespace ridgeline::checkpoint

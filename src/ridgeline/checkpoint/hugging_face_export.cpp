@@ -1,0 +1,162 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <memory>
+#include <set>
+
+#include "ridgeline/base/error.h"
+#include "ridgeline/base/file.h"
+#include "ridgeline/checkpoint/convert.h"
+#include "ridgeline/checkpoint/hugging_face.h"
+#include "ridgeline/checkpoint/strided_copy.h"
+
+namespace ridgeline::checkpoint {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr const char* kIndexName = "model.safetensors.index.json";
+constexpr int64_t kBand = 1 << 18;  // elements asked from the source at once
+
+// A place in one of ours from which a part of theirs comes.
+struct Part {
+  const Mapping* mapping;
+  int block;
+  int64_t first, count;  // elements of ours
+};
+
+struct TheirTensor {
+  TensorSpec spec;
+  std::vector<Part> parts;
+};
+
+// Their tensors in the order in which the table names them first; each must be made up exactly.
+std::vector<TheirTensor> their_tensors(const NameTable& table, DType dtype) {
+  std::vector<TheirTensor> tensors;
+  std::map<std::string_view, size_t> by_name;
+  for (const Mapping& mapping : table.tensors) {
+    int64_t first = 0;
+    for (size_t i = 0; i < mapping.blocks.size(); ++i) {
+      const Block& block = mapping.blocks[i];
+      const auto [place, inserted] = by_name.emplace(block.name, tensors.size());
+      if (inserted) tensors.push_back({{block.name, dtype, block.shape}, {}});
+      TheirTensor& tensor = tensors[place->second];
+      RL_REQUIRE(tensor.spec.shape == block.shape, "'{}' has two shapes in the table", block.name);
+      tensor.parts.push_back({&mapping, static_cast<int>(i), first, block.count()});
+      first += tensor.parts.back().count;
+    }
+  }
+  for (const TheirTensor& tensor : tensors) {
+    int64_t count = 0;
+    for (const Part& part : tensor.parts) count += part.count;
+    RL_REQUIRE(count == element_count(tensor.spec.shape), "the table gives {} elements of '{}' {}", count,
+               tensor.spec.name, to_string(tensor.spec.shape));
+  }
+  return tensors;
+}
+
+// The whole of their tensor into `buffer`.
+void assemble(const TheirTensor& tensor, const TensorSource& source, std::vector<std::byte>& buffer,
+              std::vector<std::byte>& band) {
+  const DType dtype = tensor.spec.dtype;
+  const int64_t size = size_of(dtype);
+  buffer.resize(static_cast<size_t>(element_count(tensor.spec.shape) * size));
+  band.resize(static_cast<size_t>(kBand * size));
+  for (const Part& part : tensor.parts) {
+    for (int64_t done = 0; done < part.count;) {
+      const int64_t count = std::min(kBand, part.count - done);
+      const int64_t first = part.first + done;
+      source(part.mapping->name, first, count, Ref(band.data(), dtype));
+      for (const StridedRead& read : strided_reads(*part.mapping, first, count)) {
+        RL_CHECK(read.block, ==, part.block);
+        scatter(read, band.data() + (read.ours - first) * size, buffer.data(), size);
+      }
+      done += count;
+    }
+  }
+}
+
+json generation_config(const ExportOptions& options) {
+  if (!options.generation_config.is_null()) return options.generation_config;
+  json result = {{"_from_model_config", true}};
+  for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id"}) {
+    const auto found = options.config.find(key);
+    if (found != options.config.end() && !found->is_null()) result[key] = *found;
+  }
+  return result;
+}
+
+fs::path temporary_of(const fs::path& path) {
+  fs::path result = path;
+  result += ".tmp";
+  return result;
+}
+
+// Weight files that a reader might take for this model's: "model.safetensors", "model-…-of-….safetensors", the index.
+std::vector<fs::path> weight_files(const fs::path& folder) {
+  std::vector<fs::path> paths;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    const bool part =
+        name.starts_with("model-") && name.ends_with(".safetensors") && name.find("-of-") != std::string::npos;
+    if (part || name == "model.safetensors" || name == kIndexName) paths.push_back(entry.path());
+  }
+  return paths;
+}
+
+void write_weights(const fs::path& folder, const Layout& layout, const std::vector<TheirTensor>& tensors,
+                   const TensorSource& source, const ExportProgress& progress) {
+  const int64_t total = layout.data_bytes();
+  int64_t done = 0;
+  std::vector<std::byte> buffer, band;
+  for (const Layout::FilePlan& plan : layout.files) {
+    File file(temporary_of(folder / plan.name), File::Mode::create);
+    file.reserve(plan.size);
+    file.write_at(0, bytes_of(std::string_view(plan.head)));
+    for (const int index : plan.tensors) {
+      const int64_t count = layout.tensors[index].count;
+      assemble(tensors[index], source, buffer, band);
+      write_range(layout, file, index, 0, count, ConstRef(buffer.data(), layout.tensors[index].spec.dtype));
+      done += static_cast<int64_t>(buffer.size());
+      if (progress) progress(done, total);
+    }
+    file.sync();
+    file.close();
+  }
+}
+
+}  // namespace
+
+void export_hugging_face(const fs::path& folder, const NameTable& table, const TensorSource& source,
+                         const ExportOptions& options, const ExportProgress& progress) {
+  RL_REQUIRE(convertible(DType::f32, options.dtype), "export as {}", name_of(options.dtype));
+  const std::vector<TheirTensor> tensors = their_tensors(table, options.dtype);
+  std::vector<TensorSpec> specs;
+  for (const TheirTensor& tensor : tensors) specs.push_back(tensor.spec);
+  LayoutOptions layout_options;
+  layout_options.max_file_bytes = options.max_file_bytes;
+  layout_options.metadata = {{"format", "pt"}};
+  const Layout layout = plan_layout(std::move(specs), layout_options);
+
+  make_folder(folder);
+  try {
+    write_weights(folder, layout, tensors, source, progress);
+  } catch (...) {
+    std::error_code ignored;
+    for (const Layout::FilePlan& plan : layout.files) fs::remove(temporary_of(folder / plan.name), ignored);
+    throw;
+  }
+  // From here on an earlier export is replaced; its index goes first, so that it never points at other files.
+  std::error_code ignored;
+  fs::remove(folder / kIndexName, ignored);
+  for (const fs::path& old : weight_files(folder)) fs::remove(old, ignored);
+  for (const Layout::FilePlan& plan : layout.files) {
+    rename_durably(temporary_of(folder / plan.name), folder / plan.name);
+  }
+  if (layout.files.size() > 1) write_atomically(folder / kIndexName, index_json(layout));
+  write_atomically(folder / "config.json", options.config.dump(2) + "\n");
+  write_atomically(folder / "generation_config.json", generation_config(options).dump(2) + "\n");
+}
+
+}  // namespace ridgeline::checkpoint

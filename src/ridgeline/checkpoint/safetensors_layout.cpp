@@ -1,0 +1,143 @@
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "ridgeline/base/checksum.h"
+#include "ridgeline/base/error.h"
+#include "ridgeline/checkpoint/convert.h"
+#include "ridgeline/checkpoint/safetensors.h"
+
+namespace ridgeline::checkpoint {
+namespace {
+
+std::string json_text(std::string_view text) {
+  return nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+int64_t byte_count(const Layout::TensorPlan& tensor) {
+  return tensor.count * size_of(tensor.spec.dtype);
+}
+
+// Length, JSON and padding for one file whose tensors stand in `file.tensors`; sets their offsets.
+void place(Layout& layout, Layout::FilePlan& file, const LayoutOptions& options) {
+  std::stable_sort(file.tensors.begin(), file.tensors.end(), [&](int a, int b) {
+    return size_of(layout.tensors[a].spec.dtype) > size_of(layout.tensors[b].spec.dtype);
+  });
+  std::string json = "{";
+  if (!options.metadata.empty()) {
+    json += "\"__metadata__\":{";
+    for (const auto& [key, value] : options.metadata) {
+      if (json.back() != '{') json += ',';
+      json += json_text(key) + ":" + json_text(value);
+    }
+    json += '}';
+  }
+  int64_t position = 0;
+  for (const int index : file.tensors) {
+    Layout::TensorPlan& tensor = layout.tensors[index];
+    const int64_t end = position + byte_count(tensor);
+    if (json.size() > 1) json += ',';
+    json += fmt::format("{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}", json_text(tensor.spec.name),
+                        safetensors_name(tensor.spec.dtype), fmt::join(tensor.spec.shape, ","), position, end);
+    tensor.offset = position;
+    position = end;
+  }
+  json += '}';
+  const auto alignment = static_cast<size_t>(options.header_alignment);
+  const size_t head = (8 + json.size() + alignment - 1) / alignment * alignment;
+  json.resize(head - 8, ' ');
+  RL_CHECK(static_cast<int64_t>(json.size()), <=, kMaxHeaderBytes);
+  const uint64_t length = json.size();
+  file.head.resize(8);
+  std::memcpy(file.head.data(), &length, 8);
+  file.head += json;
+  file.size = static_cast<int64_t>(head) + position;
+  for (const int index : file.tensors) layout.tensors[index].offset += static_cast<int64_t>(head);
+}
+
+}  // namespace
+
+int Layout::find(std::string_view name) const {
+  const auto found = by_name.find(std::string(name));
+  return found == by_name.end() ? -1 : found->second;
+}
+
+int64_t Layout::data_bytes() const {
+  int64_t bytes = 0;
+  for (const TensorPlan& tensor : tensors) bytes += byte_count(tensor);
+  return bytes;
+}
+
+Layout plan_layout(std::vector<TensorSpec> tensors, const LayoutOptions& options) {
+  RL_REQUIRE(options.header_alignment > 0 && options.header_alignment % 8 == 0, "header alignment {}",
+             options.header_alignment);
+  Layout layout;
+  layout.files.emplace_back();
+  int64_t bytes = 0;
+  for (TensorSpec& spec : tensors) {
+    RL_REQUIRE(!spec.name.empty() && spec.name != "__metadata__", "a tensor cannot be called '{}'", spec.name);
+    const auto index = static_cast<int>(layout.tensors.size());
+    RL_REQUIRE(layout.by_name.emplace(spec.name, index).second, "two tensors are called '{}'", spec.name);
+    Layout::TensorPlan plan;
+    plan.count = element_count(spec.shape);
+    plan.spec = std::move(spec);
+    if (bytes > 0 && bytes + byte_count(plan) > options.max_file_bytes) {
+      layout.files.emplace_back();
+      bytes = 0;
+    }
+    bytes += byte_count(plan);
+    plan.file = static_cast<int>(layout.files.size()) - 1;
+    layout.files.back().tensors.push_back(index);
+    layout.tensors.push_back(std::move(plan));
+  }
+  for (size_t i = 0; i < layout.files.size(); ++i) {
+    Layout::FilePlan& file = layout.files[i];
+    file.name = layout.files.size() == 1
+                    ? fmt::format("{}.safetensors", options.stem)
+                    : fmt::format("{}-{:05}-of-{:05}.safetensors", options.stem, i + 1, layout.files.size());
+    place(layout, file, options);
+  }
+  return layout;
+}
+
+std::string index_json(const Layout& layout) {
+  nlohmann::json index;
+  index["metadata"]["total_size"] = layout.data_bytes();
+  index["weight_map"] = nlohmann::json::object();
+  for (const Layout::TensorPlan& tensor : layout.tensors) {
+    index["weight_map"][tensor.spec.name] = layout.files[tensor.file].name;
+  }
+  return index.dump(2) + "\n";
+}
+
+uint32_t write_range(const Layout& layout, File& file, int index, int64_t first, int64_t count, ConstRef values) {
+  RL_REQUIRE(index >= 0 && index < static_cast<int>(layout.tensors.size()), "no tensor {}", index);
+  const Layout::TensorPlan& tensor = layout.tensors[index];
+  RL_REQUIRE(first >= 0 && count >= 0 && first + count <= tensor.count, "elements {} to {} of '{}' {}", first,
+             first + count, tensor.spec.name, to_string(tensor.spec.shape));
+  const int64_t size = size_of(tensor.spec.dtype);
+  // Small enough that what was converted or written is still in the cache when it is summed.
+  constexpr int64_t kChunkBytes = 1 << 16;
+  alignas(64) std::byte converted[kChunkBytes];
+  const bool same = values.dtype == tensor.spec.dtype;
+  const int64_t chunk = (same ? 16 * kChunkBytes : kChunkBytes) / size;
+  uint32_t crc = 0;
+  for (int64_t done = 0; done < count;) {
+    const int64_t part = std::min(chunk, count - done);
+    const auto* bytes = static_cast<const std::byte*>(values.at(done).data);
+    if (!same) {
+      convert(values.at(done), Ref(converted, tensor.spec.dtype), part);
+      bytes = converted;
+    }
+    const std::span<const std::byte> span(bytes, static_cast<size_t>(part * size));
+    crc = crc32c(span, crc);
+    file.write_at(tensor.offset + (first + done) * size, span);
+    done += part;
+  }
+  return crc;
+}
+
+}  // namespace ridgeline::checkpoint
