@@ -128,6 +128,10 @@ void Encoder::encode(std::string_view text, std::vector<int32_t>& ids, Specials 
 
 Tokenizer::Tokenizer(std::shared_ptr<const BpeModel> model) : model_(std::move(model)) {}
 
+Tokenizer Tokenizer::from_json(std::string_view text, std::string_view name) {
+  return Tokenizer(std::make_shared<const BpeModel>(parse_tokenizer_json(text, name)));
+}
+
 Tokenizer Tokenizer::load(const std::filesystem::path& folder) {
   return Tokenizer(std::make_shared<const BpeModel>(load_bpe_model(folder)));
 }

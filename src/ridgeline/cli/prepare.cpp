@@ -1,0 +1,92 @@
+#include "ridgeline/cli/prepare.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <memory>
+
+#include "ridgeline/data/prepare.h"
+#include "ridgeline/observe/progress.h"
+
+namespace ridgeline::cli {
+namespace {
+
+struct Options {
+  std::string tokenizer;
+  data::PrepareSettings settings;
+  bool no_end_of_document = false;
+  bool specials = false;
+};
+
+void print_summary(const data::PrepareResult& result, const std::filesystem::path& prefix) {
+  const data::DatasetNote& note = result.note;
+  fmt::print("{0}.bin, {0}.idx, {0}.json: {1} documents, {2} tokens, {3} bytes of text ({4:.2f} bytes per token)\n",
+             prefix.string(), note.documents, note.tokens, note.text_bytes,
+             static_cast<double>(note.text_bytes) / static_cast<double>(note.tokens));
+  const data::CorpusCounts& corpus = result.corpus;
+  if (corpus.replaced > 0) fmt::print("{} invalid UTF-8 sequences were replaced by U+FFFD\n", corpus.replaced);
+  if (corpus.skipped_lines > 0) fmt::print("{} JSON lines gave no document and were skipped\n", corpus.skipped_lines);
+  if (corpus.empty_documents > 0) fmt::print("{} empty documents were left out\n", corpus.empty_documents);
+  for (const std::string& problem : corpus.problems) fmt::print("  {}\n", problem);
+  if (!corpus.problems.empty()) fmt::print("  (the first of each run; --strict refuses such input)\n");
+}
+
+void run_prepare(Options& options) {
+  data::PrepareSettings& settings = options.settings;
+  settings.tokenizer = options.tokenizer;
+  settings.end_of_document = !options.no_end_of_document;
+  settings.specials = options.specials ? data::Specials::recognise : data::Specials::as_text;
+  const data::Tokenizer tokenizer = data::Tokenizer::load(options.tokenizer);
+
+  std::unique_ptr<observe::Progress> progress;
+  const data::PrepareResult result = data::prepare_dataset(tokenizer, settings, [&](const data::PrepareProgress& now) {
+    if (!progress) {
+      observe::ProgressOptions look;
+      look.label = "prepare";
+      look.unit = "bytes";
+      look.total = now.bytes_total;
+      look.output = stderr;
+      progress = std::make_unique<observe::Progress>(look);
+    }
+    progress->note(fmt::format("{} documents, {} tokens", now.documents, now.tokens));
+    progress->update(now.bytes_done);
+  });
+  if (progress) progress->finish();
+  print_summary(result, settings.prefix);
+}
+
+}  // namespace
+
+void add_prepare(CLI::App& app) {
+  const auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("prepare", "Turn text files into a token dataset (.bin, .idx, .json)");
+  command->footer(
+      "Input: .txt (blank lines between documents, as in OSCAR 2019) and .jsonl (one object per line).\n"
+      "Output: PREFIX.bin and PREFIX.idx in Megatron's format, and PREFIX.json about their origin.\n\n"
+      "Example:\n"
+      "  ridgeline prepare --tokenizer tokenizer --out data/pages pages.txt\n"
+      "  ridgeline prepare --tokenizer gpt2 --out data/web --key content part_1.jsonl part_2.jsonl");
+  command->add_option("--tokenizer", options->tokenizer, "Folder with tokenizer.json, or vocab.json and merges.txt")
+      ->required()
+      ->type_name("DIR");
+  command->add_option("--out", options->settings.prefix, "Files to write, without .bin")
+      ->required()
+      ->type_name("PREFIX");
+  command->add_option("INPUT", options->settings.inputs, "Text files, .txt or .jsonl")->required()->type_name("FILE");
+  command->add_option("--key", options->settings.corpus.key, "Where a JSON line has its text")
+      ->capture_default_str()
+      ->type_name("NAME");
+  command->add_flag("--strict", options->settings.corpus.strict,
+                    "Stop at invalid UTF-8 or a bad JSON line instead of counting it");
+  command->add_option("--threads", options->settings.threads, "Threads, 0 = all cores; no effect on the result")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 4096))
+      ->type_name("N");
+  command->add_flag("--no-eod", options->no_end_of_document, "Append no end-of-document token to documents");
+  command->add_flag("--specials", options->specials,
+                    "Recognise names of special tokens such as <|endoftext|> in the text; otherwise they are text");
+  command->callback([options] { run_prepare(*options); });
+}
+
+}  // namespace ridgeline::cli

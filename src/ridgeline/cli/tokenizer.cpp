@@ -1,0 +1,154 @@
+#include "ridgeline/cli/tokenizer.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <iostream>
+#include <iterator>
+#include <memory>
+
+#include "ridgeline/base/error.h"
+#include "ridgeline/data/tokenizer.h"
+#include "ridgeline/data/tokenizer_trainer.h"
+#include "ridgeline/observe/progress.h"
+
+namespace ridgeline::cli {
+namespace {
+
+struct TrainOptions {
+  data::TokenizerTraining training;
+  std::string out;
+};
+
+struct CodeOptions {
+  std::string tokenizer;
+  std::string text;
+  std::vector<int32_t> ids;
+  bool specials = false;
+  bool show = false;
+};
+
+// One bar for reading, one for merging.
+class TrainingProgress {
+ public:
+  void operator()(const data::TrainerProgress& now) {
+    if (!bar_ || now.reading != reading_) {
+      reading_ = now.reading;
+      observe::ProgressOptions look;
+      look.label = now.reading ? "count words" : "merge";
+      look.unit = now.reading ? "bytes" : "merges";
+      look.total = now.total;
+      look.output = stderr;
+      bar_.reset();
+      bar_ = std::make_unique<observe::Progress>(look);
+    }
+    bar_->update(now.done);
+  }
+
+ private:
+  std::unique_ptr<observe::Progress> bar_;
+  bool reading_ = true;
+};
+
+void run_train(const TrainOptions& options) {
+  const data::TrainedTokenizer trained = [&] {
+    TrainingProgress progress;
+    return data::train_tokenizer(options.training, std::ref(progress));
+  }();
+  trained.tokenizer.save(options.out);
+  const int32_t size = trained.tokenizer.vocab_size();
+  fmt::print("{}: a vocabulary of {} from {} documents, {} words ({} distinct)\n", options.out, size,
+             trained.corpus.documents, trained.pieces, trained.distinct_pieces);
+  if (size < options.training.vocabulary) {
+    fmt::print("fewer than the {} asked for: no pair of tokens occurs twice any more; set model.vocab = {}\n",
+               options.training.vocabulary, size);
+  }
+  const data::CorpusCounts& corpus = trained.corpus;
+  if (corpus.replaced > 0) fmt::print("{} invalid UTF-8 sequences were replaced by U+FFFD\n", corpus.replaced);
+  if (corpus.skipped_lines > 0) fmt::print("{} JSON lines gave no document and were skipped\n", corpus.skipped_lines);
+  for (const std::string& problem : corpus.problems) fmt::print("  {}\n", problem);
+}
+
+void run_encode(const CodeOptions& options) {
+  const data::Tokenizer tokenizer = data::Tokenizer::load(options.tokenizer);
+  const std::string text = options.text.empty()
+                               ? std::string(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>())
+                               : options.text;
+  const std::vector<int32_t> ids =
+      tokenizer.encode(text, options.specials ? data::Specials::recognise : data::Specials::as_text);
+  if (options.show) {
+    for (const int32_t id : ids) fmt::print("{:>7}  '{}'\n", id, tokenizer.token_bytes(id));
+  } else {
+    fmt::print("{}\n", fmt::join(ids, " "));
+  }
+}
+
+void run_decode(CodeOptions& options) {
+  const data::Tokenizer tokenizer = data::Tokenizer::load(options.tokenizer);
+  if (options.ids.empty()) {
+    for (int32_t id = 0; std::cin >> id;) options.ids.push_back(id);
+    if (!std::cin.eof())
+      throw Error("standard input holds something that is not a token id", "Separate ids by spaces.");
+  }
+  const std::string text = tokenizer.decode(options.ids);
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  if (!text.ends_with('\n')) std::fputc('\n', stdout);
+}
+
+void add_train(CLI::App& parent) {
+  const auto options = std::make_shared<TrainOptions>();
+  CLI::App* command = parent.add_subcommand("train", "Learn a byte-level BPE vocabulary from text files");
+  command->footer(
+      "Writes tokenizer.json, vocab.json and merges.txt, which Hugging Face tools load too. The last id is "
+      "<|endoftext|>.\n\n"
+      "Example:\n"
+      "  ridgeline tokenizer train --vocab 4096 --out tokenizer pages.txt");
+  command->add_option("--vocab", options->training.vocabulary, "Tokens, 256 bytes and <|endoftext|> included")
+      ->required()
+      ->type_name("N");
+  command->add_option("--out", options->out, "Folder to write")->required()->type_name("DIR");
+  command->add_option("INPUT", options->training.inputs, "Text files, .txt or .jsonl")->required()->type_name("FILE");
+  command->add_option("--key", options->training.corpus.key, "Where a JSON line has its text")
+      ->capture_default_str()
+      ->type_name("NAME");
+  command->add_flag("--strict", options->training.corpus.strict,
+                    "Stop at invalid UTF-8 or a bad JSON line instead of counting it");
+  command->add_option("--threads", options->training.threads, "Threads, 0 = all cores; no effect on the result")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 4096))
+      ->type_name("N");
+  command->callback([options] { run_train(*options); });
+}
+
+void add_encode(CLI::App& parent) {
+  const auto options = std::make_shared<CodeOptions>();
+  CLI::App* command = parent.add_subcommand("encode", "Print the token ids of a text (or of standard input)");
+  command->footer("Example:\n  ridgeline tokenizer encode --tokenizer tokenizer --show \"How are words cut?\"");
+  command->add_option("--tokenizer", options->tokenizer, "Folder of the tokenizer")->required()->type_name("DIR");
+  command->add_option("TEXT", options->text, "The text; standard input when left out");
+  command->add_flag("--specials", options->specials, "Recognise names of special tokens in the text");
+  command->add_flag("--show", options->show, "One token per line, with its text");
+  command->callback([options] { run_encode(*options); });
+}
+
+void add_decode(CLI::App& parent) {
+  const auto options = std::make_shared<CodeOptions>();
+  CLI::App* command = parent.add_subcommand("decode", "Print the text of token ids (or of those on standard input)");
+  command->footer("Example:\n  ridgeline tokenizer decode --tokenizer tokenizer 464 3290 318");
+  command->add_option("--tokenizer", options->tokenizer, "Folder of the tokenizer")->required()->type_name("DIR");
+  command->add_option("ID", options->ids, "Token ids; standard input when left out");
+  command->callback([options] { run_decode(*options); });
+}
+
+}  // namespace
+
+void add_tokenizer(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("tokenizer", "Train and try tokenizers");
+  command->require_subcommand(1);
+  add_train(*command);
+  add_encode(*command);
+  add_decode(*command);
+}
+
+}  // namespace ridgeline::cli

@@ -1,0 +1,158 @@
+#include "ridgeline/data/corpus.h"
+
+#include <gmock/gmock.h>
+
+#include "support.h"
+
+namespace ridgeline::data {
+namespace {
+
+using test::TemporaryFolder;
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+struct ReadResult {
+  std::vector<std::string> documents;
+  CorpusCounts counts;
+};
+
+ReadResult drain(DocumentSource& source) {
+  ReadResult result;
+  for (std::string text; source.next(text, result.counts); text.clear()) result.documents.push_back(text);
+  int64_t bytes = 0;
+  for (const std::string& document : result.documents) bytes += static_cast<int64_t>(document.size());
+  EXPECT_EQ(result.counts.documents, static_cast<int64_t>(result.documents.size()));
+  EXPECT_EQ(result.counts.text_bytes, bytes);
+  return result;
+}
+
+ReadResult text(std::string_view bytes, bool strict = false) {
+  return drain(*read_text_documents(bytes, "x.txt", {.strict = strict}));
+}
+
+ReadResult jsonl(std::string_view bytes, const std::string& key = "text", bool strict = false) {
+  return drain(*read_json_lines(bytes, "x.jsonl", {.key = key, .strict = strict}));
+}
+
+TEST(TextCorpus, BlankLinesSeparateDocuments) {
+  EXPECT_THAT(text("a\nb\n\nc\n").documents, ElementsAre("a\nb", "c"));
+  EXPECT_THAT(text("\n\n\na\n\n\n\nb\n\n").documents, ElementsAre("a", "b"));
+  EXPECT_THAT(text("a").documents, ElementsAre("a"));
+  EXPECT_THAT(text("").documents, ElementsAre());
+  EXPECT_THAT(text("\n \t\n").documents, ElementsAre());
+}
+
+TEST(TextCorpus, LeadingSpaceIsKeptTrailingSpaceIsDropped) {
+  EXPECT_THAT(text("  a \n b\t\u00a0\x1f\u3000\n\nc").documents, ElementsAre("  a \n b", "c"));
+}
+
+TEST(TextCorpus, BlankMeansBlankToPython) {
+  // U+3000, U+00A0, U+001C are white space to str.strip(), U+200B and U+180E are not.
+  EXPECT_THAT(text("a\n \u3000\u00a0\nb\n\x1c\nc").documents, ElementsAre("a", "b", "c"));
+  EXPECT_THAT(text("a\n\u200b\nb").documents, ElementsAre("a\n\u200b\nb"));
+  // Line breaks inside a line to str.splitlines(), but not to a file.
+  EXPECT_THAT(text("a\x0b\x0c\u2028b\n\nc").documents, ElementsAre("a\x0b\x0c\u2028b", "c"));
+}
+
+TEST(TextCorpus, UniversalNewlines) {
+  EXPECT_THAT(text("a\r\nb\r\n\r\nc\r\n").documents, ElementsAre("a\nb", "c"));
+  EXPECT_THAT(text("a\rb\r\rc\r").documents, ElementsAre("a\nb", "c"));
+  EXPECT_THAT(text("a\r\n\nb").documents, ElementsAre("a", "b"));
+  EXPECT_THAT(text("a\n\rb").documents, ElementsAre("a", "b"));
+  EXPECT_THAT(text("a\r\nb\rc\nd").documents, ElementsAre("a\nb\nc\nd"));
+}
+
+TEST(TextCorpus, ManyLinesOfEveryKindAreReadInLinearTime) {
+  std::string lines;
+  for (int i = 0; i < 300000; ++i) lines += "x\r";
+  const auto result = text(lines);
+  ASSERT_EQ(result.documents.size(), 1U);
+  EXPECT_EQ(result.documents[0].size(), 599999U);
+}
+
+TEST(TextCorpus, LinesMayBeMegabytesLong) {
+  const std::string line(5 << 20, 'x');
+  EXPECT_THAT(text(line + "\n\n" + line).documents, ElementsAre(line, line));
+}
+
+TEST(TextCorpus, InvalidBytesAreReplacedAndCounted) {
+  const auto result = text("good\n\nline\nbad \xff\xfe here\n\ncut \xe6\xbc");
+  EXPECT_THAT(result.documents, ElementsAre("good", "line\nbad \uFFFD\uFFFD here", "cut \uFFFD"));
+  EXPECT_EQ(result.counts.replaced, 3);
+  ASSERT_EQ(result.counts.problems.size(), 2U);
+  EXPECT_EQ(result.counts.problems[0], "x.txt:4: byte 0xff is not UTF-8");
+  EXPECT_THAT(result.counts.problems[1], HasSubstr("x.txt:6:"));
+  EXPECT_ERROR("x.txt:4:", text("good\n\nline\nbad \xff", true));
+  EXPECT_EQ(test::error_of([] { text("all\ngood é", true); }), "");
+}
+
+TEST(JsonCorpus, TextUnderTheKey) {
+  EXPECT_THAT(jsonl("{\"text\": \"a\\nb\\u00e9\\ud83d\\ude00\"}\n{\"id\": 3, \"text\": \" c \"}").documents,
+              ElementsAre("a\nbé😀", " c "));
+  EXPECT_THAT(jsonl("{\"content\": \"x\", \"text\": \"y\"}", "content").documents, ElementsAre("x"));
+  EXPECT_THAT(jsonl("{\"text\": \"first\", \"text\": \"last\"}").documents, ElementsAre("last"));
+  EXPECT_THAT(jsonl("{\"text\": \"crlf\"}\r\n\r\n \n{\"text\":\"b\\u0000c\"}\r\n").documents,
+              ElementsAre("crlf", std::string("b\0c", 3)));
+  EXPECT_THAT(jsonl("\xEF\xBB\xBF{\"text\": \"after a mark\"}").documents, ElementsAre("after a mark"));
+}
+
+TEST(JsonCorpus, BadLinesAreSkippedCountedAndNamed) {
+  const auto result = jsonl(
+      "{\"text\": \"one\"}\n{\"text\": \"cut in ha\n{\"text\": \"whole, but the rest is cut\", \"id\": \n[1, 2]\n"
+      "{\"other\": \"x\"}\n{\"text\": 5}\nnonsense\n{\"text\": \"two\"}\n{\"text\": \"x\"} trailing\n{\"text\": null}");
+  EXPECT_THAT(result.documents, ElementsAre("one", "two"));
+  EXPECT_EQ(result.counts.skipped_lines, 8);
+  ASSERT_EQ(result.counts.problems.size(), 8U);
+  EXPECT_THAT(result.counts.problems[0], HasSubstr("x.jsonl:2: not valid JSON, at byte"));
+  EXPECT_THAT(result.counts.problems[1], HasSubstr("x.jsonl:3: not valid JSON"));
+  EXPECT_THAT(result.counts.problems[3], HasSubstr("x.jsonl:5: the object has no 'text'"));
+  EXPECT_ERROR("x.jsonl:2: not valid JSON", jsonl("{\"text\": \"one\"}\n{\"text\": \"cut in ha", "text", true));
+}
+
+TEST(JsonCorpus, EmptyTextsAreNoDocuments) {
+  const auto result = jsonl("{\"text\": \"\"}\n{\"text\": \"a\"}");
+  EXPECT_THAT(result.documents, ElementsAre("a"));
+  EXPECT_EQ(result.counts.empty_documents, 1);
+}
+
+TEST(JsonCorpus, OutputIsAlwaysUtf8) {
+  const auto result =
+      jsonl("{\"text\": \"a\xff\"}\n{\"text\": \"b\\ud800c\\\\ud800\"}\n{\"text\": \"\\ude00\\ud83d\\ude00\\ud83d\"}");
+  EXPECT_THAT(result.documents, ElementsAre("a\uFFFD", "b\uFFFDc\\ud800", "\uFFFD😀\uFFFD"));
+  EXPECT_EQ(result.counts.replaced, 4);
+  EXPECT_EQ(result.counts.problems.size(), 3U);
+  EXPECT_ERROR("x.jsonl:1: half of a surrogate pair", jsonl("{\"text\": \"b\\ud800\"}", "text", true));
+}
+
+TEST(JsonCorpus, WhatTheFastParserRefusesIsStillJson) {
+  EXPECT_THAT(jsonl("{\"id\": 123456789012345678901234567890, \"text\": \"big\"}").documents, ElementsAre("big"));
+  std::string deep = "{\"text\": \"deep\", \"x\": ";
+  for (int i = 0; i < 3000; ++i) deep += '[';
+  for (int i = 0; i < 3000; ++i) deep += ']';
+  EXPECT_THAT(jsonl(deep + "}").documents, ElementsAre("deep"));
+}
+
+TEST(CorpusReader, ReadsFilesInOrderAndDocumentsNeverSpanThem) {
+  const TemporaryFolder folder;
+  CorpusReader reader({folder.write("a.txt", "one\n\ntwo"), folder.write("b.jsonl", "{\"text\": \"three\"}\n"),
+                       folder.write("c.txt", ""), folder.write("d.txt", "four\n")},
+                      {});
+  EXPECT_EQ(reader.bytes_total(), 8 + 18 + 5);
+  std::vector<std::string> documents;
+  for (std::string document; reader.next(document); document.clear()) documents.push_back(document);
+  EXPECT_THAT(documents, ElementsAre("one", "two", "three", "four"));
+  EXPECT_EQ(reader.bytes_done(), reader.bytes_total());
+  EXPECT_EQ(reader.counts().documents, 4);
+}
+
+TEST(CorpusReader, RefusesWhatItCannotRead) {
+  const TemporaryFolder folder;
+  EXPECT_ERROR("no input files", CorpusReader({}, {}));
+  EXPECT_ERROR("missing.txt", CorpusReader({folder / "missing.txt"}, {}));
+  EXPECT_ERROR("is a folder", CorpusReader({folder / ""}, {}));
+  EXPECT_ERROR("compressed", CorpusReader({folder.write("a.txt.gz", "x")}, {}));
+  EXPECT_ERROR("not from '.pdf'", CorpusReader({folder.write("a.pdf", "x")}, {}));
+}
+
+}  // namespace
+}  // namespace ridgeline::data

@@ -1,0 +1,148 @@
+#include "ridgeline/data/prepare.h"
+
+#include <gmock/gmock.h>
+
+#include "ridgeline/data/ordered_pipeline.h"
+#include "support.h"
+
+namespace ridgeline::data {
+namespace {
+
+using test::fixture;
+using test::TemporaryFolder;
+using testing::HasSubstr;
+
+const Tokenizer& gpt2() {
+  static const Tokenizer tokenizer = Tokenizer::load(fixture("gpt2_tokenizer"));
+  return tokenizer;
+}
+
+std::string document_text(const IndexedDataset& dataset, int64_t document) {
+  std::vector<int32_t> ids(static_cast<size_t>(dataset.length(document)));
+  dataset.read(dataset.begin(document), ids, gpt2().vocab_size());
+  return gpt2().decode(ids);
+}
+
+TEST(Prepare, TextGoesInAndComesBack) {
+  const TemporaryFolder folder;
+  PrepareSettings settings;
+  settings.inputs = {
+      folder.write("a.txt", "First document,\nof two lines.\n\n  Zweites: Übergröße 漢字 <|endoftext|>\n"),
+      folder.write("b.jsonl", "{\"text\": \"third\"}\n{\"text\": \"cut\n")};
+  settings.prefix = folder / "out/d";
+  settings.tokenizer = "gpt2";
+  std::vector<PrepareProgress> seen;
+  const PrepareResult result =
+      prepare_dataset(gpt2(), settings, [&](const PrepareProgress& now) { seen.push_back(now); });
+
+  const auto dataset = IndexedDataset::open(folder / "out/d");
+  ASSERT_EQ(dataset->documents(), 3);
+  EXPECT_EQ(document_text(*dataset, 0), "First document,\nof two lines.<|endoftext|>");
+  EXPECT_EQ(document_text(*dataset, 1), "  Zweites: Übergröße 漢字 <|endoftext|><|endoftext|>");
+  EXPECT_EQ(document_text(*dataset, 2), "third<|endoftext|>");
+  ASSERT_TRUE(dataset->note());
+  EXPECT_EQ(dataset->note()->tokenizer_hash, gpt2().hash());
+  EXPECT_EQ(dataset->note()->vocabulary, 50257);
+  EXPECT_EQ(dataset->note()->end_of_document, 50256);
+  EXPECT_EQ(dataset->note()->text_bytes, result.corpus.text_bytes);
+  EXPECT_EQ(text_bytes(*dataset, 0, 3, gpt2()), result.corpus.text_bytes)
+      << "the name in the text is text, not the token";
+  EXPECT_EQ(text_bytes(*dataset, 2, 3, gpt2()), 5);
+  EXPECT_EQ(text_bytes(*dataset, 1, 1, gpt2()), 0);
+  EXPECT_EQ(result.corpus.skipped_lines, 1);
+  ASSERT_FALSE(seen.empty());
+  EXPECT_EQ(seen.back().documents, 3);
+  EXPECT_EQ(seen.back().bytes_done, seen.back().bytes_total);
+  EXPECT_EQ(seen.back().tokens, dataset->tokens());
+}
+
+TEST(Prepare, OptionsForTheEndOfDocumentsAndSpecials) {
+  const TemporaryFolder folder;
+  PrepareSettings settings;
+  settings.inputs = {folder.write("a.txt", "a<|endoftext|>b")};
+  settings.prefix = folder / "d";
+  settings.end_of_document = false;
+  settings.specials = Specials::recognise;
+  EXPECT_EQ(prepare_dataset(gpt2(), settings).note.tokens, 3);
+  EXPECT_EQ(IndexedDataset::open(folder / "d")->note()->end_of_document, -1);
+}
+
+TEST(Prepare, ThreadsDoNotChangeTheFiles) {
+  const TemporaryFolder folder;
+  std::string corpus;
+  for (int i = 0; i < 90000; ++i) {
+    corpus += "Line " + std::to_string(i * 7919) + " of many words; ünd ñ.\n" + (i % 7 == 0 ? "\n" : "");
+  }
+  ASSERT_GT(corpus.size(), size_t{3} << 20) << "several batches, or the threads have nothing to disorder";
+  PrepareSettings settings;
+  settings.inputs = {folder.write("a.txt", corpus), folder.write("b.txt", corpus.substr(0, 100000))};
+  for (const int threads : {1, 2, 7}) {
+    settings.threads = threads;
+    settings.prefix = folder / ("d" + std::to_string(threads));
+    prepare_dataset(gpt2(), settings);
+  }
+  for (const char* suffix : {".bin", ".idx", ".json"}) {
+    const std::string expected = read_text(folder / (std::string("d1") + suffix));
+    EXPECT_EQ(read_text(folder / (std::string("d2") + suffix)), expected);
+    EXPECT_EQ(read_text(folder / (std::string("d7") + suffix)), expected);
+  }
+}
+
+TEST(Prepare, FailuresLeaveNothingBehind) {
+  const TemporaryFolder folder;
+  PrepareSettings settings;
+  settings.prefix = folder / "d";
+  settings.threads = 3;
+  settings.inputs = {folder.write("empty.txt", " \n\n")};
+  EXPECT_ERROR("no document in", prepare_dataset(gpt2(), settings));
+  settings.inputs = {folder.write("bad.jsonl", "{\"a\": 1}\n{\"b\": 2}\n")};
+  EXPECT_ERROR("2 lines skipped; first problem", prepare_dataset(gpt2(), settings));
+  settings.corpus.strict = true;
+  settings.inputs = {folder.write("half.jsonl", "{\"text\": \"a\"}\n{\"text\": \"b")};
+  EXPECT_ERROR("half.jsonl:2:", prepare_dataset(gpt2(), settings));
+  EXPECT_EQ(folder.files(), 3U) << "only the inputs";
+}
+
+TEST(Prepare, ATokenizerWithoutAnEndNeedsNoEod) {
+  const TemporaryFolder folder;
+  auto json = test::json_fixture("data/llama3_style/tokenizer.json");
+  json["added_tokens"] = nlohmann::json::array();
+  folder.write("tokenizer.json", json.dump());
+  const Tokenizer tokenizer = Tokenizer::load(folder / "");
+  EXPECT_FALSE(tokenizer.end_of_document());
+  PrepareSettings settings;
+  settings.inputs = {folder.write("a.txt", "a")};
+  settings.prefix = folder / "d";
+  EXPECT_ERROR("--no-eod", prepare_dataset(tokenizer, settings));
+  settings.end_of_document = false;
+  EXPECT_EQ(prepare_dataset(tokenizer, settings).note.documents, 1);
+}
+
+TEST(OrderedPipeline, CommitsInOrderAndStopsAtTheFirstError) {
+  for (const int threads : {1, 2, 8}) {
+    for (const int fails_at : {-1, 0, 57, 99}) {
+      int produced = 0;
+      std::vector<int> committed;
+      const auto run = [&] {
+        ordered_pipeline<int>(
+            threads, [&](int& item) { return (item = produced++) < 100; },
+            [&](int, int& item) {
+              if (item == fails_at) throw Error(fmt::format("item {}", item));
+              item *= 2;
+            },
+            [&](int& item) { committed.push_back(item); });
+      };
+      if (fails_at < 0) {
+        run();
+        EXPECT_EQ(committed.size(), 100U);
+      } else {
+        EXPECT_ERROR(fmt::format("item {}", fails_at), run());
+        EXPECT_EQ(static_cast<int>(committed.size()), fails_at);
+      }
+      for (size_t i = 0; i < committed.size(); ++i) EXPECT_EQ(committed[i], 2 * static_cast<int>(i));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace ridgeline::data

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "ridgeline/base/error.h"
+#include "ridgeline/base/file.h"
+
+namespace ridgeline::data::test {
+
+inline std::filesystem::path fixture(const std::string& name) {
+  return std::filesystem::path(RIDGELINE_TEST_DATA) / name;
+}
+
+inline nlohmann::json json_fixture(const std::string& name) {
+  return nlohmann::json::parse(read_text(fixture(name)));
+}
+
+// A folder that vanishes with the test.
+class TemporaryFolder {
+ public:
+  TemporaryFolder() {
+    static int counter = 0;
+    path_ = std::filesystem::temp_directory_path() /
+            ("ridgeline_data_" + std::to_string(::getpid()) + "_" + std::to_string(counter++));
+    std::filesystem::create_directories(path_);
+  }
+  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+
+  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
+  std::filesystem::path write(const std::string& name, std::string_view bytes) const {
+    std::ofstream(path_ / name, std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+    return path_ / name;
+  }
+  size_t files() const { return static_cast<size_t>(std::distance(std::filesystem::directory_iterator(path_), {})); }
+
+ private:
+  std::filesystem::path path_;
+};
+
+// The message of the Error that f throws; "" when it throws none.
+template <typename F>
+std::string error_of(F&& f) {
+  try {
+    f();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+}  // namespace ridgeline::data::test
+
+// f must throw an Error whose text contains `part`.
+#define EXPECT_ERROR(part, ...)                                                             \
+  do {                                                                                      \
+    const std::string error_text = ::ridgeline::data::test::error_of([&] { __VA_ARGS__; }); \
+    EXPECT_NE(error_text.find(part), std::string::npos) << "error: '" << error_text << "'"; \
+  } while (false)
