@@ -22,6 +22,7 @@ const char* name_of(ReduceOp op);
 constexpr int kSlots = 64;            // collectives outstanding on a communicator
 constexpr int kMessages = 128;        // messages outstanding per rank and communicator
 constexpr int kRecent = 8;            // operations remembered per rank
+constexpr int kBlockedOn = 8;         // ranks that a waiting rank names
 constexpr int kRegions = 16;          // peer_visible calls
 constexpr int kCommunicators = 4096;  // communicators of all ranks of a host
 
@@ -70,12 +71,13 @@ struct OperationRecord {
 // One rank as its host's other ranks see it.
 struct alignas(64) RankState {
   Bell bell;
-  std::atomic<int32_t> process;     // its process id
-  std::atomic<uint32_t> departed;   // it has left the world in good order
-  std::atomic<uint32_t> busy;       // it is reading or writing peers' buffers now
-  std::atomic<int32_t> blocked_on;  // 1 + the world rank it waits for; 0 when it does not wait
-  std::atomic<int64_t> heartbeat;   // when it last looked while waiting, steady clock in nanoseconds
-  std::atomic<uint64_t> started;    // operations started
+  std::atomic<int32_t> process;                 // its process id
+  std::atomic<uint32_t> departed;               // it has left the world in good order
+  std::atomic<uint32_t> busy;                   // it is reading or writing peers' buffers now
+  std::atomic<int32_t> blocked;                 // how many ranks it says it waits for, 0 when it does not wait
+  std::atomic<int32_t> blocked_on[kBlockedOn];  // their world ranks
+  std::atomic<int64_t> heartbeat;               // when it last looked while waiting, steady clock in nanoseconds
+  std::atomic<uint64_t> started;                // operations started
   OperationRecord recent[kRecent];
   std::atomic<int64_t> region_bytes[kRegions];
   std::atomic<int32_t> region_file[kRegions];  // descriptor in its process

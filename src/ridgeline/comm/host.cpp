@@ -104,7 +104,7 @@ Host::Host(HostSetup setup) : setup_(std::move(setup)) {
 
 int64_t Host::memory_bytes(int ranks, bool staged) {
   const auto fixed = static_cast<int64_t>(kRanksOffset + static_cast<size_t>(ranks) * sizeof(RankState));
-  return fixed + (int64_t{32} << 20) + ranks * (int64_t{staged ? 128 : 16} << 20);
+  return fixed + (int64_t{32} << 20) + ranks * (int64_t{staged ? 512 : 32} << 20);
 }
 
 int Host::local_rank(int world_rank) const {

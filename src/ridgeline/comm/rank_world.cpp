@@ -132,7 +132,7 @@ void RankWorld::wait_until(const Engine& engine, bool (*done)(const void*), cons
     bell.sleeping.store(0, std::memory_order_relaxed);
     check_failed();
   }
-  state.blocked_on.store(0, std::memory_order_relaxed);
+  state.blocked.store(0, std::memory_order_relaxed);
 }
 
 // Before each sleep: leave word for the others, and look for reasons never to wake.
@@ -140,7 +140,9 @@ void RankWorld::on_nap(const Engine& engine, int64_t since) {
   RankState& state = host_.state(local_);
   std::array<int, kMaxMissing> missing;
   const int count = engine.missing(missing);
-  state.blocked_on.store(count > 0 ? 1 + missing[0] : 0, std::memory_order_relaxed);
+  const int told = std::min(count, kBlockedOn);
+  for (int i = 0; i < told; ++i) state.blocked_on[i].store(missing[static_cast<size_t>(i)], std::memory_order_relaxed);
+  state.blocked.store(told, std::memory_order_relaxed);
   const int64_t now = steady_nanoseconds();
   state.heartbeat.store(now, std::memory_order_relaxed);
   if (now - since > std::chrono::nanoseconds(options().timeout).count()) {
@@ -170,19 +172,24 @@ void RankWorld::time_out(const Engine& engine) {
   const int64_t stale =
       std::max<int64_t>(std::chrono::nanoseconds(options().timeout).count() / 2, 3 * kNapMilliseconds * 1'000'000);
   const int64_t now = steady_nanoseconds();
+  // Who waits for nobody (it computes, or hangs), or says that it waits but has not looked for long (it was stopped).
   int culprit = -1;
-  bool silent = false;  // it says that it waits, but it has not looked for long: it was stopped
-  for (const int first : absent) {
-    int suspect = first, next = -1;
-    for (int hops = 0; hops < host_.ranks(); ++hops, suspect = next) {
-      const int local = host_.local_rank(suspect);
-      next = local < 0 ? -1 : host_.state(local).blocked_on.load(std::memory_order_relaxed) - 1;
-      silent = next >= 0 && now - host_.state(local).heartbeat.load(std::memory_order_relaxed) > stale;
-      if (next < 0 || silent || next == rank()) break;
+  bool silent = false;
+  std::vector<int> to_visit(absent.rbegin(), absent.rend());
+  std::vector<bool> visited(static_cast<size_t>(size()));
+  visited[static_cast<size_t>(rank())] = true;
+  while (culprit < 0 && !to_visit.empty()) {
+    const int suspect = to_visit.back();
+    to_visit.pop_back();
+    if (visited[static_cast<size_t>(suspect)]) continue;
+    visited[static_cast<size_t>(suspect)] = true;
+    const int local = host_.local_rank(suspect);
+    const int32_t waits = local < 0 ? 0 : host_.state(local).blocked.load(std::memory_order_relaxed);
+    silent = waits > 0 && now - host_.state(local).heartbeat.load(std::memory_order_relaxed) > stale;
+    if (waits == 0 || silent) culprit = suspect;
+    for (int i = 0; i < waits; ++i) {
+      to_visit.push_back(host_.state(local).blocked_on[i].load(std::memory_order_relaxed));
     }
-    if (next == rank() && !silent) continue;  // it waits for us
-    culprit = suspect;
-    break;
   }
   std::string text =
       fmt::format("{}: {} did not arrive within {} ms", engine.waiting_in(), listed(absent), options().timeout.count());
@@ -192,6 +199,8 @@ void RankWorld::time_out(const Engine& engine) {
     if (local >= 0) seen = host_.position(local);
     const char* doing = silent ? "does not run (stopped, or its machine is overloaded)" : "is still busy elsewhere";
     text += fmt::format("; rank {} {}, last seen in {}", culprit, doing, seen.empty() ? "no operation yet" : seen);
+  } else {
+    text += "; every rank waits for another: they do not start the same operations in the same order";
   }
   fail_and_throw({.rank = culprit,
                   .host = host_.host_name(),

@@ -397,16 +397,16 @@ std::vector<FailureCase> failure_cases() {
       {"size_mismatch",
        20'000,
        [](World& world) {
-         auto comm = world.communicator("data");
          std::vector<float> x(200);
+         auto comm = world.communicator("data");
          comm->wait(comm->all_reduce(x.data(), world.rank() == 1 ? 101 : 100, ReduceOp::sum, {"gradient", 4, 9}));
        },
        {"all_reduce 'gradient' (segment 4, step 9) of 100 f32", "of 101 f32", "rank 1", "'data'"}});
   list.push_back({"dtype_mismatch",
                   20'000,
                   [](World& world) {
-                    auto comm = world.communicator("data");
                     std::vector<double> x(200);
+                    auto comm = world.communicator("data");
                     const Ref buffer(x.data(), world.rank() == 0 ? DType::f64 : DType::f32);
                     comm->wait(comm->all_gather(buffer, 10, {"weights"}));
                   },
@@ -414,16 +414,16 @@ std::vector<FailureCase> failure_cases() {
   list.push_back({"operation_mismatch",
                   20'000,
                   [](World& world) {
-                    auto comm = world.communicator("data");
                     float x[64] = {};
+                    auto comm = world.communicator("data");
                     comm->wait(world.rank() == 0 ? comm->barrier({"end"}) : comm->broadcast(&x[0], 5, 0, {"start"}));
                   },
                   {"barrier 'end'", "broadcast 'start' of 5 f32"}});
   list.push_back({"message_mismatch",
                   20'000,
                   [](World& world) {
-                    auto comm = world.communicator("stages");
                     float x[64] = {};
+                    auto comm = world.communicator("stages");
                     const Send send{1, ConstRef(&x[0]), 7};
                     const Receive receive{0, &x[0], 8};
                     if (world.rank() == 0) comm->wait(comm->exchange({&send, 1}, {}, {"out"}));
@@ -434,8 +434,8 @@ std::vector<FailureCase> failure_cases() {
   list.push_back({"late_rank",
                   700,
                   [](World& world) {
-                    auto comm = world.communicator("data");
                     float x[64] = {};
+                    auto comm = world.communicator("data");
                     comm->wait(comm->all_reduce(&x[0], 8, ReduceOp::sum, {"first", 0, 1}));
                     if (world.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(1500));
                     comm->wait(comm->all_reduce(&x[0], 8, ReduceOp::sum, {"second", 2, 3}));
@@ -445,8 +445,8 @@ std::vector<FailureCase> failure_cases() {
   list.push_back({"throwing_rank",
                   20'000,
                   [](World& world) {
-                    auto comm = world.communicator("data");
                     std::vector<float> x(1000);
+                    auto comm = world.communicator("data");
                     for (int step = 0; step < 100; ++step) {
                       const Ticket ticket = comm->all_reduce(x.data(), 1000, ReduceOp::sum, {"gradient", 0, step});
                       if (step == 20 && world.rank() == 1)

@@ -1,0 +1,116 @@
+// The conformance cases as one MPI program: without an argument all that succeed, else the failure case of that name
+// (exit 0 when it failed as it should on this rank), or one of the ways to die.
+#include <fmt/format.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <thread>
+
+#include "conformance.h"
+#include "ridgeline/base/error.h"
+#include "ridgeline/comm/failure.h"
+
+using namespace ridgeline;
+using namespace ridgeline::comm;
+
+namespace {
+
+void say(const std::string& text) {
+  if (::write(2, text.data(), text.size()) < 0) std::abort();
+}
+
+int run_all(WorldOptions options) {
+  options.timeout = std::chrono::seconds(60);
+  options.sum_group = 3;
+  run_mpi(options, [](World& world) {
+    for (const auto& item : conformance::cases()) {
+      try {
+        item.run(world);
+      } catch (const RankFailure&) {
+        throw;
+      } catch (const std::exception& error) {
+        throw Error(fmt::format("{}: {}", item.name, error.what()));
+      }
+    }
+    if (world.rank() == 0)
+      say(fmt::format("conformance: {} cases on {} ranks passed\n", conformance::cases().size(), world.size()));
+  });
+  return 0;
+}
+
+int run_failure(WorldOptions options, const std::string& name) {
+  for (const auto& item : conformance::failure_cases()) {
+    if (item.name != name) continue;
+    options.timeout = std::chrono::milliseconds(item.timeout_milliseconds);
+    try {
+      run_mpi(options, item.run);
+    } catch (const RankFailure& failure) {
+      if (failure.report()) say(fmt::format("failure: {}\n", failure.what()));
+      for (const std::string& piece : item.expected) {
+        if (std::string(failure.what()).find(piece) == std::string::npos) {
+          say(fmt::format("conformance: '{}' is missing in: {}\n", piece, failure.what()));
+          std::_Exit(1);
+        }
+      }
+      // Not exit(): a rank that leaves without MPI_Finalize has the others killed before they have checked.
+      std::this_thread::sleep_for(std::chrono::milliseconds(300));
+      std::_Exit(0);
+    }
+    say("conformance: nothing was thrown\n");
+    return 1;
+  }
+  say("conformance: no such case\n");
+  return 2;
+}
+
+// Rank 1 dies or stops at step 50 of an endless loop.
+int run_death(WorldOptions options, const std::string& how) {
+  options.timeout = std::chrono::milliseconds(1500);
+  if (std::getenv("COMM_TEST_NO_HOOK") == nullptr) {
+    options.on_failure = [](const Failure& failure) {
+      say(fmt::format("failure: rank {}: {}\n", failure.rank, failure.what));
+    };
+  }
+  if (const char* file = std::getenv("COMM_TEST_FAILURE_FILE")) options.failure_file = file;
+  try {
+    run_mpi(options, [&](World& world) {
+      std::vector<float> x(10'000);
+      auto comm = world.communicator("data");
+      for (int step = 0;; ++step) {
+        const Ticket ticket = comm->all_reduce(x.data(), 10'000, ReduceOp::sum, {"gradient", 0, step});
+        if (step == 50 && world.rank() == 1) {
+          if (how == "kill") ::raise(SIGKILL);
+          if (how == "stop") ::raise(SIGSTOP);
+          if (how == "stall") std::this_thread::sleep_for(std::chrono::seconds(100));
+          if (how == "exit") std::_Exit(7);
+          if (how == "throw") throw Error("it throws");
+        }
+        comm->wait(ticket);
+        comm->wait(comm->barrier({"end of step", -1, step}));
+      }
+    });
+  } catch (const RankFailure& failure) {
+    if (failure.report()) say(fmt::format("failure: {}\n", failure.what()));
+    return 1;
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::string what = argc > 1 ? argv[1] : "";
+  try {
+    if (what.empty()) return run_all({});
+    if (what == "die") return run_death({}, argv[2]);
+    return run_failure({}, what);
+  } catch (const RankFailure& failure) {
+    if (failure.report()) say(fmt::format("failure: {}\n", failure.what()));
+  } catch (const std::exception& error) {
+    say(fmt::format("error: {}\n", error.what()));
+  }
+  return 1;
+}
