@@ -72,7 +72,7 @@ struct Config {
     std::string schedule = "1f1b";
     int64_t chunks = 1;
     int64_t context = 1;
-    double timeout = 300.0;  // seconds
+    double timeout = 600.0;  // seconds
   };
 
   Model model;

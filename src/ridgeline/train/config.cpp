@@ -1,0 +1,319 @@
+#include "ridgeline/train/config.h"
+
+#include <toml++/toml.h>
+
+#include <algorithm>
+#include <optional>
+#include <tuple>
+
+#include "ridgeline/base/error.h"
+#include "ridgeline/base/file.h"
+#include "ridgeline/train/config_keys.h"
+
+namespace ridgeline::train {
+namespace {
+
+// One "key = value" as it was given: by a file or by an override.
+struct Assignment {
+  std::string name;
+  std::string origin;  // "runs/a.toml:12", "--set"
+  const toml::node* node = nullptr;
+};
+
+// A single value as TOML writes it; "" for lists, groups and dates.
+std::string describe(const toml::node& node) {
+  if (const auto text = node.value_exact<std::string>()) return value_text(&*text);
+  if (const auto whole = node.value_exact<int64_t>()) return value_text(&*whole);
+  if (const auto number = node.value_exact<double>()) return value_text(&*number);
+  if (const auto truth = node.value_exact<bool>()) return value_text(&*truth);
+  return {};
+}
+
+std::string_view kind_of(const toml::node& node) {
+  switch (node.type()) {
+    case toml::node_type::table:
+      return "a group of keys";
+    case toml::node_type::array:
+      return "a list";
+    case toml::node_type::string:
+      return "a string";
+    case toml::node_type::integer:
+      return "a whole number";
+    case toml::node_type::floating_point:
+      return "a number with a fraction";
+    case toml::node_type::boolean:
+      return "true or false";
+    default:
+      return "a date or time";
+  }
+}
+
+[[noreturn]] void wrong_type(const Key& key, const Assignment& given) {
+  const Config defaults;
+  const ConstSlot slot = slot_of(key, defaults);
+  const std::string value = describe(*given.node);
+  std::string next = fmt::format("For example: {} = {}", key.name, value_text(slot));
+  if (const std::string allowed = allowed_text(key); !allowed.empty()) next += fmt::format(" ({})", allowed);
+  throw Error(fmt::format("{}: {}{}{}: {} was given, {} is expected", given.origin, key.name,
+                          value.empty() ? "" : " = ", value, kind_of(*given.node), type_name(slot)),
+              next + ".");
+}
+
+[[noreturn]] void unknown(const Assignment& given) {
+  throw Error(fmt::format("{}: {}: no such key", given.origin, given.name), unknown_key_hint(given.name));
+}
+
+bool is_group(std::string_view name) {
+  return std::any_of(keys().begin(), keys().end(), [&](const Key& key) { return key.group() == name; });
+}
+
+// False when the node holds another type; a whole number serves as a number.
+template <typename Member, typename Value>
+bool set(Member* member, std::optional<Value> value) {
+  if (value) *member = static_cast<Member>(*value);
+  return value.has_value();
+}
+struct Setter {
+  const toml::node& node;
+  bool operator()(int64_t* member) const { return set(member, node.value_exact<int64_t>()); }
+  bool operator()(double* member) const { return set(member, number()); }
+  bool operator()(float* member) const { return set(member, number()); }
+  bool operator()(bool* member) const { return set(member, node.value_exact<bool>()); }
+  bool operator()(std::string* member) const { return set(member, node.value_exact<std::string>()); }
+  std::optional<double> number() const { return node.is_number() ? node.value<double>() : std::nullopt; }
+};
+
+void assign(const Key& key, const Assignment& given, Config& config) {
+  if (!std::visit(Setter{*given.node}, key.slot(config))) wrong_type(key, given);
+  config.origins[std::string(key.name)] = given.origin;
+  try {
+    check_value(key, config);
+  } catch (const Error& error) {
+    throw Error(fmt::format("{}: {}", given.origin, error.message()), error.next_step());
+  }
+}
+
+void apply_preset(const Assignment& given, Config& config) {
+  assign(*find_key("model.preset"), given, config);
+  if (config.model.preset.empty()) return;
+  namespace m = ridgeline::model;
+  m::TransformerConfig sizes;
+  try {
+    sizes = m::preset(config.model.preset);
+  } catch (const Error& error) {
+    throw Error(fmt::format("{}: {}", given.origin, error.message()), error.next_step());
+  }
+  m::TransformerConfig& target = config.model.transformer;
+  sizes.norm_epsilon = target.norm_epsilon;
+  sizes.dropout = target.dropout;
+  sizes.init_deviation = target.init_deviation;
+  // Left open until all keys are read, so that a width given beside the preset takes them along.
+  sizes.kv_heads = 0;
+  sizes.ffn = 0;
+  target = sizes;
+  for (const char* key : {"family", "layers", "width", "heads", "kv_heads", "ffn", "vocab", "context"}) {
+    config.origins[fmt::format("model.{}", key)] = given.origin;
+  }
+}
+
+// A preset comes before the sizes given beside it, wherever they stand.
+void apply_layer(const std::vector<Assignment>& layer, Config& config) {
+  for (const Assignment& given : layer) {
+    if (find_key(given.name) == nullptr) unknown(given);
+    if (given.name == "model.preset") apply_preset(given, config);
+  }
+  for (const Assignment& given : layer) {
+    if (given.name != "model.preset") assign(*find_key(given.name), given, config);
+  }
+}
+
+// Every "key = value" of the file, by line, so that the first error is the file's first.
+std::vector<Assignment> assignments_of(const toml::table& root, std::string_view source) {
+  std::vector<std::tuple<int64_t, Assignment>> found;
+  const auto add = [&](const toml::key& key, std::string name, const toml::node& node) {
+    const auto line = static_cast<int64_t>(key.source().begin.line);
+    found.emplace_back(line, Assignment{std::move(name), fmt::format("{}:{}", source, line), &node});
+  };
+  for (const auto& [group, node] : root) {
+    const toml::table* members = node.as_table();
+    if (members == nullptr || !is_group(group.str())) {
+      add(group, std::string(group.str()), node);
+      continue;
+    }
+    for (const auto& [member, value] : *members) add(member, fmt::format("{}.{}", group.str(), member.str()), value);
+  }
+  std::stable_sort(found.begin(), found.end(),
+                   [](const auto& a, const auto& b) { return std::get<0>(a) < std::get<0>(b); });
+  std::vector<Assignment> result;
+  for (auto& [line, assignment] : found) {
+    if (is_group(assignment.name)) {
+      throw Error(fmt::format("{}: {}: {} was given, a group of keys is expected", assignment.origin, assignment.name,
+                              kind_of(*assignment.node)),
+                  unknown_key_hint(assignment.name + "."));
+    }
+    result.push_back(std::move(assignment));
+  }
+  return result;
+}
+
+toml::table parse_toml(std::string_view text, std::string_view source) {
+  try {
+    return toml::parse(text, source);
+  } catch (const toml::parse_error& error) {
+    throw Error(fmt::format("{}:{}: {}", source, error.source().begin.line, error.description()),
+                "The file must be TOML: [group], then lines of key = value; text in quotes.");
+  }
+}
+
+std::string_view trimmed(std::string_view text) {
+  while (!text.empty() && (text.front() == ' ' || text.front() == '\t')) text.remove_prefix(1);
+  while (!text.empty() && (text.back() == ' ' || text.back() == '\t')) text.remove_suffix(1);
+  return text;
+}
+
+// The value of an override as a TOML table with the one key "value". Bare text stands for a string.
+toml::table override_value(const Key* key, std::string_view value) {
+  const bool quotes = !value.empty() && (value.front() == '"' || value.front() == '\'');
+  const Config defaults;
+  const bool text_key = key != nullptr && std::holds_alternative<const std::string*>(slot_of(*key, defaults));
+  if (!text_key || quotes) {
+    try {
+      toml::table parsed = toml::parse(fmt::format("value = {}", value));
+      if (parsed.size() == 1) return parsed;
+    } catch (const toml::parse_error&) {  // bare text: its type is judged by the key
+    }
+  }
+  toml::table table;
+  table.insert("value", std::string(value));
+  return table;
+}
+
+void apply_overrides(std::span<const std::string> overrides, Config& config) {
+  std::vector<toml::table> values;
+  std::vector<Assignment> layer;
+  values.reserve(overrides.size());
+  for (const std::string& text : overrides) {
+    const size_t equals = text.find('=');
+    const std::string_view name = trimmed(std::string_view(text).substr(0, equals));
+    if (equals == std::string::npos || name.empty()) {
+      throw Error(fmt::format("--set {}: no key=value", text), "For example: --set train.steps=100");
+    }
+    values.push_back(override_value(find_key(name), trimmed(std::string_view(text).substr(equals + 1))));
+    layer.push_back({std::string(name), "--set", values.back().get("value")});
+    if (is_group(name)) {
+      throw Error(fmt::format("--set {}: {} is a group of keys", text, name),
+                  unknown_key_hint(fmt::format("{}.", name)));
+    }
+  }
+  apply_layer(layer, config);
+}
+
+void complete(Config& config) {
+  if (!config.has_model()) return;
+  config.model.transformer = ridgeline::model::with_usual_sizes(config.model.transformer);
+  if (config.train.sequence == 0) config.train.sequence = config.model.transformer.context;
+}
+
+Config parse(const toml::table& root, std::string_view source, std::span<const std::string> overrides) {
+  Config config;
+  apply_layer(assignments_of(root, source), config);
+  apply_overrides(overrides, config);
+  complete(config);
+  return config;
+}
+
+// `text` as comment lines of at most 100 columns.
+std::string as_comment(std::string_view text) {
+  constexpr size_t kColumns = 98;
+  std::string result, line;
+  const auto flush = [&] {
+    result += "# " + line + "\n";
+    line.clear();
+  };
+  while (!text.empty()) {
+    const size_t end = std::min(text.find(' '), text.size());
+    if (!line.empty() && line.size() + 1 + end > kColumns) flush();
+    line += (line.empty() ? "" : " ") + std::string(text.substr(0, end));
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+  flush();
+  return result;
+}
+
+std::string documentation(const Key& key) {
+  const Config defaults;
+  std::vector<std::string> facts;
+  if (!key.unit.empty()) facts.emplace_back(key.unit);
+  if (const std::string allowed = allowed_text(key); !allowed.empty()) facts.push_back(allowed);
+  if (!key.later_words.empty()) facts.push_back(fmt::format("later versions: {}", fmt::join(key.later_words, ", ")));
+  facts.push_back(fmt::format("default {}", value_text(slot_of(key, defaults))));
+  return as_comment(key.meaning) + as_comment(fmt::format("[{}]", fmt::join(facts, "; ")));
+}
+
+}  // namespace
+
+Config parse_config(const std::filesystem::path& file, std::span<const std::string> overrides) {
+  if (file.empty()) return parse({}, "", overrides);
+  return parse_config_text(read_text(file), file.string(), overrides);
+}
+
+Config parse_config_text(std::string_view text, std::string_view source, std::span<const std::string> overrides) {
+  const toml::table root = parse_toml(text, source);
+  return parse(root, source, overrides);
+}
+
+Config with_imported_model(Config config, const ridgeline::model::TransformerConfig& imported) {
+  Config result = config;
+  result.model.transformer = imported;
+  result.model.transformer.dropout = config.model.transformer.dropout;
+  result.model.transformer.init_deviation = config.model.transformer.init_deviation;
+  for (const Key& key : keys()) {
+    const auto origin = config.origins.find(key.name);
+    if (key.group() != "model" || key.name == "model.preset" || origin == config.origins.end()) continue;
+    const std::string given = value_text(slot_of(key, config)), theirs = value_text(slot_of(key, result));
+    const bool left_open = given == "0" && (key.member() == "kv_heads" || key.member() == "ffn");
+    if (given == theirs || left_open) continue;
+    throw Error(fmt::format("{}: {} = {}: the model in train.init_from ({}) has {}", origin->second, key.name, given,
+                            config.train.init_from, theirs),
+                "Leave the model's sizes out: they come with train.init_from. Or start from another model.");
+  }
+  complete(result);
+  return result;
+}
+
+std::string to_toml(const Config& config, Detail detail) {
+  std::string text;
+  std::string_view group;
+  for (const Key& key : keys()) {
+    if (key.group() != group) {
+      text += fmt::format("{}[{}]\n", group.empty() ? "" : "\n", key.group());
+      group = key.group();
+    }
+    if (detail == Detail::documented) text += "\n" + documentation(key);
+    text += fmt::format("{} = {}\n", key.member(), value_text(slot_of(key, config)));
+  }
+  return text;
+}
+
+std::vector<std::string> differences(const Config& before, const Config& after) {
+  std::vector<std::string> result;
+  for (const Key& key : keys()) {
+    const std::string old_value = value_text(slot_of(key, before)), new_value = value_text(slot_of(key, after));
+    if (old_value != new_value) result.push_back(fmt::format("{}: {} -> {}", key.name, old_value, new_value));
+  }
+  return result;
+}
+
+DType activation_dtype(const Config& config) {
+  return config.train.precision == "bf16" ? DType::bf16 : DType::f32;
+}
+
+optim::Schedule schedule_of(const Config& config) {
+  return {.decay = optim::decay_of_name(config.optimizer.schedule),
+          .learning_rate = config.optimizer.learning_rate,
+          .min_learning_rate = config.optimizer.min_learning_rate,
+          .warmup_steps = config.optimizer.warmup_steps,
+          .steps = config.train.steps};
+}
+
+}  // namespace ridgeline::train

@@ -1,0 +1,496 @@
+#include "ridgeline/train/config_keys.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "ridgeline/base/error.h"
+
+namespace ridgeline::train {
+namespace {
+
+constexpr double kNoLimit = 9e18;  // of whole numbers
+constexpr double kMaxRanks = 1 << 20;
+
+std::vector<Key> model_keys() {
+  return {
+      {.name = "model.preset",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return &c.model.preset; },
+       .meaning = "A known model's sizes: gpt2 (= gpt2-124m), gpt2-medium (= gpt2-350m), gpt2-large (= gpt2-774m), "
+                  "gpt2-xl (= gpt2-1.5b). Sizes given beside it replace the preset's; empty: give all sizes."},
+      {.name = "model.family",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return &c.model.transformer.family; },
+       .meaning = "Architecture. gpt2: pre-norm blocks, GELU, learned positions, head tied to the embedding.",
+       .words = {"gpt2"}},
+      {.name = "model.layers",
+       .unit = "blocks",
+       .slot = [](Config& c) -> Slot { return &c.model.transformer.layers; },
+       .meaning = "Transformer blocks. 0: not given (a preset or train.init_from says).",
+       .low = 0,
+       .high = 10'000},
+      {.name = "model.width",
+       .unit = "elements",
+       .slot = [](Config& c) -> Slot { return &c.model.transformer.width; },
+       .meaning = "Width of the residual stream; a multiple of model.heads.",
+       .low = 0,
+       .high = 1 << 24},
+      {.name = "model.heads",
+       .unit = "heads",
+       .slot = [](Config& c) -> Slot { return &c.model.transformer.heads; },
+       .meaning = "Attention heads; each is width / heads wide, at most 256.",
+       .low = 0,
+       .high = 1 << 24},
+      {.name = "model.kv_heads",
+       .unit = "heads",
+       .slot = [](Config& c) -> Slot { return &c.model.transformer.kv_heads; },
+       .meaning = "Heads of keys and values. 0: as many as model.heads (which gpt2 requires).",
+       .low = 0,
+       .high = 1 << 24},
+      {.name = "model.ffn",
+       .unit = "elements",
+       .slot = [](Config& c) -> Slot { return &c.model.transformer.ffn; },
+       .meaning = "Width of the feed-forward layer. 0: 4 x model.width.",
+       .low = 0,
+       .high = 1 << 24},
+      {.name = "model.vocab",
+       .unit = "tokens",
+       .slot = [](Config& c) -> Slot { return &c.model.transformer.vocab; },
+       .meaning = "Vocabulary: at least the tokenizer's. Never padded for a layout.",
+       .low = 0,
+       .high = 1 << 24},
+      {.name = "model.context",
+       .unit = "tokens",
+       .slot = [](Config& c) -> Slot { return &c.model.transformer.context; },
+       .meaning = "The longest sequence the model can see.",
+       .low = 0,
+       .high = 1 << 24},
+      {.name = "model.dropout",
+       .unit = "probability",
+       .slot = [](Config& c) -> Slot { return &c.model.transformer.dropout; },
+       .meaning =
+           "Dropout of embeddings, residual branches and attention. Always from here, also with train.init_from.",
+       .low = 0,
+       .high = 1,
+       .below_high = true},
+      {.name = "model.norm_epsilon",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return &c.model.transformer.norm_epsilon; },
+       .meaning = "Added to the variance in layer norms.",
+       .low = 1e-12,
+       .high = 1},
+      {.name = "model.init_deviation",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return &c.model.transformer.init_deviation; },
+       .meaning = "Standard deviation of initial weights.",
+       .low = 0,
+       .high = 10},
+  };
+}
+
+std::vector<Key> data_keys() {
+  return {
+      {.name = "data.train",
+       .unit = "path",
+       .slot = [](Config& c) -> Slot { return &c.data.train; },
+       .meaning =
+           "Training tokens: the prefix of PREFIX.bin and PREFIX.idx, as `ridgeline prepare --out PREFIX` writes "
+           "them. Like every path here, relative to the current folder."},
+      {.name = "data.valid",
+       .unit = "path",
+       .slot = [](Config& c) -> Slot { return &c.data.valid; },
+       .meaning = "Validation tokens, likewise. Empty: a part of data.train by data.split."},
+      {.name = "data.split",
+       .unit = "shares",
+       .slot = [](Config& c) -> Slot { return &c.data.split; },
+       .meaning = "Shares of training, validation and test documents in data.train (Megatron's rule), used when "
+                  "data.valid is empty."},
+      {.name = "data.tokenizer",
+       .unit = "path",
+       .slot = [](Config& c) -> Slot { return &c.data.tokenizer; },
+       .meaning = "Folder of the tokenizer that made the data; kept in checkpoints, for bits per byte, generation and "
+                  "export."},
+  };
+}
+
+std::vector<Key> train_keys() {
+  return {
+      {.name = "train.steps",
+       .unit = "steps",
+       .slot = [](Config& c) -> Slot { return &c.train.steps; },
+       .meaning = "Optimizer steps of the whole run; resuming goes on to it.",
+       .low = 1,
+       .high = kNoLimit},
+      {.name = "train.global_batch",
+       .unit = "sequences",
+       .slot = [](Config& c) -> Slot { return &c.train.global_batch; },
+       .meaning = "Sequences per optimizer step, over all ranks: a multiple of ranks x micro_batch.",
+       .low = 1,
+       .high = 1 << 30},
+      {.name = "train.micro_batch",
+       .unit = "sequences",
+       .slot = [](Config& c) -> Slot { return &c.train.micro_batch; },
+       .meaning = "Sequences a rank computes at once: more is faster and takes more memory; the result is the same.",
+       .low = 1,
+       .high = 1 << 30},
+      {.name = "train.sequence",
+       .unit = "tokens",
+       .slot = [](Config& c) -> Slot { return &c.train.sequence; },
+       .meaning = "Tokens per sequence, at most model.context. 0: model.context.",
+       .low = 0,
+       .high = 1 << 24},
+      {.name = "train.precision",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return &c.train.precision; },
+       .meaning = "bf16: activations and products in bfloat16, sums and master weights in fp32.",
+       .words = {"fp32", "bf16"},
+       .later_words = {"fp16"}},
+      {.name = "train.seed",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return &c.train.seed; },
+       .meaning = "Of initial weights, sample order and dropout. Same seed, same layout: same bits.",
+       .low = 0,
+       .high = 4294967295.0},
+      {.name = "train.recompute",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return &c.train.recompute; },
+       .meaning = "Activations computed again in the backward pass instead of kept.",
+       .words = {"none"},
+       .later_words = {"selective", "full"}},
+      {.name = "train.eval_every",
+       .unit = "steps",
+       .slot = [](Config& c) -> Slot { return &c.train.eval_every; },
+       .meaning = "Validation loss every so many steps, and after the last one. 0: only after the last one.",
+       .low = 0,
+       .high = kNoLimit},
+      {.name = "train.eval_samples",
+       .unit = "sequences",
+       .slot = [](Config& c) -> Slot { return &c.train.eval_samples; },
+       .meaning = "At most so many sequences per evaluation, always the same ones. 0: the whole validation set.",
+       .low = 0,
+       .high = kNoLimit},
+      {.name = "train.save_every",
+       .unit = "steps",
+       .slot = [](Config& c) -> Slot { return &c.train.save_every; },
+       .meaning =
+           "Checkpoint every so many steps, and after the last one. 0: only after the last one and when stopped.",
+       .low = 0,
+       .high = kNoLimit},
+      {.name = "train.keep_last",
+       .unit = "checkpoints",
+       .slot = [](Config& c) -> Slot { return &c.train.keep_last; },
+       .meaning = "Newest checkpoints kept, besides the best by validation loss. 0: all.",
+       .low = 0,
+       .high = kNoLimit},
+      {.name = "train.log_every",
+       .unit = "steps",
+       .slot = [](Config& c) -> Slot { return &c.train.log_every; },
+       .meaning = "A printed line every so many steps, where there is no progress bar. metrics.jsonl has every step.",
+       .low = 1,
+       .high = kNoLimit},
+      {.name = "train.init_from",
+       .unit = "path",
+       .slot = [](Config& c) -> Slot { return &c.train.init_from; },
+       .meaning = "Hugging Face GPT-2 folder (config.json, safetensors) to start from. Empty: random initial weights."},
+      {.name = "train.threads",
+       .unit = "threads",
+       .slot = [](Config& c) -> Slot { return &c.train.threads; },
+       .meaning = "Compute threads per rank; results do not depend on it. 0: CPUs / ranks on this host.",
+       .low = 0,
+       .high = 4096},
+      {.name = "train.head_chunk",
+       .unit = "tokens",
+       .slot = [](Config& c) -> Slot { return &c.train.head_chunk; },
+       .meaning = "Tokens whose logits exist at once in the loss: bounds memory at large vocabularies.",
+       .low = 1,
+       .high = 1 << 30},
+  };
+}
+
+std::vector<Key> optimizer_keys() {
+  return {
+      {.name = "optimizer.learning_rate",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return &c.optimizer.learning_rate; },
+       .meaning = "Peak learning rate of AdamW, reached after the warm-up.",
+       .low = 0,
+       .high = 1000},
+      {.name = "optimizer.min_learning_rate",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return &c.optimizer.min_learning_rate; },
+       .meaning = "Learning rate of the last step, for linear and cosine.",
+       .low = 0,
+       .high = 1000},
+      {.name = "optimizer.warmup_steps",
+       .unit = "steps",
+       .slot = [](Config& c) -> Slot { return &c.optimizer.warmup_steps; },
+       .meaning = "Steps over which the learning rate rises linearly to its peak; fewer than train.steps.",
+       .low = 0,
+       .high = kNoLimit},
+      {.name = "optimizer.schedule",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return &c.optimizer.schedule; },
+       .meaning = "Learning rate between the warm-up and the last step.",
+       .words = optim::decay_names()},
+      {.name = "optimizer.beta1",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return &c.optimizer.beta1; },
+       .meaning = "Decay of AdamW's running mean of gradients.",
+       .low = 0,
+       .high = 1,
+       .below_high = true},
+      {.name = "optimizer.beta2",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return &c.optimizer.beta2; },
+       .meaning = "Decay of AdamW's running mean of squared gradients.",
+       .low = 0,
+       .high = 1,
+       .below_high = true},
+      {.name = "optimizer.epsilon",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return &c.optimizer.epsilon; },
+       .meaning = "Added to the root of the second moment.",
+       .low = 1e-20,
+       .high = 1},
+      {.name = "optimizer.weight_decay",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return &c.optimizer.weight_decay; },
+       .meaning = "Decoupled weight decay; of matrices only (not of biases and norms).",
+       .low = 0,
+       .high = 1000},
+      {.name = "optimizer.clip",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return &c.optimizer.clip; },
+       .meaning = "Largest global norm of the gradient; larger ones are scaled down to it. 0: off.",
+       .low = 0,
+       .high = 1e30},
+  };
+}
+
+std::vector<Key> parallel_keys() {
+  return {
+      {.name = "parallel.shard",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return &c.parallel.shard; },
+       .meaning = "What each data-parallel rank keeps only 1/N of. none: nothing (DDP).",
+       .words = {"none"},
+       .later_words = {"optimizer", "gradients", "parameters"}},
+      {.name = "parallel.shard_group",
+       .unit = "ranks",
+       .slot = [](Config& c) -> Slot { return &c.parallel.shard_group; },
+       .meaning = "Ranks that share one copy of what is sharded. 0: all data-parallel ranks.",
+       .low = 0,
+       .high = kMaxRanks,
+       .default_only = true},
+      {.name = "parallel.tensor",
+       .unit = "ranks",
+       .slot = [](Config& c) -> Slot { return &c.parallel.tensor; },
+       .meaning = "Ranks that share each layer's matrices.",
+       .low = 1,
+       .high = kMaxRanks,
+       .default_only = true},
+      {.name = "parallel.sequence",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return &c.parallel.sequence; },
+       .meaning = "Tensor-parallel ranks also share norms and residuals, by tokens.",
+       .default_only = true},
+      {.name = "parallel.pipeline",
+       .unit = "stages",
+       .slot = [](Config& c) -> Slot { return &c.parallel.pipeline; },
+       .meaning = "Pipeline stages.",
+       .low = 1,
+       .high = kMaxRanks,
+       .default_only = true},
+      {.name = "parallel.schedule",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return &c.parallel.schedule; },
+       .meaning = "Order of a pipeline's work; without a pipeline there is only one.",
+       .words = {"1f1b"},
+       .later_words = {"gpipe", "interleaved", "zero_bubble"}},
+      {.name = "parallel.chunks",
+       .unit = "chunks",
+       .slot = [](Config& c) -> Slot { return &c.parallel.chunks; },
+       .meaning = "Parts of the model on each pipeline stage (interleaved schedule).",
+       .low = 1,
+       .high = 10'000,
+       .default_only = true},
+      {.name = "parallel.context",
+       .unit = "ranks",
+       .slot = [](Config& c) -> Slot { return &c.parallel.context; },
+       .meaning = "Ranks that share each sequence's tokens.",
+       .low = 1,
+       .high = kMaxRanks,
+       .default_only = true},
+      {.name = "parallel.timeout",
+       .unit = "seconds",
+       .slot = [](Config& c) -> Slot { return &c.parallel.timeout; },
+       .meaning = "How long a rank waits for the others before the run stops and names those that did not arrive.",
+       .low = 0.1,
+       .high = 1e7},
+  };
+}
+
+const std::vector<Key>& table() {
+  static const std::vector<Key> kTable = [] {
+    std::vector<Key> all;
+    for (auto part : {model_keys, data_keys, train_keys, optimizer_keys, parallel_keys}) {
+      for (Key& key : part()) all.push_back(std::move(key));
+    }
+    return all;
+  }();
+  return kTable;
+}
+
+template <typename Number>
+std::string number_text(Number value) {
+  std::string text = fmt::format("{}", value);
+  if (text.find_first_of(".ein") == std::string::npos) text += ".0";  // TOML tells 1.0 from 1
+  return text;
+}
+
+std::string in_quotes(std::string_view text) {
+  std::string result = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') {
+      result += '\\';
+      result += c;
+    } else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
+      result += fmt::format("\\u{:04x}", static_cast<unsigned>(static_cast<unsigned char>(c)));
+    } else {
+      result += c;
+    }
+  }
+  return result + '"';
+}
+
+bool is_integer(ConstSlot slot) {
+  return std::holds_alternative<const int64_t*>(slot);
+}
+
+std::string limit_text(ConstSlot slot, double limit) {
+  if (is_integer(slot)) return fmt::format("{}", static_cast<int64_t>(limit));
+  return fmt::format("{}", limit);
+}
+
+std::string default_text(const Key& key) {
+  const Config defaults;
+  return value_text(slot_of(key, defaults));
+}
+
+void check_number(const Key& key, ConstSlot slot, double value) {
+  const bool low = value<key.low, high = value> key.high;
+  if (value >= key.low && (key.below_high ? value < key.high : !high)) return;  // NaN goes on
+  std::string required = allowed_text(key), next = "The default";
+  if (low || (high && !key.below_high)) {
+    const std::string limit = limit_text(slot, low ? key.low : key.high);
+    if (!key.default_only) required = fmt::format("{} {}", low ? "at least" : "at most", limit);
+    next = fmt::format("The nearest valid value is {}; the default", limit);
+  }
+  throw Error(fmt::format("{} = {}: must be {}", key.name, value_text(slot), required),
+              fmt::format("{} is {}.", next, default_text(key)));
+}
+
+void check_word(const Key& key, const std::string& word) {
+  if (key.words.empty() || std::find(key.words.begin(), key.words.end(), word) != key.words.end()) return;
+  const std::string list = fmt::format("{}", fmt::join(key.words, ", "));
+  if (std::find(key.later_words.begin(), key.later_words.end(), word) != key.later_words.end()) {
+    throw Error(fmt::format("{} = \"{}\": not in this version", key.name, word),
+                fmt::format("This version has: {}.", list));
+  }
+  const std::string guess = nearest(word, key.words);
+  throw Error(fmt::format("{} = \"{}\": must be {}", key.name, word, allowed_text(key)),
+              fmt::format("The nearest valid value is {}.", guess.empty() ? default_text(key) : in_quotes(guess)));
+}
+
+}  // namespace
+
+std::span<const Key> keys() {
+  return table();
+}
+
+const Key* find_key(std::string_view name) {
+  for (const Key& key : keys()) {
+    if (key.name == name) return &key;
+  }
+  return nullptr;
+}
+
+std::string unknown_key_hint(std::string_view name) {
+  std::vector<std::string> names, groups, members;
+  const std::string_view group = name.substr(0, name.find('.'));
+  const std::string_view member = name.find('.') == std::string_view::npos ? name : name.substr(name.find('.') + 1);
+  std::string elsewhere;
+  for (const Key& key : keys()) {
+    names.emplace_back(key.name);
+    if (groups.empty() || groups.back() != key.group()) groups.emplace_back(key.group());
+    if (key.group() == group) members.emplace_back(key.member());
+    if (key.member() == member)
+      elsewhere = elsewhere.empty() ? std::string(key.name) : elsewhere + " or " + std::string(key.name);
+  }
+  if (!elsewhere.empty()) return fmt::format("Did you mean {}?", elsewhere);
+  if (name.find('.') != std::string_view::npos) {
+    if (const std::string guess = nearest(name, names); !guess.empty()) return fmt::format("Did you mean {}?", guess);
+  }
+  if (!members.empty()) return fmt::format("Keys of [{}]: {}.", group, fmt::join(members, ", "));
+  if (const std::string guess = nearest(group, groups); !guess.empty()) return fmt::format("Did you mean [{}]?", guess);
+  return fmt::format("Groups: {}. `ridgeline train --print-config` shows every key.", fmt::join(groups, ", "));
+}
+
+ConstSlot slot_of(const Key& key, const Config& config) {
+  // The table has one accessor per key, for writing; this use of it only reads.
+  const Slot slot = key.slot(const_cast<Config&>(config));  // NOLINT(cppcoreguidelines-pro-type-const-cast)
+  return std::visit([](auto* member) -> ConstSlot { return member; }, slot);
+}
+
+std::string value_text(ConstSlot slot) {
+  struct Writer {
+    std::string operator()(const int64_t* v) const { return fmt::format("{}", *v); }
+    std::string operator()(const double* v) const { return number_text(*v); }
+    std::string operator()(const float* v) const { return number_text(*v); }
+    std::string operator()(const bool* v) const { return *v ? "true" : "false"; }
+    std::string operator()(const std::string* v) const { return in_quotes(*v); }
+  };
+  return std::visit(Writer{}, slot);
+}
+
+std::string_view type_name(ConstSlot slot) {
+  constexpr std::array<std::string_view, 5> kNames = {"a whole number", "a number", "a number", "true or false",
+                                                      "a string"};
+  return kNames.at(slot.index());
+}
+
+std::string allowed_text(const Key& key) {
+  const Config defaults;
+  const ConstSlot slot = slot_of(key, defaults);
+  if (!key.words.empty()) return fmt::format("{}", fmt::join(key.words, " | "));
+  if (key.default_only) return fmt::format("{} in this version", default_text(key));
+  if (std::isinf(key.low)) return "";
+  if (key.below_high)
+    return fmt::format("at least {} and below {}", limit_text(slot, key.low), limit_text(slot, key.high));
+  // Limits that only keep arithmetic safe would distract; an error names them.
+  if (key.high >= 1000) return fmt::format("at least {}", limit_text(slot, key.low));
+  return fmt::format("between {} and {}", limit_text(slot, key.low), limit_text(slot, key.high));
+}
+
+void check_value(const Key& key, const Config& config) {
+  const ConstSlot slot = slot_of(key, config);
+  if (key.default_only && value_text(slot) != default_text(key)) {
+    // An impossible value is called that, not a promise.
+    if (const auto* number = std::get_if<const int64_t*>(&slot)) check_number(key, slot, static_cast<double>(**number));
+    throw Error(fmt::format("{} = {}: not in this version", key.name, value_text(slot)),
+                fmt::format("The only value of this version is {}.", default_text(key)));
+  }
+  struct Checker {
+    const Key& key;
+    ConstSlot slot;
+    void operator()(const int64_t* v) const { check_number(key, slot, static_cast<double>(*v)); }
+    void operator()(const double* v) const { check_number(key, slot, *v); }
+    void operator()(const float* v) const { check_number(key, slot, static_cast<double>(*v)); }
+    void operator()(const bool* /*v*/) const {}
+    void operator()(const std::string* v) const { check_word(key, *v); }
+  };
+  std::visit(Checker{key, slot}, slot);
+}
+
+}  // namespace ridgeline::train

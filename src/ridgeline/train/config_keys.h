@@ -1,0 +1,56 @@
+// The table of configuration keys: the only place that lists them. To add a key, add a member to Config and a row to
+// config_keys.cpp; reading, writing, --print-config and checks follow.
+#pragma once
+
+#include <limits>
+#include <span>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "ridgeline/train/config.h"
+
+namespace ridgeline::train {
+
+// The member of a Config that a key sets.
+using Slot = std::variant<int64_t*, double*, float*, bool*, std::string*>;
+using ConstSlot = std::variant<const int64_t*, const double*, const float*, const bool*, const std::string*>;
+
+struct Key {
+  std::string_view name;  // "train.steps"
+  std::string_view unit;  // "steps", "tokens"; "" = none
+  Slot (*slot)(Config& config);
+  std::string_view meaning;
+  // Of numbers:
+  double low = -std::numeric_limits<double>::infinity();
+  double high = std::numeric_limits<double>::infinity();
+  bool below_high = false;    // high itself is not allowed
+  bool default_only = false;  // other values are known, but not in this version
+  // Of words; both empty: any text.
+  std::vector<std::string> words = {};
+  std::vector<std::string> later_words = {};  // known, but not in this version
+
+  std::string_view group() const { return name.substr(0, name.find('.')); }
+  std::string_view member() const { return name.substr(name.find('.') + 1); }
+};
+
+// In the order of to_toml; keys of one group stand together.
+std::span<const Key> keys();
+// Null when there is none.
+const Key* find_key(std::string_view name);
+// Where an unknown key might have been meant to point, and what its group offers: the next step of the error.
+std::string unknown_key_hint(std::string_view name);
+
+ConstSlot slot_of(const Key& key, const Config& config);
+// The value in TOML's spelling; numbers in the fewest digits that read back exactly.
+std::string value_text(ConstSlot slot);
+// "a whole number", "a number", "true or false", "a string".
+std::string_view type_name(ConstSlot slot);
+// "at least 1", "fp32 | bf16", "at least 0 and below 1"; "" when anything goes. Very high limits are left out.
+std::string allowed_text(const Key& key);
+
+// Error unless the value is allowed; its message begins "NAME = VALUE: ".
+void check_value(const Key& key, const Config& config);
+
+}  // namespace ridgeline::train

@@ -1,0 +1,151 @@
+// What several keys, or the number of ranks, make impossible.
+#include "expect_error.h"
+#include "ridgeline/train/config.h"
+
+namespace ridgeline::train {
+namespace {
+
+constexpr const char* kGood = R"([model]
+layers = 4
+width = 256
+heads = 8
+vocab = 4096
+context = 256
+[train]
+steps = 100
+global_batch = 16
+micro_batch = 4
+)";
+
+Config good(std::vector<std::string> overrides = {}) {
+  return parse_config_text(kGood, "a.toml", overrides);
+}
+
+TEST(ConfigCheck, AcceptsWhatFits) {
+  for (const int ranks : {1, 2, 4}) EXPECT_NO_THROW(check(good(), ranks)) << ranks;
+  for (const char* preset : {"gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"}) {
+    EXPECT_NO_THROW(check(good({std::string("model.preset=") + preset}), 2)) << preset;
+  }
+}
+
+TEST(ConfigCheck, BatchThatRanksDoNotDivideGetsTheNearestValidOnes) {
+  expect_error([] { check(good(), 3); },
+               {"a.toml:9: train.global_batch = 16: not a multiple of 3 ranks x train.micro_batch = 4 (that is 12)",
+                "train.global_batch = 12", "--ranks 2", "16 is not a multiple of 3 ranks"});
+  expect_error([] { check(good(), 8); },
+               {"8 ranks x train.micro_batch = 4 (that is 32)", "train.global_batch = 32", "train.micro_batch = 2."});
+  expect_error([] { check(good({"train.micro_batch=3"}), 1); },
+               {"1 rank x train.micro_batch = 3", "train.global_batch = 15", "train.micro_batch = 2."});
+  expect_error([] { check(good({"train.global_batch=2"}), 4); },
+               {"--set: train.global_batch = 2", "train.global_batch = 16"});
+}
+
+TEST(ConfigCheck, SuggestedBatchesAreValid) {
+  EXPECT_NO_THROW(check(good({"train.global_batch=12"}), 3));
+  EXPECT_NO_THROW(check(good(), 2));
+  EXPECT_NO_THROW(check(good({"train.global_batch=32"}), 8));
+  EXPECT_NO_THROW(check(good({"train.micro_batch=2"}), 8));
+  EXPECT_NO_THROW(check(good({"train.global_batch=15", "train.micro_batch=3"}), 1));
+}
+
+TEST(ConfigCheck, RanksMustBePositive) {
+  expect_error([] { check(good(), 0); }, {"--ranks 0", "at least 1"});
+}
+
+TEST(ConfigCheck, HeadsMustDivideTheWidth) {
+  expect_error(
+      [] {
+        check(good({"model.heads=7", "model.kv_heads=7"}), 1);
+      },
+      {"--set: model.heads = 7: does not divide model.width = 256", "nearest valid value is 8"});
+}
+
+TEST(ConfigCheck, ModelErrorsNameFileAndLine) {
+  const std::string text = std::string(kGood).replace(std::string(kGood).find("heads = 8"), 9, "heads = 6");
+  expect_error([&] { check(parse_config_text(text, "a.toml"), 1); }, {"a.toml:4: model.heads = 6"});
+}
+
+TEST(ConfigCheck, SequenceMustFitTheContext) {
+  expect_error([] { check(good({"train.sequence=512"}), 1); },
+               {"--set: train.sequence = 512: longer than model.context = 256", "nearest valid value is 256"});
+}
+
+TEST(ConfigCheck, MinimumLearningRateMustNotExceedThePeak) {
+  expect_error(
+      [] {
+        check(good({"optimizer.learning_rate=1e-4", "optimizer.min_learning_rate=1e-3"}), 1);
+      },
+      {"--set: optimizer.min_learning_rate = 0.001: above optimizer.learning_rate = 0.0001",
+       "nearest valid value is 0.0001"});
+}
+
+TEST(ConfigCheck, WarmUpMustEndBeforeTheRun) {
+  expect_error([] { check(good({"optimizer.warmup_steps=100"}), 1); },
+               {"--set: optimizer.warmup_steps = 100: must be below train.steps = 100", "nearest valid value is 99"});
+  EXPECT_NO_THROW(check(good({"optimizer.warmup_steps=99"}), 1));
+}
+
+TEST(ConfigCheck, SplitMustBeShares) {
+  expect_error([] { check(good({"data.split=most"}), 1); }, {"--set: data.split", "most"});
+  EXPECT_NO_THROW(check(good({"data.split=1"}), 1));
+}
+
+TEST(ConfigCheck, NoModelIsAnErrorThatSaysHowToGiveOne) {
+  expect_error([] { check(parse_config({}), 1); }, {"no model is given", "--set model.preset=gpt2"});
+  expect_error([] { check(parse_config_text("[model]\nwidth = 256\n", "a.toml"), 1); },
+               {"model.layers, model.heads, model.vocab, model.context: not given", "model.preset"});
+}
+
+TEST(ConfigCheck, SingleValuesAreCheckedAgain) {
+  Config config = good();
+  config.train.steps = -5;
+  expect_error([&] { check(config, 1); }, {"a.toml:8: train.steps = -5: must be at least 1"});
+  config = good();
+  config.parallel.tensor = 2;
+  expect_error([&] { check(config, 2); }, {"parallel.tensor = 2: not in this version"});
+}
+
+TEST(ConfigCheck, DataIsAskedForSeparately) {
+  EXPECT_NO_THROW(check(good(), 1));
+  expect_error([] { require_data(good()); }, {"data.train: not given", "--set data.train=PREFIX"});
+  EXPECT_NO_THROW(require_data(good({"data.train=x"})));
+}
+
+TEST(ImportedModel, GivesTheSizesThatWereLeftOut) {
+  const std::vector<std::string> overrides{"train.init_from=hf", "model.dropout=0.1"};
+  const Config before = parse_config({}, overrides);
+  EXPECT_FALSE(before.has_model());
+  EXPECT_NO_THROW(check(before, 1)) << "the model is still to come";
+  ridgeline::model::TransformerConfig imported = ridgeline::model::preset("gpt2");
+  imported.norm_epsilon = 1e-6F;
+  imported.dropout = 0.3F;
+  const Config after = with_imported_model(before, imported);
+  EXPECT_EQ(after.model.transformer.width, 768);
+  EXPECT_EQ(after.model.transformer.norm_epsilon, 1e-6F);
+  EXPECT_EQ(after.model.transformer.dropout, 0.1F) << "dropout is a setting of this run";
+  EXPECT_EQ(after.train.sequence, 1024);
+  EXPECT_NO_THROW(check(after, 1));
+}
+
+TEST(ImportedModel, RefusesGivenSizesThatDiffer) {
+  const std::vector<std::string> overrides{"train.init_from=hf"};
+  const auto import = [&](const char* text) {
+    return with_imported_model(parse_config_text(text, "a.toml", overrides), ridgeline::model::preset("gpt2"));
+  };
+  expect_error([&] { import("[model]\nwidth = 512\n"); },
+               {"a.toml:2: model.width = 512: the model in train.init_from (hf) has 768", "Leave"});
+  expect_error([&] { import("[model]\npreset = \"gpt2-xl\"\n"); }, {"a.toml:2: model.layers = 48", "has 12"});
+  EXPECT_NO_THROW(import("[model]\nwidth = 768\n"));
+  EXPECT_NO_THROW(import("[model]\npreset = \"gpt2\"\n"));
+}
+
+TEST(ImportedModel, TheEffectiveConfigurationImportsAgain) {
+  const std::vector<std::string> overrides{"train.init_from=hf"};
+  const Config first = with_imported_model(parse_config({}, overrides), ridgeline::model::preset("gpt2"));
+  const Config again = with_imported_model(parse_config_text(to_toml(first, Detail::documented), "config.toml"),
+                                           ridgeline::model::preset("gpt2"));
+  EXPECT_THAT(differences(first, again), testing::IsEmpty());
+}
+
+}  // namespace
+}  // namespace ridgeline::train

@@ -1,0 +1,242 @@
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <set>
+
+#include "expect_error.h"
+#include "ridgeline/train/config.h"
+#include "ridgeline/train/config_keys.h"
+
+namespace ridgeline::train {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::Not;
+
+constexpr const char* kSmall = R"(
+[model]
+layers = 4
+width = 256
+heads = 8
+vocab = 4096
+context = 256
+
+[train]
+steps = 300
+precision = "bf16"
+
+[optimizer]
+learning_rate = 1e-3
+clip = 1
+)";
+
+Config parse(std::string_view text, std::vector<std::string> overrides = {}) {
+  return parse_config_text(text, "a.toml", overrides);
+}
+
+TEST(ConfigReading, TakesValuesAndLeavesTheRestAtDefault) {
+  const Config config = parse(kSmall);
+  EXPECT_EQ(config.train.steps, 300);
+  EXPECT_EQ(config.train.precision, "bf16");
+  EXPECT_EQ(activation_dtype(config), DType::bf16);
+  EXPECT_EQ(config.optimizer.learning_rate, 1e-3);
+  EXPECT_EQ(config.optimizer.clip, 1.0) << "a whole number serves as a number";
+  EXPECT_EQ(config.optimizer.beta2, Config{}.optimizer.beta2);
+}
+
+TEST(ConfigReading, CompletesSizesThatFollowFromOthers) {
+  const Config config = parse(kSmall);
+  EXPECT_EQ(config.model.transformer.kv_heads, 8);
+  EXPECT_EQ(config.model.transformer.ffn, 1024);
+  EXPECT_EQ(config.train.sequence, 256);
+}
+
+TEST(ConfigReading, RemembersWhereAKeyWasGiven) {
+  const Config config = parse(kSmall, {"train.seed=7"});
+  EXPECT_EQ(config.origins.at("train.steps"), "a.toml:10");
+  EXPECT_EQ(config.origins.at("train.seed"), "--set");
+  EXPECT_EQ(config.origins.count("train.keep_last"), 0U);
+}
+
+TEST(ConfigReading, OverridesTakeBareWordsAndToml) {
+  const Config config = parse(kSmall, {"train.precision=fp32", "data.train = out/my data", "data.split=90,10,0",
+                                       "data.tokenizer=\"a\\tb\"", "data.valid=3", "optimizer.clip=0.5",
+                                       "train.seed=0x10", "train.steps=1_000", "parallel.sequence=false"});
+  EXPECT_EQ(config.train.precision, "fp32");
+  EXPECT_EQ(config.data.train, "out/my data");
+  EXPECT_EQ(config.data.split, "90,10,0");
+  EXPECT_EQ(config.data.tokenizer, "a\tb");
+  EXPECT_EQ(config.data.valid, "3") << "a text key takes any bare text";
+  EXPECT_EQ(config.optimizer.clip, 0.5);
+  EXPECT_EQ(config.train.seed, 16);
+  EXPECT_EQ(config.train.steps, 1000);
+}
+
+TEST(ConfigReading, LastOverrideWins) {
+  EXPECT_EQ(parse(kSmall, {"train.steps=5", "train.steps=6"}).train.steps, 6);
+}
+
+TEST(ConfigReading, ValuesMayContainEqualsSigns) {
+  EXPECT_EQ(parse(kSmall, {"data.train=a=b"}).data.train, "a=b");
+}
+
+TEST(ConfigReading, PresetGivesSizesAndKeysBesideItReplaceThem) {
+  const Config config = parse("model.width = 1024\nmodel.preset = \"gpt2-124m\"\nmodel.heads = 16\n");
+  EXPECT_EQ(config.model.transformer.layers, 12);
+  EXPECT_EQ(config.model.transformer.width, 1024);
+  EXPECT_EQ(config.model.transformer.heads, 16);
+  EXPECT_EQ(config.model.transformer.kv_heads, 16);
+  EXPECT_EQ(config.model.transformer.ffn, 4096);
+}
+
+TEST(ConfigReading, PresetAsOverrideReplacesTheFilesSizesButNotOtherOverrides) {
+  const Config config = parse(kSmall, {"model.layers=2", "model.preset=gpt2"});
+  EXPECT_EQ(config.model.transformer.width, 768);
+  EXPECT_EQ(config.model.transformer.vocab, 50257);
+  EXPECT_EQ(config.model.transformer.layers, 2);
+}
+
+TEST(ConfigReading, PresetKeepsDropout) {
+  EXPECT_EQ(parse("[model]\ndropout = 0.1\npreset = \"gpt2\"\n").model.transformer.dropout, 0.1F);
+}
+
+TEST(ConfigReading, ReadsAFileAndTheDefaultsWithoutOne) {
+  const std::filesystem::path file = std::filesystem::path(testing::TempDir()) / "ridgeline_config_test.toml";
+  std::ofstream(file) << kSmall;
+  const std::vector<std::string> overrides{"train.steps=301"};
+  EXPECT_EQ(parse_config(file, overrides).train.steps, 301);
+  EXPECT_THAT(parse_config(file).origins.at("train.steps"), HasSubstr("ridgeline_config_test.toml:10"));
+  std::filesystem::remove(file);
+  EXPECT_EQ(parse_config({}).train.steps, Config{}.train.steps);
+  expect_error([&] { parse_config(file); }, {file.string(), "No such file"});
+}
+
+TEST(ConfigWriting, ReadsBackExactly) {
+  Config config = parse(kSmall);
+  config.optimizer.learning_rate = 0.1 + 0.2;
+  config.optimizer.epsilon = 1e-8;
+  config.optimizer.weight_decay = 1.0 / 3.0;
+  config.model.transformer.dropout = 0.1F;
+  config.model.transformer.norm_epsilon = 1e-5F;
+  config.model.transformer.init_deviation = 1.0F / 3.0F;
+  config.data.train = "a \"quoted\" \\ path\twith\nall of it, and ünïcode";
+  config.train.seed = 4294967295;
+  for (const Detail detail : {Detail::values, Detail::documented}) {
+    const Config back = parse_config_text(to_toml(config, detail), "back.toml");
+    EXPECT_THAT(differences(config, back), ElementsAre());
+    EXPECT_EQ(back.optimizer.learning_rate, 0.1 + 0.2);
+    EXPECT_EQ(back.model.transformer, config.model.transformer);
+    EXPECT_EQ(back.data.train, config.data.train);
+  }
+}
+
+TEST(ConfigWriting, AWrittenPresetReadsBackWithItsChanges) {
+  const Config config = parse("[model]\npreset = \"gpt2\"\nlayers = 3\n");
+  const Config back = parse_config_text(to_toml(config, Detail::values), "back.toml");
+  EXPECT_EQ(back.model.transformer, config.model.transformer);
+  EXPECT_EQ(back.model.preset, "gpt2");
+}
+
+TEST(ConfigWriting, DefaultsReadBackToo) {
+  const Config back = parse_config_text(to_toml(Config{}, Detail::documented), "back.toml");
+  EXPECT_THAT(differences(Config{}, back), ElementsAre());
+}
+
+TEST(ConfigWriting, DocumentsDefaultUnitMeaningAndAllowedValues) {
+  const std::string text = to_toml(parse(kSmall), Detail::documented);
+  EXPECT_THAT(text, HasSubstr("[sequences; at least 1"));
+  EXPECT_THAT(text, HasSubstr("fp32 | bf16"));
+  EXPECT_THAT(text, HasSubstr("default \"fp32\""));
+  EXPECT_THAT(text, HasSubstr("\nprecision = \"bf16\"\n"));
+  EXPECT_THAT(text, HasSubstr("\nclip = 1.0\n"));
+  EXPECT_THAT(to_toml(parse(kSmall), Detail::values), Not(HasSubstr("#")));
+}
+
+TEST(ConfigKeys, AreUniqueGroupedAndDocumented) {
+  std::set<std::string_view> names, groups;
+  std::string_view group;
+  for (const Key& key : keys()) {
+    EXPECT_TRUE(names.insert(key.name).second) << key.name;
+    if (key.group() != group) {
+      EXPECT_TRUE(groups.insert(key.group()).second) << key.name << " stands apart from its group";
+    }
+    group = key.group();
+    EXPECT_GT(key.meaning.size(), 10U) << key.name;
+    EXPECT_NO_THROW(check_value(key, Config{})) << key.name << ": its own default must be valid";
+  }
+}
+
+TEST(ConfigKeys, EachSetsItsOwnMember) {
+  std::set<const void*> members;
+  Config config;
+  for (const Key& key : keys()) {
+    const void* member = std::visit([](auto* p) -> const void* { return p; }, key.slot(config));
+    EXPECT_TRUE(members.insert(member).second) << key.name;
+  }
+}
+
+TEST(ConfigKeys, ThoseThatOthersCallExist) {
+  for (const char* name : {"model.preset",
+                           "model.family",
+                           "model.layers",
+                           "model.width",
+                           "model.heads",
+                           "model.kv_heads",
+                           "model.ffn",
+                           "model.vocab",
+                           "model.context",
+                           "data.train",
+                           "data.valid",
+                           "data.split",
+                           "data.tokenizer",
+                           "train.steps",
+                           "train.global_batch",
+                           "train.micro_batch",
+                           "train.sequence",
+                           "train.precision",
+                           "train.seed",
+                           "train.recompute",
+                           "train.eval_every",
+                           "train.save_every",
+                           "train.keep_last",
+                           "train.init_from",
+                           "optimizer.learning_rate",
+                           "optimizer.min_learning_rate",
+                           "optimizer.warmup_steps",
+                           "optimizer.schedule",
+                           "optimizer.beta1",
+                           "optimizer.beta2",
+                           "optimizer.epsilon",
+                           "optimizer.weight_decay",
+                           "optimizer.clip",
+                           "parallel.shard",
+                           "parallel.shard_group",
+                           "parallel.tensor",
+                           "parallel.sequence",
+                           "parallel.pipeline",
+                           "parallel.schedule",
+                           "parallel.chunks",
+                           "parallel.context"}) {
+    EXPECT_NE(find_key(name), nullptr) << name;
+  }
+}
+
+TEST(ConfigDifferences, NameKeyBeforeAndAfter) {
+  EXPECT_THAT(differences(parse(kSmall), parse(kSmall, {"train.steps=400", "train.precision=fp32"})),
+              ElementsAre("train.steps: 300 -> 400", "train.precision: \"bf16\" -> \"fp32\""));
+}
+
+TEST(ConfigSchedule, CarriesEverySetting) {
+  const Config config =
+      parse(kSmall, {"optimizer.schedule=linear", "optimizer.min_learning_rate=1e-5", "optimizer.warmup_steps=30"});
+  const optim::Schedule schedule = schedule_of(config);
+  EXPECT_EQ(schedule.decay, optim::Decay::linear);
+  EXPECT_EQ(schedule.learning_rate, 1e-3);
+  EXPECT_EQ(schedule.min_learning_rate, 1e-5);
+  EXPECT_EQ(schedule.warmup_steps, 30);
+  EXPECT_EQ(schedule.steps, 300);
+}
+
+}  // namespace
+}  // namespace ridgeline::train
