@@ -59,7 +59,6 @@ std::string hash_of(const BpeModel& model) {
   for (const int32_t id : added) append_number(id, text);
   append_number(static_cast<int64_t>(model.pre_tokenizer), text);
   append_number(model.ignore_merges ? 1 : 0, text);
-  append_number(model.end_of_document.value_or(-1), text);
   return fmt::format("{:016x}", hash_name(text));
 }
 

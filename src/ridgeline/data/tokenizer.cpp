@@ -132,6 +132,10 @@ Tokenizer Tokenizer::from_json(std::string_view text, std::string_view name) {
   return Tokenizer(std::make_shared<const BpeModel>(parse_tokenizer_json(text, name)));
 }
 
+std::string Tokenizer::to_json() const {
+  return tokenizer_json(*model_);
+}
+
 Tokenizer Tokenizer::load(const std::filesystem::path& folder) {
   return Tokenizer(std::make_shared<const BpeModel>(load_bpe_model(folder)));
 }

@@ -41,8 +41,11 @@ class Tokenizer {
   // class does not implement (normalizers, other models or patterns), by name.
   static Tokenizer load(const std::filesystem::path& folder);
   static Tokenizer from_parts(const TokenizerParts& parts);
-  // The text of a tokenizer.json (a checkpoint keeps it); `name` is for messages.
+  // From the text of a tokenizer.json (a checkpoint keeps it); `name` is for messages. Errors as above. Without side
+  // files the end-of-document token is the first of the usual names.
   static Tokenizer from_json(std::string_view text, std::string_view name);
+  // The text of this tokenizer's tokenizer.json: from_json(to_json()) has the same hash.
+  std::string to_json() const;
 
   // Writes tokenizer.json, vocab.json, merges.txt, tokenizer_config.json and special_tokens_map.json, so that
   // transformers.AutoTokenizer.from_pretrained(folder) works. What was loaded from a tokenizer.json is written back

@@ -278,7 +278,7 @@ std::string pre_tokenizer_json(PreTokenizer kind) {
       json_string(pattern_of(kind)), fmt::format(kByteLevel, false));
 }
 
-std::string tokenizer_json(const BpeModel& model, const std::string& vocabulary) {
+std::string make_tokenizer_json(const BpeModel& model) {
   std::string added, merges;
   for (const AddedToken& token : model.added_tokens) {
     added += fmt::format(
@@ -310,7 +310,8 @@ std::string tokenizer_json(const BpeModel& model, const std::string& vocabulary)
   }}
 }}
 )",
-                     added, pre_tokenizer_json(model.pre_tokenizer), model.ignore_merges, vocabulary, merges);
+                     added, pre_tokenizer_json(model.pre_tokenizer), model.ignore_merges, vocabulary_json(model),
+                     merges);
 }
 
 json configuration_json(const BpeModel& model, int64_t model_max_length) {
@@ -328,9 +329,8 @@ json configuration_json(const BpeModel& model, int64_t model_max_length) {
   return configuration;
 }
 
-}  // namespace
-
-BpeModel parse_tokenizer_json(std::string_view text, std::string_view name) {
+// All but the derived tables.
+BpeModel read_tokenizer_json(std::string_view text, std::string_view name) {
   const json root = parse_json(text, name);
   if (!root.is_object()) malformed(name, "not an object");
   if (const json* normalizer = member(root, "normalizer")) {
@@ -346,7 +346,22 @@ BpeModel parse_tokenizer_json(std::string_view text, std::string_view name) {
   read_bpe(model, *bpe, name);
   model.pre_tokenizer = read_pre_tokenizer(root, name);
   if (const json* added = member(root, "added_tokens")) read_added_tokens(model, *added, name);
+  model.source_files.emplace("tokenizer.json", text);
   return model;
+}
+
+}  // namespace
+
+BpeModel parse_tokenizer_json(std::string_view text, std::string_view name) {
+  BpeModel model = read_tokenizer_json(text, name);
+  choose_end_of_document(model, {});
+  model.finish(name);
+  return model;
+}
+
+std::string tokenizer_json(const BpeModel& model) {
+  const auto original = model.source_files.find("tokenizer.json");
+  return original != model.source_files.end() ? original->second : make_tokenizer_json(model);
 }
 
 BpeModel load_bpe_model(const fs::path& path) {
@@ -356,9 +371,7 @@ BpeModel load_bpe_model(const fs::path& path) {
   BpeModel model;
   std::string origin = file.string();
   if (fs::exists(file)) {
-    std::string text = read_text(file);
-    model = parse_tokenizer_json(text, origin);
-    model.source_files.emplace("tokenizer.json", std::move(text));
+    model = read_tokenizer_json(read_text(file), origin);
   } else if (fs::exists(folder / "vocab.json") && fs::exists(folder / "merges.txt")) {
     origin = (folder / "vocab.json").string();
     model = load_vocab_and_merges(folder);
@@ -378,12 +391,11 @@ void save_bpe_model(const BpeModel& model, const fs::path& folder, int64_t model
     const auto original = model.source_files.find(name);
     write_atomically(folder / name, original != model.source_files.end() ? original->second : made);
   };
-  const std::string vocabulary = vocabulary_json(model);
   std::string merges = "#version: 0.2\n";
   for (const MergeRule& merge : model.merges) {
     merges += to_printable(model.tokens[merge.left]) + " " + to_printable(model.tokens[merge.right]) + "\n";
   }
-  write("vocab.json", vocabulary + "\n");
+  write("vocab.json", vocabulary_json(model) + "\n");
   write("merges.txt", merges);
   json special = json::object();
   if (model.end_of_document) {
@@ -398,7 +410,7 @@ void save_bpe_model(const BpeModel& model, const fs::path& folder, int64_t model
   write("special_tokens_map.json", special.dump(2) + "\n");
   write("tokenizer_config.json", configuration_json(model, model_max_length).dump(2) + "\n");
   // Last: its presence says that the folder is whole.
-  write("tokenizer.json", tokenizer_json(model, vocabulary));
+  write("tokenizer.json", tokenizer_json(model));
 }
 
 }  // namespace ridgeline::data

@@ -114,6 +114,18 @@ TEST(Tokenizer, SavedFoldersGiveTheSameTokenizer) {
   EXPECT_NE(llama.hash(), gpt2().hash());
 }
 
+TEST(Tokenizer, TravelsAsText) {
+  for (const char* name : {"gpt2_tokenizer", "data/llama3_style"}) {
+    const Tokenizer tokenizer = Tokenizer::load(fixture(name));
+    const Tokenizer copy = Tokenizer::from_json(tokenizer.to_json(), "copy");
+    EXPECT_EQ(copy.hash(), tokenizer.hash());
+    EXPECT_EQ(copy.end_of_document(), tokenizer.end_of_document());
+    EXPECT_EQ(copy.encode("It's  the same.<|endoftext|>", Specials::recognise),
+              tokenizer.encode("It's  the same.<|endoftext|>", Specials::recognise));
+  }
+  EXPECT_ERROR("copy: not valid JSON", Tokenizer::from_json("{", "copy"));
+}
+
 TEST(Tokenizer, AddedTokensOfGptJDecodeAndAreWrittenBack) {
   const TemporaryFolder folder;
   for (const char* name : {"vocab.json", "merges.txt"}) {

@@ -1,0 +1,67 @@
+#include "fuzz_driver.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <random>
+
+namespace {
+
+void run(const std::string& input) {
+  LLVMFuzzerTestOneInput(reinterpret_cast<const uint8_t*>(input.data()), input.size());
+}
+
+std::string mutated(std::string text, const std::vector<std::string>& others, std::mt19937& random) {
+  constexpr const char* kBits[] = {"\"", "\\",       "{",       "}",         "[",        "]",
+                                   ":",  ",",        "\n",      "\r",        "\n\n",     "null",
+                                   "-1", "\\ud800",  "1e999",   "\xff",      "\xE6\xBC", "\xF0\x9F\x98\x80",
+                                   " ",  "\"text\"", "\\u0000", "4294967296"};
+  const auto below = [&](size_t n) { return n == 0 ? size_t{0} : static_cast<size_t>(random()) % n; };
+  for (size_t edits = 1 + below(6); edits > 0; --edits) {
+    const size_t at = below(text.size() + 1);
+    switch (below(7)) {
+      case 0:
+        text.resize(at);
+        break;
+      case 1:
+        text.erase(at, below(20));
+        break;
+      case 2:
+        text.insert(at, kBits[below(std::size(kBits))]);
+        break;
+      case 3:
+        text.insert(at, text.substr(below(text.size()), below(40)));
+        break;
+      case 4:
+        text += others[below(others.size())].substr(0, below(200));
+        break;
+      case 5:
+        for (size_t i = at; i < text.size() && i < at + 8; ++i) text[i] = static_cast<char>(below(3) == 0 ? 0xFF : 0);
+        break;
+      default:
+        if (at < text.size()) text[at] = static_cast<char>(text[at] ^ (1 << below(8)));
+    }
+  }
+  return text;
+}
+
+}  // namespace
+
+// fuzz_x [RUNS]: seeds and mutations. fuzz_x FILE...: those inputs, to repeat a finding.
+int main(int argc, char** argv) {
+  const std::vector<std::string> start = seeds();
+  const bool files = argc > 1 && std::atoi(argv[1]) == 0;
+  if (files) {
+    for (int i = 1; i < argc; ++i) {
+      std::ifstream file(argv[i], std::ios::binary);
+      run(std::string(std::istreambuf_iterator<char>(file), {}));
+    }
+    return 0;
+  }
+  const int runs = argc > 1 ? std::atoi(argv[1]) : 3000;
+  std::mt19937 random(20240229);
+  for (const std::string& seed : start) run(seed);
+  for (int i = 0; i < runs; ++i) run(mutated(start[static_cast<size_t>(random()) % start.size()], start, random));
+  std::printf("%d inputs\n", runs + static_cast<int>(start.size()));
+}
