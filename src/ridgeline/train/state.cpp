@@ -73,7 +73,7 @@ std::vector<checkpoint::Piece> gather_pieces(comm::Communicator& communicator, c
     const int64_t* const theirs = all.data() + words * rank;
     const size_t before = pieces.size();
     pieces.resize(before + static_cast<size_t>(theirs[0]));
-    if (theirs[0] > 0) std::memcpy(pieces.data() + before, theirs + 1, static_cast<size_t>(theirs[0]) * sizeof(checkpoint::Piece));
+    if (theirs[0] > 0) std::memcpy(static_cast<void*>(pieces.data() + before), theirs + 1, static_cast<size_t>(theirs[0]) * sizeof(checkpoint::Piece));
   }
   return pieces;
 }

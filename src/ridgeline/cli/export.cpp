@@ -1,0 +1,68 @@
+#include "ridgeline/cli/export.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "ridgeline/base/error.h"
+#include "ridgeline/base/file.h"
+#include "ridgeline/model/declarations.h"
+#include "ridgeline/observe/progress.h"
+#include "ridgeline/train/hugging_face_names.h"
+#include "ridgeline/train/model_source.h"
+
+namespace ridgeline::cli {
+namespace {
+
+struct Options {
+  std::string checkpoint, out, tokenizer, dtype = "fp32";
+};
+
+void run(const Options& options) {
+  const train::ModelSource source = train::ModelSource::open(options.checkpoint);
+  const std::optional<data::Tokenizer> tokenizer = source.tokenizer(options.tokenizer);
+  make_folder(options.out);
+  checkpoint::ExportOptions settings;
+  settings.dtype = options.dtype == "bf16" ? DType::bf16 : DType::f32;
+  settings.config = model::to_hugging_face(source.config());
+  settings.config["torch_dtype"] = options.dtype == "bf16" ? "bfloat16" : "float32";
+  if (tokenizer && tokenizer->end_of_document()) {
+    settings.config["bos_token_id"] = *tokenizer->end_of_document();
+    settings.config["eos_token_id"] = *tokenizer->end_of_document();
+  }
+  std::map<std::string, std::vector<int64_t>, std::less<>> shapes;
+  for (const model::Unit& unit : model::declare(source.config())) {
+    for (const model::Tensor& tensor : unit.tensors) shapes[tensor.name] = tensor.shape;
+  }
+  observe::Progress progress({.label = "export", .unit = "bytes", .output = stderr});
+  checkpoint::export_hugging_face(
+      options.out, train::hugging_face_names(source.config()),
+      [&](std::string_view name, int64_t first, int64_t count, Ref destination) {
+        source.read(name, shapes.find(name)->second, first, count, destination);
+      },
+      settings, [&](int64_t done, int64_t) { progress.update(done); });
+  progress.finish();
+  if (tokenizer) tokenizer->save(options.out, source.config().context);
+  fmt::print("'{}' holds a Hugging Face {} model{}\n", options.out, source.config().family, tokenizer ? " and its tokenizer" : "; no tokenizer was known (--tokenizer)");
+}
+
+}  // namespace
+
+void add_export(CLI::App& app) {
+  const auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("export", "Write a model as a Hugging Face folder");
+  command->footer(
+      "Writes model.safetensors (shards past 5 GB), config.json, generation_config.json and the tokenizer.\n\n"
+      "Examples:\n"
+      "  ridgeline export --checkpoint runs/first --out exported\n"
+      "  python -c 'from transformers import pipeline; print(pipeline(\"text-generation\", \"exported\")(\"The file\"))'");
+  command->add_option("--checkpoint", options->checkpoint, "A checkpoint, a run's folder (its newest), or a Hugging Face folder")->required()->type_name("DIR");
+  command->add_option("--out", options->out, "Folder to write")->required()->type_name("DIR");
+  command->add_option("--tokenizer", options->tokenizer, "When the model has none beside it")->type_name("DIR");
+  command->add_option("--dtype", options->dtype, "fp32 or bf16")->capture_default_str()->check(CLI::IsMember({"fp32", "bf16"}));
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace ridgeline::cli

@@ -1,0 +1,109 @@
+#include "ridgeline/cli/inspect.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <filesystem>
+#include <memory>
+
+#include "ridgeline/base/error.h"
+#include "ridgeline/data/indexed_dataset.h"
+#include "ridgeline/model/declarations.h"
+#include "ridgeline/observe/format.h"
+#include "ridgeline/train/model_source.h"
+#include "ridgeline/train/state.h"
+
+namespace ridgeline::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Options {
+  std::string path, tokenizer;
+  bool tensors = false;
+  int64_t document = -1;
+};
+
+bool is_dataset(const fs::path& path) {
+  fs::path index = path;
+  if (path.extension() == ".bin" || path.extension() == ".idx") index.replace_extension();
+  index += ".idx";
+  return fs::exists(index);
+}
+
+void inspect_dataset(const Options& options) {
+  const std::shared_ptr<const data::IndexedDataset> dataset = data::IndexedDataset::open(options.path);
+  std::vector<int32_t> lengths(dataset->lengths().begin(), dataset->lengths().end());
+  std::sort(lengths.begin(), lengths.end());
+  const auto quantile = [&](double q) { return lengths.empty() ? 0 : lengths[static_cast<size_t>(q * static_cast<double>(lengths.size() - 1))]; };
+  fmt::print("token dataset {}\n", dataset->prefix().string());
+  fmt::print("  documents   {}\n  tokens      {} ({} bytes each)\n", observe::format_integer(dataset->documents()),
+             observe::format_integer(dataset->tokens()), data::size_of(dataset->token_type()));
+  fmt::print("  length      {} to {} tokens, median {}, 90 % below {}\n", quantile(0), quantile(1), quantile(0.5), quantile(0.9));
+  if (const auto& note = dataset->note()) {
+    fmt::print("  text        {} bytes, {:.3f} per token\n  tokenizer   {} (hash {}), {} ids, end of document {}\n", observe::format_integer(note->text_bytes),
+               static_cast<double>(note->text_bytes) / static_cast<double>(std::max<int64_t>(note->tokens, 1)), note->tokenizer, note->tokenizer_hash,
+               note->vocabulary, note->end_of_document < 0 ? "not appended" : std::to_string(note->end_of_document));
+  }
+  if (options.document < 0) return;
+  if (options.document >= dataset->documents()) {
+    throw Error(fmt::format("--document {}: there are only {}", options.document, dataset->documents()), "Documents are counted from 0.");
+  }
+  std::vector<int32_t> tokens(static_cast<size_t>(dataset->length(options.document)));
+  dataset->read(dataset->begin(options.document), tokens, int64_t{1} << 31);
+  if (options.tokenizer.empty()) {
+    fmt::print("document {}: {}\n", options.document, fmt::join(tokens, " "));
+  } else {
+    fmt::print("document {}:\n{}\n", options.document, data::Tokenizer::load(options.tokenizer).decode(tokens));
+  }
+}
+
+void inspect_model(const Options& options) {
+  const train::ModelSource source = train::ModelSource::open(options.path);
+  const model::TransformerConfig& config = source.config();
+  fmt::print("{} {}\n", source.is_checkpoint() ? "checkpoint" : "Hugging Face folder", source.folder().string());
+  fmt::print("  model       {}: {} layers, width {}, {} heads, ffn {}, vocabulary {}, context {}\n  parameters  {}\n", config.family, config.layers,
+             config.width, config.heads, config.ffn, config.vocab, config.context, observe::format_integer(config.parameters()));
+  if (const checkpoint::CheckpointReader* reader = source.reader()) {
+    const train::RunState state = train::run_state_from_json(reader->extra(), source.folder().string());
+    fmt::print("  step        {}, {} samples and {} tokens consumed\n", reader->step(), observe::format_integer(state.consumed_samples),
+               observe::format_integer(state.consumed_tokens));
+    if (state.best_validation_loss) fmt::print("  best        validation loss {:.4f} nats per token at step {}\n", *state.best_validation_loss, state.best_step);
+    for (const auto& file : reader->manifest().files) {
+      fmt::print("  file        {}: {} bytes, crc32c {:08x}, verified\n", file.name, observe::format_integer(file.bytes), file.crc32c);
+    }
+  }
+  if (!options.tensors) return;
+  observe::Table table({{"tensor", observe::Table::left}, {"shape", observe::Table::left}, {"elements", observe::Table::right}});
+  for (const model::Unit& unit : model::declare(config)) {
+    for (const model::Tensor& tensor : unit.tensors) {
+      table.row({tensor.name, fmt::format("[{}]", fmt::join(tensor.shape, ", ")), observe::format_integer(tensor.count())});
+    }
+  }
+  fmt::print("\n{}", table.text());
+}
+
+}  // namespace
+
+void add_inspect(CLI::App& app) {
+  const auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("inspect", "Say what a dataset, checkpoint or model folder holds");
+  command->footer(
+      "Examples:\n"
+      "  ridgeline inspect data/pages --document 3 --tokenizer tokenizer\n"
+      "  ridgeline inspect runs/first --tensors");
+  command->add_option("PATH", options->path, "Dataset prefix, checkpoint, run or Hugging Face folder")->required();
+  command->add_flag("--tensors", options->tensors, "Every tensor of a model");
+  command->add_option("--document", options->document, "Print this document of a dataset, counted from 0");
+  command->add_option("--tokenizer", options->tokenizer, "Print it as text with this tokenizer")->type_name("DIR");
+  command->callback([options] {
+    if (is_dataset(options->path)) {
+      inspect_dataset(*options);
+    } else {
+      inspect_model(*options);
+    }
+  });
+}
+
+}  // namespace ridgeline::cli

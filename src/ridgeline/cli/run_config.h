@@ -1,0 +1,28 @@
+// What `train` and `plan` share: from the command line to a checked configuration.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "ridgeline/train/config.h"
+
+namespace CLI {
+class App;
+}
+
+namespace ridgeline::cli {
+
+struct RunConfigOptions {
+  std::filesystem::path config;
+  std::vector<std::string> overrides;  // --set
+  int ranks = 1;
+};
+
+// Registers --config, --set and --ranks.
+void add_run_config(CLI::App& command, RunConfigOptions& options);
+
+// Reads, completes (train.init_from says the model) and checks.
+train::Config read_run_config(const RunConfigOptions& options);
+
+}  // namespace ridgeline::cli

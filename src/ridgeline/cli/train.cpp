@@ -1,0 +1,109 @@
+#include "ridgeline/cli/train.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+
+#include "ridgeline/base/error.h"
+#include "ridgeline/cli/run_config.h"
+#include "ridgeline/comm/communicator.h"
+#include "ridgeline/plan/memory_report.h"
+#include "ridgeline/train/signals.h"
+#include "ridgeline/train/trainer.h"
+
+namespace ridgeline::cli {
+namespace {
+
+struct Options {
+  RunConfigOptions run;
+  train::JobOptions job;
+  std::string out, resume_from, trace;
+  bool print_config = false, ignore_plan = false, quiet = false;
+};
+
+// The number of processes that the MPI launcher started, before MPI itself is initialised.
+int launched_ranks() {
+  for (const char* const name : {"PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS"}) {
+    if (const char* const value = std::getenv(name)) return std::atoi(value);
+  }
+  return 1;
+}
+
+void print_result(const train::TrainingResult& result) {
+  fmt::print("{} at step {}: loss {:.4f}", result.stopped ? "stopped" : "finished", result.step, result.loss);
+  if (result.validation_loss) fmt::print(", validation loss {:.4f} nats per token", *result.validation_loss);
+  fmt::print("\n");
+  std::fflush(stdout);
+}
+
+void run(Options& options) {
+  const bool mpi = comm::launched_by_mpi();
+  if (mpi) options.run.ranks = launched_ranks();
+  const train::Config config = read_run_config(options.run);
+  if (options.print_config) {
+    fmt::print("{}", train::to_toml(config, train::Detail::documented));
+    return;
+  }
+  if (options.out.empty()) throw Error("--out is missing", "Name the folder for checkpoints and metrics: --out runs/first");
+  options.job.out = options.out;
+  if (!options.resume_from.empty()) {
+    options.job.resume = true;
+    options.job.resume_from = options.resume_from;
+  }
+  if (!options.trace.empty()) options.job.trace = options.trace;
+  options.job.console = options.quiet ? nullptr : stderr;
+
+  const std::vector<parallel::Program> programs = train::run_programs(config, options.run.ranks);
+  const parallel::RunShape shape = train::run_shape(config, options.run.ranks);
+  const parallel::Inventory inventory = parallel::make_inventory(shape, model::declare(shape.config), programs);
+  // Under MPI each process asks for itself; how many share its host is not known before MPI starts.
+  if (!options.ignore_plan) {
+    plan::require_fits(plan::memory_report(inventory, programs), mpi ? 1 : options.run.ranks, plan::available_memory());
+  }
+  const train::Job job = train::prepare_job(config, options.job, options.run.ranks);
+  const train::StopSignals signals;
+  const comm::WorldOptions world{.timeout = std::chrono::milliseconds(static_cast<int64_t>(config.parallel.timeout * 1000)),
+                                 .failure_file = (options.job.out / "failure.txt").string()};
+  const auto body = [&](comm::World& ranks) {
+    const train::TrainingResult result = train::run_training(job, ranks);
+    if (ranks.rank() == 0) print_result(result);
+  };
+  if (mpi) {
+    comm::run_mpi(world, body);
+  } else {
+    comm::run_threads(options.run.ranks, world, body);
+  }
+}
+
+}  // namespace
+
+void add_train(CLI::App& app) {
+  const auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("train", "Train a model, or go on with a run");
+  command->footer(
+      "Under --out: config.toml (every key with its value), metrics.jsonl (a line per step), tensorboard/, checkpoints/step_…\n"
+      "Ctrl-C, SIGTERM and SIGUSR1 finish the step, save and stop; --resume goes on with the same bits.\n\n"
+      "Examples:\n"
+      "  ridgeline train --config configs/quickstart.toml --ranks 2 --out runs/first\n"
+      "  ridgeline train --config configs/quickstart.toml --ranks 2 --out runs/first --resume --set train.steps=2000\n"
+      "  mpirun -n 2 ridgeline train --config configs/quickstart.toml --out runs/mpi\n"
+      "  ridgeline train --config configs/quickstart.toml --print-config     every key, its default, unit and meaning");
+  add_run_config(*command, options->run);
+  command->add_option("--out", options->out, "Folder of the run")->type_name("DIR");
+  command->add_flag("--resume", options->job.resume, "Go on with the newest checkpoint in --out");
+  command->add_option("--resume-from", options->resume_from, "Go on with this checkpoint instead of the newest")->type_name("DIR");
+  command->add_option("--trace", options->trace, "Write what each rank did when, for ui.perfetto.dev")->type_name("FILE.json");
+  command->add_option("--trace-first", options->job.trace_first, "First step of the trace, counted from this start")->capture_default_str();
+  command->add_option("--trace-last", options->job.trace_last, "Last step of the trace")->capture_default_str();
+  command->add_flag("--print-config", options->print_config, "Print the effective configuration with comments and stop");
+  command->add_flag("--ignore-plan", options->ignore_plan, "Start even when the plan says that memory does not suffice");
+  command->add_flag("--quiet", options->quiet, "No progress");
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace ridgeline::cli

@@ -1,0 +1,86 @@
+#include "ridgeline/train/evaluator.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "ridgeline/base/error.h"
+#include "ridgeline/device/cpu/features.h"
+#include "ridgeline/device/cpu/worker_team.h"
+#include "ridgeline/observe/progress.h"
+
+namespace ridgeline::train {
+
+void place_row(const parallel::BatchBuffers& buffers, int64_t b, int64_t t, uint32_t sample) {
+  for (int64_t i = 0; i < t; ++i) {
+    buffers.positions[b * t + i] = static_cast<int32_t>(i);
+    buffers.samples[b * t + i] = sample;
+  }
+  buffers.sample_of_row[b] = sample;
+}
+
+Evaluation evaluate_windows(parallel::Executor& executor, int program, const data::EvaluationWindows& windows, int64_t limit, int64_t step) {
+  const model::BatchShape& shape = executor.run_shape().evaluation_batch;
+  const int64_t t = shape.sequence;
+  const int64_t rank = executor.world().rank(), ranks = executor.world().size();
+  Evaluation sum;
+  for (int64_t first = 0; first < limit; first += shape.batch * ranks) {
+    const parallel::BatchBuffers buffers = executor.batch(program, 0);
+    for (int64_t b = 0; b < shape.batch; ++b) {
+      const int64_t window = first + rank * shape.batch + b;
+      windows.window(window < limit ? window : windows.size(), {buffers.inputs + b * t, static_cast<size_t>(t)},
+                     {buffers.labels + b * t, static_cast<size_t>(t)});
+      place_row(buffers, b, t, 0);
+    }
+    const parallel::StepResult result = executor.run(program, {.step = step});
+    sum.loss += result.loss * static_cast<double>(result.tokens);
+    sum.tokens += result.tokens;
+  }
+  sum.loss /= static_cast<double>(std::max<int64_t>(sum.tokens, 1));
+  return sum;
+}
+
+Evaluation evaluate(const ModelSource& source, const std::shared_ptr<const data::IndexedDataset>& dataset, data::DocumentRange documents,
+                    const EvaluationSettings& settings) {
+  const data::EvaluationWindows windows(dataset, documents, settings.sequence, source.config().vocab);
+  if (settings.sequence > source.config().context) {
+    throw Error(fmt::format("windows of {} tokens are longer than the model's context of {}", settings.sequence, source.config().context));
+  }
+  const int threads = settings.threads > 0 ? settings.threads : std::max(1, device::cpu_count() / settings.ranks);
+  model::BatchShape shape{.batch = settings.micro_batch, .sequence = settings.sequence, .dtype = settings.dtype, .team_size = threads};
+  shape.head_chunk = std::min(shape.head_chunk, shape.tokens());
+  const parallel::RunShape run{.config = source.config(), .batch = shape, .evaluation_batch = shape, .data_parallel = settings.ranks, .training = false};
+  Evaluation result;
+  comm::run_threads(settings.ranks, {}, [&](comm::World& world) {
+    device::WorkerTeam team(threads);
+    device::Stream stream(team);
+    parallel::Executor executor(run, {parallel::evaluation(run.config, 1)}, world, stream);
+    executor.fill(parallel::BufferKind::master, [&](const model::Tensor& tensor, int64_t first, int64_t count, float* values) {
+      source.read(tensor.name, tensor.shape, first, count, Ref(values));
+    });
+    const Evaluation mine = evaluate_windows(executor, 0, windows, windows.size(), source.step());
+    if (world.rank() == 0) result = mine;
+  });
+  return result;
+}
+
+double text_bytes_per_prediction(const data::IndexedDataset& dataset, data::DocumentRange documents, const std::optional<data::Tokenizer>& tokenizer) {
+  if (!tokenizer) {
+    const std::optional<data::DatasetNote>& note = dataset.note();
+    return note && note->tokens > 0 ? static_cast<double>(note->text_bytes) / static_cast<double>(note->tokens) : 0.0;
+  }
+  const int64_t begin = dataset.begin(documents.first), end = dataset.begin(documents.last);
+  std::vector<int32_t> tokens(static_cast<size_t>(std::min<int64_t>(end - begin, 1 << 16)));
+  int64_t bytes = 0;
+  for (int64_t at = begin; at < end;) {
+    const std::span<int32_t> part(tokens.data(), static_cast<size_t>(std::min<int64_t>(end - at, static_cast<int64_t>(tokens.size()))));
+    dataset.read(at, part, tokenizer->vocab_size());
+    for (const int32_t id : part) bytes += tokenizer->is_added(id) ? 0 : static_cast<int64_t>(tokenizer->token_bytes(id).size());
+    at += static_cast<int64_t>(part.size());
+  }
+  return end - begin > 1 ? static_cast<double>(bytes) / static_cast<double>(end - begin - 1) : 0.0;
+}
+
+}  // namespace ridgeline::train

@@ -1,0 +1,42 @@
+// Loss on held-out data: every token of the documents predicted once, in windows shared by the ranks.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <optional>
+
+#include "ridgeline/data/sampler.h"
+#include "ridgeline/data/tokenizer.h"
+#include "ridgeline/parallel/executor.h"
+#include "ridgeline/train/model_source.h"
+
+namespace ridgeline::train {
+
+struct Evaluation {
+  double loss = 0;     // nats per predicted token
+  int64_t tokens = 0;  // predicted
+};
+
+// Positions 0 … t-1 and the global sample number for row b of a micro-batch.
+void place_row(const parallel::BatchBuffers& buffers, int64_t b, int64_t t, uint32_t sample);
+
+// The first `limit` windows by the executor's program number `program`. Collective.
+Evaluation evaluate_windows(parallel::Executor& executor, int program, const data::EvaluationWindows& windows, int64_t limit, int64_t step);
+
+struct EvaluationSettings {
+  int64_t sequence = 0;
+  int64_t micro_batch = 4;
+  int ranks = 1, threads = 0;  // thread ranks; threads per rank, 0: all CPUs shared out
+  DType dtype = DType::f32;
+  std::FILE* console = nullptr;
+};
+// A stored model on documents of a dataset.
+Evaluation evaluate(const ModelSource& source, const std::shared_ptr<const data::IndexedDataset>& dataset, data::DocumentRange documents,
+                    const EvaluationSettings& settings);
+
+// UTF-8 bytes of text per predicted token: exact over these documents when the tokenizer is known, else the whole data set's ratio
+// from its note; 0 when neither is there. Bits per byte = nats per token / ln 2 / this.
+double text_bytes_per_prediction(const data::IndexedDataset& dataset, data::DocumentRange documents, const std::optional<data::Tokenizer>& tokenizer);
+
+}  // namespace ridgeline::train

@@ -1,0 +1,61 @@
+// Text generation with a key-value cache: one token per step costs one pass over the weights.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "ridgeline/device/arena.h"
+#include "ridgeline/device/cpu/worker_team.h"
+#include "ridgeline/device/stream.h"
+#include "ridgeline/model/transformer.h"
+#include "ridgeline/train/model_source.h"
+
+namespace ridgeline::train {
+
+// How the next token is drawn from the logits: divided by `temperature` (0: the most likely token), cut to the `top_k` most
+// likely (0: all), then to the smallest set whose probability reaches `top_p` (1: all). Draw number n depends on (seed, n) alone.
+struct Sampling {
+  double temperature = 1.0;
+  int64_t top_k = 0;
+  double top_p = 1.0;
+  uint64_t seed = 0;
+};
+
+// The token drawn from logits [V]. Ties in likelihood go to the lower id. Pure.
+int32_t sample_token(std::span<const float> logits, const Sampling& sampling, uint64_t draw);
+
+class Generator {
+ public:
+  // Loads the weights (dtype f32 or bf16) and takes memory for a sequence of `context` tokens.
+  Generator(const ModelSource& source, DType dtype, int threads);
+  ~Generator();
+
+  const model::TransformerConfig& config() const { return config_; }
+
+  // Logits [V] after the tokens (all of them in one pass; they follow what was fed before). At most context tokens in all.
+  std::span<const float> feed(std::span<const int32_t> tokens);
+  int64_t position() const { return position_; }
+  void reset() { position_ = 0; }
+
+ private:
+  void carve(model::Carver& carver);
+  model::TransformerConfig config_;
+  DType dtype_;
+  device::WorkerTeam team_;
+  device::Stream stream_;
+  std::vector<model::Unit> units_;
+  std::unique_ptr<device::Arena> memory_;
+  std::vector<Ref> segments_, caches_;
+  Ref hidden_;
+  int32_t* positions_ = nullptr;
+  int32_t* inputs_ = nullptr;
+  model::CachedScratch scratch_;
+  model::LossScratch head_;
+  std::vector<float> logits_;
+  int64_t position_ = 0;
+};
+
+}  // namespace ridgeline::train

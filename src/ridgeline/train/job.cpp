@@ -1,0 +1,115 @@
+// What a configuration means before any rank runs: shapes, programs, and everything outside opened and checked once.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "ridgeline/base/error.h"
+#include "ridgeline/base/file.h"
+#include "ridgeline/checkpoint/manifest.h"
+#include "ridgeline/data/tokenizer.h"
+#include "ridgeline/device/cpu/features.h"
+#include "ridgeline/train/evaluator.h"
+#include "ridgeline/train/peak_cache.h"
+#include "ridgeline/train/trainer.h"
+
+namespace ridgeline::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+int micro_batches(const Config& config, int ranks) {
+  return static_cast<int>(config.train.global_batch / (config.train.micro_batch * ranks));
+}
+
+// Checks that the output folder fits what is asked: a new run does not write over an old one.
+void check_output(const JobOptions& options) {
+  const bool has_run = !checkpoint::list_checkpoints(options.out / "checkpoints").empty();
+  if (has_run && !options.resume) {
+    throw Error(fmt::format("'{}' already holds a run", options.out.string()), "Add --resume to go on with it, or choose another --out.");
+  }
+  if (!has_run && options.resume && !options.resume_from) {
+    throw Error(fmt::format("--resume: '{}' has no checkpoint", (options.out / "checkpoints").string()),
+                "Start without --resume, or name the folder of an earlier run with --out.");
+  }
+}
+
+void open_data(Job& job) {
+  const Config& config = job.config;
+  const int64_t vocabulary = config.model.transformer.vocab;
+  const std::shared_ptr<const data::IndexedDataset> train = data::IndexedDataset::open(config.data.train);
+  std::shared_ptr<const data::IndexedDataset> valid = train;
+  data::DocumentRange train_documents{0, train->documents()}, valid_documents;
+  if (!config.data.valid.empty()) {
+    valid = data::IndexedDataset::open(config.data.valid);
+    valid_documents = {0, valid->documents()};
+  } else {
+    const auto parts = data::split_documents(config.data.split, train->documents());
+    train_documents = parts[0];
+    valid_documents = parts[1];
+  }
+  std::optional<data::Tokenizer> tokenizer;
+  if (!config.data.tokenizer.empty()) {
+    tokenizer = data::Tokenizer::load(config.data.tokenizer);
+    if (tokenizer->vocab_size() > vocabulary) {
+      throw Error(fmt::format("model.vocab = {} is smaller than the {} ids of the tokenizer '{}'", vocabulary, tokenizer->vocab_size(),
+                              config.data.tokenizer),
+                  fmt::format("Set model.vocab to at least {}.", tokenizer->vocab_size()));
+    }
+    train->require_tokenizer(tokenizer->hash(), tokenizer->vocab_size());
+    valid->require_tokenizer(tokenizer->hash(), tokenizer->vocab_size());
+    const fs::path file = fs::path(config.data.tokenizer) / "tokenizer.json";
+    if (fs::exists(file)) job.tokenizer_json = read_text(file);
+  }
+  job.train = std::make_shared<data::GptDataset>(train, data::GptDataset::Settings{.documents = train_documents, .sequence = config.train.sequence,
+                                                                                   .samples = config.train.steps * config.train.global_batch,
+                                                                                   .seed = static_cast<uint32_t>(config.train.seed), .vocabulary = vocabulary});
+  if (!valid_documents.empty()) {
+    auto windows = std::make_shared<data::EvaluationWindows>(valid, valid_documents, config.train.sequence, vocabulary);
+    if (windows->size() > 0) {
+      job.valid = windows;
+      job.bytes_per_token = text_bytes_per_prediction(*valid, valid_documents, tokenizer);
+    }
+  }
+  if (config.train.eval_every > 0 && !job.valid) {
+    throw Error(fmt::format("train.eval_every = {}, but there is no validation data", config.train.eval_every),
+                "Name some with data.valid, or let data.split leave documents for it (\"98,2,0\"); 0 turns evaluation off.");
+  }
+}
+
+}  // namespace
+
+int threads_per_rank(const Config& config, int ranks) {
+  if (config.train.threads > 0) return static_cast<int>(config.train.threads);
+  return std::max(1, device::cpu_count() / ranks);
+}
+
+parallel::RunShape run_shape(const Config& config, int ranks) {
+  model::BatchShape batch{.batch = config.train.micro_batch, .sequence = config.train.sequence, .dtype = activation_dtype(config),
+                          .head_chunk = std::min(config.train.head_chunk, config.train.micro_batch * config.train.sequence),
+                          .team_size = threads_per_rank(config, ranks), .dropout = config.model.transformer.dropout > 0.0F};
+  model::BatchShape evaluation = batch;
+  evaluation.dropout = false;
+  return {.config = config.model.transformer, .batch = batch, .evaluation_batch = evaluation, .data_parallel = ranks};
+}
+
+std::vector<parallel::Program> run_programs(const Config& config, int ranks) {
+  const model::TransformerConfig& model = config.model.transformer;
+  return {parallel::lower(model, parallel::schedule(1, micro_batches(config, ranks))[0], parallel::Shard::none, parallel::Reduce::last),
+          parallel::evaluation(model, 1)};
+}
+
+Job prepare_job(const Config& config, JobOptions options, int ranks) {
+  const auto begin = std::chrono::steady_clock::now();
+  Job job{.config = config, .options = std::move(options)};
+  require_data(config);
+  check_output(job.options);
+  make_folder(job.options.out);
+  open_data(job);
+  job.peak_flops = peak_flops_per_thread(activation_dtype(config)) * threads_per_rank(config, ranks) * ranks;
+  job.prepare_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  return job;
+}
+
+}  // namespace ridgeline::train

@@ -1,0 +1,65 @@
+#include "ridgeline/train/model_source.h"
+
+#include <fmt/format.h>
+
+#include "ridgeline/base/error.h"
+#include "ridgeline/train/hugging_face_names.h"
+#include "ridgeline/train/state.h"
+
+namespace ridgeline::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+// The checkpoint that `path` stands for, if it is one, or a run's folder.
+std::optional<fs::path> checkpoint_folder(const fs::path& path) {
+  if (fs::exists(path / checkpoint::kManifestName)) return path;
+  for (const fs::path& parent : {path / "checkpoints", path}) {
+    const std::vector<checkpoint::CheckpointEntry> entries = checkpoint::list_checkpoints(parent);
+    if (!entries.empty()) return entries.back().folder;
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+ModelSource ModelSource::open(const fs::path& path, bool verify) {
+  ModelSource source;
+  if (!fs::exists(path)) throw Error(fmt::format("'{}' does not exist", path.string()), "Name a checkpoint, a run's folder or a Hugging Face folder.");
+  if (const std::optional<fs::path> folder = checkpoint_folder(path)) {
+    source.folder_ = *folder;
+    checkpoint::verify(*folder, verify ? checkpoint::Check::checksums : checkpoint::Check::sizes);
+    source.reader_ = std::make_shared<checkpoint::CheckpointReader>(*folder);
+    source.config_ = model_config_of(source.reader_->extra(), folder->string());
+    return source;
+  }
+  if (!fs::exists(path / "config.json")) {
+    throw Error(fmt::format("'{}' is neither a checkpoint (manifest.json), nor a run (checkpoints/), nor a Hugging Face folder (config.json)",
+                            path.string()));
+  }
+  source.folder_ = path;
+  source.config_ = model::from_hugging_face(checkpoint::read_config(path), (path / "config.json").string());
+  source.hugging_face_ = std::make_shared<checkpoint::HuggingFaceModel>(path, hugging_face_names(source.config_));
+  return source;
+}
+
+std::optional<data::Tokenizer> ModelSource::tokenizer(const fs::path& given) const {
+  if (!given.empty()) return data::Tokenizer::load(given);
+  if (reader_) {
+    const std::string text = run_state_from_json(reader_->extra(), folder_.string()).tokenizer;
+    if (text.empty()) return std::nullopt;
+    return data::Tokenizer::from_json(text, (folder_ / "manifest.json").string() + " (tokenizer)");
+  }
+  if (fs::exists(folder_ / "tokenizer.json") || fs::exists(folder_ / "vocab.json")) return data::Tokenizer::load(folder_);
+  return std::nullopt;
+}
+
+void ModelSource::read(std::string_view name, const std::vector<int64_t>& shape, int64_t first, int64_t count, Ref destination) const {
+  if (reader_) {
+    reader_->read_range(name, shape, first, count, destination);
+  } else {
+    hugging_face_->read_range(name, first, count, destination);
+  }
+}
+
+}  // namespace ridgeline::train

@@ -1,0 +1,42 @@
+// Where a trained model comes from: a checkpoint of ours, the folder of a run (its newest checkpoint), or a Hugging Face
+// folder. What `eval`, `generate`, `export` and `inspect` open.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "ridgeline/checkpoint/hugging_face.h"
+#include "ridgeline/checkpoint/manifest.h"
+#include "ridgeline/data/tokenizer.h"
+#include "ridgeline/model/transformer_config.h"
+
+namespace ridgeline::train {
+
+class ModelSource {
+ public:
+  // Error when `path` is none of the three; a damaged checkpoint is refused (sizes; checksums when `verify`).
+  static ModelSource open(const std::filesystem::path& path, bool verify = true);
+
+  const std::filesystem::path& folder() const { return folder_; }
+  const model::TransformerConfig& config() const { return config_; }
+  bool is_checkpoint() const { return reader_ != nullptr; }
+  // Of a checkpoint; 0 for a Hugging Face folder.
+  int64_t step() const { return reader_ ? reader_->step() : 0; }
+  const checkpoint::CheckpointReader* reader() const { return reader_.get(); }
+
+  // The tokenizer kept with the model, if any; `given` (a folder) takes precedence when not empty.
+  std::optional<data::Tokenizer> tokenizer(const std::filesystem::path& given = {}) const;
+
+  // Elements of a global tensor. Thread-safe.
+  void read(std::string_view name, const std::vector<int64_t>& shape, int64_t first, int64_t count, Ref destination) const;
+
+ private:
+  std::filesystem::path folder_;
+  model::TransformerConfig config_;
+  std::shared_ptr<const checkpoint::CheckpointReader> reader_;
+  std::shared_ptr<const checkpoint::HuggingFaceModel> hugging_face_;
+};
+
+}  // namespace ridgeline::train

@@ -1,0 +1,60 @@
+#include "ridgeline/train/peak_cache.h"
+
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "ridgeline/base/error.h"
+#include "ridgeline/base/file.h"
+#include "ridgeline/device/cpu/features.h"
+#include "ridgeline/device/cpu/worker_team.h"
+#include "ridgeline/ops/cpu/peak.h"
+
+namespace ridgeline::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+fs::path cache_file() {
+  const char* const cache = std::getenv("XDG_CACHE_HOME");
+  const char* const home = std::getenv("HOME");
+  if (cache != nullptr && *cache != '\0') return fs::path(cache) / "ridgeline" / "peak.json";
+  if (home != nullptr && *home != '\0') return fs::path(home) / ".cache" / "ridgeline" / "peak.json";
+  return {};
+}
+
+nlohmann::json read_cache(const fs::path& file) {
+  std::error_code ignored;
+  if (file.empty() || !fs::exists(file, ignored)) return nlohmann::json::object();
+  try {
+    nlohmann::json cache = nlohmann::json::parse(read_text(file));
+    return cache.is_object() ? cache : nlohmann::json::object();
+  } catch (const std::exception&) {
+    return nlohmann::json::object();
+  }
+}
+
+}  // namespace
+
+double peak_flops_per_thread(DType dtype) {
+  const int cpus = device::cpu_count();
+  const std::string key = fmt::format("{}, {} CPUs, {}, {}", device::cpu_model_name(), cpus, device::name_of(device::isa()), name_of(dtype));
+  const fs::path file = cache_file();
+  nlohmann::json cache = read_cache(file);
+  if (cache.contains(key) && cache[key].is_number() && cache[key].get<double>() > 0) return cache[key].get<double>() / cpus;
+  device::WorkerTeam team(cpus);
+  const double peak = ops::peak_flops(dtype, team);
+  cache[key] = peak;
+  try {
+    if (!file.empty()) {
+      make_folder(file.parent_path());
+      write_atomically(file, cache.dump(2) + "\n");
+    }
+  } catch (const Error&) {  // A cache is a convenience: without it the next run measures again.
+  }
+  return peak / cpus;
+}
+
+}  // namespace ridgeline::train

@@ -1,0 +1,126 @@
+#include "ridgeline/train/step_log.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "ridgeline/device/arena.h"
+#include "ridgeline/model/declarations.h"
+
+namespace ridgeline::train {
+namespace {
+
+constexpr int kIndexOffset = 1;  // element -1 is the embedding
+
+observe::Lane lane_of(parallel::StreamId stream) {
+  return stream == parallel::StreamId::compute ? observe::Lane::compute : observe::Lane::reduce;
+}
+
+observe::MetricsLog open_metrics(const Job& job, int64_t first_step, bool resumed) {
+  const auto path = job.options.out / "metrics.jsonl";
+  return resumed ? observe::MetricsLog::resume(path, first_step) : observe::MetricsLog::create(path);
+}
+
+}  // namespace
+
+OpTimer::OpTimer(const std::vector<parallel::Program>& programs, int rank, bool with_trace) {
+  if (!with_trace) return;
+  trace_.emplace(rank);
+  names_.resize(kKinds);
+  for (const parallel::Program& program : programs) {
+    for (const parallel::Op& op : program.ops) {
+      std::vector<uint32_t>& names = names_[static_cast<size_t>(op.kind)];
+      const size_t index = static_cast<size_t>(op.index + kIndexOffset);
+      if (names.size() <= index) names.resize(index + 1);
+      parallel::Op without_micro = op;
+      without_micro.micro = 0;
+      names[index] = trace_->intern(without_micro.name());
+    }
+  }
+}
+
+void OpTimer::operation(const parallel::Op& op, int64_t begin, int64_t end) {
+  nanoseconds_[static_cast<size_t>(op.kind)] += end - begin;
+  if (trace_ && trace_->enabled()) {
+    trace_->record(lane_of(op.stream), names_[static_cast<size_t>(op.kind)][static_cast<size_t>(op.index + kIndexOffset)], begin, end, op.micro);
+  }
+}
+
+StepLog::StepLog(const Job& job, const parallel::RunShape& shape, int64_t first_step, bool resumed)
+    : job_(job),
+      flops_per_token_(model::training_flops(shape.config, shape.batch.sequence).per_token()),
+      metrics_(open_metrics(job, first_step, resumed)),
+      events_(job.options.out / "tensorboard", resumed ? std::optional<int64_t>(first_step) : std::nullopt) {
+  if (job.options.console != nullptr) {
+    progress_ = std::make_unique<observe::Progress>(observe::ProgressOptions{
+        .label = "train", .total = job.config.train.steps, .unit = "steps", .start = first_step, .output = job.options.console});
+    progress_->update(first_step);
+  }
+}
+
+StepLog::~StepLog() = default;
+
+void StepLog::record(const StepRecord& record, const OpTimer& timer) {
+  using parallel::OpKind;
+  const double tokens_per_second = static_cast<double>(record.result.tokens) / record.step_seconds;
+  const double flops = tokens_per_second * flops_per_token_;
+  const int64_t memory = device::resident_memory().now;
+  std::array<observe::Field, 20> fields = {
+      observe::Field{"step", record.step},
+      {"loss", record.result.loss},
+      {"grad_norm", record.result.gradient_norm},
+      {"learning_rate", record.learning_rate},
+      {"tokens", record.consumed_tokens},
+      {"step_seconds", record.step_seconds},
+      {"tokens_per_second", tokens_per_second},
+      {"tflops", flops * 1e-12},
+      {"mfu", flops / job_.peak_flops},
+      {"memory_bytes", memory},
+      {"data_seconds", record.data_seconds},
+      {"forward_seconds", timer.seconds(OpKind::forward)},
+      {"loss_seconds", timer.seconds(OpKind::loss)},
+      {"backward_seconds", timer.seconds(OpKind::backward)},
+      {"reduce_seconds", timer.seconds(OpKind::count) + timer.seconds(OpKind::reduce) + timer.seconds(OpKind::measure) + timer.seconds(OpKind::agree)},
+      {"update_seconds", timer.seconds(OpKind::update)},
+      {"", int64_t{0}},
+      {"", int64_t{0}},
+      {"", int64_t{0}},
+      {"", int64_t{0}}};
+  size_t count = 16;
+  if (record.validation_loss) fields[count++] = {"validation_loss", *record.validation_loss};
+  if (record.validation_bits_per_byte) fields[count++] = {"validation_bits_per_byte", *record.validation_bits_per_byte};
+  if (record.save_seconds) fields[count++] = {"save_seconds", *record.save_seconds};
+  metrics_.write(std::span<const observe::Field>(fields.data(), count));
+
+  events_.scalar("train/loss", record.step, record.result.loss);
+  events_.scalar("train/grad_norm", record.step, record.result.gradient_norm);
+  events_.scalar("train/learning_rate", record.step, record.learning_rate);
+  events_.scalar("speed/tokens_per_second", record.step, tokens_per_second);
+  events_.scalar("speed/mfu", record.step, flops / job_.peak_flops);
+  events_.scalar("memory/resident_bytes", record.step, static_cast<double>(memory));
+  if (record.validation_loss) events_.scalar("validation/loss", record.step, *record.validation_loss);
+  if (record.validation_bits_per_byte) events_.scalar("validation/bits_per_byte", record.step, *record.validation_bits_per_byte);
+  events_.flush();
+
+  if (!progress_) return;
+  char note[96];
+  const auto end = fmt::format_to_n(note, sizeof note, "loss {:.4f}  {:.0f} tokens/s  {:.1f} % MFU", record.result.loss, tokens_per_second,
+                                    100.0 * flops / job_.peak_flops);
+  progress_->note({note, end.size < sizeof note ? end.size : sizeof note});
+  progress_->update(record.step);
+  if (record.validation_loss) {
+    std::string text = fmt::format("step {}: validation loss {:.4f} nats per token", record.step, *record.validation_loss);
+    if (record.validation_bits_per_byte) text += fmt::format(", {:.4f} bits per byte", *record.validation_bits_per_byte);
+    progress_->print_line(text);
+  }
+}
+
+void StepLog::message(const std::string& text) {
+  if (progress_) progress_->print_line(text);
+}
+
+void StepLog::finish() {
+  if (progress_) progress_->finish();
+}
+
+}  // namespace ridgeline::train

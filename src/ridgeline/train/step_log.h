@@ -1,0 +1,65 @@
+// What a run tells about its steps: time by phase and a trace on every rank; metrics, events and progress on rank 0.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "ridgeline/observe/metrics.h"
+#include "ridgeline/observe/progress.h"
+#include "ridgeline/observe/tensorboard.h"
+#include "ridgeline/observe/trace.h"
+#include "ridgeline/parallel/executor.h"
+#include "ridgeline/train/trainer.h"
+
+namespace ridgeline::train {
+
+// Times every operation of the executor; records a trace while that is enabled.
+class OpTimer : public parallel::OpObserver {
+ public:
+  OpTimer(const std::vector<parallel::Program>& programs, int rank, bool with_trace);
+  void operation(const parallel::Op& op, int64_t begin, int64_t end) override;
+
+  void reset() { nanoseconds_ = {}; }
+  double seconds(parallel::OpKind kind) const { return static_cast<double>(nanoseconds_[static_cast<size_t>(kind)]) * 1e-9; }
+  observe::Trace* trace() { return trace_ ? &*trace_ : nullptr; }
+
+ private:
+  static constexpr size_t kKinds = static_cast<size_t>(parallel::OpKind::update) + 1;
+  std::array<int64_t, kKinds> nanoseconds_{};
+  std::optional<observe::Trace> trace_;
+  std::vector<std::vector<uint32_t>> names_;  // [kind][index + 1]
+};
+
+struct StepRecord {
+  int64_t step = 0;
+  parallel::StepResult result;
+  double learning_rate = 0;
+  int64_t consumed_tokens = 0;
+  double step_seconds = 0;  // from the first token written to the last weight updated
+  double data_seconds = 0;
+  std::optional<double> validation_loss, validation_bits_per_byte;
+  std::optional<double> save_seconds;  // how long training stood still for the checkpoint before this record
+};
+
+// Rank 0's files and console.
+class StepLog {
+ public:
+  StepLog(const Job& job, const parallel::RunShape& shape, int64_t first_step, bool resumed);
+  ~StepLog();
+  void record(const StepRecord& record, const OpTimer& timer);
+  void message(const std::string& text);
+  void finish();
+
+ private:
+  const Job& job_;
+  double flops_per_token_;
+  observe::MetricsLog metrics_;
+  observe::TensorBoardLog events_;
+  std::unique_ptr<observe::Progress> progress_;
+};
+
+}  // namespace ridgeline::train

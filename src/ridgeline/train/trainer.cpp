@@ -1,0 +1,251 @@
+#include "ridgeline/train/trainer.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <numbers>
+
+#include "ridgeline/base/error.h"
+#include "ridgeline/base/file.h"
+#include "ridgeline/base/random.h"
+#include "ridgeline/checkpoint/manifest.h"
+#include "ridgeline/device/cpu/worker_team.h"
+#include "ridgeline/observe/format.h"
+#include "ridgeline/parallel/executor.h"
+#include "ridgeline/train/evaluator.h"
+#include "ridgeline/train/signals.h"
+#include "ridgeline/train/state.h"
+#include "ridgeline/train/step_log.h"
+
+namespace ridgeline::train {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+
+parallel::Executor::Options executor_options() {
+#ifdef NDEBUG
+  return {};
+#else
+  return {.packing = parallel::Packing::separate, .guard = true};
+#endif
+}
+
+class Trainer {
+ public:
+  Trainer(const Job& job, comm::World& world)
+      : job_(job),
+        world_(world),
+        programs_(run_programs(job.config, world.size())),
+        team_(threads_per_rank(job.config, world.size())),
+        stream_(team_),
+        begin_(Clock::now()),
+        executor_(run_shape(job.config, world.size()), programs_, world, stream_, executor_options()),
+        timer_(programs_, world.rank(), job.options.trace.has_value()),
+        tokens_(static_cast<size_t>(job.config.train.sequence) + 1) {
+    memory_seconds_ = seconds_since(begin_);
+    executor_.observe(&timer_);
+  }
+
+  TrainingResult run() {
+    start();
+    StepRecord record;
+    const int64_t steps = job_.config.train.steps;
+    bool stopped = false;
+    while (state_.step < steps && !stopped) {
+      record = step();
+      stopped = record.result.stop && state_.step < steps;
+      const bool last = state_.step == steps;
+      if (due(job_.config.train.eval_every, last) && !stopped) evaluate(record);
+      if (due(job_.config.train.save_every, last) || stopped) record.save_seconds = save();
+      if (log_) log_->record(record, timer_);
+      if (first_) report_start();
+    }
+    if (job_.options.trace) write_trace_file();
+    if (log_) {
+      if (stopped) log_->message(fmt::format("stopped by signal after step {}; go on with --resume", state_.step));
+      log_->finish();
+    }
+    return {.step = state_.step, .stopped = stopped, .loss = record.result.loss, .validation_loss = record.validation_loss};
+  }
+
+ private:
+  fs::path checkpoints() const { return job_.options.out / "checkpoints"; }
+  bool due(int64_t every, bool last) const { return last ? every > 0 : every > 0 && state_.step % every == 0; }
+
+  void start() {
+    const Clock::time_point begin = Clock::now();
+    const bool resume = job_.options.resume;
+    if (resume) {
+      const fs::path folder = job_.options.resume_from ? *job_.options.resume_from : checkpoint::list_checkpoints(checkpoints()).back().folder;
+      if (world_.rank() == 0) checkpoint::verify(folder);
+      const Config now = job_.config;
+      state_ = load_state(executor_, folder);
+      differences_ = differences(parse_config_text(state_.config, "the checkpoint's configuration"), now);
+    } else if (!job_.config.train.init_from.empty()) {
+      load_hugging_face(executor_, job_.config.train.init_from);
+    } else {
+      initialize(executor_, static_cast<uint64_t>(job_.config.train.seed));
+    }
+    state_.config = to_toml(job_.config, Detail::values);
+    state_.tokenizer = job_.tokenizer_json;
+    weights_seconds_ = seconds_since(begin);
+    if (world_.rank() != 0) return;
+    write_atomically(job_.options.out / "config.toml", to_toml(job_.config, Detail::documented));
+    if (resume) checkpoint::remove_leftovers(checkpoints());
+    log_.emplace(job_, executor_.run_shape(), state_.step, resume);
+    if (resume) {
+      log_->message(fmt::format("resumed at step {}", state_.step));
+      for (const std::string& line : differences_) log_->message("changed since: " + line);
+    }
+  }
+
+  void report_start() {
+    first_ = false;
+    if (!log_) return;
+    log_->message(fmt::format("start-up: data {}, memory {} ({} planned per rank), weights {}, first step {}",
+                              observe::format_duration(job_.prepare_seconds), observe::format_duration(memory_seconds_),
+                              observe::format_bytes(static_cast<double>(executor_.inventory().total_bytes())),
+                              observe::format_duration(weights_seconds_), observe::format_duration(first_step_seconds_)));
+  }
+
+  // The samples of this rank: in each micro-batch the ranks take consecutive slices.
+  void write_batch() {
+    const int64_t micro = job_.config.train.micro_batch, t = job_.config.train.sequence;
+    const int micro_batches = programs_[kStepProgram].micro_batches;
+    for (int m = 0; m < micro_batches; ++m) {
+      const parallel::BatchBuffers buffers = executor_.batch(kStepProgram, m);
+      for (int64_t b = 0; b < micro; ++b) {
+        const int64_t sample = state_.consumed_samples + (int64_t{m} * world_.size() + world_.rank()) * micro + b;
+        job_.train->sample(sample, tokens_);
+        std::copy_n(tokens_.begin(), t, buffers.inputs + b * t);
+        std::copy_n(tokens_.begin() + 1, t, buffers.labels + b * t);
+        place_row(buffers, b, t, static_cast<uint32_t>(sample));
+      }
+    }
+  }
+
+  parallel::StepInput step_input() const {
+    const Config::Optimizer& optimizer = job_.config.optimizer;
+    const int64_t t = state_.step + 1;
+    const auto seed = static_cast<uint64_t>(job_.config.train.seed);
+    parallel::StepInput input;
+    input.step = t;
+    input.random = {random_key(seed, static_cast<uint64_t>(t), Purpose::dropout),
+                    random_key(seed, static_cast<uint64_t>(t), Purpose::attention_dropout)};
+    input.optimizer = {.beta1 = static_cast<float>(optimizer.beta1), .beta2 = static_cast<float>(optimizer.beta2),
+                       .epsilon = static_cast<float>(optimizer.epsilon), .weight_decay = static_cast<float>(optimizer.weight_decay)};
+    input.learning_rate = static_cast<float>(optim::learning_rate(schedule_of(job_.config), t));
+    input.correction1 = static_cast<float>(1.0 - std::pow(optimizer.beta1, static_cast<double>(t)));
+    input.correction2 = static_cast<float>(1.0 - std::pow(optimizer.beta2, static_cast<double>(t)));
+    input.clip = static_cast<float>(optimizer.clip);
+    input.stop_requested = StopSignals::requested() != 0;
+    return input;
+  }
+
+  StepRecord step() {
+    if (observe::Trace* trace = timer_.trace()) {
+      trace->enable(started_steps_ >= job_.options.trace_first - 1 && started_steps_ < job_.options.trace_last);
+    }
+    const Clock::time_point begin = Clock::now();
+    timer_.reset();
+    write_batch();
+    StepRecord record;
+    record.data_seconds = seconds_since(begin);
+    const parallel::StepInput input = step_input();
+    record.result = executor_.run(kStepProgram, input);
+    if (!record.result.finite) fail_non_finite(input);
+    record.step_seconds = seconds_since(begin);
+    if (started_steps_++ == 0) first_step_seconds_ = record.step_seconds;
+    ++state_.step;
+    state_.consumed_samples += job_.config.train.global_batch;
+    state_.consumed_tokens += record.result.tokens;
+    record.step = state_.step;
+    record.learning_rate = static_cast<double>(input.learning_rate);
+    record.consumed_tokens = state_.consumed_tokens;
+    return record;
+  }
+
+  [[noreturn]] void fail_non_finite(const parallel::StepInput& input) {
+    const std::string first = executor_.first_non_finite(kStepProgram, input);
+    const std::optional<checkpoint::CheckpointEntry> good = checkpoint::latest_good(checkpoints(), checkpoint::Check::sizes);
+    throw Error(fmt::format("step {}: the loss or a gradient is not finite; first seen in {}; weights were not updated", input.step,
+                            first.empty() ? "the sum over ranks" : first),
+                good ? fmt::format("The last good checkpoint is '{}'. Resume from it with a lower optimizer.learning_rate or tighter "
+                                   "optimizer.clip.", good->folder.string())
+                     : "Start again with a lower optimizer.learning_rate or a longer optimizer.warmup_steps.");
+  }
+
+  void evaluate(StepRecord& record) {
+    if (!job_.valid) return;
+    const int64_t all = job_.valid->size();
+    const int64_t limit = job_.config.train.eval_samples > 0 ? std::min(job_.config.train.eval_samples, all) : all;
+    record.validation_loss = evaluate_windows(executor_, kEvaluationProgram, *job_.valid, limit, state_.step).loss;
+    if (job_.bytes_per_token > 0) record.validation_bits_per_byte = *record.validation_loss / std::numbers::ln2 / job_.bytes_per_token;
+    if (!state_.best_validation_loss || *record.validation_loss < *state_.best_validation_loss) {
+      state_.best_validation_loss = record.validation_loss;
+      state_.best_step = state_.step;
+    }
+  }
+
+  double save() {
+    const Clock::time_point begin = Clock::now();
+    save_state(executor_, checkpoints(), state_);
+    if (world_.rank() == 0) {
+      const int64_t keep[] = {state_.best_step};
+      checkpoint::prune(checkpoints(), static_cast<int>(job_.config.train.keep_last), keep);
+    }
+    return seconds_since(begin);
+  }
+
+  // The ranks' events, gathered on rank 0.
+  void write_trace_file() {
+    const std::unique_ptr<comm::Communicator> ranks = world_.communicator("trace");
+    int64_t origin = timer_.trace()->earliest();
+    if (ranks->size() > 1) ranks->wait(ranks->all_reduce(Ref(&origin), 1, comm::ReduceOp::min, {"begin of the trace", -1, -1}));
+    const std::string mine = timer_.trace()->events_json(origin);
+    int64_t longest = static_cast<int64_t>(mine.size());
+    if (ranks->size() > 1) ranks->wait(ranks->all_reduce(Ref(&longest), 1, comm::ReduceOp::max, {"size of the trace", -1, -1}));
+    std::vector<char> all(static_cast<size_t>(longest * ranks->size()), ' ');
+    std::memcpy(all.data() + longest * ranks->rank(), mine.data(), mine.size());
+    if (ranks->size() > 1 && longest > 0) {
+      ranks->wait(ranks->all_gather(Ref(all.data(), DType::u8), longest, {"trace", -1, -1}));
+    }
+    if (world_.rank() != 0) return;
+    std::vector<std::string> events;
+    for (int rank = 0; rank < ranks->size(); ++rank) {
+      std::string text(all.data() + longest * rank, static_cast<size_t>(longest));
+      text.erase(text.find_last_not_of(' ') + 1);
+      events.push_back(std::move(text));
+    }
+    observe::write_trace(*job_.options.trace, events);
+    log_->message(fmt::format("trace: '{}' (open it at ui.perfetto.dev)", job_.options.trace->string()));
+  }
+
+  const Job& job_;
+  comm::World& world_;
+  const std::vector<parallel::Program> programs_;
+  device::WorkerTeam team_;
+  device::Stream stream_;
+  const Clock::time_point begin_;
+  parallel::Executor executor_;
+  OpTimer timer_;
+  std::vector<int32_t> tokens_;
+  RunState state_;
+  std::vector<std::string> differences_;
+  std::optional<StepLog> log_;
+  bool first_ = true;
+  int64_t started_steps_ = 0;
+  double memory_seconds_ = 0, weights_seconds_ = 0, first_step_seconds_ = 0;
+};
+
+}  // namespace
+
+TrainingResult run_training(const Job& job, comm::World& world) { return Trainer(job, world).run(); }
+
+}  // namespace ridgeline::train

@@ -1,0 +1,64 @@
+// The training loop. A job is prepared once per process (files opened, data indexed), then every rank runs it.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "ridgeline/comm/communicator.h"
+#include "ridgeline/data/sampler.h"
+#include "ridgeline/model/transformer_config.h"
+#include "ridgeline/parallel/inventory.h"
+#include "ridgeline/parallel/program.h"
+#include "ridgeline/train/config.h"
+
+namespace ridgeline::train {
+
+struct JobOptions {
+  std::filesystem::path out;
+  bool resume = false;
+  std::optional<std::filesystem::path> resume_from;  // a step_… folder; default: the newest in out/checkpoints
+  std::optional<std::filesystem::path> trace;        // Perfetto JSON of steps trace_first … trace_last of this start
+  int64_t trace_first = 2, trace_last = 4;
+  std::FILE* console = nullptr;  // progress and messages of rank 0; null: silent
+};
+
+// The programs of a run, by index.
+constexpr int kStepProgram = 0;
+constexpr int kEvaluationProgram = 1;
+
+// What a configuration means on `ranks` ranks: pure, so that `plan` says what `train` does.
+int threads_per_rank(const Config& config, int ranks);
+parallel::RunShape run_shape(const Config& config, int ranks);
+std::vector<parallel::Program> run_programs(const Config& config, int ranks);
+
+// What all ranks of a process share. Immutable once prepared.
+struct Job {
+  Config config;
+  JobOptions options;
+  std::shared_ptr<const data::GptDataset> train;
+  std::shared_ptr<const data::EvaluationWindows> valid;  // null: no validation data
+  double bytes_per_token = 0;    // UTF-8 bytes of text per predicted token of the validation data; 0 when unknown
+  std::string tokenizer_json;    // kept in checkpoints
+  double peak_flops = 0;         // of all ranks together
+  double prepare_seconds = 0;
+};
+
+// Opens and checks everything outside: data, tokenizer, output folder (Error when it already holds a run and this is no
+// resume; when it is one and there is nothing to resume).
+Job prepare_job(const Config& config, JobOptions options, int ranks);
+
+struct TrainingResult {
+  int64_t step = 0;
+  bool stopped = false;  // by a signal, before the last step
+  double loss = 0;
+  std::optional<double> validation_loss;  // nats per token
+};
+
+// Runs the job as one rank of `world`. Collective. Rank 0 writes metrics, events and messages.
+TrainingResult run_training(const Job& job, comm::World& world);
+
+}  // namespace ridgeline::train
