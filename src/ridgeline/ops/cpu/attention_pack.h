@@ -67,40 +67,17 @@ RL_INLINE void gather_square(E* square, const S* from, int64_t stride, int64_t r
   }
 }
 
-// to[c][r] = from[r][c], 32 x 32 words, dense rows.
+// to[c][r] = from[r][c] for `rows` x `columns` words (multiples of the vector), rows at given distances.
 template <typename W>
-RL_INLINE void transpose_square(W* to, const W* from) {
-  for (int c = 0; c < kPanel; ++c) {
-    for (int r = 0; r < kPanel; ++r) to[c * kPanel + r] = from[r * kPanel + c];
-  }
-}
-
-// A form of X^T: 32 rows of X become one panel [round_up(width, 32)][32].
-template <typename E, typename S>
-void pack_transposed(E* panel, const S* from, int64_t stride, int64_t rows, int64_t width) {
-  alignas(64) E square[kPanel * kPanel];
-  for (int64_t d = 0; d < width; d += kPanel) {
-    gather_square(square, from + d, stride, rows, smaller(kPanel, width - d));
-    transpose_square(panel + d * kPanel, square);
-  }
-}
-
-// B form of X^T: 32 rows of X become one panel, the right operand of a product over the width.
-template <typename E, typename S>
-void pack_transposed_right(E* panel, const S* from, int64_t stride, int64_t rows, int64_t width) {
-  if constexpr (sizeof(E) == 4) {
-    pack_transposed(panel, from, stride, rows, width);
-  } else {
-    alignas(64) E square[kPanel * kPanel];
-    for (int64_t d = 0; d < width; d += kPanel) {
-      gather_square(square, from + d, stride, rows, smaller(kPanel, width - d));
-      E* to = panel + d * kPanel;
-      for (int c = 0; c < kPanel; c += 2) {
-        for (int r = 0; r < kPanel; ++r) {
-          to[c * kPanel + 2 * r] = square[r * kPanel + c];
-          to[c * kPanel + 2 * r + 1] = square[r * kPanel + c + 1];
-        }
-      }
+RL_INLINE void transpose_words(W* to, int64_t to_stride, const W* from, int64_t from_stride, int rows, int columns) {
+  for (int r = 0; r < rows; r += kLanes) {
+    for (int c = 0; c < columns; c += kLanes) {
+      U block[kLanes];
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) block[i] = load_as<U>(from + (r + i) * from_stride + c);
+      transpose(block);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) store_as(to + (c + i) * to_stride + r, block[i]);
     }
   }
 }
@@ -119,6 +96,45 @@ RL_INLINE void interleave_rows(bf16_t* to, const bf16_t* even, const bf16_t* odd
     to[2 * i + 1] = odd[i];
   }
 #endif
+}
+
+// A form of X^T: 32 rows of X become one panel [round_up(width, 32)][32].
+template <typename E, typename S>
+void pack_transposed(E* panel, const S* from, int64_t stride, int64_t rows, int64_t width) {
+  alignas(64) E square[kPanel * kPanel];
+  for (int64_t d = 0; d < width; d += kPanel) {
+    E* to = panel + d * kPanel;
+    if constexpr (sizeof(E) == 4) {
+      if (sizeof(S) == 4 && rows == kPanel && d + kPanel <= width) {
+        transpose_words(to, kPanel, reinterpret_cast<const E*>(from + d), stride, kPanel, kPanel);
+        continue;
+      }
+      gather_square(square, from + d, stride, rows, smaller(kPanel, width - d));
+      transpose_words(to, kPanel, square, kPanel, kPanel, kPanel);
+    } else {
+      // Pairs of rows as words, then a transposition of words.
+      alignas(64) E pairs[kPanel * kPanel];
+      gather_square(square, from + d, stride, rows, smaller(kPanel, width - d));
+      for (int r = 0; r < kPanel; r += 2) {
+        interleave_rows(pairs + r * kPanel, square + r * kPanel, square + (r + 1) * kPanel);
+      }
+      transpose_words(as_words(to), kPanel / 2, as_words(pairs), kPanel, kPanel / 2, kPanel);
+    }
+  }
+}
+
+// B form of X^T: 32 rows of X become one panel, the right operand of a product over the width.
+template <typename E, typename S>
+void pack_transposed_right(E* panel, const S* from, int64_t stride, int64_t rows, int64_t width) {
+  if constexpr (sizeof(E) == 4) {
+    pack_transposed(panel, from, stride, rows, width);
+  } else {
+    alignas(64) E square[kPanel * kPanel];
+    for (int64_t d = 0; d < width; d += kPanel) {
+      gather_square(square, from + d, stride, rows, smaller(kPanel, width - d));
+      transpose_words(as_words(panel + d * kPanel), kPanel, as_words(square), kPanel / 2, kPanel, kPanel / 2);
+    }
+  }
 }
 
 // B form of X [rows][width], the right operand of a product over the rows: panels of `padded_rows` (even) rows.
@@ -169,7 +185,7 @@ template <typename S>
 void unpack_transposed(S* to, int64_t stride, const float* panel, int64_t rows, int64_t width, float factor) {
   alignas(64) float square[kPanel * kPanel];
   for (int64_t d = 0; d < width; d += kPanel) {
-    transpose_square(square, panel + d * kPanel);
+    transpose_words(square, kPanel, panel + d * kPanel, kPanel, kPanel, kPanel);
     for (int64_t r = 0; r < rows; ++r) {
       store_row(to + r * stride + d, square + r * kPanel, smaller(kPanel, width - d), factor);
     }

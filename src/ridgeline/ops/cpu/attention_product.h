@@ -137,9 +137,7 @@ struct TileSession {
 #if defined(__AVX512BF16__)
 __attribute__((noinline)) void product(float* c, int64_t rows, const bf16_t* a, int64_t a_chunk, const bf16_t* b,
                                        int64_t chunks, bool add) {
-  using Word = uint32_t __attribute__((may_alias));
-  product_words<U>(c, rows, reinterpret_cast<const Word*>(a), a_chunk / 2, reinterpret_cast<const Word*>(b), chunks,
-                   add);
+  product_words<U>(c, rows, as_words(a), a_chunk / 2, as_words(b), chunks, add);
 }
 #endif
 #endif

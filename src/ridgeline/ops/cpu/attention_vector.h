@@ -34,6 +34,15 @@ using H = uint16_t __attribute__((vector_size(2 * kLanes)));
 
 using bf16_t = uint16_t;  // storage of a bf16; base/dtype.h has inline functions
 
+// Two neighbouring bf16 as one word.
+using Word = uint32_t __attribute__((may_alias));
+RL_INLINE Word* as_words(bf16_t* p) {
+  return reinterpret_cast<Word*>(p);
+}
+RL_INLINE const Word* as_words(const bf16_t* p) {
+  return reinterpret_cast<const Word*>(p);
+}
+
 template <typename V, typename T>
 RL_INLINE V load_as(const T* p) {
   V v;
@@ -125,6 +134,40 @@ RL_INLINE void from_float(float x, float* p) {
 RL_INLINE void from_float(float x, bf16_t* p) {
   const uint32_t u = bits_as<uint32_t>(x);
   *p = static_cast<bf16_t>((x == x ? u + 0x7fffU + ((u >> 16) & 1U) : u | 0x400000U) >> 16);
+}
+
+// Numbers of lanes, as a parameter pack for constant shuffles.
+template <int... L>
+struct Lanes {};
+#if defined(__AVX512F__)
+using AllLanes = Lanes<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15>;
+#elif defined(__AVX2__)
+using AllLanes = Lanes<0, 1, 2, 3, 4, 5, 6, 7>;
+#else
+using AllLanes = Lanes<0, 1, 2, 3>;
+#endif
+
+// One step of a transposition: exchanges the blocks of `step` lanes off the diagonal of rows a and b.
+template <int step, int... L>
+RL_INLINE void exchange_blocks(U& a, U& b, Lanes<L...>) {
+  const U upper = __builtin_shufflevector(a, b, ((L & step) != 0 ? kLanes + L - step : L)...);
+  const U lower = __builtin_shufflevector(a, b, ((L & step) != 0 ? kLanes + L : L + step)...);
+  a = upper;
+  b = lower;
+}
+template <int step>
+RL_INLINE void exchange_all(U* rows) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    if ((i & step) == 0) exchange_blocks<step>(rows[i], rows[i + step], AllLanes{});
+  }
+}
+// Transposes kLanes x kLanes words in place.
+RL_INLINE void transpose(U (&rows)[kLanes]) {
+  if constexpr (kLanes == 16) exchange_all<8>(rows);
+  if constexpr (kLanes >= 8) exchange_all<4>(rows);
+  exchange_all<2>(rows);
+  exchange_all<1>(rows);
 }
 
 // 2^x for x <= 128, relative error below 2e-7; exactly 1 at 0, and 0 below 2^-125 where AVX-512 has no subnormals to
