@@ -56,19 +56,19 @@ main_job_started=$(date +%s)
 step "Corpus: the pages of Debian's perl-doc as plain text, a blank line after each"
 rm -rf "$out"
 mkdir -p "$out"
-run tools/perl_doc_corpus "$out/corpus"
+run tools/perl_doc_corpus "$out/corpus.txt"
 
 step "Tokenizer: byte-level BPE trained on it"
-run $ridgeline tokenizer train --vocab 4096 --out "$out/tokenizer" "$out/corpus/train.txt"
+run $ridgeline tokenizer train --vocab 4096 --out "$out/tokenizer" "$out/corpus.txt"
 
 step "Data: tokens in .bin/.idx"
-run $ridgeline prepare --tokenizer "$out/tokenizer" --out "$out/data/train" "$out/corpus/train.txt"
-run $ridgeline prepare --tokenizer "$out/tokenizer" --out "$out/data/valid" "$out/corpus/valid.txt"
-run $ridgeline inspect "$out/data/train"
+run $ridgeline prepare --tokenizer "$out/tokenizer" --out "$out/corpus" "$out/corpus.txt"
+run $ridgeline inspect "$out/corpus"
 
-job=(--config configs/quickstart.toml --ranks 2
-  --set "data.train=$out/data/train" --set "data.valid=$out/data/valid" --set "data.tokenizer=$out/tokenizer"
-  "${set_options[@]}")
+# The first 95 % of the documents train, the rest are held out.
+split=95,5,0
+job=(--config configs/quickstart.toml --ranks 2 --set "data.train=$out/corpus" --set "data.split=$split"
+  --set "data.tokenizer=$out/tokenizer" "${set_options[@]}")
 
 step "Plan: what each rank will hold in memory"
 run $ridgeline plan "${job[@]}"
@@ -108,16 +108,15 @@ run ls "$out/run/checkpoints"
 step "Resuming"
 run $ridgeline train "${job[@]}" --out "$out/run" --resume
 
-checkpoint=$(find "$out/run/checkpoints" -maxdepth 1 -name 'step_*' | sort | tail -n 1)
 step "Evaluation on held-out pages, against an interpolated bigram of the training pages"
-run $ridgeline eval --checkpoint "$checkpoint" --data "$out/data/valid" --bigram
+run $ridgeline eval --checkpoint "$out/run" --data "$out/corpus" --split $split --bigram
 
 step "The model writes"
-run $ridgeline generate --checkpoint "$checkpoint" --prompt "The regular expression" --tokens 120 --temperature 0.8 \
+run $ridgeline generate --checkpoint "$out/run" --prompt "The regular expression" --tokens 120 --temperature 0.8 \
   --top-k 40 --seed 1
 
 step "Export: a folder that Hugging Face loads"
-run $ridgeline export --checkpoint "$checkpoint" --out "$out/export"
+run $ridgeline export --checkpoint "$out/run" --out "$out/export"
 run ls -l "$out/export"
 
 printf '\n%sDone%s: the main job took %d s. Look at %s/run (metrics.jsonl, tensorboard/, checkpoints/) and %s/export.\n' \
