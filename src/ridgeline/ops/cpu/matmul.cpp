@@ -42,7 +42,7 @@ const MatmulKernel& kernel_of(Isa isa, bool bf16) {
   return matmul_kernel_portable(bf16);
 }
 
-constexpr int64_t kAlign = 64;
+constexpr int64_t kPage = 4096;  // kernels place panels and scratch relative to pages (matmul_amx.cpp)
 constexpr int64_t kSharedBytes = int64_t{16} << 20;  // the shared operand should stay in the last-level cache
 
 int64_t divide_up(int64_t a, int64_t b) {
@@ -92,12 +92,12 @@ Plan plan_of(const Matmul& p, Isa isa) {
   plan.carry = plan.chunks > 1 && (p.c.dtype != DType::f32 || p.epilogue == Epilogue::residual);
 
   plan.carry_offset = 0;
-  plan.shared_offset = plan.carry ? round_up(p.m * p.n * 4, kAlign) : 0;
+  plan.shared_offset = plan.carry ? round_up(p.m * p.n * 4, kPage) : 0;
   plan.member_offset =
-      plan.shared_offset + round_up(plan.shared().panels() * plan.panel_bytes(plan.shared(), plan.k_chunk), kAlign);
+      plan.shared_offset + round_up(plan.shared().panels() * plan.panel_bytes(plan.shared(), plan.k_chunk), kPage);
   plan.owned_bytes =
-      round_up(plan.owned().block / plan.owned().tile * plan.panel_bytes(plan.owned(), plan.k_chunk), kAlign);
-  plan.member_bytes = plan.owned_bytes + round_up(plan.rows.block * plan.columns.block * 4, kAlign);
+      round_up(plan.owned().block / plan.owned().tile * plan.panel_bytes(plan.owned(), plan.k_chunk), kPage);
+  plan.member_bytes = plan.owned_bytes + round_up(plan.rows.block * plan.columns.block * 4, kPage) + kScratchBytes;
   return plan;
 }
 
@@ -187,6 +187,7 @@ class Run {
     if (first >= last) return;
     std::byte* memory = workspace_ + plan_.member_offset + member * plan_.member_bytes;
     auto* sums = reinterpret_cast<float*>(memory + plan_.owned_bytes);
+    void* scratch = memory + plan_.member_bytes - kScratchBytes;
     if (kernel_.begin != nullptr) kernel_.begin();
     const int64_t shared_blocks = plan_.shared().blocks();
     int64_t packed = -1;
@@ -196,9 +197,9 @@ class Run {
       packed = owned;
       const std::byte* shared_block = shared_panel(shared * (plan_.shared().block / plan_.shared().tile));
       if (plan_.share_b) {
-        compute_block(owned, shared, memory, shared_block, sums);
+        compute_block(owned, shared, memory, shared_block, sums, scratch);
       } else {
-        compute_block(shared, owned, shared_block, memory, sums);
+        compute_block(shared, owned, shared_block, memory, sums, scratch);
       }
     }
     if (kernel_.end != nullptr) kernel_.end();
@@ -215,68 +216,73 @@ class Run {
     }
   }
 
-  void compute_block(int64_t row_block, int64_t column_block, const std::byte* a, const std::byte* b,
-                     float* sums) const {
+  void compute_block(int64_t row_block, int64_t column_block, const std::byte* a, const std::byte* b, float* sums,
+                     void* scratch) const {
     const int64_t row0 = row_block * plan_.rows.block, column0 = column_block * plan_.columns.block;
     const int64_t rows = std::min(plan_.rows.block, p_.m - row0);
     const int64_t columns = std::min(plan_.columns.block, p_.n - column0);
-    const int64_t a_bytes = plan_.panel_bytes(plan_.rows, k_count_),
-                  b_bytes = plan_.panel_bytes(plan_.columns, k_count_);
-    const int64_t ld = plan_.columns.block, depth = plan_.padded(k_count_);
+    const int64_t a_bytes = plan_.panel_bytes(plan_.rows, k_count_);
+    const int64_t depth = plan_.padded(k_count_);
     int64_t k = 0;
     do {
-      const int64_t count = std::min(kernel_.kb, depth - k);
-      const std::byte* a_panel = a + k * kernel_.mr * kernel_.packed_bytes;
-      for (int64_t i = 0; i < rows; i += kernel_.mr, a_panel += a_bytes) {
-        const std::byte* b_panel = b + k * kernel_.nr * kernel_.packed_bytes;
-        for (int64_t j = 0; j < columns; j += kernel_.nr, b_panel += b_bytes) {
-          kernel_.multiply(count, a_panel, b_panel, sums + i * ld + j, ld, k > 0);
-        }
-        if (k + count == depth) finish(row0 + i, column0, std::min(kernel_.mr, rows - i), columns, sums + i * ld, ld);
+      Strip strip{.k = std::min(kernel_.kb, depth - k),
+                  .a = a + k * kernel_.mr * kernel_.packed_bytes,
+                  .b = b + k * kernel_.nr * kernel_.packed_bytes,
+                  .b_stride = plan_.panel_bytes(plan_.columns, k_count_),
+                  .rows = 0,
+                  .columns = columns,
+                  .sums = sums,
+                  .add = k > 0,
+                  .scratch = scratch,
+                  .finish = nullptr};
+      const bool last = k + strip.k == depth;
+      for (int64_t i = 0; i < rows; i += kernel_.mr) {
+        strip.rows = std::min(kernel_.mr, rows - i);
+        const Finish finish = finish_of(row0 + i, column0);
+        strip.finish = last ? &finish : nullptr;
+        kernel_.multiply(strip);
+        if (last && chunk_ + 1 == plan_.chunks) activate((row0 + i) * p_.ldc + column0, strip.rows, columns);
+        strip.a = static_cast<const std::byte*>(strip.a) + a_bytes;
+        strip.sums += kernel_.mr * plan_.columns.block;
       }
-      k += count;
+      k += strip.k;
     } while (k < depth);
   }
 
-  void finish(int64_t row, int64_t column, int64_t rows, int64_t columns, const float* sums, int64_t ld) const {
+  Finish finish_of(int64_t row, int64_t column) const {
     const int64_t at = row * p_.ldc + column;
     float* carry =
         plan_.carry ? reinterpret_cast<float*>(workspace_ + plan_.carry_offset) + row * p_.n + column : nullptr;
-    const bool last = chunk_ + 1 == plan_.chunks;
-    Strip strip{.rows = rows,
-                .cols = columns,
-                .sums = sums,
-                .ld_sums = ld,
-                .carry = nullptr,
-                .ld_carry = p_.ldc,
-                .bias = nullptr,
-                .bias_bf16 = p_.bias.dtype == DType::bf16,
-                .residual = nullptr,
-                .out = p_.c.at(at).data,
-                .ld_out = p_.ldc,
-                .out_bf16 = p_.c.dtype == DType::bf16};
+    Finish finish{.carry = nullptr,
+                  .ld_carry = p_.ldc,
+                  .bias = nullptr,
+                  .bias_bf16 = p_.bias.dtype == DType::bf16,
+                  .residual = nullptr,
+                  .out = p_.c.at(at).data,
+                  .ld_out = p_.ldc,
+                  .out_bf16 = p_.c.dtype == DType::bf16};
     if (chunk_ > 0 && plan_.carry) {
-      strip.carry = carry;
-      strip.ld_carry = p_.n;
+      finish.carry = carry;
+      finish.ld_carry = p_.n;
     } else if (chunk_ > 0 || p_.accumulate) {
-      strip.carry = p_.c.as<float>() + at;
+      finish.carry = p_.c.as<float>() + at;
     }
-    if (!last) {
+    if (chunk_ + 1 < plan_.chunks) {
       if (plan_.carry) {
-        strip.out = carry;
-        strip.ld_out = p_.n;
+        finish.out = carry;
+        finish.ld_out = p_.n;
       }
-      strip.out_bf16 = false;
-      return kernel_.finish(strip);
+      finish.out_bf16 = false;
+      return finish;
     }
-    if (p_.bias) strip.bias = p_.bias.at(column).data;
-    if (p_.epilogue == Epilogue::residual) strip.residual = p_.residual.at(at).data;
-    if (p_.epilogue == Epilogue::gelu) strip.out = p_.pre_activation.at(at).data;
-    kernel_.finish(strip);
-    if (p_.epilogue == Epilogue::gelu || p_.epilogue == Epilogue::gelu_grad) activate(at, rows, columns);
+    if (p_.bias) finish.bias = p_.bias.at(column).data;
+    if (p_.epilogue == Epilogue::residual) finish.residual = p_.residual.at(at).data;
+    if (p_.epilogue == Epilogue::gelu) finish.out = p_.pre_activation.at(at).data;
+    return finish;
   }
 
   void activate(int64_t at, int64_t rows, int64_t columns) const {
+    if (p_.epilogue != Epilogue::gelu && p_.epilogue != Epilogue::gelu_grad) return;
     for (int64_t row = 0; row < rows; ++row, at += p_.ldc) {
       if (p_.epilogue == Epilogue::gelu) {
         gelu_forward(calling_thread(), columns, p_.pre_activation.at(at), p_.c.at(at));
@@ -297,14 +303,17 @@ class Run {
 
 int64_t matmul_workspace_bytes(const Matmul& product, int team_size, Isa isa) {
   const Plan plan = plan_of(product, isa);
-  return plan.member_offset + team_size * plan.member_bytes;
+  return kPage + plan.member_offset + team_size * plan.member_bytes;
 }
 
 void matmul(WorkerTeam& team, const Matmul& product, void* workspace, Isa isa) {
   check(product);
   if (product.m == 0 || product.n == 0) return;
   const Plan plan = plan_of(product, isa);
-  Run(product, plan, static_cast<std::byte*>(workspace)).execute(team);
+  const auto address = reinterpret_cast<uintptr_t>(workspace);
+  auto* first_page = static_cast<std::byte*>(workspace) +
+                     (round_up(static_cast<int64_t>(address), kPage) - static_cast<int64_t>(address));
+  Run(product, plan, first_page).execute(team);
 }
 
 }  // namespace cpu

@@ -12,7 +12,7 @@ inline __m512bh load_pairs(const uint32_t* pairs) {
   return (__m512bh)_mm512_loadu_si512(pairs);
 }
 
-void multiply(int64_t k, const void* a_panel, const void* b_panel, float* sums, int64_t ld, bool add) {
+void multiply_tile(int64_t k, const void* a_panel, const void* b_panel, float* sums, int64_t ld, bool add) {
   const auto* a = static_cast<const uint32_t*>(a_panel);
   const auto* b = static_cast<const uint32_t*>(b_panel);
   __m512 c[kRows][kVectors];
@@ -57,8 +57,7 @@ constexpr MatmulKernel kKernel{.mr = kRows,
                                .pack_a = pack_pairs<kRows>,
                                .pack_b = pack_pairs<kCols>,
                                .row_sums = row_sums_of_pairs<kRows>,
-                               .multiply = multiply,
-                               .finish = finish_generic,
+                               .multiply = multiply_strip<kRows, kCols, multiply_tile>,
                                .skinny_rows = 0,
                                .skinny = nullptr};
 

@@ -101,36 +101,30 @@ void row_sums_of_pairs(const void* panel, int64_t k, float* sums) {
   for (int lane = 0; lane < Lanes; ++lane) sums[lane] += total[lane];
 }
 
-[[maybe_unused]] void finish_row_f32(const Strip& strip, int64_t row) {
-  const float* sums = strip.sums + row * strip.ld_sums;
-  const float* carry = strip.carry == nullptr ? nullptr : strip.carry + row * strip.ld_carry;
-  const auto* residual =
-      strip.residual == nullptr ? nullptr : static_cast<const float*>(strip.residual) + row * strip.ld_out;
-  auto* out = static_cast<float*>(strip.out) + row * strip.ld_out;
-  for (int64_t i = 0; i < strip.cols; ++i) {
+[[maybe_unused]] void finish_row_f32(const Finish& f, int64_t row, int64_t columns, const float* sums) {
+  const float* carry = f.carry == nullptr ? nullptr : f.carry + row * f.ld_carry;
+  const auto* residual = f.residual == nullptr ? nullptr : static_cast<const float*>(f.residual) + row * f.ld_out;
+  auto* out = static_cast<float*>(f.out) + row * f.ld_out;
+  for (int64_t i = 0; i < columns; ++i) {
     float s = sums[i];
     if (carry != nullptr) s += carry[i];
-    if (strip.bias != nullptr) {
-      s += strip.bias_bf16 ? widen(static_cast<const uint16_t*>(strip.bias)[i])
-                           : static_cast<const float*>(strip.bias)[i];
+    if (f.bias != nullptr) {
+      s += f.bias_bf16 ? widen(static_cast<const uint16_t*>(f.bias)[i]) : static_cast<const float*>(f.bias)[i];
     }
     if (residual != nullptr) s += residual[i];
     out[i] = s;
   }
 }
 
-[[maybe_unused]] void finish_row_bf16(const Strip& strip, int64_t row) {
-  const float* sums = strip.sums + row * strip.ld_sums;
-  const float* carry = strip.carry == nullptr ? nullptr : strip.carry + row * strip.ld_carry;
-  const auto* residual =
-      strip.residual == nullptr ? nullptr : static_cast<const uint16_t*>(strip.residual) + row * strip.ld_out;
-  auto* out = static_cast<uint16_t*>(strip.out) + row * strip.ld_out;
-  for (int64_t i = 0; i < strip.cols; ++i) {
+[[maybe_unused]] void finish_row_bf16(const Finish& f, int64_t row, int64_t columns, const float* sums) {
+  const float* carry = f.carry == nullptr ? nullptr : f.carry + row * f.ld_carry;
+  const auto* residual = f.residual == nullptr ? nullptr : static_cast<const uint16_t*>(f.residual) + row * f.ld_out;
+  auto* out = static_cast<uint16_t*>(f.out) + row * f.ld_out;
+  for (int64_t i = 0; i < columns; ++i) {
     float s = sums[i];
     if (carry != nullptr) s += carry[i];
-    if (strip.bias != nullptr) {
-      s += strip.bias_bf16 ? widen(static_cast<const uint16_t*>(strip.bias)[i])
-                           : static_cast<const float*>(strip.bias)[i];
+    if (f.bias != nullptr) {
+      s += f.bias_bf16 ? widen(static_cast<const uint16_t*>(f.bias)[i]) : static_cast<const float*>(f.bias)[i];
     }
     uint16_t p = narrow(s);
     if (residual != nullptr) p = narrow(widen(p) + widen(residual[i]));
@@ -138,12 +132,21 @@ void row_sums_of_pairs(const void* panel, int64_t k, float* sums) {
   }
 }
 
-[[maybe_unused]] void finish_generic(const Strip& strip) {
+// A strip from a register-tile kernel: Tile(k, a_panel, b_panel, sums, ld, add), sums row-major [Rows][columns rounded
+// up].
+template <int Rows, int Columns, void (*Tile)(int64_t, const void*, const void*, float*, int64_t, bool)>
+void multiply_strip(const Strip& strip) {
+  const int64_t ld = (strip.columns + Columns - 1) / Columns * Columns;
+  const char* b = static_cast<const char*>(strip.b);
+  for (int64_t j = 0; j < strip.columns; j += Columns, b += strip.b_stride) {
+    Tile(strip.k, strip.a, b, strip.sums + j, ld, strip.add);
+  }
+  if (strip.finish == nullptr) return;
   for (int64_t row = 0; row < strip.rows; ++row) {
-    if (strip.out_bf16) {
-      finish_row_bf16(strip, row);
+    if (strip.finish->out_bf16) {
+      finish_row_bf16(*strip.finish, row, strip.columns, strip.sums + row * ld);
     } else {
-      finish_row_f32(strip, row);
+      finish_row_f32(*strip.finish, row, strip.columns, strip.sums + row * ld);
     }
   }
 }

@@ -21,10 +21,7 @@ struct PanelSource {
 };
 
 // The last step for rows of C: S = sums + carry + bias; P = round(S); out = residual ? round(P + residual) : P.
-struct Strip {
-  int64_t rows, cols;
-  const float* sums;
-  int64_t ld_sums;
+struct Finish {
   const float* carry;  // may be null; may be `out`
   int64_t ld_carry;
   const void* bias;  // may be null
@@ -34,6 +31,20 @@ struct Strip {
   int64_t ld_out;
   bool out_bf16;
 };
+
+// One A panel times consecutive B panels over a block of k: up to mr rows of a block of C.
+struct Strip {
+  int64_t k;  // a multiple of k_unit
+  const void* a;
+  const void* b;
+  int64_t b_stride;  // bytes from one B panel to the next
+  int64_t rows, columns;
+  float* sums;  // [mr * nb], layout the kernel's own; holds the earlier blocks of k if `add`
+  bool add;
+  void* scratch;         // kScratchBytes, page-aligned
+  const Finish* finish;  // at the last block of k: write C; else null: leave the sums
+};
+constexpr int64_t kScratchBytes = 16384;
 
 // A few rows of A times all of B without packing B: generation.
 struct Skinny {
@@ -62,9 +73,7 @@ struct MatmulKernel {
   void (*pack_b)(const PanelSource& source, void* panel);
   // sums[i] += sum over k of row i of a packed A panel holding k padded elements.
   void (*row_sums)(const void* a_panel, int64_t k, float* sums);
-  // sums [mr][nr] (leading dimension ld) = or += A panel x B panel over k (a multiple of k_unit).
-  void (*multiply)(int64_t k, const void* a_panel, const void* b_panel, float* sums, int64_t ld, bool add);
-  void (*finish)(const Strip& strip);
+  void (*multiply)(const Strip& strip);
   int64_t skinny_rows;  // 0: no direct path
   void (*skinny)(const Skinny& product);
 };

@@ -6,7 +6,7 @@ namespace {
 
 constexpr int kRows = 4, kCols = 8;
 
-void multiply(int64_t k, const void* a_panel, const void* b_panel, float* sums, int64_t ld, bool add) {
+void multiply_tile(int64_t k, const void* a_panel, const void* b_panel, float* sums, int64_t ld, bool add) {
   const auto* a = static_cast<const float*>(a_panel);
   const auto* b = static_cast<const float*>(b_panel);
   float c[kRows][kCols] = {};
@@ -35,8 +35,7 @@ constexpr MatmulKernel kKernel{.mr = kRows,
                                .pack_a = pack_as_floats<kRows>,
                                .pack_b = pack_as_floats<kCols>,
                                .row_sums = row_sums_of_floats<kRows>,
-                               .multiply = multiply,
-                               .finish = finish_generic,
+                               .multiply = multiply_strip<kRows, kCols, multiply_tile>,
                                .skinny_rows = 0,
                                .skinny = nullptr};
 
