@@ -1,7 +1,68 @@
+#include <fmt/format.h>
+
 #include "case.h"
+#include "ridgeline/device/cpu/worker_team.h"
+#include "ridgeline/ops/embedding.h"
 
 namespace ridgeline::op_check {
+namespace {
 
-void add_embedding_cases(std::vector<Case>&) {}
+using Doubles = std::vector<double>;
+
+struct Sizes {
+  int64_t n, c, v, p;
+};
+
+void check(Stream& stream, Report& report, DType dtype, DType out_dtype, Sizes s) {
+  // Few distinct tokens in many places: rows that are repeated.
+  const std::vector<int32_t> tokens = random_integers(s.n, static_cast<int32_t>(s.v), 1);
+  const std::vector<int32_t> positions = random_integers(s.n, static_cast<int32_t>(s.p), 2);
+  const Tensor table = Tensor::random(dtype, s.v * s.c, 3), positions_table = Tensor::random(dtype, s.p * s.c, 4);
+  Tensor out(out_dtype, s.n * s.c), bare(out_dtype, s.n * s.c);
+  ops::embedding_forward(stream, s.n, s.c, s.v, s.p, tokens.data(), positions.data(), table.ref(),
+                         positions_table.ref(), out.ref());
+  ops::embedding_forward(stream, s.n, s.c, s.v, 0, tokens.data(), nullptr, table.ref(), {}, bare.ref());
+
+  const Tensor dout = Tensor::random(out_dtype, s.n * s.c, 5);
+  Tensor dtable = Tensor::random(DType::f32, s.v * s.c, 6);
+  const Doubles ts = table.values(), ps = positions_table.values(), ds = dout.values();
+  Doubles sum(static_cast<size_t>(s.n * s.c)), rows(sum.size()), gradient(static_cast<size_t>(s.v * s.c)),
+      accumulated = dtable.values();
+  for (int64_t i = 0; i < s.n; ++i) {
+    for (int64_t j = 0; j < s.c; ++j) {
+      rows[i * s.c + j] = ts[tokens[i] * s.c + j];
+      sum[i * s.c + j] = rows[i * s.c + j] + ps[positions[i] * s.c + j];
+      gradient[tokens[i] * s.c + j] += ds[i * s.c + j];
+      accumulated[tokens[i] * s.c + j] += ds[i * s.c + j];
+    }
+  }
+  Workspace workspace(ops::embedding_backward_workspace_bytes(s.n, s.v, stream.team().size()));
+  ops::embedding_backward(stream, s.n, s.c, s.v, tokens.data(), dout.ref(), dtable.as<float>(), workspace.data());
+  report.compare("out", out, sum, tolerance(out_dtype));
+  report.compare("out without positions", bare, rows, tolerance(out_dtype));
+  report.compare("dtable", dtable, accumulated, 2e-6);
+  const auto weighted = [&](std::span<const double> at) {
+    double total = 0.0;
+    for (int64_t i = 0; i < s.n; ++i) {
+      for (int64_t j = 0; j < s.c; ++j) total += at[tokens[i] * s.c + j] * ds[i * s.c + j];
+    }
+    return total;
+  };
+  report.finite_differences("dtable", weighted, ts, gradient);
+}
+
+}  // namespace
+
+void add_embedding_cases(std::vector<Case>& cases) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const DType out : {DType::f32, DType::bf16}) {
+      for (const Sizes s : {Sizes{1, 3, 1, 1}, Sizes{50, 37, 11, 5}, Sizes{129, 260, 17, 129}, Sizes{70, 400, 1, 3}}) {
+        cases.push_back({"embedding", dtype,
+                         fmt::format("N={} C={} V={} P={} out={}", s.n, s.c, s.v, s.p, name_of(out)),
+                         [=](Stream& stream, Report& report) { check(stream, report, dtype, out, s); }});
+      }
+    }
+  }
+}
 
 }  // namespace ridgeline::op_check

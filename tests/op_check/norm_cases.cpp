@@ -1,7 +1,138 @@
+#include <fmt/format.h>
+
+#include <cmath>
+
 #include "case.h"
+#include "ridgeline/device/cpu/worker_team.h"
+#include "ridgeline/ops/norm.h"
 
 namespace ridgeline::op_check {
+namespace {
 
-void add_norm_cases(std::vector<Case>&) {}
+using Doubles = std::vector<double>;
+constexpr double kEpsilon = 1e-5;
+
+struct Moments {
+  double mean, rstd;
+};
+
+Moments moments(std::span<const double> row) {
+  double mean = 0.0, variance = 0.0;
+  for (const double x : row) mean += x;
+  mean /= static_cast<double>(row.size());
+  for (const double x : row) variance += (x - mean) * (x - mean);
+  return {mean, 1.0 / std::sqrt(variance / static_cast<double>(row.size()) +
+                                static_cast<double>(static_cast<float>(kEpsilon)))};
+}
+
+struct Layernorm {
+  int64_t n, c;
+
+  Doubles forward(std::span<const double> x, std::span<const double> weight, std::span<const double> bias) const {
+    Doubles y(x.size());
+    for (int64_t i = 0; i < n; ++i) {
+      const auto [mean, rstd] = moments(x.subspan(i * c, c));
+      for (int64_t j = 0; j < c; ++j) y[i * c + j] = (x[i * c + j] - mean) * rstd * weight[j] + bias[j];
+    }
+    return y;
+  }
+
+  struct Gradients {
+    Doubles dx, dweight, dbias;
+  };
+
+  Gradients backward(std::span<const double> x, std::span<const double> weight, std::span<const double> dy) const {
+    Gradients g{Doubles(x.size()), Doubles(c), Doubles(c)};
+    for (int64_t i = 0; i < n; ++i) {
+      const auto [mean, rstd] = moments(x.subspan(i * c, c));
+      double mean_g = 0.0, mean_gh = 0.0;
+      for (int64_t j = 0; j < c; ++j) {
+        const double h = (x[i * c + j] - mean) * rstd, d = dy[i * c + j];
+        g.dweight[j] += d * h;
+        g.dbias[j] += d;
+        mean_g += d * weight[j] / static_cast<double>(c);
+        mean_gh += d * weight[j] * h / static_cast<double>(c);
+      }
+      for (int64_t j = 0; j < c; ++j) {
+        const double h = (x[i * c + j] - mean) * rstd;
+        g.dx[i * c + j] = rstd * (dy[i * c + j] * weight[j] - mean_g - h * mean_gh);
+      }
+    }
+    return g;
+  }
+};
+
+Doubles plus(std::span<const double> a, std::span<const double> b) {
+  Doubles sum(a.begin(), a.end());
+  for (size_t i = 0; i < sum.size(); ++i) sum[i] += b[i];
+  return sum;
+}
+
+// The statistics that forward hands to backward, checked as well.
+struct Statistics {
+  Doubles mean, rstd;
+  explicit Statistics(const Layernorm& op, std::span<const double> x) {
+    for (int64_t i = 0; i < op.n; ++i) {
+      const Moments m = moments(x.subspan(i * op.c, op.c));
+      mean.push_back(m.mean);
+      rstd.push_back(m.rstd);
+    }
+  }
+};
+
+void check(Stream& stream, Report& report, DType dtype, DType weights, int64_t n, int64_t c, double center) {
+  const Layernorm op{n, c};
+  const Tensor x = Tensor::random(dtype, n * c, 1, 2.0, center), dy = Tensor::random(dtype, n * c, 2);
+  const Tensor dresidual = Tensor::random(dtype, n * c, 3);
+  const Tensor weight = Tensor::random(weights, c, 4, 0.5, 1.0), bias = Tensor::random(weights, c, 5);
+  Tensor y(dtype, n * c), mean(DType::f32, n), rstd(DType::f32, n), dx(dtype, n * c);
+  Tensor dweight = Tensor::random(DType::f32, c, 6), dbias = Tensor::random(DType::f32, c, 7);
+  const Doubles dweight0 = dweight.values(), dbias0 = dbias.values();
+
+  ops::layernorm_forward(stream, n, c, static_cast<float>(kEpsilon), x.ref(), weight.ref(), bias.ref(), y.ref(),
+                         mean.as<float>(), rstd.as<float>());
+  Workspace workspace(ops::layernorm_backward_workspace_bytes(n, c, stream.team().size()));
+  ops::layernorm_backward(stream, n, c, x.ref(), weight.ref(), mean.as<float>(), rstd.as<float>(), dy.ref(),
+                          dresidual.ref(), dx.ref(), dweight.as<float>(), dbias.as<float>(), workspace.data());
+
+  const Doubles xs = x.values(), ws = weight.values(), bs = bias.values(), dys = dy.values();
+  const auto expected = op.backward(xs, ws, dys);
+  const Statistics statistics(op, xs);
+  // Subtracting a mean that is `center / width` times larger than what is left costs as many units in the last place.
+  const double fp32 = 2e-6 * (1.0 + std::abs(center));
+  const double stored = std::max(fp32, tolerance(dtype));
+  report.compare("y", y, op.forward(xs, ws, bs), stored);
+  report.compare("mean", mean, statistics.mean, 2e-6);
+  report.compare("rstd", rstd, statistics.rstd, fp32);
+  report.compare("dx", dx, plus(expected.dx, dresidual.values()), stored);
+  report.compare("dweight", dweight, plus(expected.dweight, dweight0), fp32);
+  report.compare("dbias", dbias, plus(expected.dbias, dbias0), 2e-6);
+
+  report.finite_differences(
+      "dx", [&](auto at) { return dot(op.forward(at, ws, bs), dys); }, xs, expected.dx);
+  report.finite_differences(
+      "dweight", [&](auto at) { return dot(op.forward(xs, at, bs), dys); }, ws, expected.dweight);
+  report.finite_differences(
+      "dbias", [&](auto at) { return dot(op.forward(xs, ws, at), dys); }, bs, expected.dbias);
+}
+
+}  // namespace
+
+void add_norm_cases(std::vector<Case>& cases) {
+  struct Size {
+    int64_t n, c;
+    double center;
+  };
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const DType weights : {DType::f32, DType::bf16}) {
+      for (const auto& [n, c, center] :
+           {Size{1, 2, 0}, Size{5, 37, 0}, Size{33, 64, 0.5}, Size{19, 131, 3}, Size{300, 96, 0}}) {
+        cases.push_back({"layernorm", dtype,
+                         fmt::format("N={} C={} center={} weights={}", n, c, center, name_of(weights)),
+                         [=](Stream& stream, Report& report) { check(stream, report, dtype, weights, n, c, center); }});
+      }
+    }
+  }
+}
 
 }  // namespace ridgeline::op_check

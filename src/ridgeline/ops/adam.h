@@ -21,7 +21,8 @@ struct AdamScalars {
 };
 
 struct Adam {
-  float beta1 = 0.9F, beta2 = 0.999F, epsilon = 1e-8F, weight_decay = 0.0F;
+  double beta1 = 0.9, beta2 = 0.999;  // double: 1 - beta2 in fp32 would be off by 1e-5
+  float epsilon = 1e-8F, weight_decay = 0.0F;
   bool decoupled = true;  // AdamW
   bool zero_gradient = true;
 };

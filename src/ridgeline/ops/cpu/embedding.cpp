@@ -1,0 +1,138 @@
+#include "ridgeline/ops/embedding.h"
+
+#include <algorithm>
+
+#include "ridgeline/base/error.h"
+#include "ridgeline/device/cpu/worker_team.h"
+#include "ridgeline/ops/cpu/simd_targets.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "ridgeline/ops/cpu/embedding.cpp"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+#include "ridgeline/ops/cpu/simd-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace ridgeline::ops::cpu::HWY_NAMESPACE {
+namespace {
+
+template <typename In, typename Out>
+void embed_row_of(int64_t c, const In* token, const In* position, Out* out) {
+  int64_t i = 0;
+  for (; i + kLanes <= c; i += kLanes) {
+    const Floats value = load(token + i);
+    store(position != nullptr ? hn::Add(value, load(position + i)) : value, out + i);
+  }
+  if (const int64_t rest = c - i; rest > 0) {
+    const Floats value = load_part(token + i, rest);
+    store_part(position != nullptr ? hn::Add(value, load_part(position + i, rest)) : value, out + i, rest);
+  }
+}
+
+// position.data may be null.
+void embed_row(int64_t c, ConstRef token, ConstRef position, Ref out) {
+  const bool wide = token.dtype == DType::f32, wide_out = out.dtype == DType::f32;
+  if (wide && wide_out) return embed_row_of(c, token.as<float>(), position.as<float>(), out.as<float>());
+  if (wide) return embed_row_of(c, token.as<float>(), position.as<float>(), out.as<bf16>());
+  if (wide_out) return embed_row_of(c, token.as<bf16>(), position.as<bf16>(), out.as<float>());
+  embed_row_of(c, token.as<bf16>(), position.as<bf16>(), out.as<bf16>());
+}
+
+template <typename T>
+void accumulate_row_of(int64_t c, const T* gradient, float* sums) {
+  int64_t i = 0;
+  for (; i + kLanes <= c; i += kLanes) store(hn::Add(load(sums + i), load(gradient + i)), sums + i);
+  if (const int64_t rest = c - i; rest > 0) {
+    store_part(hn::Add(load_part(sums + i, rest), load_part(gradient + i, rest)), sums + i, rest);
+  }
+}
+
+void accumulate_row(int64_t c, ConstRef gradient, float* sums) {
+  if (gradient.dtype == DType::f32) return accumulate_row_of(c, gradient.as<float>(), sums);
+  accumulate_row_of(c, gradient.as<bf16>(), sums);
+}
+
+}  // namespace
+}  // namespace ridgeline::ops::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace ridgeline::ops {
+namespace cpu {
+HWY_EXPORT(embed_row);
+HWY_EXPORT(accumulate_row);
+}  // namespace cpu
+
+namespace {
+
+void require_float(ConstRef x) {
+  RL_REQUIRE(x.dtype == DType::f32 || x.dtype == DType::bf16, "dtype {}", name_of(x.dtype));
+}
+
+void check_rows(int64_t n, int64_t bound, const int32_t* rows) {
+  for (int64_t i = 0; i < n; ++i) {
+    RL_CHECK(rows[i], >=, 0);
+    RL_CHECK(rows[i], <, bound);
+  }
+}
+
+// How a team shares dtable: `columns` strips of columns (equal work, but short strips waste cache lines) times `rows`
+// groups of rows (row r belongs to group r % rows). Either way one member alone adds to an element, in ascending n.
+struct Shares {
+  Shares(int team, int64_t c) {
+    const int most = static_cast<int>(std::max<int64_t>(1, c / 128));
+    columns = std::min(team, most);
+    while (team % columns != 0) --columns;
+    rows = team / columns;
+  }
+  int columns, rows;
+};
+
+}  // namespace
+
+void embedding_forward(device::Stream& stream, int64_t n, int64_t c, int64_t v, int64_t p, const int32_t* tokens,
+                       const int32_t* positions, ConstRef table, ConstRef positions_table, Ref out) {
+  require_float(table);
+  require_float(out);
+  if (positions_table) RL_CHECK(name_of(table.dtype), ==, name_of(positions_table.dtype));
+  check_rows(n, v, tokens);
+  if (positions_table) check_rows(n, p, positions);
+  cpu::agree_on_targets();
+  const auto embed = HWY_DYNAMIC_DISPATCH(cpu::embed_row);
+  stream.team().parallel_for(n, std::max<int64_t>(1, 16384 / c), [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      const ConstRef position = positions_table ? positions_table.at(positions[i] * c) : ConstRef();
+      embed(c, table.at(tokens[i] * c), position, out.at(i * c));
+    }
+  });
+}
+
+// None: members divide the table between them instead of sorting the tokens.
+int64_t embedding_backward_workspace_bytes(int64_t, int64_t, int) {
+  return 0;
+}
+
+void embedding_backward(device::Stream& stream, int64_t n, int64_t c, int64_t v, const int32_t* rows, ConstRef dout,
+                        float* dtable, void*) {
+  require_float(dout);
+  check_rows(n, v, rows);
+  cpu::agree_on_targets();
+  const auto accumulate = HWY_DYNAMIC_DISPATCH(cpu::accumulate_row);
+  const auto strip = [&](int64_t first, int64_t last, int group, int groups) {
+    for (int64_t i = 0; i < n; ++i) {
+      if (groups > 1 && rows[i] % groups != group) continue;
+      accumulate(last - first, dout.at(i * c + first), dtable + rows[i] * c + first);
+    }
+  };
+  if (n * c < 16384) return strip(0, c, 0, 1);
+  const Shares shares(stream.team().size(), c);
+  stream.team().run([&](int member) {
+    const int64_t lines = (c + 15) / 16;  // strips end at whole cache lines
+    const int64_t part = member % shares.columns;
+    const int64_t first = lines * part / shares.columns * 16;
+    const int64_t last = std::min(c, lines * (part + 1) / shares.columns * 16);
+    strip(first, last, member / shares.columns, shares.rows);
+  });
+}
+
+}  // namespace ridgeline::ops
+#endif

@@ -1,0 +1,279 @@
+#include "ridgeline/ops/norm.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "ridgeline/base/error.h"
+#include "ridgeline/device/cpu/worker_team.h"
+#include "ridgeline/ops/cpu/block_sums.h"
+#include "ridgeline/ops/cpu/simd_targets.h"
+
+#ifndef RIDGELINE_OPS_CPU_NORM_ARGUMENTS  // this file is included once per target
+#define RIDGELINE_OPS_CPU_NORM_ARGUMENTS
+namespace ridgeline::ops::cpu {
+
+struct NormForward {
+  int64_t c;
+  float epsilon;
+  ConstRef x, weight, bias;
+  Ref y;
+  float *mean, *rstd;
+};
+
+struct NormBackward {
+  int64_t c;
+  ConstRef x, weight;
+  const float *mean, *rstd;
+  ConstRef dy, dresidual;
+  Ref dx;
+};
+
+}  // namespace ridgeline::ops::cpu
+#endif
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "ridgeline/ops/cpu/norm.cpp"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+#include "ridgeline/ops/cpu/simd-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace ridgeline::ops::cpu::HWY_NAMESPACE {
+namespace {
+
+// Four accumulators hide the latency of an addition.
+struct RowSum {
+  Floats a, b, c, d;
+  HWY_INLINE float total() const { return sum_of_lanes(hn::Add(hn::Add(a, b), hn::Add(c, d))); }
+};
+
+template <typename T>
+HWY_INLINE float sum(const T* x, int64_t count) {
+  RowSum s{zeros(), zeros(), zeros(), zeros()};
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= count; i += 4 * kLanes) {
+    s.a = hn::Add(s.a, load(x + i));
+    s.b = hn::Add(s.b, load(x + i + kLanes));
+    s.c = hn::Add(s.c, load(x + i + 2 * kLanes));
+    s.d = hn::Add(s.d, load(x + i + 3 * kLanes));
+  }
+  for (; i + kLanes <= count; i += kLanes) s.a = hn::Add(s.a, load(x + i));
+  if (i < count) s.b = hn::Add(s.b, load_part(x + i, count - i));
+  return s.total();
+}
+
+HWY_INLINE Floats add_square(Floats value, Floats mean, Floats to) {
+  const Floats d = hn::Sub(value, mean);
+  return hn::MulAdd(d, d, to);
+}
+
+template <typename T>
+HWY_INLINE float sum_of_squared_deviations(const T* x, int64_t count, Floats mean) {
+  RowSum s{zeros(), zeros(), zeros(), zeros()};
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= count; i += 4 * kLanes) {
+    s.a = add_square(load(x + i), mean, s.a);
+    s.b = add_square(load(x + i + kLanes), mean, s.b);
+    s.c = add_square(load(x + i + 2 * kLanes), mean, s.c);
+    s.d = add_square(load(x + i + 3 * kLanes), mean, s.d);
+  }
+  for (; i + kLanes <= count; i += kLanes) s.a = add_square(load(x + i), mean, s.a);
+  if (i < count) {
+    const Floats d = first_lanes(hn::Sub(load_part(x + i, count - i), mean), count - i);
+    s.b = hn::MulAdd(d, d, s.b);
+  }
+  return s.total();
+}
+
+template <typename T, typename W>
+void forward_rows_of(const NormForward& p, int64_t first, int64_t last) {
+  const W *weight = p.weight.as<W>(), *bias = p.bias.as<W>();
+  for (int64_t n = first; n < last; ++n) {
+    const T* x = p.x.as<T>() + n * p.c;
+    T* y = p.y.as<T>() + n * p.c;
+    const float mean = sum(x, p.c) / static_cast<float>(p.c);
+    const float variance = sum_of_squared_deviations(x, p.c, set(mean)) / static_cast<float>(p.c);
+    const float rstd = 1.0F / std::sqrt(variance + p.epsilon);
+    const Floats center = set(mean), scale = set(rstd);
+    int64_t i = 0;
+    for (; i + kLanes <= p.c; i += kLanes) {
+      const Floats normed = hn::Mul(hn::Sub(load(x + i), center), scale);
+      store(hn::MulAdd(normed, load(weight + i), load(bias + i)), y + i);
+    }
+    if (const int64_t rest = p.c - i; rest > 0) {
+      const Floats normed = hn::Mul(hn::Sub(load_part(x + i, rest), center), scale);
+      store_part(hn::MulAdd(normed, load_part(weight + i, rest), load_part(bias + i, rest)), y + i, rest);
+    }
+    if (p.mean != nullptr) p.mean[n] = mean;
+    if (p.rstd != nullptr) p.rstd[n] = rstd;
+  }
+}
+
+void norm_forward_rows(const NormForward& p, int64_t first, int64_t last) {
+  const bool wide = p.x.dtype == DType::f32, wide_weights = p.weight.dtype == DType::f32;
+  if (wide && wide_weights) return forward_rows_of<float, float>(p, first, last);
+  if (wide) return forward_rows_of<float, bf16>(p, first, last);
+  if (wide_weights) return forward_rows_of<bf16, float>(p, first, last);
+  forward_rows_of<bf16, bf16>(p, first, last);
+}
+
+// With g = dy * weight and h = (x - mean) * rstd of one row: sum g and sum g h.
+struct Projections {
+  Floats g, gh;
+};
+
+template <typename T, typename W>
+HWY_INLINE void project(const T* x, const T* dy, const W* weight, Floats center, Floats scale, Projections& sums) {
+  const Floats h = hn::Mul(hn::Sub(load(x), center), scale);
+  const Floats g = hn::Mul(load(dy), load(weight));
+  sums.g = hn::Add(sums.g, g);
+  sums.gh = hn::MulAdd(g, h, sums.gh);
+}
+
+HWY_INLINE Floats input_gradient(Floats h, Floats g, Floats mean_g, Floats mean_gh, Floats scale) {
+  return hn::Mul(scale, hn::NegMulAdd(h, mean_gh, hn::Sub(g, mean_g)));
+}
+
+// dx of one row.
+template <typename T, typename W>
+HWY_INLINE void backward_row_input(const NormBackward& p, int64_t n) {
+  const T *x = p.x.as<T>() + n * p.c, *dy = p.dy.as<T>() + n * p.c;
+  const T* dresidual = p.dresidual ? p.dresidual.as<T>() + n * p.c : nullptr;
+  const W* weight = p.weight.as<W>();
+  T* dx = p.dx.as<T>() + n * p.c;
+  const Floats center = set(p.mean[n]), scale = set(p.rstd[n]);
+  const int64_t whole = p.c / kLanes * kLanes, rest = p.c - whole;
+  Projections even{zeros(), zeros()}, odd{zeros(), zeros()};
+  int64_t i = 0;
+  for (; i + 2 * kLanes <= whole; i += 2 * kLanes) {
+    project(x + i, dy + i, weight + i, center, scale, even);
+    project(x + i + kLanes, dy + i + kLanes, weight + i + kLanes, center, scale, odd);
+  }
+  if (i < whole) project(x + i, dy + i, weight + i, center, scale, even);
+  if (rest > 0) {
+    const Floats h = hn::Mul(hn::Sub(load_part(x + whole, rest), center), scale);
+    const Floats g = hn::Mul(load_part(dy + whole, rest), load_part(weight + whole, rest));  // 0 behind the row
+    odd.g = hn::Add(odd.g, g);
+    odd.gh = hn::MulAdd(g, h, odd.gh);
+  }
+  const float count = static_cast<float>(p.c);
+  const Floats mean_g = set(sum_of_lanes(hn::Add(even.g, odd.g)) / count);
+  const Floats mean_gh = set(sum_of_lanes(hn::Add(even.gh, odd.gh)) / count);
+  for (i = 0; i < whole; i += kLanes) {
+    const Floats h = hn::Mul(hn::Sub(load(x + i), center), scale);
+    const Floats g = hn::Mul(load(dy + i), load(weight + i));
+    const Floats d = input_gradient(h, g, mean_g, mean_gh, scale);
+    store(dresidual != nullptr ? hn::Add(load(dresidual + i), d) : d, dx + i);
+  }
+  if (rest > 0) {
+    const Floats h = hn::Mul(hn::Sub(load_part(x + i, rest), center), scale);
+    const Floats g = hn::Mul(load_part(dy + i, rest), load_part(weight + i, rest));
+    const Floats d = input_gradient(h, g, mean_g, mean_gh, scale);
+    store_part(dresidual != nullptr ? hn::Add(load_part(dresidual + i, rest), d) : d, dx + i, rest);
+  }
+}
+
+// dweight += dy h, dbias += dy of one row.
+template <typename T>
+HWY_INLINE void backward_row_weights(const NormBackward& p, int64_t n, float* dweight, float* dbias) {
+  const T *x = p.x.as<T>() + n * p.c, *dy = p.dy.as<T>() + n * p.c;
+  const Floats center = set(p.mean[n]), scale = set(p.rstd[n]);
+  int64_t i = 0;
+  for (; i + kLanes <= p.c; i += kLanes) {
+    const Floats h = hn::Mul(hn::Sub(load(x + i), center), scale);
+    const Floats d = load(dy + i);
+    store(hn::MulAdd(d, h, load(dweight + i)), dweight + i);
+    store(hn::Add(d, load(dbias + i)), dbias + i);
+  }
+  if (const int64_t rest = p.c - i; rest > 0) {
+    const Floats h = hn::Mul(hn::Sub(load_part(x + i, rest), center), scale);
+    const Floats d = load_part(dy + i, rest);
+    store_part(hn::MulAdd(d, h, load_part(dweight + i, rest)), dweight + i, rest);
+    store_part(hn::Add(d, load_part(dbias + i, rest)), dbias + i, rest);
+  }
+}
+
+// One block of rows. sums: [2][C] for dweight and dbias of this block, or null. The weights come first in each row,
+// since dx may be dy.
+template <typename T, typename W>
+void backward_block_of(const NormBackward& p, int64_t first, int64_t last, float* sums) {
+  if (sums != nullptr) std::memset(sums, 0, static_cast<size_t>(2 * p.c) * sizeof(float));
+  for (int64_t n = first; n < last; ++n) {
+    if (sums != nullptr) backward_row_weights<T>(p, n, sums, sums + p.c);
+    if (p.dx) backward_row_input<T, W>(p, n);
+  }
+}
+
+void norm_backward_block(const NormBackward& p, int64_t first, int64_t last, float* sums) {
+  const bool wide = p.x.dtype == DType::f32, wide_weights = p.weight.dtype == DType::f32;
+  if (wide && wide_weights) return backward_block_of<float, float>(p, first, last, sums);
+  if (wide) return backward_block_of<float, bf16>(p, first, last, sums);
+  if (wide_weights) return backward_block_of<bf16, float>(p, first, last, sums);
+  backward_block_of<bf16, bf16>(p, first, last, sums);
+}
+
+}  // namespace
+}  // namespace ridgeline::ops::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace ridgeline::ops {
+namespace cpu {
+HWY_EXPORT(norm_forward_rows);
+HWY_EXPORT(norm_backward_block);
+}  // namespace cpu
+
+namespace {
+
+constexpr int64_t kGrainElements = 16384;
+
+void require_float(ConstRef x) {
+  RL_REQUIRE(x.dtype == DType::f32 || x.dtype == DType::bf16, "dtype {}", name_of(x.dtype));
+}
+
+}  // namespace
+
+void layernorm_forward(device::Stream& stream, int64_t n, int64_t c, float epsilon, ConstRef x, ConstRef weight,
+                       ConstRef bias, Ref y, float* mean, float* rstd) {
+  require_float(x);
+  require_float(weight);
+  RL_CHECK(name_of(x.dtype), ==, name_of(y.dtype));
+  RL_CHECK(name_of(weight.dtype), ==, name_of(bias.dtype));
+  RL_REQUIRE(x.data != y.data, "y is x");
+  cpu::agree_on_targets();
+  const auto rows = HWY_DYNAMIC_DISPATCH(cpu::norm_forward_rows);
+  const cpu::NormForward p{c, epsilon, x, weight, bias, y, mean, rstd};
+  stream.team().parallel_for(n, std::max<int64_t>(1, kGrainElements / c),
+                             [&](int64_t first, int64_t last) { rows(p, first, last); });
+}
+
+int64_t layernorm_backward_workspace_bytes(int64_t n, int64_t c, int) {
+  return cpu::RowBlocks(n).count * 2 * c * static_cast<int64_t>(sizeof(float));
+}
+
+void layernorm_backward(device::Stream& stream, int64_t n, int64_t c, ConstRef x, ConstRef weight, const float* mean,
+                        const float* rstd, ConstRef dy, ConstRef dresidual, Ref dx, float* dweight, float* dbias,
+                        void* workspace) {
+  require_float(x);
+  require_float(weight);
+  RL_CHECK(name_of(x.dtype), ==, name_of(dy.dtype));
+  if (dx) RL_CHECK(name_of(x.dtype), ==, name_of(dx.dtype));
+  if (dresidual) RL_CHECK(name_of(x.dtype), ==, name_of(dresidual.dtype));
+  RL_REQUIRE((dweight == nullptr) == (dbias == nullptr), "dweight and dbias go together");
+  cpu::agree_on_targets();
+  const auto block = HWY_DYNAMIC_DISPATCH(cpu::norm_backward_block);
+  const cpu::NormBackward p{c, x, weight, mean, rstd, dy, dresidual, dx};
+  const cpu::RowBlocks blocks(n);
+  auto* sums = dweight != nullptr ? static_cast<float*>(workspace) : nullptr;
+  stream.team().parallel_for(blocks.count, 1, [&](int64_t first, int64_t last) {
+    for (int64_t b = first; b < last; ++b) {
+      block(p, blocks.begin(b), blocks.end(b), sums != nullptr ? sums + b * 2 * c : nullptr);
+    }
+  });
+  if (sums == nullptr) return;
+  cpu::add_blocks(stream, blocks.count, 2 * c, c, sums, dweight);
+  cpu::add_blocks(stream, blocks.count, 2 * c, c, sums + c, dbias);
+}
+
+}  // namespace ridgeline::ops
+#endif
