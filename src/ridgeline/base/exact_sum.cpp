@@ -1,49 +1,83 @@
 #include "ridgeline/base/exact_sum.h"
 
+#include <array>
 #include <bit>
 #include <cmath>
+#include <limits>
 
 namespace ridgeline {
+namespace {
+
+constexpr int kLowestExponent = -1088;  // of bit 0 of limb 0: below the least subnormal, 2^-1074, and a multiple of 32
+
+// The limbs as digits in [0, 2^32), least first, of the absolute value; two more for the carries.
+struct Digits {
+  std::array<uint32_t, ExactSum::kLimbs + 2> digit{};
+  bool negative = false;
+
+  explicit Digits(const ExactSum& sum) {
+    negative = carry(sum, 1) < 0;
+    if (negative) carry(sum, -1);
+  }
+
+  // Writes the digits of sign * sum; returns what is left above them: 0, or -1 when sign * sum is negative.
+  int64_t carry(const ExactSum& sum, int64_t sign) {
+    int64_t over = 0;
+    for (int k = 0; k < ExactSum::kLimbs; ++k) {
+      over += sign * sum.words[k];
+      digit[k] = static_cast<uint32_t>(over);
+      over >>= 32;
+    }
+    for (int k = ExactSum::kLimbs; k < ExactSum::kLimbs + 2; ++k) {
+      digit[k] = static_cast<uint32_t>(over);
+      over >>= 32;
+    }
+    return over;
+  }
+};
+
+}  // namespace
 
 void ExactSum::add(double value) {
   const uint64_t bits = std::bit_cast<uint64_t>(value);
-  const int exponent = static_cast<int>((bits >> 52) & 0x7FF);
-  if (exponent == 0x7FF) {
-    ++non_finite_;
+  const int biased = static_cast<int>((bits >> 52) & 0x7FF);
+  if (biased == 0x7FF) {
+    ++words[kLimbs];
     return;
   }
   const uint64_t fraction = bits & 0xFFFFFFFFFFFFFULL;
-  const uint64_t mantissa = exponent == 0 ? fraction : fraction | (uint64_t{1} << 52);
-  const int position = exponent == 0 ? 0 : exponent - 1;  // of the mantissa's lowest bit, counted from 2^-1074
+  const uint64_t integer = biased == 0 ? fraction : fraction | (uint64_t{1} << 52);
+  const int position = (biased == 0 ? 1 : biased) - 1075 - kLowestExponent;  // value = integer * 2^(position - 1088)
   const int limb = position / 32, shift = position % 32;
-  const uint64_t low = (mantissa << shift) & 0xFFFFFFFFULL;
-  const uint64_t rest = mantissa >> (32 - shift);
-  const int64_t sign = (bits >> 63) != 0 ? -1 : 1;
-  limbs_[static_cast<size_t>(limb)] += sign * static_cast<int64_t>(low);
-  limbs_[static_cast<size_t>(limb) + 1] += sign * static_cast<int64_t>(rest & 0xFFFFFFFFULL);
-  limbs_[static_cast<size_t>(limb) + 2] += sign * static_cast<int64_t>(rest >> 32);
+  const int64_t parts[3] = {static_cast<int64_t>((integer << shift) & 0xFFFFFFFFU),
+                            static_cast<int64_t>((integer >> (32 - shift)) & 0xFFFFFFFFU),
+                            shift == 0 ? 0 : static_cast<int64_t>(integer >> (64 - shift))};
+  const bool negative = (bits >> 63) != 0;
+  for (int i = 0; i < 3; ++i) words[limb + i] += negative ? -parts[i] : parts[i];
+}
+
+void ExactSum::add(const ExactSum& other) {
+  for (int k = 0; k < kWords; ++k) words[k] += other.words[k];
 }
 
 double ExactSum::value() const {
-  // Digits in [0, 2^32) and a sign: one representation per exact sum.
-  std::array<int64_t, kLimbs> digits = limbs_;
-  const auto carry = [&digits] {
-    for (size_t i = 0; i + 1 < kLimbs; ++i) {
-      digits[i + 1] += digits[i] >> 32;
-      digits[i] &= 0xFFFFFFFFLL;
-    }
-  };
-  carry();
-  const bool negative = digits.back() < 0;
-  if (negative) {
-    for (int64_t& digit : digits) digit = -digit;
-    carry();
-  }
-  double sum = 0;
-  for (size_t i = 0; i < kLimbs; ++i) {
-    if (digits[i] != 0) sum += std::ldexp(static_cast<double>(digits[i]), static_cast<int>(i) * 32 - 1074);
-  }
-  return negative ? -sum : sum;
+  if (non_finite() != 0) return std::numeric_limits<double>::quiet_NaN();
+  const Digits digits(*this);
+  int top = static_cast<int>(digits.digit.size()) - 1;
+  while (top >= 0 && digits.digit[top] == 0) --top;
+  if (top < 0) return 0.0;
+  const auto at = [&](int k) -> uint64_t { return k >= 0 ? digits.digit[k] : 0; };
+  // The leading 64 bits; the lowest says as well whether anything follows. One conversion then rounds right, and a
+  // subnormal result is exact, since no double has bits below 2^-1074.
+  const int zeros = std::countl_zero(digits.digit[top]);
+  uint64_t leading = (at(top) << 32 | at(top - 1)) << zeros;
+  const uint64_t next = at(top - 2) << zeros;  // zeros < 32: no bit is lost
+  leading |= next >> 32;
+  bool more = (next & 0xFFFFFFFFU) != 0;
+  for (int k = top - 3; k >= 0 && !more; --k) more = at(k) != 0;
+  if (more) leading |= 1;
+  const double magnitude = std::ldexp(static_cast<double>(leading), 32 * (top - 1) - zeros + kLowestExponent);
+  return digits.negative ? -magnitude : magnitude;
 }
 
 }  // namespace ridgeline

@@ -1,28 +1,31 @@
-// An order-independent sum of doubles: a fixed-point accumulator wide enough for every double, so that the same terms give
-// the same bits in any order, cut or grouping, and ranks can add their accumulators with an integer all-reduce.
+// A sum of doubles that does not depend on their order: added as fixed-point integers wide enough for every double, so
+// nothing is ever rounded away. Partial sums of several ranks are added word by word (an all-reduce of int64 sums) and
+// give the same bits as one sum over everything; so a global norm does not depend on how it was sharded.
+// (Kulisch, "Computer Arithmetic and Validity", 2008: the long accumulator, here with carries put off.)
 #pragma once
 
-#include <array>
 #include <cstdint>
+#include <type_traits>
 
 namespace ridgeline {
 
-// Plain data of i64 words: the sum of two accumulators is the sum of their words. Up to 2^30 terms in all.
-class ExactSum {
- public:
-  // A double's bits lie between 2^-1074 and 2^1023: 2098 positions, 32 per limb, plus the two limbs that a shifted mantissa reaches.
-  static constexpr int kLimbs = 68;
+struct ExactSum {
+  // Limb k holds an integer in units of 2^(32 k - 1088), of which every addition changes at most 2^32 - 1: up to 2^30
+  // additions, over all ranks together, cannot overflow it.
+  static constexpr int kLimbs = 67;
+  // The limbs, and how many values were infinite or NaN.
+  static constexpr int kWords = kLimbs + 1;
+  int64_t words[kWords] = {};
 
-  // Infinities and NaN are counted, not added.
   void add(double value);
-  // The sum, rounded to double by a fixed procedure (a function of the exact sum alone; error below one unit in the last place).
-  double value() const;
-  // How many infinities and NaN were added.
-  int64_t non_finite() const { return non_finite_; }
+  // Word by word; what an all-reduce does.
+  void add(const ExactSum& other);
 
- private:
-  std::array<int64_t, kLimbs> limbs_{};
-  int64_t non_finite_ = 0;
+  // The sum, rounded once to the nearest double, ties to even (infinite when it is beyond the range; NaN when a value
+  // was not finite). +0 for an empty sum.
+  double value() const;
+  int64_t non_finite() const { return words[kLimbs]; }
 };
+static_assert(std::is_trivially_copyable_v<ExactSum>);
 
 }  // namespace ridgeline

@@ -1,0 +1,84 @@
+#include "ridgeline/base/dtype.h"
+
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cmath>
+#include <limits>
+
+#include "ridgeline/base/random.h"
+
+namespace ridgeline {
+namespace {
+
+float from_bits(uint32_t bits) {
+  return std::bit_cast<float>(bits);
+}
+
+TEST(Bf16, RoundsToNearestAndTiesToEven) {
+  EXPECT_EQ(bf16(1.0F).bits, 0x3F80);
+  EXPECT_EQ(bf16(from_bits(0x3F807FFF)).bits, 0x3F80);  // just below half
+  EXPECT_EQ(bf16(from_bits(0x3F808000)).bits, 0x3F80);  // half, even below
+  EXPECT_EQ(bf16(from_bits(0x3F808001)).bits, 0x3F81);  // just above half
+  EXPECT_EQ(bf16(from_bits(0x3F818000)).bits, 0x3F82);  // half, even above
+  EXPECT_EQ(bf16(from_bits(0xBF818000)).bits, 0xBF82);
+  EXPECT_EQ(bf16(from_bits(0x3FFFFFFF)).bits, 0x4000);  // carries into the exponent
+}
+
+TEST(Bf16, KeepsSpecialValues) {
+  EXPECT_EQ(bf16(0.0F).bits, 0x0000);
+  EXPECT_EQ(bf16(-0.0F).bits, 0x8000);
+  EXPECT_EQ(bf16(std::numeric_limits<float>::infinity()).bits, 0x7F80);
+  EXPECT_EQ(bf16(std::numeric_limits<float>::max()).bits, 0x7F80);  // nearer to infinity than to the largest bf16
+  EXPECT_EQ(bf16(from_bits(0x00010000)).bits, 0x0001);              // a subnormal
+  for (const uint32_t nan : {0x7F800001U, 0x7FC00000U, 0xFFFFFFFFU, 0xFF800001U}) {
+    EXPECT_TRUE(std::isnan(static_cast<float>(bf16(from_bits(nan))))) << std::hex << nan;
+    EXPECT_NE(bf16(from_bits(nan)).bits & 0x40, 0) << "quiet";
+  }
+}
+
+TEST(Bf16, IsTheNearestForAnyFloat) {
+  for (uint32_t i = 0; i < 20000; ++i) {
+    const float value = from_bits(philox(5, {i, 0, 0, 0})[0]);
+    if (!std::isfinite(value) || std::abs(value) > 3.38e38F) continue;
+    const bf16 rounded(value);
+    const double error = std::abs(static_cast<double>(value) - static_cast<double>(static_cast<float>(rounded)));
+    for (const int step : {-1, 1}) {
+      bf16 other;
+      other.bits = static_cast<uint16_t>(rounded.bits + step);
+      if ((other.bits & 0x7F80) == 0x7F80 || (other.bits ^ rounded.bits) >> 15 != 0) continue;
+      const double distance = std::abs(static_cast<double>(value) - static_cast<double>(static_cast<float>(other)));
+      ASSERT_LE(error, distance) << value;
+    }
+  }
+}
+
+TEST(Bf16, EveryValueSurvivesAFloat) {
+  for (uint32_t bits = 0; bits < 65536; ++bits) {
+    bf16 value;
+    value.bits = static_cast<uint16_t>(bits);
+    const bf16 back(static_cast<float>(value));
+    const bool nan = (bits & 0x7FFF) > 0x7F80;
+    ASSERT_EQ(back.bits, nan ? bits | 0x40 : bits);
+  }
+}
+
+TEST(DType, SizesAndNames) {
+  EXPECT_EQ(size_of(DType::bf16), 2);
+  EXPECT_EQ(size_of(DType::f32), 4);
+  EXPECT_EQ(size_of(DType::i64), 8);
+  EXPECT_EQ(name_of(DType::bf16), "bf16");
+  EXPECT_EQ(name_of(DType::f32), "f32");
+}
+
+TEST(Ref, AtStepsByElements) {
+  float floats[4] = {};
+  bf16 halves[4];
+  EXPECT_EQ(Ref(floats).at(2).data, floats + 2);
+  EXPECT_EQ(ConstRef(halves).at(3).data, halves + 3);
+  EXPECT_EQ(ConstRef(Ref(halves)).dtype, DType::bf16);
+  EXPECT_FALSE(Ref());
+}
+
+}  // namespace
+}  // namespace ridgeline

@@ -1,0 +1,137 @@
+#include "ridgeline/base/file.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "ridgeline/base/error.h"
+
+namespace ridgeline {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::HasSubstr;
+
+class FileTest : public testing::Test {
+ protected:
+  FileTest() {
+    std::string name = (fs::temp_directory_path() / "ridgeline_file_test.XXXXXX").string();
+    folder = ::mkdtemp(name.data());
+  }
+  ~FileTest() override { fs::remove_all(folder); }
+
+  template <typename F>
+  static std::string error_of(F&& f) {
+    try {
+      f();
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "no error";
+  }
+
+  fs::path folder;
+};
+
+TEST_F(FileTest, WritesAndReadsRangesInAnyOrder) {
+  File file(folder / "ranges", File::Mode::create);
+  file.write_at(6, bytes_of("world"));
+  file.write_at(0, bytes_of("hello "));
+  file.sync();
+  EXPECT_EQ(file.size(), 11);
+  std::string middle(5, ' ');
+  file.read_at(3, std::as_writable_bytes(std::span(middle)));
+  EXPECT_EQ(middle, "lo wo");
+  file.close();
+  EXPECT_EQ(read_text(folder / "ranges"), "hello world");
+}
+
+TEST_F(FileTest, ReadingPastTheEndIsAnErrorThatNamesThePlace) {
+  write_atomically(folder / "short", "abc");
+  const File file(folder / "short", File::Mode::read);
+  std::vector<std::byte> five(5);
+  const std::string what = error_of([&] { file.read_at(0, five); });
+  EXPECT_THAT(what, HasSubstr("short' ends at byte 3, 2 bytes before"));
+}
+
+TEST_F(FileTest, UpdateKeepsWhatIsThereAndCreateDoesNot) {
+  write_atomically(folder / "f", "abcdef");
+  File(folder / "f", File::Mode::update).write_at(1, bytes_of("X"));
+  EXPECT_EQ(read_text(folder / "f"), "aXcdef");
+  File(folder / "f", File::Mode::create).write_at(0, bytes_of("y"));
+  EXPECT_EQ(read_text(folder / "f"), "y");
+}
+
+TEST_F(FileTest, ResizeAndReserveGiveZeros) {
+  File file(folder / "sized", File::Mode::create);
+  file.resize(4096);
+  file.reserve(8192);
+  EXPECT_EQ(file.size(), 8192);
+  std::vector<std::byte> bytes(8192, std::byte{1});
+  file.read_at(0, bytes);
+  EXPECT_THAT(bytes, testing::Each(std::byte{0}));
+}
+
+TEST_F(FileTest, AtomicWriteReplacesTheWholeFileAndLeavesNothingBeside) {
+  write_atomically(folder / "manifest", std::string(100000, 'a'));
+  write_atomically(folder / "manifest", "new");
+  EXPECT_EQ(read_text(folder / "manifest"), "new");
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder), fs::directory_iterator()), 1);
+}
+
+TEST_F(FileTest, AReaderKeepsTheOldFileWhileItIsReplaced) {
+  write_atomically(folder / "f", "old contents");
+  const MappedFile reader(folder / "f");
+  write_atomically(folder / "f", "new");
+  EXPECT_EQ(reader.text(), "old contents");
+}
+
+TEST_F(FileTest, AFailedAtomicWriteLeavesTheOldFileAndNoTemporary) {
+  fs::create_directory(folder / "target");  // a folder cannot be replaced by a file
+  EXPECT_THAT(error_of([&] { write_atomically(folder / "target", "x"); }), HasSubstr("rename into place"));
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder), fs::directory_iterator()), 1);
+}
+
+TEST_F(FileTest, MappedFileShowsTheBytes) {
+  write_atomically(folder / "f", std::string("a\0b", 3));
+  MappedFile file(folder / "f", MappedFile::Access::sequential);
+  EXPECT_EQ(file.text(), std::string_view("a\0b", 3));
+  MappedFile moved = std::move(file);
+  EXPECT_EQ(moved.bytes().size(), 3U);
+  write_atomically(folder / "empty", "");
+  EXPECT_TRUE(MappedFile(folder / "empty").bytes().empty());
+}
+
+TEST_F(FileTest, ErrorsNameThePathAndTheNextStep) {
+  const std::string missing = error_of([&] { MappedFile(folder / "missing"); });
+  EXPECT_THAT(missing, HasSubstr("cannot open '" + (folder / "missing").string() + "': No such file"));
+  EXPECT_THAT(missing, HasSubstr("Check the path"));
+  EXPECT_THAT(error_of([&] { File(folder / "missing", File::Mode::update); }), HasSubstr("missing"));
+  EXPECT_THAT(error_of([&] { File(folder / "no" / "where", File::Mode::create); }), HasSubstr("cannot create"));
+  EXPECT_THAT(error_of([&] { MappedFile mapped(folder); }), HasSubstr("is a folder"));
+  EXPECT_THAT(error_of([&] { write_atomically(folder / "no" / "where", "x"); }), HasSubstr("where"));
+}
+
+TEST_F(FileTest, AFullDiskIsNamed) {
+  if (!fs::exists("/dev/full")) GTEST_SKIP() << "no /dev/full";
+  File file("/dev/full", File::Mode::update);
+  const std::string what = error_of([&] { file.write_at(0, bytes_of("x")); });
+  EXPECT_THAT(what, HasSubstr("No space left on device"));
+  EXPECT_THAT(what, HasSubstr("Free some space"));
+}
+
+TEST_F(FileTest, MakeFolderMakesParentsAndNamesWhatIsInTheWay) {
+  make_folder(folder / "a" / "b");
+  make_folder(folder / "a" / "b");
+  EXPECT_TRUE(fs::is_directory(folder / "a" / "b"));
+  write_atomically(folder / "file", "x");
+  EXPECT_THAT(error_of([&] { make_folder(folder / "file" / "c"); }), HasSubstr("cannot create the folder"));
+}
+
+}  // namespace
+}  // namespace ridgeline
