@@ -72,7 +72,8 @@ int64_t block_workspace_bytes(const TransformerConfig& config, const BatchShape&
     for (const Matmul& product : products) bytes = std::max(bytes, ops::matmul_workspace_bytes(product, shape.team_size));
     return bytes;
   };
-  const ops::Attention attention = attention_shape(config, shape, {}, {}, 0);
+  const uint32_t any_sample = 0;
+  const ops::Attention attention = attention_shape(config, shape, {.sample_of_row = &any_sample}, {}, 0);
   if (pass == Pass::forward) {
     return std::max(largest({forward_out_in(n, c, 3 * c, any, any, {}, any), forward_in_out(n, c, c, any, any, {}, any),
                              forward_out_in(n, c, f, any, any, {}, any), forward_in_out(n, f, c, any, any, {}, any)}),

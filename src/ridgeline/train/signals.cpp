@@ -35,6 +35,7 @@ StopSignals::StopSignals() {
 
 StopSignals::~StopSignals() {
   for (size_t i = 0; i < kSignals.size(); ++i) ::sigaction(kSignals[i], &previous[i], nullptr);
+  requested_signal.store(0);
 }
 
 int StopSignals::requested() { return requested_signal.load(); }

@@ -26,7 +26,7 @@ observe::MetricsLog open_metrics(const Job& job, int64_t first_step, bool resume
 OpTimer::OpTimer(const std::vector<parallel::Program>& programs, int rank, bool with_trace) {
   if (!with_trace) return;
   trace_.emplace(rank);
-  names_.resize(kKinds);
+  names_.resize(nanoseconds_.size());
   for (const parallel::Program& program : programs) {
     for (const parallel::Op& op : program.ops) {
       std::vector<uint32_t>& names = names_[static_cast<size_t>(op.kind)];
@@ -60,11 +60,16 @@ StepLog::StepLog(const Job& job, const parallel::RunShape& shape, int64_t first_
 
 StepLog::~StepLog() = default;
 
-void StepLog::record(const StepRecord& record, const OpTimer& timer) {
+void StepLog::record(const StepRecord& record) {
   using parallel::OpKind;
   const double tokens_per_second = static_cast<double>(record.result.tokens) / record.step_seconds;
   const double flops = tokens_per_second * flops_per_token_;
   const int64_t memory = device::resident_memory().now;
+  const auto phase = [&](std::initializer_list<OpKind> kinds) {
+    int64_t nanoseconds = 0;
+    for (const OpKind kind : kinds) nanoseconds += record.phases[static_cast<size_t>(kind)];
+    return static_cast<double>(nanoseconds) * 1e-9;
+  };
   std::array<observe::Field, 20> fields = {
       observe::Field{"step", record.step},
       {"loss", record.result.loss},
@@ -77,11 +82,11 @@ void StepLog::record(const StepRecord& record, const OpTimer& timer) {
       {"mfu", flops / job_.peak_flops},
       {"memory_bytes", memory},
       {"data_seconds", record.data_seconds},
-      {"forward_seconds", timer.seconds(OpKind::forward)},
-      {"loss_seconds", timer.seconds(OpKind::loss)},
-      {"backward_seconds", timer.seconds(OpKind::backward)},
-      {"reduce_seconds", timer.seconds(OpKind::count) + timer.seconds(OpKind::reduce) + timer.seconds(OpKind::measure) + timer.seconds(OpKind::agree)},
-      {"update_seconds", timer.seconds(OpKind::update)},
+      {"forward_seconds", phase({OpKind::forward})},
+      {"loss_seconds", phase({OpKind::loss})},
+      {"backward_seconds", phase({OpKind::backward})},
+      {"reduce_seconds", phase({OpKind::count, OpKind::reduce, OpKind::measure, OpKind::agree})},
+      {"update_seconds", phase({OpKind::update})},
       {"", int64_t{0}},
       {"", int64_t{0}},
       {"", int64_t{0}},

@@ -17,6 +17,9 @@
 
 namespace ridgeline::train {
 
+// Nanoseconds by kind of operation.
+using PhaseTimes = std::array<int64_t, static_cast<size_t>(parallel::OpKind::update) + 1>;
+
 // Times every operation of the executor; records a trace while that is enabled.
 class OpTimer : public parallel::OpObserver {
  public:
@@ -24,12 +27,12 @@ class OpTimer : public parallel::OpObserver {
   void operation(const parallel::Op& op, int64_t begin, int64_t end) override;
 
   void reset() { nanoseconds_ = {}; }
-  double seconds(parallel::OpKind kind) const { return static_cast<double>(nanoseconds_[static_cast<size_t>(kind)]) * 1e-9; }
+  // By kind of operation, since the last reset.
+  const PhaseTimes& phases() const { return nanoseconds_; }
   observe::Trace* trace() { return trace_ ? &*trace_ : nullptr; }
 
  private:
-  static constexpr size_t kKinds = static_cast<size_t>(parallel::OpKind::update) + 1;
-  std::array<int64_t, kKinds> nanoseconds_{};
+  PhaseTimes nanoseconds_{};
   std::optional<observe::Trace> trace_;
   std::vector<std::vector<uint32_t>> names_;  // [kind][index + 1]
 };
@@ -41,6 +44,7 @@ struct StepRecord {
   int64_t consumed_tokens = 0;
   double step_seconds = 0;  // from the first token written to the last weight updated
   double data_seconds = 0;
+  PhaseTimes phases{};      // of the step alone, without evaluation
   std::optional<double> validation_loss, validation_bits_per_byte;
   std::optional<double> save_seconds;  // how long training stood still for the checkpoint before this record
 };
@@ -50,7 +54,7 @@ class StepLog {
  public:
   StepLog(const Job& job, const parallel::RunShape& shape, int64_t first_step, bool resumed);
   ~StepLog();
-  void record(const StepRecord& record, const OpTimer& timer);
+  void record(const StepRecord& record);
   void message(const std::string& text);
   void finish();
 

@@ -63,7 +63,7 @@ class Trainer {
       const bool last = state_.step == steps;
       if (due(job_.config.train.eval_every, last) && !stopped) evaluate(record);
       if (due(job_.config.train.save_every, last) || stopped) record.save_seconds = save();
-      if (log_) log_->record(record, timer_);
+      if (log_) log_->record(record);
       if (first_) report_start();
     }
     if (job_.options.trace) write_trace_file();
@@ -161,6 +161,7 @@ class Trainer {
     record.result = executor_.run(kStepProgram, input);
     if (!record.result.finite) fail_non_finite(input);
     record.step_seconds = seconds_since(begin);
+    record.phases = timer_.phases();
     if (started_steps_++ == 0) first_step_seconds_ = record.step_seconds;
     ++state_.step;
     state_.consumed_samples += job_.config.train.global_batch;

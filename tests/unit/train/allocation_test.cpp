@@ -1,0 +1,164 @@
+// Proofs about memory that need the whole process: an interposed allocator counts what steps take, every planned buffer's
+// last page is used, nothing is touched outside its declared lifetime, and the process holds what the plan says.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdlib>
+
+#include "ridgeline/device/arena.h"
+#include "ridgeline/device/cpu/worker_team.h"
+#include "ridgeline/parallel/executor.h"
+#include "ridgeline/plan/memory_report.h"
+#include "ridgeline/train/state.h"
+
+extern "C" void* __libc_malloc(size_t);
+extern "C" void* __libc_calloc(size_t, size_t);
+extern "C" void* __libc_realloc(void*, size_t);
+extern "C" void* __libc_memalign(size_t, size_t);
+
+namespace {
+std::atomic<bool> counting{false};
+std::atomic<int64_t> allocations{0};
+void count() {
+  if (counting.load(std::memory_order_relaxed)) ++allocations;
+}
+}  // namespace
+
+extern "C" void* malloc(size_t size) {
+  count();
+  return __libc_malloc(size);
+}
+extern "C" void* calloc(size_t n, size_t size) {
+  count();
+  return __libc_calloc(n, size);
+}
+extern "C" void* realloc(void* p, size_t size) {
+  count();
+  return __libc_realloc(p, size);
+}
+extern "C" void* aligned_alloc(size_t alignment, size_t size) {
+  count();
+  return __libc_memalign(alignment, size);
+}
+
+namespace ridgeline::train {
+namespace {
+
+parallel::RunShape shape(int ranks, DType dtype, bool dropout) {
+  parallel::RunShape run;
+  run.config.layers = 3;
+  run.config.width = 128;
+  run.config.heads = 4;
+  run.config.kv_heads = 4;
+  run.config.ffn = 512;
+  run.config.vocab = 1000;
+  run.config.context = 128;
+  run.config.dropout = dropout ? 0.1F : 0.0F;
+  run.batch = {.batch = 2, .sequence = 128, .dtype = dtype, .head_chunk = 128, .team_size = 2, .dropout = dropout};
+  run.evaluation_batch = run.batch;
+  run.evaluation_batch.dropout = false;
+  run.data_parallel = ranks;
+  return run;
+}
+
+std::vector<parallel::Program> programs(const parallel::RunShape& run) {
+  return {parallel::lower(run.config, parallel::schedule(1, 2)[0], parallel::Shard::none, parallel::Reduce::last), parallel::evaluation(run.config, 1)};
+}
+
+// The buffers of one program share bytes with those of another, so tokens are written right before a run.
+void write_tokens(parallel::Executor& executor, int program, int micro) {
+  const model::BatchShape& batch = executor.run_shape().batch;
+  const parallel::BatchBuffers buffers = executor.batch(program, micro);
+  for (int64_t i = 0; i < batch.tokens(); ++i) {
+    buffers.inputs[i] = static_cast<int32_t>((i * 37 + micro) % 1000);
+    buffers.labels[i] = static_cast<int32_t>((i * 37 + 37 + micro) % 1000);
+    buffers.positions[i] = static_cast<int32_t>(i % batch.sequence);
+    buffers.samples[i] = static_cast<uint32_t>(i / batch.sequence);
+  }
+  for (int64_t b = 0; b < batch.batch; ++b) buffers.sample_of_row[b] = static_cast<uint32_t>(b);
+}
+
+parallel::StepResult run_program(parallel::Executor& executor, int program) {
+  for (int micro = 0; micro < (program == 0 ? 2 : 1); ++micro) write_tokens(executor, program, micro);
+  const parallel::StepInput step = {.step = 1, .optimizer = {}, .learning_rate = 1e-3F, .correction1 = 0.1F, .correction2 = 0.001F, .clip = 1.0F};
+  return executor.run(program, step);
+}
+
+template <typename F>
+void with_executor(const parallel::RunShape& run, parallel::Executor::Options options, F&& f) {
+  comm::run_threads(run.data_parallel, {.timeout = std::chrono::seconds(60)}, [&](comm::World& world) {
+    device::WorkerTeam team(run.batch.team_size);
+    device::Stream stream(team);
+    parallel::Executor executor(run, programs(run), world, stream, options);
+    initialize(executor, 1);
+    f(executor, world);
+  });
+}
+
+TEST(memory, steps_allocate_nothing) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    allocations = 0;
+    with_executor(shape(2, dtype, true), {}, [&](parallel::Executor& executor, comm::World& world) {
+      const auto barrier = [&, ranks = world.communicator("test")] { ranks->wait(ranks->barrier({"test", -1, -1})); };
+      run_program(executor, 0);
+      run_program(executor, 1);
+      barrier();
+      if (world.rank() == 0) counting = true;
+      barrier();
+      for (int step = 0; step < 4; ++step) {
+        run_program(executor, 0);
+        run_program(executor, 1);
+      }
+      barrier();
+      if (world.rank() == 0) counting = false;
+      barrier();
+    });
+    EXPECT_EQ(allocations.load(), 0);
+  }
+}
+
+TEST(memory, the_counter_counts) {
+  allocations = 0;
+  counting = true;
+  std::free(std::malloc(10));
+  counting = false;
+  EXPECT_EQ(allocations.load(), 1);
+}
+
+// Guard mode makes every transient buffer unreadable outside its declared lifetime and NaN at its start: a step that
+// ends with the same loss as without guards used nothing else.
+TEST(memory, nothing_is_used_outside_its_declared_lifetime_and_every_last_page_is_used) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    double plain = 0, guarded = 0;
+    with_executor(shape(1, dtype, true), {}, [&](parallel::Executor& executor, comm::World&) {
+      run_program(executor, 0);
+      plain = run_program(executor, 0).loss;
+    });
+    with_executor(shape(1, dtype, true), {parallel::Packing::separate, true}, [&](parallel::Executor& executor, comm::World&) {
+      run_program(executor, 0);
+      guarded = run_program(executor, 0).loss;
+      run_program(executor, 1);
+      for (const std::string& name : executor.unused_buffers()) ADD_FAILURE() << "last page never written: " << name;
+    });
+    EXPECT_EQ(plain, guarded);
+  }
+}
+
+TEST(memory, a_process_holds_what_the_plan_says) {
+  const int64_t before = device::resident_memory().now;
+  parallel::RunShape run = shape(1, DType::f32, false);
+  run.config.layers = 6;
+  run.config.width = 512;
+  run.config.ffn = 2048;
+  run.config.vocab = 8192;
+  with_executor(run, {}, [&](parallel::Executor& executor, comm::World&) {
+    run_program(executor, 0);
+    run_program(executor, 1);
+    const int64_t grown = device::resident_memory().now - before;
+    const int64_t planned = executor.inventory().total_bytes();
+    EXPECT_NEAR(static_cast<double>(grown), static_cast<double>(planned), 0.03 * static_cast<double>(planned));
+  });
+}
+
+}  // namespace
+}  // namespace ridgeline::train
