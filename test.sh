@@ -64,7 +64,7 @@ build() {
   local preset=$1
   shift
   cmake --build "build/$preset" --parallel "$jobs" --target "$@" >"$logs/build-$preset.log" 2>&1 ||
-    { grep -E -A 15 'FAILED|error' "$logs/build-$preset.log" | head -n 60; return 1; }
+    { grep -E -A 15 'FAILED|error' "$logs/build-$preset.log" | head -n 60; tail -n 3 "$logs/build-$preset.log"; return 1; }
 }
 
 # run_ctest PRESET LABELS [ctest options]: adds the tests' counts to the sum; no test at all is a failure.
@@ -89,15 +89,18 @@ check() {
   if "$@"; then passed=$((passed + 1)); else failed=$((failed + 1)); return 1; fi
 }
 
-# Targets that the tests with a label need: a test bears its target's name; one that does not may need anything.
+# Targets that the tests with a label need: the programs of the build folder that their commands name.
 targets_with_label() {
-  local name names targets
+  local name names programs targets
   names=$(ctest --test-dir "build/$1" -N --label-regex "^($2)\$" | sed -n 's/^ *Test *#[0-9]*: \(.*\)$/\1/p')
   targets=$(ninja -C "build/$1" -t targets all | sed -n 's/^\([A-Za-z0-9_]*\): phony$/\1/p')
   for name in $names; do
-    if ! grep -qx "$name" <<<"$targets"; then echo all; return; fi
-  done
-  echo "$names"
+    programs=$(find "build/$1" -name CTestTestfile.cmake -exec grep -hE "^add_test\((\[=\[)?$name(\]=\])? " {} + |
+      grep -oE "\"$PWD/build/$1/[A-Za-z0-9_]+\"" | sed 's|.*/||; s|"||' | grep -xF "$targets" || true)
+    # A test that names no program of ours may need anything.
+    if [ -z "$programs" ]; then echo all; return; fi
+    echo "$programs"
+  done | sort -u
 }
 
 # Tracked and new sources, most recently changed first, so that a limited check looks at what was just written.
@@ -131,7 +134,7 @@ phase_build() { check release_builds; }
 with_release() { [ $release_is_built = 1 ] || release_builds; }
 phase_unit() { with_release && run_ctest release unit -j "$jobs"; }
 phase_fuzz() { with_release && run_ctest release fuzz -j "$jobs"; }
-phase_parity() { with_release && run_ctest release parity; }
+phase_parity() { with_release && run_ctest release parity --label-exclude '^mpi$'; }
 phase_mpi() { with_release && run_ctest release mpi; }
 phase_install() { with_release && run_ctest release install; }
 
@@ -160,18 +163,18 @@ changed_files_are_tidy() {
 }
 phase_tidy() { with_release && check changed_files_are_tidy; }
 
-phase_asan() {
-  configure asan-ubsan -DRIDGELINE_BENCH=OFF || { failed=$((failed + 1)); return 1; }
-  # shellcheck disable=SC2046
-  check build asan-ubsan $(targets_with_label asan-ubsan 'unit|fuzz') &&
-    run_ctest asan-ubsan 'unit|fuzz' -j "$jobs"
+# sanitized PRESET LABELS [ctest options]: builds what the tests with these labels need, and runs them.
+sanitized() {
+  local preset=$1 labels=$2 targets
+  shift 2
+  configure "$preset" -DRIDGELINE_BENCH=OFF || return 1
+  targets=$(targets_with_label "$preset" "$labels")
+  # shellcheck disable=SC2086
+  if [ -n "$targets" ]; then check build "$preset" $targets || return 1; fi
+  run_ctest "$preset" "$labels" "$@"
 }
-
-phase_tsan() {
-  configure tsan -DRIDGELINE_BENCH=OFF || { failed=$((failed + 1)); return 1; }
-  # shellcheck disable=SC2046
-  check build tsan $(targets_with_label tsan threads) && run_ctest tsan threads
-}
+phase_asan() { sanitized asan-ubsan 'unit|fuzz' -j "$jobs"; }
+phase_tsan() { sanitized tsan threads; }
 
 minutes() { printf '%d:%02d' $(($1 / 60)) $(($1 % 60)); }
 
