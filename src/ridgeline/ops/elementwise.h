@@ -1,5 +1,5 @@
-// Element-wise operators and small reductions. All bandwidth-bound; arithmetic in fp32, one rounding to the output's dtype.
-// Refs of one call may mix f32 and bf16 only where said.
+// Element-wise operators and small reductions. All bandwidth-bound; arithmetic in fp32, one rounding to the output's
+// dtype. Refs of one call may mix f32 and bf16 only where said.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,9 @@
 
 namespace ridgeline::ops {
 
-// y = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), |error| <= 4 ulp in f32. x, y one dtype; y may be x.
+// y = 0.5 x (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3). In f32 within 4 ulp; in the left tail, where y is about
+// x e^(2u), within 4 + 2 |2u| ulp, and below x = -9.5 (y > -1e-31) within 1e-30. x, y one dtype; y may be x. Any cut of
+// the range gives the same bits.
 void gelu_forward(device::Stream& stream, int64_t count, ConstRef x, Ref y);
 // dx = dy * gelu'(x); dx may be dy. One dtype.
 void gelu_backward(device::Stream& stream, int64_t count, ConstRef x, ConstRef dy, Ref dx);
@@ -23,7 +25,8 @@ void cast(device::Stream& stream, int64_t count, ConstRef in, Ref out);
 // Sets `bytes` bytes to zero.
 void zero(device::Stream& stream, void* data, int64_t bytes);
 
-// sums[c] += sum_n x[n][c], x [N][C] (f32 or bf16, leading dimension ld): a bias gradient. Fixed blocks of rows, ascending.
+// sums[c] += sum_n x[n][c], x [N][C] (f32 or bf16, leading dimension ld): a bias gradient. Fixed blocks of rows,
+// ascending.
 int64_t column_sums_workspace_bytes(int64_t n, int64_t c, int team_size);
 void column_sums(device::Stream& stream, int64_t n, int64_t c, ConstRef x, int64_t ld, float* sums, void* workspace);
 
@@ -34,7 +37,8 @@ struct TokenMap {
 };
 
 // Dropout of x [N][C], addressed by (sample, position, site, element): value kept iff word (c % 4) of
-// philox(random_key, {c / 4, position, site, sample}) >= probability * 2^32; kept values are divided by (1 - probability).
+// philox(random_key, {c / 4, position, site, sample}) >= probability * 2^32; kept values are divided by (1 -
+// probability).
 struct Dropout {
   float probability = 0.0F;
   uint64_t random_key = 0;  // random_key(seed, step, Purpose::dropout)
@@ -43,13 +47,13 @@ struct Dropout {
 };
 // out = residual + dropout(x) (residual may be null: then out = dropout(x)); out may be x or residual. One dtype. The
 // dropped value is rounded to the dtype before the sum ("as stored").
-void dropout_forward(device::Stream& stream, int64_t n, int64_t c, const Dropout& dropout, ConstRef x, ConstRef residual,
-                     Ref out);
+void dropout_forward(device::Stream& stream, int64_t n, int64_t c, const Dropout& dropout, ConstRef x,
+                     ConstRef residual, Ref out);
 // dx = dropout mask applied to dy; dx may be dy.
 void dropout_backward(device::Stream& stream, int64_t n, int64_t c, const Dropout& dropout, ConstRef dy, Ref dx);
 
-// partials[b] = sum over block b of x[i]^2 in fp64 (x f32 or bf16; square and sum in fp64 or with an error below 1e-12 relative),
-// blocks of `block` elements, ceil(count/block) of them. A non-finite element makes its partial non-finite.
+// partials[b] = sum over block b of x[i]^2 in fp64 (x f32 or bf16; square and sum in fp64 or with an error below 1e-12
+// relative), blocks of `block` elements, ceil(count/block) of them. A non-finite element makes its partial non-finite.
 void sums_of_squares(device::Stream& stream, int64_t count, int64_t block, ConstRef x, double* partials);
 
 // Index of the first non-finite element of x, or -1.

@@ -1,0 +1,58 @@
+#include "ridgeline/ops/embedding.h"
+
+#include <gtest/gtest.h>
+
+#include "fixture.h"
+
+namespace ridgeline::ops {
+namespace {
+
+// All tokens the same: additions to one row happen in ascending order of the tokens, for any team.
+TEST(EmbeddingBackward, AddsRepeatedTokensInAscendingOrder) {
+  const int64_t n = 300, c = 260, v = 3;
+  const std::vector<int32_t> tokens(n, 1);
+  const auto dout = random_values<float>(n * c, 1, 1e3F);
+  std::vector<float> expected(v * c);
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < c; ++j) expected[c + j] += dout[i * c + j];
+  }
+  for (const int members : {1, 2, 3, 4, 5, 7}) {
+    device::WorkerTeam team(members);
+    device::Stream stream(team);
+    std::vector<float> dtable(v * c);
+    embedding_backward(stream, n, c, v, tokens.data(), dout.data(), dtable.data(), nullptr);
+    EXPECT_TRUE(same_bits(dtable, expected)) << members;
+  }
+}
+
+TEST(EmbeddingBackward, EveryTeamCoversEveryRowAndColumn) {
+  const int64_t n = 700, c = 45, v = 50;
+  std::vector<int32_t> tokens(n);
+  for (int32_t i = 0; i < n; ++i) tokens[i] = i * 7 % 50;
+  const auto dout = random_values<bf16>(n * c, 2);
+  std::vector<float> expected(v * c);
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < c; ++j) expected[tokens[i] * c + j] += static_cast<float>(dout[i * c + j]);
+  }
+  for (const int members : {1, 2, 3, 4, 6}) {
+    device::WorkerTeam team(members);
+    device::Stream stream(team);
+    std::vector<float> dtable(v * c);
+    embedding_backward(stream, n, c, v, tokens.data(), dout.data(), dtable.data(), nullptr);
+    EXPECT_TRUE(same_bits(dtable, expected)) << members;
+  }
+}
+
+TEST(EmbeddingDeathTest, ATokenBeyondTheTableIsABrokenInvariant) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");  // the team has threads
+  TwoThreads two;
+  std::vector<float> table(8), out(4);
+  for (const int32_t token : {2, -1}) {
+    EXPECT_DEATH(embedding_forward(two.stream, 1, 4, 2, 0, &token, nullptr, table.data(), {}, out.data()),
+                 "rows\\[i\\]");
+    EXPECT_DEATH(embedding_backward(two.stream, 1, 4, 2, &token, out.data(), table.data(), nullptr), "rows\\[i\\]");
+  }
+}
+
+}  // namespace
+}  // namespace ridgeline::ops
