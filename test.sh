@@ -93,7 +93,7 @@ check() {
 targets_with_label() {
   local name names programs targets
   names=$(ctest --test-dir "build/$1" -N --label-regex "^($2)\$" | sed -n 's/^ *Test *#[0-9]*: \(.*\)$/\1/p')
-  targets=$(ninja -C "build/$1" -t targets all | sed -n 's/^\([A-Za-z0-9_]*\): phony$/\1/p')
+  targets=$(ninja -C "build/$1" -t targets all | sed -n 's/^\([A-Za-z0-9_]*\): .*$/\1/p')
   for name in $names; do
     programs=$(find "build/$1" -name CTestTestfile.cmake -exec grep -hE "^add_test\((\[=\[)?$name(\]=\])? " {} + |
       grep -oE "\"$PWD/build/$1/[A-Za-z0-9_]+\"" | sed 's|.*/||; s|"||' | grep -xF "$targets" || true)
