@@ -72,6 +72,7 @@ struct OperationRecord {
 struct alignas(64) RankState {
   Bell bell;
   std::atomic<int32_t> process;                 // its process id
+  std::atomic<int32_t> life_file;               // its end of a pipe that closes when it dies
   std::atomic<uint32_t> departed;               // it has left the world in good order
   std::atomic<uint32_t> busy;                   // it is reading or writing peers' buffers now
   std::atomic<int32_t> blocked;                 // how many ranks it says it waits for, 0 when it does not wait

@@ -107,8 +107,13 @@ Ticket LocalCommunicator::start(const Header& request, Ref first, Ref second, co
     meeting.ready.store(0, std::memory_order_relaxed);
     meeting.opened.store(number + 1, std::memory_order_seq_cst);
     // A short operation needs one more rank at most: it wakes the others when the result is there. Those not asleep yet
-    // are told, so that they do not fall asleep over it.
-    int wake = bytes > 0 && bytes <= kSmallestChunk && header.first.place != BufferPlace::kStaged ? 1 : n_;
+    // are told, so that they do not fall asleep over it. Where data is staged everybody has something to do.
+    bool staged = false;
+    for (int member = 0; member < n_; ++member) {
+      const Header& theirs = board_.header(number, member);
+      staged = staged || theirs.first.place == BufferPlace::kStaged || theirs.second.place == BufferPlace::kStaged;
+    }
+    int wake = bytes > 0 && bytes <= kSmallestChunk && !staged ? 1 : n_;
     for (int step = 1; step < n_ && wake > 0; ++step) {
       const int member = (me_ + step) % n_;
       const Bell& bell = world_.host().state(locals_[static_cast<size_t>(member)]).bell;

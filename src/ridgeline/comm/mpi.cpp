@@ -19,6 +19,7 @@ namespace {
 
 using detail::Host;
 using detail::HostSetup;
+using detail::LifePipe;
 using detail::MpiWorld;
 using detail::Sentinel;
 using detail::SharedMemory;
@@ -128,10 +129,13 @@ void run_mpi(const WorldOptions& options, const std::function<void(World&)>& bod
   setup.options = options;
   Host host(std::move(setup));
   host.state(host.local_rank(rank)).process.store(self.process);
+  LifePipe life(host.state(host.local_rank(rank)));
   std::unique_ptr<Sentinel> sentinel;
   try {
     host.barrier("start");
     if (first_here) sentinel = std::make_unique<Sentinel>(host);
+    host.barrier("start");
+    life.watched();
     MpiWorld world(host, host.local_rank(rank));
     try {
       body(world);

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -40,53 +41,99 @@ void report_death(const Host& host, int local) {
                  "checkpoint."});
 }
 
-// Of those that died since the last look the first one. Usually there is one; when the launcher was quicker than this
-// process, the one that has been collected already died first.
-int first_dead(const Host& host, const std::vector<pollfd>& handles) {
-  int first = -1;
-  for (int local = 0; local < host.ranks(); ++local) {
-    const RankState& state = host.state(local);
-    if (handles[static_cast<size_t>(local)].revents == 0 || state.departed.load() != 0) continue;
-    const bool collected = ::kill(state.process.load(), 0) != 0;
-    if (first < 0 || collected) first = local;
-    if (collected) break;
-  }
-  return first;
+// What the watch holds of a rank: a handle that becomes readable when the process is dead, and the reading end of a
+// pipe whose writing end only the rank has.
+struct Watched {
+  int process = -1;
+  int pipe = -1;
+};
+
+bool dead_within(int handle, int milliseconds) {
+  pollfd one{handle, POLLIN, 0};
+  return ::poll(&one, 1, milliseconds) == 1;
 }
 
-[[noreturn]] void watch(const Host& host, std::vector<pollfd>& handles) {
+// Looks at deaths one by one: an epoll queue keeps them in the order in which they happened, so the first is the
+// culprit even when the launcher has killed the rest before this process got to run. The pipe is what makes the order
+// right: a dying process closes its descriptors before it counts as dead, the launcher acts as soon as its own socket
+// among them is closed, and this pipe, having the highest number, is closed first.
+[[noreturn]] void watch(const Host& host, int queue, std::vector<Watched>& ranks) {
   int64_t failed_since = 0;
-  for (;;) {
-    ::poll(handles.data(), handles.size(), kLookMilliseconds);
-    if (!host.failed()) {
-      const int dead = first_dead(host, handles);
-      if (dead >= 0) report_death(host, dead);
+  size_t alive = ranks.size();
+  while (alive > 0) {
+    epoll_event event{};
+    if (::epoll_wait(queue, &event, 1, kLookMilliseconds) == 1) {
+      const auto local = static_cast<int>(event.data.u32 / 2);
+      Watched& rank = ranks[static_cast<size_t>(local)];
+      const bool is_process = event.data.u32 % 2 == 1;
+      ::epoll_ctl(queue, EPOLL_CTL_DEL, is_process ? rank.process : rank.pipe, nullptr);
+      // A closed pipe alone may mean that the program closes whatever it finds.
+      const bool dead = is_process || dead_within(rank.process, 1000);
+      if (dead && !host.failed() && host.state(local).departed.load() == 0) report_death(host, local);
+      if (is_process) {
+        --alive;
+        ::close(rank.process);
+        rank.process = -1;
+      }
+      continue;
     }
-    size_t alive = 0;
-    for (pollfd& handle : handles) {
-      if (handle.revents != 0) handle.fd = -1;  // poll passes over it from now on
-      handle.revents = 0;
-      if (handle.fd >= 0) ++alive;
-    }
-    if (alive == 0) ::_exit(0);
     if (!host.failed()) continue;
     const int64_t now = steady_nanoseconds();
     if (failed_since == 0) failed_since = now;
-    if (now - failed_since > std::chrono::nanoseconds(host.options().grace).count()) {
-      for (const pollfd& handle : handles) {
-        if (handle.fd >= 0) kill_process(handle.fd);
-      }
+    if (now - failed_since < std::chrono::nanoseconds(host.options().grace).count()) continue;
+    for (const Watched& rank : ranks) {
+      if (rank.process >= 0) kill_process(rank.process);
     }
   }
+  ::_exit(0);
+}
+
+bool add(int queue, int file, uint32_t events, uint32_t what) {
+  epoll_event event{};
+  event.events = events;
+  event.data.u32 = what;
+  return file >= 0 && ::epoll_ctl(queue, EPOLL_CTL_ADD, file, &event) == 0;
 }
 
 }  // namespace
 
+LifePipe::LifePipe(RankState& state) {
+  int ends[2] = {-1, -1};
+  if (::pipe2(ends, O_CLOEXEC) != 0) throw system_error("cannot make a pipe", errno);
+  read_ = ends[0];
+  constexpr int kHigh = 900;  // below the usual limit of 1,024
+  const int high = ::fcntl(ends[1], F_DUPFD_CLOEXEC, kHigh);
+  write_ = high >= 0 ? high : ends[1];
+  if (high >= 0) ::close(ends[1]);
+  state.life_file.store(read_);
+}
+
+LifePipe::~LifePipe() {
+  watched();
+  ::close(write_);
+}
+
+void LifePipe::watched() {
+  if (read_ >= 0) ::close(read_);
+  read_ = -1;
+}
+
 Sentinel::Sentinel(const Host& host) : host_(host) {
-  std::vector<pollfd> handles(static_cast<size_t>(host.ranks()));
+  std::vector<Watched> ranks(static_cast<size_t>(host.ranks()));
+  int ready[2] = {-1, -1};
+  if (::pipe2(ready, O_CLOEXEC) != 0) throw system_error("cannot make a pipe", errno);
   process_ = ::fork();
   if (process_ < 0) throw system_error("cannot start the process that watches over the ranks", errno);
-  if (process_ > 0) return;
+  if (process_ > 0) {
+    // Ranks that died before the watch began could not be told apart.
+    ::close(ready[1]);
+    char byte = 0;
+    if (::read(ready[0], &byte, 1) < 0) {
+      // Interrupted: the watch begins a little later, no more.
+    }
+    ::close(ready[0]);
+    return;
+  }
   // From here on in the new process: out of the launcher's reach, and holding nothing of the rank's but its stderr.
   ::setsid();
   ::prctl(PR_SET_NAME, "ridgeline-watch");
@@ -94,15 +141,21 @@ Sentinel::Sentinel(const Host& host) : host_(host) {
   ::setpriority(PRIO_PROCESS, 0, -10);  // helps to see who died first; not granted to everybody
   const int nothing = ::open("/dev/null", O_RDWR);
   ::dup2(nothing, 0);
-  ::dup2(nothing, 1);
+  ::dup2(ready[1], 1);
   ::syscall(SYS_close_range, 3U, ~0U, 0U);
+  const int queue = ::epoll_create1(0);
   for (int local = 0; local < host.ranks(); ++local) {
-    handles[static_cast<size_t>(local)] = {open_process(host.state(local).process.load()), POLLIN, 0};
-    if (handles[static_cast<size_t>(local)].fd < 0 && errno == ESRCH && host.state(local).departed.load() == 0) {
-      report_death(host, local);
-    }
+    Watched& rank = ranks[static_cast<size_t>(local)];
+    const RankState& state = host.state(local);
+    rank.process = open_process(state.process.load());
+    // Without such handles (an old kernel) there is no watch: the launcher and the timeouts must do.
+    if (!add(queue, rank.process, EPOLLIN, static_cast<uint32_t>(2 * local + 1))) ::_exit(0);
+    rank.pipe = ::open(fmt::format("/proc/{}/fd/{}", state.process.load(), state.life_file.load()).c_str(),
+                       O_RDONLY | O_NONBLOCK);
+    add(queue, rank.pipe, 0, static_cast<uint32_t>(2 * local));  // it tells only when it is closed
   }
-  watch(host, handles);
+  ::close(1);  // ready
+  watch(host, queue, ranks);
 }
 
 Sentinel::~Sentinel() {

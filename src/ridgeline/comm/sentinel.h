@@ -10,6 +10,19 @@
 
 namespace ridgeline::comm::detail {
 
+// A pipe that closes when the rank dies. Made by every rank before the host's Sentinel.
+class LifePipe {
+ public:
+  explicit LifePipe(RankState& state);
+  ~LifePipe();
+  LifePipe(const LifePipe&) = delete;
+  LifePipe& operator=(const LifePipe&) = delete;
+  void watched();  // the Sentinel has its end
+
+ private:
+  int read_ = -1, write_ = -1;
+};
+
 class Sentinel {
  public:
   // Forks; only the host's first rank does this. The new process shares `host`'s memory and calls its on_failure.

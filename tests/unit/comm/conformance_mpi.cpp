@@ -55,8 +55,8 @@ int run_failure(WorldOptions options, const std::string& name) {
           std::_Exit(1);
         }
       }
-      // Not exit(): a rank that leaves without MPI_Finalize has the others killed before they have checked.
-      std::this_thread::sleep_for(std::chrono::milliseconds(300));
+      // A rank that leaves without MPI_Finalize has the others killed: not before the last one has checked.
+      std::this_thread::sleep_for(std::chrono::milliseconds(name == "late_rank" ? 1200 : 300));
       std::_Exit(0);
     }
     say("conformance: nothing was thrown\n");
