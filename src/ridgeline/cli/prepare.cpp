@@ -29,7 +29,7 @@ void print_summary(const data::PrepareResult& result, const std::filesystem::pat
   if (corpus.skipped_lines > 0) fmt::print("{} JSON lines gave no document and were skipped\n", corpus.skipped_lines);
   if (corpus.empty_documents > 0) fmt::print("{} empty documents were left out\n", corpus.empty_documents);
   for (const std::string& problem : corpus.problems) fmt::print("  {}\n", problem);
-  if (!corpus.problems.empty()) fmt::print("  (the first of each run; --strict refuses such input)\n");
+  if (!corpus.problems.empty()) fmt::print("  (at most ten are shown; --strict refuses such input)\n");
 }
 
 void run_prepare(Options& options) {

@@ -240,6 +240,7 @@ class JsonLines final : public DocumentSource {
       text.append(found->get_ref<const std::string&>());
       return "";
     } catch (const nlohmann::json::parse_error& error) {
+      if (error.byte > line_text_.size()) return fmt::format("not valid JSON, cut after {} bytes", line_text_.size());
       return fmt::format("not valid JSON, at byte {} of {} in the line", error.byte, line_text_.size());
     } catch (const nlohmann::json::exception& error) {
       return fmt::format("not valid JSON: {}", error.what());

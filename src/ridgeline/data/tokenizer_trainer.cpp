@@ -41,6 +41,7 @@ class MergeLearner {
       const auto done = static_cast<int64_t>(parts_.tokens.size()) - first;
       if (progress && done % 256 == 0) progress({false, done, tokens - first});
     }
+    if (progress) progress({false, static_cast<int64_t>(parts_.tokens.size()) - first, tokens - first});
     return std::move(parts_);
   }
 
@@ -170,16 +171,25 @@ void PieceCounts::merge(const PieceCounts& other) {
   for (const auto& [piece, count] : other.counts_) counts_[piece] += count;
 }
 
-Tokenizer train_tokenizer(const PieceCounts& counts, int64_t vocabulary, const TrainerCallback& progress) {
+namespace {
+
+void require_possible(int64_t vocabulary) {
   if (vocabulary < kSmallestVocabulary || vocabulary > (int64_t{1} << 20)) {
     throw Error(fmt::format("a vocabulary of {} is not possible", vocabulary),
                 fmt::format("It holds the 256 bytes and the end-of-document token: choose from {} to {}, such as 4096.",
                             kSmallestVocabulary, int64_t{1} << 20));
   }
+}
+
+}  // namespace
+
+Tokenizer train_tokenizer(const PieceCounts& counts, int64_t vocabulary, const TrainerCallback& progress) {
+  require_possible(vocabulary);
   return Tokenizer::from_parts(MergeLearner(counts).learn(vocabulary - 1, progress));
 }
 
 TrainedTokenizer train_tokenizer(const TokenizerTraining& settings, const TrainerCallback& progress) {
+  require_possible(settings.vocabulary);
   CorpusReader reader(settings.inputs, settings.corpus);
   const int threads = worker_count(settings.threads);
   std::vector<PieceCounts> counts(static_cast<size_t>(threads));

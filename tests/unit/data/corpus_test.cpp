@@ -103,9 +103,10 @@ TEST(JsonCorpus, BadLinesAreSkippedCountedAndNamed) {
   EXPECT_THAT(result.documents, ElementsAre("one", "two"));
   EXPECT_EQ(result.counts.skipped_lines, 8);
   ASSERT_EQ(result.counts.problems.size(), 8U);
-  EXPECT_THAT(result.counts.problems[0], HasSubstr("x.jsonl:2: not valid JSON, at byte"));
-  EXPECT_THAT(result.counts.problems[1], HasSubstr("x.jsonl:3: not valid JSON"));
+  EXPECT_THAT(result.counts.problems[0], HasSubstr("x.jsonl:2: not valid JSON, cut after 19 bytes"));
+  EXPECT_THAT(result.counts.problems[1], HasSubstr("x.jsonl:3: not valid JSON, cut after"));
   EXPECT_THAT(result.counts.problems[3], HasSubstr("x.jsonl:5: the object has no 'text'"));
+  EXPECT_THAT(result.counts.problems[5], HasSubstr("x.jsonl:7: not valid JSON, at byte 2 of 8"));
   EXPECT_ERROR("x.jsonl:2: not valid JSON", jsonl("{\"text\": \"one\"}\n{\"text\": \"cut in ha", "text", true));
 }
 

@@ -1,0 +1,78 @@
+// The commands `tokenizer` and `prepare`, called as the program calls them.
+#include <gmock/gmock.h>
+
+#include <CLI/CLI.hpp>
+
+#include "ridgeline/cli/prepare.h"
+#include "ridgeline/cli/tokenizer.h"
+#include "ridgeline/data/indexed_dataset.h"
+#include "support.h"
+
+namespace ridgeline::cli {
+namespace {
+
+using data::test::TemporaryFolder;
+using testing::HasSubstr;
+
+// Standard output of the command line.
+std::string run(std::vector<std::string> arguments) {
+  CLI::App app("ridgeline");
+  app.require_subcommand(1);
+  add_tokenizer(app);
+  add_prepare(app);
+  std::reverse(arguments.begin(), arguments.end());
+  testing::internal::CaptureStdout();
+  testing::internal::CaptureStderr();
+  try {
+    app.parse(arguments);
+  } catch (...) {
+    testing::internal::GetCapturedStdout();
+    testing::internal::GetCapturedStderr();
+    throw;
+  }
+  testing::internal::GetCapturedStderr();
+  return testing::internal::GetCapturedStdout();
+}
+
+TEST(DataCommands, FromTextToDatasetAndBack) {
+  const TemporaryFolder folder;
+  const std::string tokenizer = folder / "tok", prefix = folder / "data/d";
+  const std::string text = folder.write("a.txt", "the cat and the hat\n\nthe bat that is that\n");
+  EXPECT_THAT(run({"tokenizer", "train", "--vocab", "262", "--out", tokenizer, text}),
+              HasSubstr("a vocabulary of 262"));
+  EXPECT_THAT(run({"prepare", "--tokenizer", tokenizer, "--out", prefix, text}), HasSubstr("2 documents"));
+  EXPECT_EQ(data::IndexedDataset::open(prefix)->note()->tokenizer, tokenizer);
+
+  const std::string ids = run({"tokenizer", "encode", "--tokenizer", tokenizer, "the cat"});
+  std::vector<std::string> decode{"tokenizer", "decode", "--tokenizer", tokenizer};
+  std::istringstream words(ids);
+  for (std::string id; words >> id;) decode.push_back(id);
+  EXPECT_EQ(run(decode), "the cat\n");
+}
+
+TEST(DataCommands, SayWhatWasSkippedAndWhatIsSmaller) {
+  const TemporaryFolder folder;
+  const std::string tokenizer = folder / "tok";
+  const std::string lines = folder.write("a.jsonl", "{\"body\": \"ab ab\"}\n{\"body\": \"cut");
+  EXPECT_THAT(run({"tokenizer", "train", "--vocab", "9999", "--key", "body", "--out", tokenizer, lines}),
+              HasSubstr("fewer than the 9999 asked for"));
+  const std::string said =
+      run({"prepare", "--tokenizer", tokenizer, "--out", folder / "d", "--key", "body", "--no-eod", lines});
+  EXPECT_THAT(said, HasSubstr("1 JSON lines"));
+  EXPECT_THAT(said, HasSubstr("a.jsonl:2: not valid JSON, cut after 13 bytes"));
+  EXPECT_EQ(data::IndexedDataset::open(folder / "d")->note()->end_of_document, -1);
+}
+
+TEST(DataCommands, ErrorsReachTheCaller) {
+  const TemporaryFolder folder;
+  const std::string text = folder.write("a.txt", "a");
+  EXPECT_ERROR("no tokenizer in", run({"prepare", "--tokenizer", folder / "none", "--out", folder / "d", text}));
+  EXPECT_ERROR("vocabulary of 5", run({"tokenizer", "train", "--vocab", "5", "--out", folder / "t", text}));
+  EXPECT_ERROR("bad.jsonl:1:", run({"prepare", "--tokenizer", data::test::fixture("gpt2_tokenizer"), "--out",
+                                    folder / "d", "--strict", folder.write("bad.jsonl", "{")}));
+  EXPECT_THROW(run({"prepare", text}), CLI::ParseError);
+  EXPECT_THROW(run({"tokenizer"}), CLI::ParseError);
+}
+
+}  // namespace
+}  // namespace ridgeline::cli
