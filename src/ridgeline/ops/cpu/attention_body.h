@@ -151,10 +151,11 @@ void advance_max(Running& state, const float* scores, int64_t rows, float factor
 // P^T of a key block in B form, from its scores; adds to the running sums.
 template <typename S, typename E, bool kDropout>
 void exponentials(E* probabilities, Running& state, const float* scores, int64_t rows, float factor,
-                  const AttentionItem& item, int64_t head, int64_t key, int64_t query) {
+                  const AttentionItem& item, int64_t head, int64_t key, int64_t query, Ahead& ahead) {
   float keep[4][kPanel];
   F sum[2][kPanelLanes] = {};
   for (int64_t r = 0; r < rows; r += 2) {
+    ahead.step();
     if (kDropout && r % 4 == 0) dropout_factors(keep, item, head, key + r, query);
     RowPair pair;
     for (int i = 0; i < 2; ++i) {
@@ -174,10 +175,12 @@ void exponentials(E* probabilities, Running& state, const float* scores, int64_t
 // Divides O^T by the sums, writes `rows` queries of `out` and, when given, their logarithms of sums.
 template <typename S>
 void finish_panel(S* out, int64_t stride, float* lse, float* out_t, const Running& state, int64_t rows, int64_t width) {
+  F inverse[kPanelLanes];
+  for (int v = 0; v < kPanelLanes; ++v) inverse[v] = splat(1.0F) / state.sum[v];
   for (int64_t d = 0; d < round_up(width, kPanel); ++d) {
     for (int v = 0; v < kPanelLanes; ++v) {
       float* at = out_t + d * kPanel + v * kLanes;
-      store(at, load(at) / state.sum[v]);
+      store(at, load(at) * inverse[v]);
     }
   }
   unpack_transposed(out, stride, out_t, rows, width, 1.0F);
@@ -191,52 +194,89 @@ void finish_panel(S* out, int64_t stride, float* lse, float* out_t, const Runnin
 }
 
 template <typename S, typename E>
-void forward(const AttentionItem& item) {
-  const TileSession session;
-  const int64_t width = round_up(item.head_width, kPanel), keys = round_up(item.keys, kPanel);
-  Bump bump{static_cast<char*>(item.workspace)};
-  E* k_packed = bump.take<E>(keys * width);
-  E* v_transposed = bump.take<E>(keys * width);
-  E* q_right = bump.take<E>(width * kPanel);
-  E* probabilities = bump.take<E>(kForwardKeys * kPanel);
-  float* scores = bump.take<float>(kForwardKeys * kPanel);
-  float* out_t = bump.take<float>(width * kPanel);
-  const auto *k = static_cast<const S*>(item.k), *v = static_cast<const S*>(item.v);
-  pack_rows(k_packed, keys * kPanel, k, item.kv_stride, item.keys, keys, item.head_width);
-  for (int64_t j = 0; j < keys; j += kPanel) {
-    pack_transposed(v_transposed + j * width, v + j * item.kv_stride, item.kv_stride, smaller(kPanel, item.keys - j),
-                    item.head_width);
+class Forward {
+ public:
+  explicit Forward(const AttentionItem& item)
+      : item_(item), width_(round_up(item.head_width, kPanel)), keys_(round_up(item.keys, kPanel)) {
+    Bump bump{static_cast<char*>(item.workspace)};
+    k_packed_ = bump.take<E>(keys_ * width_);
+    v_transposed_ = bump.take<E>(keys_ * width_);
+    q_right_ = bump.take<E>(width_ * kPanel);
+    probabilities_ = bump.take<E>(kForwardKeys * kPanel);
+    if constexpr (sizeof(E) == 4) {
+      scores_ = probabilities_;  // turned into P^T where they lie
+    } else {
+      scores_ = bump.take<float>(kForwardKeys * kPanel);
+    }
+    out_t_ = bump.take<float>(width_ * kPanel);
   }
-  const float factor = item.scale * kLog2e;
-  for (int64_t head = 0; head < item.group; ++head) {
-    const S* q = head_of<S>(item.q, head, item.head_width);
-    S* out = head_of<S>(item.out, head, item.head_width);
-    for (int64_t i = 0; i < item.queries; i += kPanel) {
-      const int64_t rows = smaller(kPanel, item.queries - i), place = item.query_start + i;
-      const int64_t end = round_up(smaller(item.keys, place + rows), kPanel);
-      pack_transposed_right(q_right, q + i * item.q_stride, item.q_stride, rows, item.head_width);
-      Running state;
-      for (int l = 0; l < kPanelLanes; ++l) {
-        state.max[l] = splat(-__builtin_inff());
-        state.sum[l] = F{};
-      }
-      for (int64_t j = 0; j < end; j += kForwardKeys) {
-        const int64_t block = smaller(kForwardKeys, end - j);
-        product(scores, block, k_packed + j * kPanel, keys * kPanel, q_right, width / kPanel, false);
-        mask_scores(scores, block, j, place);
-        advance_max(state, scores, block, factor, out_t, j > 0 ? width : 0);
-        if (item.threshold > 0) {
-          exponentials<S, E, true>(probabilities, state, scores, block, factor, item, head, j, i);
-        } else {
-          exponentials<S, E, false>(probabilities, state, scores, block, factor, item, head, j, i);
-        }
-        product(out_t, width, v_transposed + j * width, width * kPanel, probabilities, block / kPanel, j > 0);
-      }
-      finish_panel(out + i * item.out_stride, item.out_stride,
-                   item.lse == nullptr ? nullptr : item.lse + head * item.queries + i, out_t, state, rows,
-                   item.head_width);
+
+  void run() {
+    for (int64_t head = 0; head < item_.group; ++head) {
+      for (int64_t i = 0; i < item_.queries; i += kPanel) panel(head, i);
     }
   }
+
+ private:
+  // Packs keys up to `end`, as the first panel that sees them comes.
+  void pack_keys(int64_t end) {
+    const auto *k = static_cast<const S*>(item_.k), *v = static_cast<const S*>(item_.v);
+    for (int64_t& j = packed_; j < end; j += kPanel) {
+      const int64_t rows = smaller(kPanel, item_.keys - j), at = j * item_.kv_stride;
+      pack_rows(k_packed_ + j * kPanel, keys_ * kPanel, k + at, item_.kv_stride, rows, kPanel, item_.head_width);
+      pack_transposed(v_transposed_ + j * width_, v + at, item_.kv_stride, rows, item_.head_width);
+    }
+    const int64_t rows = smaller(kPanel, item_.keys - end);
+    if (end != packed_ || rows <= 0) return;
+    ahead_.add(k + end * item_.kv_stride, item_.kv_stride, rows, item_.head_width);
+    ahead_.add(v + end * item_.kv_stride, item_.kv_stride, rows, item_.head_width);
+  }
+
+  void panel(int64_t head, int64_t query) {
+    const int64_t rows = smaller(kPanel, item_.queries - query), place = item_.query_start + query;
+    const int64_t end = round_up(smaller(item_.keys, place + rows), kPanel);
+    const S* q = head_of<S>(item_.q, head, item_.head_width) + query * item_.q_stride;
+    S* out = head_of<S>(item_.out, head, item_.head_width) + query * item_.out_stride;
+    ahead_.clear();
+    ahead_.add(out, item_.out_stride, rows, item_.head_width);
+    ahead_.add(q + kPanel * item_.q_stride, item_.q_stride, smaller(kPanel, item_.queries - query - kPanel),
+               item_.head_width);
+    pack_keys(end);
+    pack_transposed_right(q_right_, q, item_.q_stride, rows, item_.head_width);
+    Running state;
+    for (int l = 0; l < kPanelLanes; ++l) {
+      state.max[l] = splat(-__builtin_inff());
+      state.sum[l] = F{};
+    }
+    const float factor = item_.scale * kLog2e;
+    for (int64_t j = 0; j < end; j += kForwardKeys) {
+      const int64_t block = smaller(kForwardKeys, end - j);
+      product(scores_, block, k_packed_ + j * kPanel, keys_ * kPanel, q_right_, width_ / kPanel, false);
+      mask_scores(scores_, block, j, place);
+      advance_max(state, scores_, block, factor, out_t_, j > 0 ? width_ : 0);
+      if (item_.threshold > 0) {
+        exponentials<S, E, true>(probabilities_, state, scores_, block, factor, item_, head, j, query, ahead_);
+      } else {
+        exponentials<S, E, false>(probabilities_, state, scores_, block, factor, item_, head, j, query, ahead_);
+      }
+      product(out_t_, width_, v_transposed_ + j * width_, width_ * kPanel, probabilities_, block / kPanel, j > 0);
+    }
+    float* lse = item_.lse == nullptr ? nullptr : item_.lse + head * item_.queries + query;
+    finish_panel(out, item_.out_stride, lse, out_t_, state, rows, item_.head_width);
+  }
+
+  const AttentionItem& item_;
+  const int64_t width_, keys_;  // padded to panels
+  E *k_packed_, *v_transposed_, *q_right_, *probabilities_;
+  float *scores_, *out_t_;
+  int64_t packed_ = 0;
+  Ahead ahead_;
+};
+
+template <typename S, typename E>
+void forward(const AttentionItem& item) {
+  const TileSession session;
+  Forward<S, E>(item).run();
 }
 
 // One query against keys in place: a dot product per key, then a weighted sum of values.

@@ -31,6 +31,36 @@ RL_INLINE E convert(S x) {
   }
 }
 
+// Rows of memory that will be read or written soon, touched a few at a time between arithmetic: tokens lie kilobytes
+// apart, so hardware does not fetch them early, and packing would wait for each.
+class Ahead {
+ public:
+  void clear() { count_ = current_ = 0; }
+  template <typename S>
+  void add(const S* base, int64_t stride, int64_t rows, int64_t width) {
+    if (rows <= 0) return;
+    const auto size = static_cast<int64_t>(sizeof(S));
+    ranges_[count_++] = {reinterpret_cast<const char*>(base), stride * size, rows, width * size};
+  }
+  // The next two rows.
+  RL_INLINE void step() {
+    for (int i = 0; i < 2 && current_ < count_; ++i) {
+      Range& range = ranges_[current_];
+      for (int64_t at = 0; at < range.bytes; at += 64) __builtin_prefetch(range.next + at, 0, 2);
+      range.next += range.stride;
+      if (--range.rows == 0) ++current_;
+    }
+  }
+
+ private:
+  struct Range {
+    const char* next;
+    int64_t stride, rows, bytes;
+  };
+  Range ranges_[6];
+  int count_ = 0, current_ = 0;
+};
+
 // One row of up to 32 elements, zero-padded.
 template <typename E, typename S>
 RL_INLINE void copy_row(E* to, const S* from, int64_t count) {

@@ -90,9 +90,13 @@ RL_INLINE F max(F a, F b) {
 }
 
 RL_INLINE float sum_lanes(F v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps(v);
+#else
   float sum = 0;
   for (int i = 0; i < kLanes; ++i) sum += v[i];
   return sum;
+#endif
 }
 
 // 0, 1, 2, ...
