@@ -1,4 +1,6 @@
 // What several keys, or the number of ranks, make impossible.
+#include <filesystem>
+
 #include "expect_error.h"
 #include "ridgeline/train/config.h"
 
@@ -109,6 +111,22 @@ TEST(ConfigCheck, DataIsAskedForSeparately) {
   EXPECT_NO_THROW(check(good(), 1));
   expect_error([] { require_data(good()); }, {"data.train: not given", "--set data.train=PREFIX"});
   EXPECT_NO_THROW(require_data(good({"data.train=x"})));
+}
+
+TEST(ConfigFiles, ThatComeWithRidgelineAreValid) {
+  int files = 0;
+  const std::filesystem::path folder = std::filesystem::path(RIDGELINE_TEST_DATA) / ".." / ".." / "configs";
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    if (entry.path().extension() != ".toml") continue;
+    ++files;
+    for (const int ranks : {1, 2, 4, 8}) {
+      Config config = parse_config(entry.path());
+      if (!config.train.init_from.empty()) config = with_imported_model(config, ridgeline::model::preset("gpt2"));
+      if (entry.path().filename() == "quickstart.toml" && ranks > 2) continue;  // its batch is small
+      EXPECT_NO_THROW(check(config, ranks)) << entry.path() << " on " << ranks << " ranks";
+    }
+  }
+  EXPECT_GE(files, 3);
 }
 
 TEST(ImportedModel, GivesTheSizesThatWereLeftOut) {

@@ -1,0 +1,24 @@
+// How the program ends when something is wrong: the one place that prints errors and chooses exit codes.
+//   0  done      1  something failed (input, files, network, peers)      2  the command line makes no sense
+#pragma once
+
+#include <exception>
+
+namespace CLI {
+class App;
+class ParseError;
+}  // namespace CLI
+
+namespace ridgeline::cli {
+
+// Prints "ridgeline: error: …" and the next step to stderr, once per run also under an MPI launcher, and returns the
+// exit code. A reader that closed the pipe is no failure.
+int report_failure(std::exception_ptr failure);
+
+// Help and version go to stdout (0); anything else is explained, with the nearest option or subcommand (2).
+int report_usage(const CLI::App& app, const CLI::ParseError& error);
+
+// "ridgeline: error: no such command 'trian'" with the nearest one. Returns 2.
+int report_unknown_command(const char* word);
+
+}  // namespace ridgeline::cli

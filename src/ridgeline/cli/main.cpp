@@ -1,0 +1,86 @@
+// The program: one subcommand per file; this one only knows how a command line begins and how a process ends.
+#include <CLI/CLI.hpp>
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+
+#include "ridgeline/base/error.h"
+#include "ridgeline/cli/commands.h"
+#include "ridgeline/cli/failures.h"
+#include "ridgeline/cli/version.h"
+
+namespace ridgeline::cli {
+namespace {
+
+constexpr const char* kDescription = "Ridgeline trains language models, from a laptop to a supercomputer.";
+
+constexpr const char* kFooter =
+    R"(The main job, on any text of yours (blank lines between documents):
+  ridgeline tokenizer train --vocab 4096 --out tokenizer corpus.txt
+  ridgeline prepare --tokenizer tokenizer --out data/corpus corpus.txt
+  ridgeline train --config configs/quickstart.toml --ranks 2 --set data.train=data/corpus data.tokenizer=tokenizer --out runs/first
+  ridgeline train --config configs/quickstart.toml --ranks 2 --set data.train=data/corpus data.tokenizer=tokenizer --out runs/first --resume
+  ridgeline generate --checkpoint runs/first --prompt "Once upon a time"
+  ridgeline export --checkpoint runs/first --out first_hugging_face
+
+Ctrl-C finishes the step, saves and stops; --resume goes on with the same bits.
+`ridgeline COMMAND --help` has examples. `ridgeline train --print-config` shows every key of a configuration.)";
+
+bool is_command(const char* word) {
+  for (const Command& command : kCommands) {
+    if (std::strcmp(word, command.name) == 0) return true;
+  }
+  return false;
+}
+
+int run(int argc, char** argv) {
+  CLI::App app(kDescription, "ridgeline");
+  app.footer(kFooter);
+  app.set_version_flag("--version", version_text, "Version, build, backends, libraries, CPU");
+  app.get_formatter()->column_width(26);
+  app.require_subcommand(0, 1);
+  for (const Command& command : kCommands) command.add(app);
+
+  if (argc < 2) {
+    std::fputs(app.help().c_str(), stdout);
+    return 0;
+  }
+  if (argv[1][0] != '-' && !is_command(argv[1])) return report_unknown_command(argv[1]);
+  try {
+    app.parse(argc, argv);
+    return 0;
+  } catch (const CLI::ParseError& error) {
+    return report_usage(app, error);
+  }
+}
+
+// A full disk behind stdout is a failure of a command that prints its result; a reader that left is none.
+int flush_output() {
+  errno = 0;
+  if (std::fflush(stdout) != 0 && errno != EPIPE) {
+    return report_failure(std::make_exception_ptr(system_error("standard output", errno)));
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace ridgeline::cli
+
+int main(int argc, char** argv) {
+  using namespace ridgeline::cli;  // NOLINT(google-build-using-namespace)
+  std::signal(SIGPIPE, SIG_IGN);   // a closed pipe is an error of that write, not the end of a training run
+  int code = 1;
+  try {
+    code = run(argc, argv);
+  } catch (...) {
+    code = report_failure(std::current_exception());
+    std::fflush(stdout);
+    // After a failure threads of a stalled rank may still run on what destructors would take away.
+    std::_Exit(code);
+  }
+  const int flushed = flush_output();
+  return code != 0 ? code : flushed;
+}
