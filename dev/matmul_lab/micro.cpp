@@ -33,7 +33,7 @@ int main(int argc, char** argv) {
         double t0 = now();
         for (int64_t q = 0; q < reps; ++q) for (int64_t i = 0; i < mb; i += k.mr) {
           Finish f{.carry = mode == 4 ? (float*)out + i * nb : nullptr, .ld_carry = nb, .bias = nullptr, .bias_bf16 = false, .residual = nullptr, .out = out + i * nb * ((mode == 2 || mode == 5) ? 2 : 4), .ld_out = nb, .out_bf16 = mode == 2 || mode == 5};
-          Strip s{.k = kb, .a = a + i * kb * k.packed_bytes, .b = b, .b_stride = kb * k.nr * k.packed_bytes, .rows = k.mr, .columns = nb, .sums = sums + i * nb, .add = (mode >= 1 && mode < 5), .scratch = scratch, .finish = mode >= 2 ? &f : nullptr};
+          Strip s{.k = kb, .a = a + i * kb * k.packed_bytes, .b = b, .b_stride = kb * k.nr * k.packed_bytes, .rows = k.mr, .columns = nb, .sums = sums + i * nb, .add = (mode >= 1 && mode < 5), .scratch = scratch, .finish = mode >= 2 ? &f : nullptr, .next = nullptr, .next_bytes = 0};
           k.multiply(s);
         }
         best = std::min(best, (now() - t0) / reps);

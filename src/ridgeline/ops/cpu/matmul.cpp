@@ -1,10 +1,10 @@
 // The matrix product's driver: which blocks of C are computed by whom, and where packed panels lie.
 //
-// The operand with fewer lanes (rows of A, or columns of B) is packed once by the whole team: the shared operand. The
-// other one is cut into blocks; the member that owns a block packs it into its own memory, sized for its L2 cache, and
-// multiplies it with every block of the shared operand. A block of C is summed in fp32 in the member's memory over all
-// blocks of k, then finished row by row while it is in cache. Blocks depend on the product and the kernel alone, never
-// on the team.
+// k is cut into chunks, A's rows into slabs. The team packs one slab of one chunk of A together: the shared panels.
+// Then the members compute blocks of C: a member packs the B panels of its block's columns into its own memory, where
+// they stay in its L2 cache while all A panels of the slab pass by; a chunk is cut into blocks of k so that an A panel
+// fits L1. Sums over the blocks of k are kept in fp32 in the member's memory, over the chunks in C (or, where C cannot
+// hold them, in the workspace). All cuts depend on the product and the kernel alone, never on the team.
 #include "ridgeline/ops/matmul.h"
 
 #include <algorithm>
@@ -43,7 +43,8 @@ const MatmulKernel& kernel_of(Isa isa, bool bf16) {
 }
 
 constexpr int64_t kPage = 4096;  // kernels place panels and scratch relative to pages (matmul_amx.cpp)
-constexpr int64_t kSharedBytes = int64_t{16} << 20;  // the shared operand should stay in the last-level cache
+
+constexpr int64_t kPackedTogether = 8, kPackedRows = 64;  // rows: a multiple of every kernel's k_unit
 
 int64_t divide_up(int64_t a, int64_t b) {
   return (a + b - 1) / b;
@@ -52,52 +53,47 @@ int64_t round_up(int64_t a, int64_t b) {
   return divide_up(a, b) * b;
 }
 
-// One side of the product: A's rows or B's columns.
-struct Side {
-  int64_t lanes = 0, tile = 0, block = 0;  // block: lanes in a block of C, a multiple of tile
-  int64_t blocks() const { return divide_up(lanes, block); }
-  int64_t panels() const { return divide_up(lanes, tile); }
-};
+constexpr int64_t kSlabBytes = int64_t{24} << 20;  // of packed A: the last-level cache's share
 
 struct Plan {
   const MatmulKernel* kernel = nullptr;
-  bool share_b = false;  // the shared operand is B, the owned one A
-  Side rows, columns;
-  int64_t k_chunk = 0, chunks = 0;                                 // k is cut first into chunks, each packed at once
-  bool carry = false;                                              // sums between chunks need memory of their own
-  int64_t carry_offset = 0, shared_offset = 0, member_offset = 0;  // bytes in the workspace
-  int64_t owned_bytes = 0, member_bytes = 0;
+  int64_t slab = 0, mb = 0, nb = 0;  // rows of a slab, rows and columns of a block: multiples of the kernel's tile
+  int64_t k_chunk = 0, k_block = 0;  // multiples of the kernel's unit
+  int64_t chunks = 0;
+  bool carry = false;                          // sums between chunks need memory of their own
+  int64_t slab_offset = 0, member_offset = 0;  // bytes in the workspace
+  int64_t b_bytes = 0, member_bytes = 0;
 
-  const Side& shared() const { return share_b ? columns : rows; }
-  const Side& owned() const { return share_b ? rows : columns; }
   int64_t padded(int64_t k) const { return round_up(k, kernel->k_unit); }
-  int64_t panel_bytes(const Side& side, int64_t k) const { return side.tile * padded(k) * kernel->packed_bytes; }
+  int64_t a_panel_bytes(int64_t k) const { return kernel->mr * padded(k) * kernel->packed_bytes; }
+  int64_t b_panel_bytes(int64_t k) const { return kernel->nr * padded(k) * kernel->packed_bytes; }
 };
 
 Plan plan_of(const Matmul& p, Isa isa) {
   Plan plan;
   plan.kernel = &kernel_of(isa, p.a.data.dtype == DType::bf16);
   const MatmulKernel& kernel = *plan.kernel;
-  plan.rows = {p.m, kernel.mr, std::min(kernel.mb, round_up(p.m, kernel.mr))};
-  plan.columns = {p.n, kernel.nr, std::min(kernel.nb, round_up(p.n, kernel.nr))};
-  plan.share_b = p.n <= p.m;
-
-  const int64_t k_blocks = std::max<int64_t>(1, divide_up(p.k, kernel.kb));
-  const int64_t block_bytes = plan.shared().panels() * plan.panel_bytes(plan.shared(), kernel.kb);
-  const int64_t most = std::max<int64_t>(8, kSharedBytes / block_bytes);
-  plan.chunks = divide_up(k_blocks, most);
-  plan.k_chunk = std::min(divide_up(k_blocks, plan.chunks) * kernel.kb, plan.padded(p.k));
-  plan.chunks = std::max<int64_t>(1, divide_up(p.k, std::max<int64_t>(1, plan.k_chunk)));
+  const int64_t depth = plan.padded(p.k);
+  const int64_t longest = std::max(kernel.kb_alone, kernel.b_bytes / (kernel.nb / 2 * kernel.packed_bytes));
+  plan.k_chunk =
+      std::max(kernel.k_unit, plan.padded(divide_up(depth, std::max<int64_t>(1, divide_up(depth, longest)))));
+  plan.chunks = std::max<int64_t>(1, divide_up(depth, plan.k_chunk));
+  const int64_t k_blocks = plan.k_chunk <= kernel.kb_alone ? 1 : divide_up(plan.k_chunk, kernel.kb);
+  plan.k_block = plan.padded(divide_up(plan.k_chunk, k_blocks));
   // f32 C itself holds the sums between chunks, unless the residual may lie there.
   plan.carry = plan.chunks > 1 && (p.c.dtype != DType::f32 || p.epilogue == Epilogue::residual);
 
-  plan.carry_offset = 0;
-  plan.shared_offset = plan.carry ? round_up(p.m * p.n * 4, kPage) : 0;
-  plan.member_offset =
-      plan.shared_offset + round_up(plan.shared().panels() * plan.panel_bytes(plan.shared(), plan.k_chunk), kPage);
-  plan.owned_bytes =
-      round_up(plan.owned().block / plan.owned().tile * plan.panel_bytes(plan.owned(), plan.k_chunk), kPage);
-  plan.member_bytes = plan.owned_bytes + round_up(plan.rows.block * plan.columns.block * 4, kPage) + kScratchBytes;
+  plan.mb = std::min(kernel.mb, round_up(p.m, kernel.mr));
+  const int64_t slab_blocks = std::max<int64_t>(1, kSlabBytes / (plan.mb * plan.k_chunk * kernel.packed_bytes));
+  plan.slab = std::min(slab_blocks * plan.mb, round_up(p.m, kernel.mr));
+  const int64_t fitting = kernel.b_bytes / (plan.k_chunk * kernel.packed_bytes) / kernel.nr * kernel.nr;
+  const int64_t nb = std::clamp(fitting, kernel.nb / 2 / kernel.nr * kernel.nr, kernel.nb);
+  plan.nb = std::min(nb, round_up(p.n, kernel.nr));
+
+  plan.slab_offset = plan.carry ? round_up(p.m * p.n * 4, kPage) : 0;
+  plan.member_offset = plan.slab_offset + round_up(plan.slab / kernel.mr * plan.a_panel_bytes(plan.k_chunk), kPage);
+  plan.b_bytes = round_up(plan.nb / kernel.nr * plan.b_panel_bytes(plan.k_chunk), kPage);
+  plan.member_bytes = plan.b_bytes + round_up(plan.mb * plan.nb * 4, kPage) + kScratchBytes;
   return plan;
 }
 
@@ -135,124 +131,123 @@ class Run {
       : p_(product), plan_(plan), kernel_(*plan.kernel), workspace_(workspace) {}
 
   void execute(WorkerTeam& team) {
-    const int64_t panels = plan_.shared().panels();
-    const int64_t tasks = plan_.owned().blocks() * plan_.shared().blocks();
     for (chunk_ = 0; chunk_ < plan_.chunks; ++chunk_) {
       k_first_ = chunk_ * plan_.k_chunk;
       k_count_ = std::min(plan_.k_chunk, p_.k - k_first_);
-      team.run([&](int member) {
-        for (int64_t i = panels * member / team.size(); i < panels * (member + 1) / team.size(); ++i) pack_shared(i);
-      });
-      team.run([&](int member) { compute(member, tasks * member / team.size(), tasks * (member + 1) / team.size()); });
+      for (slab_first_ = 0; slab_first_ < p_.m; slab_first_ += plan_.slab) {
+        slab_rows_ = std::min(plan_.slab, p_.m - slab_first_);
+        const int64_t panels = divide_up(slab_rows_, kernel_.mr);
+        const int64_t tasks = divide_up(slab_rows_, plan_.mb) * divide_up(p_.n, plan_.nb);
+        team.run([&](int member) { pack_a(panels * member / team.size(), panels * (member + 1) / team.size()); });
+        team.run(
+            [&](int member) { compute(member, tasks * member / team.size(), tasks * (member + 1) / team.size()); });
+      }
     }
   }
 
  private:
-  std::byte* shared_panel(int64_t panel) const {
-    return workspace_ + plan_.shared_offset + panel * plan_.panel_bytes(plan_.shared(), k_count_);
+  std::byte* a_panel(int64_t panel) const {
+    return workspace_ + plan_.slab_offset + panel * plan_.a_panel_bytes(k_count_);
   }
 
-  void pack(bool b, int64_t lane, void* panel) const {
+  // Packs lanes [first, last), columns of B or rows of A, into consecutive panels. Where lanes are contiguous, a few
+  // rows of k at a time for several panels: a panel alone would read a line here and there.
+  void pack(bool b, int64_t first, int64_t last, std::byte* panels) const {
     const Matrix& matrix = b ? p_.b : p_.a;
-    const Side& side = b ? plan_.columns : plan_.rows;
     const bool k_contiguous = (matrix.layout == Layout::column_major) == b;
-    const int64_t offset = k_contiguous ? lane * matrix.ld + k_first_ : k_first_ * matrix.ld + lane;
-    const PanelSource source{.data = matrix.data.at(offset).data,
-                             .ld = matrix.ld,
-                             .k_contiguous = k_contiguous,
-                             .bf16 = matrix.data.dtype == DType::bf16,
-                             .lanes = std::min(side.tile, side.lanes - lane),
-                             .k = k_count_};
-    (b ? kernel_.pack_b : kernel_.pack_a)(source, panel);
+    const int64_t tile = b ? kernel_.nr : kernel_.mr;
+    const int64_t bytes = b ? plan_.b_panel_bytes(k_count_) : plan_.a_panel_bytes(k_count_);
+    const int64_t group = k_contiguous ? 1 : kPackedTogether, k_step = k_contiguous ? k_count_ : kPackedRows;
+    for (int64_t lane0 = first; lane0 < last; lane0 += group * tile, panels += group * bytes) {
+      for (int64_t k = 0; k < k_count_; k += k_step) {
+        std::byte* panel = panels + k * tile * kernel_.packed_bytes;
+        for (int64_t lane = lane0; lane < std::min(last, lane0 + group * tile); lane += tile, panel += bytes) {
+          const int64_t row = k_first_ + k;
+          const PanelSource source{
+              .data = matrix.data.at(k_contiguous ? lane * matrix.ld + row : row * matrix.ld + lane).data,
+              .ld = matrix.ld,
+              .k_contiguous = k_contiguous,
+              .bf16 = matrix.data.dtype == DType::bf16,
+              .lanes = std::min(tile, last - lane),
+              .k = std::min(k_step, k_count_ - k)};
+          (b ? kernel_.pack_b : kernel_.pack_a)(source, panel);
+        }
+      }
+    }
   }
 
-  void sum_rows(int64_t row, const void* panel) const {
+  // Panels [first, last) of the slab.
+  void pack_a(int64_t first, int64_t last) const {
+    if (first >= last) return;
+    const int64_t row = slab_first_ + first * kernel_.mr;
+    pack(false, row, std::min(slab_first_ + slab_rows_, slab_first_ + last * kernel_.mr), a_panel(first));
     if (p_.row_sums_of_a == nullptr) return;
+    for (int64_t i = first; i < last; ++i) add_row_sums(i);
+  }
+
+  void add_row_sums(int64_t panel) const {
     constexpr int64_t kMostRows = 64;
     RL_CHECK(kernel_.mr, <=, kMostRows);
     float sums[kMostRows] = {};
-    const int64_t rows = std::min(kernel_.mr, p_.m - row);
-    kernel_.row_sums(panel, plan_.padded(k_count_), sums);
-    for (int64_t i = 0; i < rows; ++i) p_.row_sums_of_a[row + i] += sums[i];
+    kernel_.row_sums(a_panel(panel), plan_.padded(k_count_), sums);
+    const int64_t row = panel * kernel_.mr, rows = std::min(kernel_.mr, slab_rows_ - row);
+    for (int64_t i = 0; i < rows; ++i) p_.row_sums_of_a[slab_first_ + row + i] += sums[i];
   }
 
-  void pack_shared(int64_t panel) const {
-    const int64_t lane = panel * plan_.shared().tile;
-    pack(plan_.share_b, lane, shared_panel(panel));
-    if (!plan_.share_b) sum_rows(lane, shared_panel(panel));
-  }
-
-  // Tasks are blocks of C, numbered along the shared operand first.
+  // Tasks are blocks of C, numbered down the slab first; where a member's share ends inside a column of blocks, the B
+  // panels of that column are packed by the next member too.
   void compute(int member, int64_t first, int64_t last) const {
     if (first >= last) return;
     std::byte* memory = workspace_ + plan_.member_offset + member * plan_.member_bytes;
-    auto* sums = reinterpret_cast<float*>(memory + plan_.owned_bytes);
+    auto* sums = reinterpret_cast<float*>(memory + plan_.b_bytes);
     void* scratch = memory + plan_.member_bytes - kScratchBytes;
     if (kernel_.begin != nullptr) kernel_.begin();
-    const int64_t shared_blocks = plan_.shared().blocks();
+    const int64_t row_blocks = divide_up(slab_rows_, plan_.mb);
     int64_t packed = -1;
     for (int64_t task = first; task < last; ++task) {
-      const int64_t owned = task / shared_blocks, shared = task % shared_blocks;
-      if (owned != packed) pack_owned(owned, memory, task == owned * shared_blocks);
-      packed = owned;
-      const std::byte* shared_block = shared_panel(shared * (plan_.shared().block / plan_.shared().tile));
-      if (plan_.share_b) {
-        compute_block(owned, shared, memory, shared_block, sums, scratch);
-      } else {
-        compute_block(shared, owned, shared_block, memory, sums, scratch);
-      }
+      const int64_t column = task / row_blocks * plan_.nb, row = task % row_blocks * plan_.mb;
+      if (column != packed) pack(true, column, std::min(p_.n, column + plan_.nb), memory);
+      packed = column;
+      compute_block(row, column, memory, sums, scratch);
     }
     if (kernel_.end != nullptr) kernel_.end();
   }
 
-  // A block that two members share is packed by both; its row sums are added by the one that has its first task.
-  void pack_owned(int64_t block, std::byte* memory, bool with_row_sums) const {
-    const Side& side = plan_.owned();
-    const int64_t first = block * side.block, last = std::min(side.lanes, first + side.block);
-    for (int64_t lane = first; lane < last; lane += side.tile) {
-      pack(!plan_.share_b, lane, memory);
-      if (plan_.share_b && with_row_sums) sum_rows(lane, memory);
-      memory += plan_.panel_bytes(side, k_count_);
-    }
-  }
-
-  void compute_block(int64_t row_block, int64_t column_block, const std::byte* a, const std::byte* b, float* sums,
-                     void* scratch) const {
-    const int64_t row0 = row_block * plan_.rows.block, column0 = column_block * plan_.columns.block;
-    const int64_t rows = std::min(plan_.rows.block, p_.m - row0);
-    const int64_t columns = std::min(plan_.columns.block, p_.n - column0);
-    const int64_t a_bytes = plan_.panel_bytes(plan_.rows, k_count_);
-    const int64_t depth = plan_.padded(k_count_);
+  // Rows [row, row + mb) of the slab.
+  void compute_block(int64_t row, int64_t column, const std::byte* b, float* sums, void* scratch) const {
+    const int64_t rows = std::min(plan_.mb, slab_rows_ - row), columns = std::min(plan_.nb, p_.n - column);
+    const int64_t a_bytes = plan_.a_panel_bytes(k_count_), depth = plan_.padded(k_count_);
+    Strip strip{};
+    strip.columns = columns;
+    strip.b_stride = plan_.b_panel_bytes(k_count_);
+    strip.scratch = scratch;
     int64_t k = 0;
     do {
-      Strip strip{.k = std::min(kernel_.kb, depth - k),
-                  .a = a + k * kernel_.mr * kernel_.packed_bytes,
-                  .b = b + k * kernel_.nr * kernel_.packed_bytes,
-                  .b_stride = plan_.panel_bytes(plan_.columns, k_count_),
-                  .rows = 0,
-                  .columns = columns,
-                  .sums = sums,
-                  .add = k > 0,
-                  .scratch = scratch,
-                  .finish = nullptr};
+      strip.k = std::min(plan_.k_block, depth - k);
+      strip.add = k > 0;
+      strip.sums = sums;
+      strip.b = b + k * kernel_.nr * kernel_.packed_bytes;
       const bool last = k + strip.k == depth;
-      for (int64_t i = 0; i < rows; i += kernel_.mr) {
+      const std::byte* a = a_panel(row / kernel_.mr) + k * kernel_.mr * kernel_.packed_bytes;
+      for (int64_t i = 0; i < rows; i += kernel_.mr, a += a_bytes) {
+        const Finish finish = finish_of(slab_first_ + row + i, column);
+        strip.a = a;
         strip.rows = std::min(kernel_.mr, rows - i);
-        const Finish finish = finish_of(row0 + i, column0);
         strip.finish = last ? &finish : nullptr;
+        const bool more = row + i + kernel_.mr < slab_rows_;
+        strip.next = more ? a + a_bytes : a;
+        strip.next_bytes = more ? strip.k * kernel_.mr * kernel_.packed_bytes : 0;
         kernel_.multiply(strip);
-        if (last && chunk_ + 1 == plan_.chunks) activate((row0 + i) * p_.ldc + column0, strip.rows, columns);
-        strip.a = static_cast<const std::byte*>(strip.a) + a_bytes;
-        strip.sums += kernel_.mr * plan_.columns.block;
+        strip.sums += round_up(columns, kernel_.nr) * kernel_.mr;
       }
       k += strip.k;
     } while (k < depth);
+    activate(slab_first_ + row, column, rows, columns);
   }
 
   Finish finish_of(int64_t row, int64_t column) const {
     const int64_t at = row * p_.ldc + column;
-    float* carry =
-        plan_.carry ? reinterpret_cast<float*>(workspace_ + plan_.carry_offset) + row * p_.n + column : nullptr;
+    float* carry = plan_.carry ? reinterpret_cast<float*>(workspace_) + row * p_.n + column : nullptr;
     Finish finish{.carry = nullptr,
                   .ld_carry = p_.ldc,
                   .bias = nullptr,
@@ -281,22 +276,25 @@ class Run {
     return finish;
   }
 
-  void activate(int64_t at, int64_t rows, int64_t columns) const {
-    if (p_.epilogue != Epilogue::gelu && p_.epilogue != Epilogue::gelu_grad) return;
-    for (int64_t row = 0; row < rows; ++row, at += p_.ldc) {
-      if (p_.epilogue == Epilogue::gelu) {
+  // The activation of a finished block of C, from the values as stored.
+  void activate(int64_t row, int64_t column, int64_t rows, int64_t columns) const {
+    const bool gelu = p_.epilogue == Epilogue::gelu;
+    if (chunk_ + 1 < plan_.chunks || (!gelu && p_.epilogue != Epilogue::gelu_grad)) return;
+    int64_t at = row * p_.ldc + column;
+    for (int64_t i = 0; i < rows; ++i, at += p_.ldc) {
+      if (gelu) {
         gelu_forward(calling_thread(), columns, p_.pre_activation.at(at), p_.c.at(at));
       } else {
         gelu_backward(calling_thread(), columns, p_.activation_input.at(at), p_.c.at(at), p_.c.at(at));
       }
     }
   }
-
   const Matmul& p_;
   const Plan& plan_;
   const MatmulKernel& kernel_;
   std::byte* workspace_;
-  int64_t chunk_ = 0, k_first_ = 0, k_count_ = 0;
+  int64_t chunk_ = 0, k_first_ = 0, k_count_ = 0;  // being computed
+  int64_t slab_first_ = 0, slab_rows_ = 0;
 };
 
 }  // namespace

@@ -10,9 +10,7 @@
 // - Stores between the multiplications delay the tile loads behind them: the vector work on finished sums (bias,
 // rounding,
 //   writing C) is done at once for a whole tile, one tile later, when its sums have long left the store buffer.
-#include <immintrin.h>
-
-#include "ridgeline/ops/cpu/matmul_generic.h"
+#include "ridgeline/ops/cpu/matmul_avx512.h"
 
 namespace ridgeline::ops::cpu {
 namespace {
@@ -49,23 +47,6 @@ void end() {
 #define RL_TILE_ZERO(tile) __asm__ volatile("tilezero %%tmm" #tile ::)
 #define RL_TILE_MULTIPLY(sum, a, b) __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #sum ::)
 
-inline __mmask16 first_lanes(int64_t count) {
-  return count >= 16 ? __mmask16{0xffff} : count <= 0 ? __mmask16{0} : static_cast<__mmask16>((1U << count) - 1U);
-}
-
-inline __m512 widen_lanes(__m256i bits) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
-}
-
-// Each lane rounded to bf16 in its upper half, as narrow() does; the lower half is undefined.
-inline __m512i round_lanes(__m512 value) {
-  const __m512i bits = _mm512_castps_si512(value);
-  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-  const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
-  const __mmask16 nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
-  return _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
-}
-
 // A finished tile of 32 x 32 sums, stored as four tiles one after the other, on its way to C.
 struct Drain {
   const float* tile = nullptr;  // null: nothing to do
@@ -74,51 +55,79 @@ struct Drain {
   __mmask16 left = 0, right = 0;
 };
 
-inline __m512 load_elements(const void* data, bool bf16, int64_t at, __mmask16 mask) {
-  if (bf16) return widen_lanes(_mm256_maskz_loadu_epi16(mask, static_cast<const uint16_t*>(data) + at));
-  return _mm512_maskz_loadu_ps(mask, static_cast<const float*>(data) + at);
+// Two vectors to 32 bf16, exactly as narrow() rounds: the instruction takes subnormals for zero, so those go the long
+// way.
+inline __m512i narrow_lanes(__m512 x, __m512 y) {
+  constexpr int kSubnormal = 0x20;
+  const __mmask16 any = _kor_mask16(_mm512_fpclass_ps_mask(x, kSubnormal), _mm512_fpclass_ps_mask(y, kSubnormal));
+  if (__builtin_expect(!_kortestz_mask16_u8(any, any), 0)) {
+    const __m256i low = _mm512_cvtepi32_epi16(_mm512_srli_epi32(round_lanes(x), 16));
+    const __m256i high = _mm512_cvtepi32_epi16(_mm512_srli_epi32(round_lanes(y), 16));
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+  }
+  return (__m512i)_mm512_cvtne2ps_pbh(y, x);
 }
 
-inline void finish_row(const Drain& d, int64_t row, __m512 x, __m512 y) {
+template <bool Carry, bool Bias, bool Residual, bool Bf16>
+void drain_as(const Drain& d) {
   const Finish& f = *d.finish;
-  if (f.carry != nullptr) {
-    const float* carry = f.carry + row * f.ld_carry + d.column;
-    x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(d.left, carry));
-    y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(d.right, carry + 16));
+  const __mmask16 left = d.left, right = d.right;
+  const __mmask32 both = _mm512_kunpackw(right, left);
+  __m512 bias_left = _mm512_setzero_ps(), bias_right = bias_left;
+  if (Bias) {
+    bias_left = load_elements(f.bias, f.bias_bf16, d.column, left);
+    bias_right = load_elements(f.bias, f.bias_bf16, d.column + 16, right);
   }
-  if (f.bias != nullptr) {
-    x = _mm512_add_ps(x, load_elements(f.bias, f.bias_bf16, d.column, d.left));
-    y = _mm512_add_ps(y, load_elements(f.bias, f.bias_bf16, d.column + 16, d.right));
-  }
-  const int64_t at = row * f.ld_out + d.column;
-  if (!f.out_bf16) {
-    if (f.residual != nullptr) {
-      x = _mm512_add_ps(x, load_elements(f.residual, false, at, d.left));
-      y = _mm512_add_ps(y, load_elements(f.residual, false, at + 16, d.right));
+  for (int64_t row = 0; row < d.rows; ++row) {
+    const float* in = d.tile + (row >> 4) * 2 * kTileFloats + (row & 15) * kTile;
+    __m512 x = _mm512_load_ps(in), y = _mm512_load_ps(in + kTileFloats);
+    if (Carry) {
+      const float* carry = f.carry + row * f.ld_carry + d.column;
+      x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(left, carry));
+      y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(right, carry + 16));
     }
-    float* out = static_cast<float*>(f.out) + at;
-    _mm512_mask_storeu_ps(out, d.left, x);
-    _mm512_mask_storeu_ps(out + 16, d.right, y);
-    return;
+    if (Bias) {
+      x = _mm512_add_ps(x, bias_left);
+      y = _mm512_add_ps(y, bias_right);
+    }
+    const int64_t at = row * f.ld_out + d.column;
+    if (Bf16) {
+      __m512i bits = narrow_lanes(x, y);
+      if (Residual) {
+        x = _mm512_add_ps(widen_lanes(_mm512_castsi512_si256(bits)), load_elements(f.residual, true, at, left));
+        y = _mm512_add_ps(widen_lanes(_mm512_extracti64x4_epi64(bits, 1)),
+                          load_elements(f.residual, true, at + 16, right));
+        bits = narrow_lanes(x, y);
+      }
+      _mm512_mask_storeu_epi16(static_cast<uint16_t*>(f.out) + at, both, bits);
+    } else {
+      if (Residual) {
+        x = _mm512_add_ps(x, load_elements(f.residual, false, at, left));
+        y = _mm512_add_ps(y, load_elements(f.residual, false, at + 16, right));
+      }
+      float* out = static_cast<float*>(f.out) + at;
+      _mm512_mask_storeu_ps(out, left, x);
+      _mm512_mask_storeu_ps(out + 16, right, y);
+    }
   }
-  __m512i p = round_lanes(x), q = round_lanes(y);
-  if (f.residual != nullptr) {
-    const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000U));
-    p = round_lanes(
-        _mm512_add_ps(_mm512_castsi512_ps(_mm512_and_si512(p, upper)), load_elements(f.residual, true, at, d.left)));
-    q = round_lanes(_mm512_add_ps(_mm512_castsi512_ps(_mm512_and_si512(q, upper)),
-                                  load_elements(f.residual, true, at + 16, d.right)));
+}
+
+template <bool Carry, bool Bias>
+inline void drain_as(const Drain& d) {
+  const bool residual = d.finish->residual != nullptr;
+  if (d.finish->out_bf16) {
+    (residual ? drain_as<Carry, Bias, true, true> : drain_as<Carry, Bias, false, true>)(d);
+  } else {
+    (residual ? drain_as<Carry, Bias, true, false> : drain_as<Carry, Bias, false, false>)(d);
   }
-  uint16_t* out = static_cast<uint16_t*>(f.out) + at;
-  _mm256_mask_storeu_epi16(out, d.left, _mm512_cvtepi32_epi16(_mm512_srli_epi32(p, 16)));
-  _mm256_mask_storeu_epi16(out + 16, d.right, _mm512_cvtepi32_epi16(_mm512_srli_epi32(q, 16)));
 }
 
 inline void drain(const Drain& d) {
   if (d.tile == nullptr) return;
-  for (int64_t row = 0; row < d.rows; ++row) {
-    const float* in = d.tile + (row >> 4) * 2 * kTileFloats + (row & 15) * kTile;
-    finish_row(d, row, _mm512_load_ps(in), _mm512_load_ps(in + kTileFloats));
+  if (d.finish->carry != nullptr) {
+    (d.finish->bias != nullptr ? drain_as<true, true> : drain_as<true, false>)(d);
+  } else {
+    (d.finish->bias != nullptr ? drain_as<false, true> : drain_as<false, false>)(d);
   }
 }
 
@@ -143,7 +152,19 @@ inline void zero_sums() {
   RL_TILE_ZERO(3);
 }
 
+// The panel that stays in L1 next, asked for line by line into L2.
+struct Prefetch {
+  const char* next;
+  const char* end;
+  int64_t lines_per_step;
+
+  inline void step() {
+    for (int64_t i = 0; i < lines_per_step && next < end; ++i, next += 64) _mm_prefetch(next, _MM_HINT_T1);
+  }
+};
+
 #define RL_STEP(LOAD_A)                  \
+  prefetch.step();                       \
   RL_TILE_STREAM(6, b);                  \
   LOAD_A(4, a);                          \
   RL_TILE_MULTIPLY(0, 4, 6);             \
@@ -155,8 +176,8 @@ inline void zero_sums() {
   a += kStepBytes;                       \
   b += kStepBytes
 
-inline void add_products(int64_t k, const char* a, const char* b) {
-  const int64_t steps = k / kDepth, resident = steps > kMostResidentSteps ? kResidentSteps : steps;
+inline void add_products(int64_t steps, const char* a, const char* b, Prefetch& prefetch) {
+  const int64_t resident = steps > kMostResidentSteps ? kResidentSteps : steps;
   for (int64_t step = 0; step < resident; ++step) {
     RL_STEP(RL_TILE_LOAD);
   }
@@ -168,35 +189,35 @@ inline void add_products(int64_t k, const char* a, const char* b) {
 void multiply(const Strip& strip) {
   const auto* a = static_cast<const char*>(strip.a);
   const auto* b = static_cast<const char*>(strip.b);
-  auto* scratch = static_cast<float*>(strip.scratch);
+  const int64_t steps = strip.k / kDepth, tiles = (strip.columns + kCols - 1) / kCols;
+  const auto* next = static_cast<const char*>(strip.next);
+  Prefetch prefetch{.next = next,
+                    .end = next + strip.next_bytes,
+                    .lines_per_step = steps > 0 ? (strip.next_bytes / 64 + tiles * steps - 1) / (tiles * steps) : 0};
   Drain previous;
-  for (int64_t column = 0; column < strip.columns; column += kCols, b += strip.b_stride) {
-    float* sums = strip.sums + column * kRows;
+  for (int64_t i = 0; i < tiles; ++i, b += strip.b_stride) {
+    float* sums = strip.sums + i * kRows * kCols;
     if (strip.add) {
       load_sums(sums);
     } else {
       zero_sums();
     }
-    add_products(strip.k, a, b);
+    add_products(steps, a, b, prefetch);
     if (strip.finish == nullptr) {
       store_sums(sums);
       continue;
     }
-    float* tile = scratch + (column & kCols) * kRows;  // alternating
+    float* tile = static_cast<float*>(strip.scratch) + (i & 1) * kRows * kCols;
     store_sums(tile);
     drain(previous);
     previous = {.tile = tile,
                 .finish = strip.finish,
                 .rows = strip.rows,
-                .column = column,
-                .left = first_lanes(strip.columns - column),
-                .right = first_lanes(strip.columns - column - 16)};
+                .column = i * kCols,
+                .left = first_lanes(strip.columns - i * kCols),
+                .right = first_lanes(strip.columns - i * kCols - kTile)};
   }
   drain(previous);
-}
-
-inline __mmask32 first_words(int64_t count) {
-  return count >= 32 ? __mmask32{0xffffffffU} : count <= 0 ? __mmask32{0} : static_cast<__mmask32>((1U << count) - 1U);
 }
 
 // panel[k / 32][2 tiles][16 rows][32 k] from rows of contiguous k: a copy. Eight rows at a time: as many streams as
@@ -213,14 +234,6 @@ void pack_a_rows(const PanelSource& source, uint16_t* out) {
       }
     }
   }
-}
-
-// Four 128-bit pieces `stride` bytes apart as one vector. With a memory operand an insertion needs no shuffle port.
-inline __m512i gather_pieces(const char* at, int64_t stride) {
-  __m512i x = _mm512_castsi128_si512(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at)));
-  x = _mm512_inserti32x4(x, _mm_loadu_si128(reinterpret_cast<const __m128i*>(at + stride)), 1);
-  x = _mm512_inserti32x4(x, _mm_loadu_si128(reinterpret_cast<const __m128i*>(at + 2 * stride)), 2);
-  return _mm512_inserti32x4(x, _mm_loadu_si128(reinterpret_cast<const __m128i*>(at + 3 * stride)), 3);
 }
 
 // out[8 rows][32 k] from [32 k][8 rows], rows of the source `ld` elements apart: piece q of vector r is k = 8 q + r,
@@ -275,25 +288,6 @@ void pack_a(const PanelSource& source, void* panel) {
   }
 }
 
-// out[16 pairs of k][16 columns] from [16 columns][16 pairs], `ld` elements between columns: as transpose_rows, with
-// pairs as 32-bit elements.
-inline void transpose_pairs(const uint16_t* in, int64_t ld, uint16_t* out) {
-  const char* at = reinterpret_cast<const char*>(in);
-#pragma GCC unroll 4
-  for (int piece = 0; piece < 4; ++piece) {
-    const char* from = at + piece * 16;
-    const __m512i x0 = gather_pieces(from, 4 * ld * 2), x1 = gather_pieces(from + ld * 2, 4 * ld * 2);
-    const __m512i x2 = gather_pieces(from + 2 * ld * 2, 4 * ld * 2), x3 = gather_pieces(from + 3 * ld * 2, 4 * ld * 2);
-    const __m512i p = _mm512_unpacklo_epi32(x0, x1), q = _mm512_unpackhi_epi32(x0, x1);
-    const __m512i s = _mm512_unpacklo_epi32(x2, x3), t = _mm512_unpackhi_epi32(x2, x3);
-    uint16_t* line = out + piece * 4 * kDepth;
-    _mm512_store_si512(line, _mm512_unpacklo_epi64(p, s));
-    _mm512_store_si512(line + kDepth, _mm512_unpackhi_epi64(p, s));
-    _mm512_store_si512(line + 2 * kDepth, _mm512_unpacklo_epi64(q, t));
-    _mm512_store_si512(line + 3 * kDepth, _mm512_unpackhi_epi64(q, t));
-  }
-}
-
 // panel[k / 32][2 tiles][16 pairs of k][16 columns][2] from columns of contiguous k.
 void pack_b_columns(const PanelSource& source, uint16_t* out) {
   const auto* data = static_cast<const uint16_t*>(source.data);
@@ -311,8 +305,10 @@ void pack_b_columns(const PanelSource& source, uint16_t* out) {
       in = edge;
       ld = kDepth;
     }
-    transpose_pairs(in, ld, out);
-    transpose_pairs(in + kTile * ld, ld, out + kTile * kDepth);
+    for (int tile = 0; tile < 2; ++tile) {
+      transpose_16x16(reinterpret_cast<const char*>(in + tile * kTile * ld), ld * 2,
+                      reinterpret_cast<char*>(out + tile * kTile * kDepth), kDepth * 2);
+    }
   }
 }
 
@@ -373,7 +369,9 @@ constexpr MatmulKernel kKernel{.mr = kRows,
                                .packed_bytes = 2,
                                .mb = 256,
                                .nb = 384,
-                               .kb = 384,
+                               .b_bytes = 900000,
+                               .kb = kMostResidentSteps * kDepth,
+                               .kb_alone = 24 * kDepth,
                                .begin = begin,
                                .end = end,
                                .pack_a = pack_a,

@@ -8,7 +8,7 @@ namespace {
 
 constexpr int kRows = 6, kCols = 16;
 
-void multiply_tile(int64_t k, const void* a_panel, const void* b_panel, float* sums, int64_t ld, bool add) {
+void multiply_tile(int64_t k, const void* a_panel, const void* b_panel, float* sums, bool add) {
   const auto* a = static_cast<const float*>(a_panel);
   const auto* b = static_cast<const float*>(b_panel);
   __m256 c[kRows][2];
@@ -25,7 +25,7 @@ void multiply_tile(int64_t k, const void* a_panel, const void* b_panel, float* s
   }
 #pragma GCC unroll 6
   for (int row = 0; row < kRows; ++row) {
-    float* out = sums + row * ld;
+    float* out = sums + row * kCols;
     if (add) {
       c[row][0] = _mm256_add_ps(c[row][0], _mm256_loadu_ps(out));
       c[row][1] = _mm256_add_ps(c[row][1], _mm256_loadu_ps(out + 8));
@@ -40,14 +40,16 @@ constexpr MatmulKernel kKernel{.mr = kRows,
                                .k_unit = 1,
                                .packed_bytes = 4,
                                .mb = 96,
-                               .nb = 384,
+                               .nb = 192,
+                               .b_bytes = 262144,
                                .kb = 256,
+                               .kb_alone = 320,
                                .begin = nullptr,
                                .end = nullptr,
                                .pack_a = pack_as_floats<kRows>,
                                .pack_b = pack_as_floats<kCols>,
                                .row_sums = row_sums_of_floats<kRows>,
-                               .multiply = multiply_strip<kRows, kCols, multiply_tile>,
+                               .multiply = multiply_strip<kRows, kCols, multiply_tile, finish_tile<kCols>>,
                                .skinny_rows = 0,
                                .skinny = nullptr};
 

@@ -1,14 +1,12 @@
 // Matrix-product kernel for AVX-512: fp32 register tiles of 8 x 48; bf16 operands are widened while packing.
-#include <immintrin.h>
-
-#include "ridgeline/ops/cpu/matmul_generic.h"
+#include "ridgeline/ops/cpu/matmul_avx512.h"
 
 namespace ridgeline::ops::cpu {
 namespace {
 
 constexpr int kRows = 8, kVectors = 3, kCols = 16 * kVectors;
 
-void multiply_tile(int64_t k, const void* a_panel, const void* b_panel, float* sums, int64_t ld, bool add) {
+void multiply_tile(int64_t k, const void* a_panel, const void* b_panel, float* sums, bool add) {
   const auto* a = static_cast<const float*>(a_panel);
   const auto* b = static_cast<const float*>(b_panel);
   __m512 c[kRows][kVectors];
@@ -17,7 +15,7 @@ void multiply_tile(int64_t k, const void* a_panel, const void* b_panel, float* s
 #pragma GCC unroll 3
     for (int v = 0; v < kVectors; ++v) c[row][v] = _mm512_setzero_ps();
   }
-#pragma GCC unroll 2
+#pragma GCC unroll 4
   for (int64_t i = 0; i < k; ++i) {
     const __m512 b0 = _mm512_loadu_ps(b), b1 = _mm512_loadu_ps(b + 16), b2 = _mm512_loadu_ps(b + 32);
 #pragma GCC unroll 8
@@ -32,7 +30,7 @@ void multiply_tile(int64_t k, const void* a_panel, const void* b_panel, float* s
   }
 #pragma GCC unroll 8
   for (int row = 0; row < kRows; ++row) {
-    float* out = sums + row * ld;
+    float* out = sums + row * kCols;
 #pragma GCC unroll 3
     for (int v = 0; v < kVectors; ++v) {
       if (add) c[row][v] = _mm512_add_ps(c[row][v], _mm512_loadu_ps(out + 16 * v));
@@ -41,19 +39,34 @@ void multiply_tile(int64_t k, const void* a_panel, const void* b_panel, float* s
   }
 }
 
+template <int Lanes>
+void pack(const PanelSource& source, void* panel) {
+  if (source.bf16) {
+    pack_as_floats<Lanes>(source, panel);
+  } else if (source.k_contiguous) {
+    pack_words_k_contiguous<Lanes>(static_cast<const uint32_t*>(source.data), source.ld, source.lanes, source.k,
+                                   static_cast<uint32_t*>(panel));
+  } else {
+    pack_floats_lanes_contiguous<Lanes>(static_cast<const float*>(source.data), source.ld, source.lanes, source.k,
+                                        static_cast<float*>(panel));
+  }
+}
+
 constexpr MatmulKernel kKernel{.mr = kRows,
                                .nr = kCols,
                                .k_unit = 1,
                                .packed_bytes = 4,
-                               .mb = 128,
+                               .mb = 192,
                                .nb = 384,
+                               .b_bytes = 1048576,
                                .kb = 384,
+                               .kb_alone = 512,
                                .begin = nullptr,
                                .end = nullptr,
-                               .pack_a = pack_as_floats<kRows>,
-                               .pack_b = pack_as_floats<kCols>,
+                               .pack_a = pack<kRows>,
+                               .pack_b = pack<kCols>,
                                .row_sums = row_sums_of_floats<kRows>,
-                               .multiply = multiply_strip<kRows, kCols, multiply_tile>,
+                               .multiply = multiply_strip<kRows, kCols, multiply_tile, finish_tile_512<kVectors>>,
                                .skinny_rows = 0,
                                .skinny = nullptr};
 

@@ -1,7 +1,5 @@
 // Matrix-product kernel for AVX512-BF16: bf16 pairs with fp32 accumulation by vdpbf16ps, register tiles of 8 x 48.
-#include <immintrin.h>
-
-#include "ridgeline/ops/cpu/matmul_generic.h"
+#include "ridgeline/ops/cpu/matmul_avx512.h"
 
 namespace ridgeline::ops::cpu {
 namespace {
@@ -12,7 +10,7 @@ inline __m512bh load_pairs(const uint32_t* pairs) {
   return (__m512bh)_mm512_loadu_si512(pairs);
 }
 
-void multiply_tile(int64_t k, const void* a_panel, const void* b_panel, float* sums, int64_t ld, bool add) {
+void multiply_tile(int64_t k, const void* a_panel, const void* b_panel, float* sums, bool add) {
   const auto* a = static_cast<const uint32_t*>(a_panel);
   const auto* b = static_cast<const uint32_t*>(b_panel);
   __m512 c[kRows][kVectors];
@@ -21,7 +19,7 @@ void multiply_tile(int64_t k, const void* a_panel, const void* b_panel, float* s
 #pragma GCC unroll 3
     for (int v = 0; v < kVectors; ++v) c[row][v] = _mm512_setzero_ps();
   }
-#pragma GCC unroll 2
+#pragma GCC unroll 4
   for (int64_t i = 0; i < k; i += 2) {
     const __m512bh b0 = load_pairs(b), b1 = load_pairs(b + 16), b2 = load_pairs(b + 32);
 #pragma GCC unroll 8
@@ -36,7 +34,7 @@ void multiply_tile(int64_t k, const void* a_panel, const void* b_panel, float* s
   }
 #pragma GCC unroll 8
   for (int row = 0; row < kRows; ++row) {
-    float* out = sums + row * ld;
+    float* out = sums + row * kCols;
 #pragma GCC unroll 3
     for (int v = 0; v < kVectors; ++v) {
       if (add) c[row][v] = _mm512_add_ps(c[row][v], _mm512_loadu_ps(out + 16 * v));
@@ -49,15 +47,17 @@ constexpr MatmulKernel kKernel{.mr = kRows,
                                .nr = kCols,
                                .k_unit = 2,
                                .packed_bytes = 2,
-                               .mb = 128,
+                               .mb = 192,
                                .nb = 384,
+                               .b_bytes = 524288,
                                .kb = 768,
+                               .kb_alone = 1024,
                                .begin = nullptr,
                                .end = nullptr,
                                .pack_a = pack_pairs<kRows>,
                                .pack_b = pack_pairs<kCols>,
                                .row_sums = row_sums_of_pairs<kRows>,
-                               .multiply = multiply_strip<kRows, kCols, multiply_tile>,
+                               .multiply = multiply_strip<kRows, kCols, multiply_tile, finish_tile_512<kVectors>>,
                                .skinny_rows = 0,
                                .skinny = nullptr};
 

@@ -101,30 +101,37 @@ void row_sums_of_pairs(const void* panel, int64_t k, float* sums) {
   for (int lane = 0; lane < Lanes; ++lane) sums[lane] += total[lane];
 }
 
-[[maybe_unused]] void finish_row_f32(const Finish& f, int64_t row, int64_t columns, const float* sums) {
-  const float* carry = f.carry == nullptr ? nullptr : f.carry + row * f.ld_carry;
-  const auto* residual = f.residual == nullptr ? nullptr : static_cast<const float*>(f.residual) + row * f.ld_out;
-  auto* out = static_cast<float*>(f.out) + row * f.ld_out;
-  for (int64_t i = 0; i < columns; ++i) {
+// Columns [first, first + count) of one row of C; sums and Finish start at the tile's first row and column.
+[[maybe_unused]] void finish_row_f32(const Finish& f, int64_t row, int64_t first, int64_t count, const float* sums) {
+  const float* carry = f.carry == nullptr ? nullptr : f.carry + row * f.ld_carry + first;
+  const float* residual =
+      f.residual == nullptr ? nullptr : static_cast<const float*>(f.residual) + row * f.ld_out + first;
+  float* out = static_cast<float*>(f.out) + row * f.ld_out + first;
+  const bool bias = f.bias != nullptr;
+  for (int64_t i = 0; i < count; ++i) {
     float s = sums[i];
     if (carry != nullptr) s += carry[i];
-    if (f.bias != nullptr) {
-      s += f.bias_bf16 ? widen(static_cast<const uint16_t*>(f.bias)[i]) : static_cast<const float*>(f.bias)[i];
+    if (bias) {
+      s += f.bias_bf16 ? widen(static_cast<const uint16_t*>(f.bias)[first + i])
+                       : static_cast<const float*>(f.bias)[first + i];
     }
     if (residual != nullptr) s += residual[i];
     out[i] = s;
   }
 }
 
-[[maybe_unused]] void finish_row_bf16(const Finish& f, int64_t row, int64_t columns, const float* sums) {
-  const float* carry = f.carry == nullptr ? nullptr : f.carry + row * f.ld_carry;
-  const auto* residual = f.residual == nullptr ? nullptr : static_cast<const uint16_t*>(f.residual) + row * f.ld_out;
-  auto* out = static_cast<uint16_t*>(f.out) + row * f.ld_out;
-  for (int64_t i = 0; i < columns; ++i) {
+[[maybe_unused]] void finish_row_bf16(const Finish& f, int64_t row, int64_t first, int64_t count, const float* sums) {
+  const float* carry = f.carry == nullptr ? nullptr : f.carry + row * f.ld_carry + first;
+  const uint16_t* residual =
+      f.residual == nullptr ? nullptr : static_cast<const uint16_t*>(f.residual) + row * f.ld_out + first;
+  uint16_t* out = static_cast<uint16_t*>(f.out) + row * f.ld_out + first;
+  const bool bias = f.bias != nullptr;
+  for (int64_t i = 0; i < count; ++i) {
     float s = sums[i];
     if (carry != nullptr) s += carry[i];
-    if (f.bias != nullptr) {
-      s += f.bias_bf16 ? widen(static_cast<const uint16_t*>(f.bias)[i]) : static_cast<const float*>(f.bias)[i];
+    if (bias) {
+      s += f.bias_bf16 ? widen(static_cast<const uint16_t*>(f.bias)[first + i])
+                       : static_cast<const float*>(f.bias)[first + i];
     }
     uint16_t p = narrow(s);
     if (residual != nullptr) p = narrow(widen(p) + widen(residual[i]));
@@ -132,22 +139,23 @@ void row_sums_of_pairs(const void* panel, int64_t k, float* sums) {
   }
 }
 
-// A strip from a register-tile kernel: Tile(k, a_panel, b_panel, sums, ld, add), sums row-major [Rows][columns rounded
-// up].
-template <int Rows, int Columns, void (*Tile)(int64_t, const void*, const void*, float*, int64_t, bool)>
-void multiply_strip(const Strip& strip) {
-  const int64_t ld = (strip.columns + Columns - 1) / Columns * Columns;
-  const char* b = static_cast<const char*>(strip.b);
-  for (int64_t j = 0; j < strip.columns; j += Columns, b += strip.b_stride) {
-    Tile(strip.k, strip.a, b, strip.sums + j, ld, strip.add);
+template <int Columns>
+void finish_tile(const Finish& f, int64_t rows, int64_t column, int64_t columns, const float* sums) {
+  for (int64_t row = 0; row < rows; ++row) {
+    (f.out_bf16 ? finish_row_bf16 : finish_row_f32)(f, row, column, columns, sums + row * Columns);
   }
-  if (strip.finish == nullptr) return;
-  for (int64_t row = 0; row < strip.rows; ++row) {
-    if (strip.finish->out_bf16) {
-      finish_row_bf16(*strip.finish, row, strip.columns, strip.sums + row * ld);
-    } else {
-      finish_row_f32(*strip.finish, row, strip.columns, strip.sums + row * ld);
-    }
+}
+
+// A strip from a register-tile kernel: Tile(k, a_panel, b_panel, sums [Rows][Columns], add).
+template <int Rows, int Columns, void (*Tile)(int64_t, const void*, const void*, float*, bool),
+          void (*FinishTile)(const Finish&, int64_t, int64_t, int64_t, const float*)>
+void multiply_strip(const Strip& strip) {
+  const char* b = static_cast<const char*>(strip.b);
+  float* sums = strip.sums;
+  for (int64_t j = 0; j < strip.columns; j += Columns, b += strip.b_stride, sums += Rows * Columns) {
+    Tile(strip.k, strip.a, b, sums, strip.add);
+    if (strip.finish == nullptr) continue;
+    FinishTile(*strip.finish, strip.rows, j, strip.columns - j < Columns ? strip.columns - j : Columns, sums);
   }
 }
 

@@ -32,17 +32,20 @@ struct Finish {
   bool out_bf16;
 };
 
-// One A panel times consecutive B panels over a block of k: up to mr rows of a block of C.
+// One A panel, which stays in L1, times consecutive B panels, which stream past it from L2, over a block of k: a row of
+// tiles [mr][nr] of C.
 struct Strip {
   int64_t k;  // a multiple of k_unit
   const void* a;
   const void* b;
-  int64_t b_stride;  // bytes from one B panel to the next
-  int64_t rows, columns;
-  float* sums;  // [mr * nb], layout the kernel's own; holds the earlier blocks of k if `add`
+  int64_t b_stride;       // bytes from one B panel to the next
+  int64_t rows, columns;  // of C; rows <= mr
+  float* sums;            // [tiles][mr * nr], the kernel's own layout; holds the earlier blocks of k if `add`
   bool add;
   void* scratch;         // kScratchBytes, page-aligned
   const Finish* finish;  // at the last block of k: write C; else null: leave the sums
+  const void* next;      // the A panel after this one: to be brought near
+  int64_t next_bytes;
 };
 constexpr int64_t kScratchBytes = 16384;
 
@@ -65,7 +68,9 @@ struct MatmulKernel {
   int64_t mr, nr;        // register tile of `multiply`
   int64_t k_unit;        // k in panels is padded to a multiple of it
   int64_t packed_bytes;  // bytes per packed element
-  int64_t mb, nb, kb;    // block of C (multiples of mr, nr) and of k (multiple of k_unit) computed at a time
+  int64_t mb, nb;        // rows (a multiple of mr) and most columns (of nr) of a block of C
+  int64_t b_bytes;       // packed columns of a block over a chunk of k: what L2 holds beside the rest
+  int64_t kb, kb_alone;  // longest block of k (multiples of k_unit): of several, and when all of k is one
 
   void (*begin)();  // on a member's thread before its first `multiply`; may be null
   void (*end)();    // after the last; may be null

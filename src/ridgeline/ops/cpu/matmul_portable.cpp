@@ -6,7 +6,7 @@ namespace {
 
 constexpr int kRows = 4, kCols = 8;
 
-void multiply_tile(int64_t k, const void* a_panel, const void* b_panel, float* sums, int64_t ld, bool add) {
+void multiply_tile(int64_t k, const void* a_panel, const void* b_panel, float* sums, bool add) {
   const auto* a = static_cast<const float*>(a_panel);
   const auto* b = static_cast<const float*>(b_panel);
   float c[kRows][kCols] = {};
@@ -17,7 +17,7 @@ void multiply_tile(int64_t k, const void* a_panel, const void* b_panel, float* s
   }
   for (int row = 0; row < kRows; ++row) {
     for (int col = 0; col < kCols; ++col) {
-      float& out = sums[row * ld + col];
+      float& out = sums[row * kCols + col];
       out = add ? out + c[row][col] : c[row][col];
     }
   }
@@ -29,13 +29,15 @@ constexpr MatmulKernel kKernel{.mr = kRows,
                                .packed_bytes = 4,
                                .mb = 64,
                                .nb = 128,
+                               .b_bytes = 262144,
                                .kb = 256,
+                               .kb_alone = 320,
                                .begin = nullptr,
                                .end = nullptr,
                                .pack_a = pack_as_floats<kRows>,
                                .pack_b = pack_as_floats<kCols>,
                                .row_sums = row_sums_of_floats<kRows>,
-                               .multiply = multiply_strip<kRows, kCols, multiply_tile>,
+                               .multiply = multiply_strip<kRows, kCols, multiply_tile, finish_tile<kCols>>,
                                .skinny_rows = 0,
                                .skinny = nullptr};
 

@@ -35,10 +35,10 @@ void opaque(T& value) {
   __asm__ volatile("" : "+r"(value));
 }
 
-// Sixteen independent sums of plain C++: what the compiler's baseline instructions can do.
-void multiply_add_portable(int64_t rounds) {
+// Independent sums of plain C++: what the compiler's baseline instructions can do.
+void multiply_add_portable(int64_t rounds, const void* data) {
   constexpr int kSums = 32;
-  float sums[kSums] = {}, x = 0.5F;
+  float sums[kSums] = {}, x = *static_cast<const float*>(data);
   __asm__ volatile("" : "+m"(x));
   for (int64_t round = 0; round < rounds; ++round) {
     for (float& sum : sums) sum = sum * x + x;
@@ -85,8 +85,11 @@ void adam_streams(const float* __restrict g, float* __restrict p, float* __restr
 double peak_flops(DType dtype, WorkerTeam& team, Isa isa) {
   RL_REQUIRE(dtype == DType::f32 || dtype == DType::bf16, "peak_flops of {}", name_of(dtype));
   const cpu::PeakKernel& kernel = kernel_of(dtype, isa);
+  // Random operands of both signs in [0.5, 1), in either dtype: a bf16 pair is the two halves of an f32 here.
+  std::vector<uint32_t> data(cpu::kPeakDataBytes / 4);
+  for (uint32_t i = 0; i < data.size(); ++i) data[i] = (philox(1, {i, 0, 0, 0})[0] & 0x807f807fU) | 0x3f003f00U;
   int64_t rounds = 1024;
-  const auto once = [&] { return seconds([&] { team.run([&](int) { kernel.multiply_add(rounds); }); }); };
+  const auto once = [&] { return seconds([&] { team.run([&](int) { kernel.multiply_add(rounds, data.data()); }); }); };
   while (once() < kRunSeconds) rounds *= 2;
   double best = once();
   for (int run = 1; run < kRuns; ++run) best = std::min(best, once());

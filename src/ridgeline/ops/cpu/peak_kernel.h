@@ -5,9 +5,11 @@
 
 namespace ridgeline::ops::cpu {
 
+constexpr int64_t kPeakDataBytes = 4096;
+
 struct PeakKernel {
-  // Runs `rounds` rounds of independent multiply-adds on registers.
-  void (*multiply_add)(int64_t rounds);
+  // Runs `rounds` rounds of independent multiply-adds on registers, with operands from kPeakDataBytes at `data`.
+  void (*multiply_add)(int64_t rounds, const void* data);
   int64_t flops_per_round;
 };
 
