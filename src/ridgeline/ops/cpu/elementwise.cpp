@@ -22,7 +22,8 @@ constexpr float kCubic = 0.044715F;
 // e^(-2u) with u = sqrt(2/pi) (x + 0.044715 x^3): 0.5 (1 + tanh u) = 1 / (1 + e^(-2u)).
 HWY_INLINE Floats exp_minus_2u(Floats x, Floats square) {
   const Floats factor = hn::MulAdd(square, set(-kTwiceRootTwoOverPi * kCubic), set(-kTwiceRootTwoOverPi));
-  return exp(hn::Mul(x, factor));
+  // Beyond e^88 the sigmoid is 0 in fp32; NaN survives in x itself.
+  return exp(hn::Min(hn::Mul(x, factor), set(88.0F)));
 }
 
 struct Gelu {
