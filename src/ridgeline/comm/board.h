@@ -103,6 +103,7 @@ struct DirectoryEntry {
 struct HostBoard {
   FailureRecord failure;
   std::atomic<uint32_t> stopping;  // a rank unwinds with operations outstanding: touch no peer's buffer any more
+  std::atomic<uint32_t> relayed;   // the failure has been told to the other hosts
   std::atomic<uint32_t> directory_lock;
   std::atomic<uint64_t> used;  // bytes given away
   alignas(64) Bell host_bell;
@@ -217,8 +218,8 @@ class Board {
   int64_t stage_ = 0;
 };
 
-// Sleeps while *word == expected, at most `milliseconds`; across processes when `shared`.
-void futex_wait(std::atomic<uint32_t>& word, uint32_t expected, int64_t milliseconds, bool shared);
+// Sleeps while *word == expected, at most `microseconds`; across processes when `shared`.
+void futex_wait(std::atomic<uint32_t>& word, uint32_t expected, int64_t microseconds, bool shared);
 void futex_wake(std::atomic<uint32_t>& word, bool shared);
 int64_t steady_nanoseconds();
 

@@ -82,8 +82,8 @@ std::string describe(Kind kind, std::string_view label, int32_t segment, int64_t
   return text;
 }
 
-void futex_wait(std::atomic<uint32_t>& word, uint32_t expected, int64_t milliseconds, bool shared) {
-  const timespec limit{milliseconds / 1000, milliseconds % 1000 * 1'000'000};
+void futex_wait(std::atomic<uint32_t>& word, uint32_t expected, int64_t microseconds, bool shared) {
+  const timespec limit{microseconds / 1'000'000, microseconds % 1'000'000 * 1000};
   ::syscall(SYS_futex, &word, shared ? FUTEX_WAIT : FUTEX_WAIT_PRIVATE, expected, &limit, nullptr, 0);
 }
 
@@ -148,7 +148,7 @@ void Host::barrier(const char* what) {
             .next = {}});
       throw_failure();
     }
-    futex_wait(board().host_bell.value, bell, 20, processes());
+    futex_wait(board().host_bell.value, bell, 20'000, processes());
   }
 }
 

@@ -42,18 +42,13 @@ HWY_INLINE auto rounded(hn::ScalableTag<float> d, hn::Vec<hn::ScalableTag<float>
   return hn::DemoteTo(d16, hn::BitCast(di32, bits));
 }
 
-template <bool kStreaming, class D>
+template <class D>
 HWY_INLINE void store(D d, hn::Vec<D> value, hn::TFromD<D>* to) {
-  if constexpr (kStreaming) {
-    hn::Stream(value, d, to);
-  } else {
-    hn::StoreU(value, d, to);
-  }
+  hn::StoreU(value, d, to);
 }
-template <bool kStreaming>
 HWY_INLINE void store(hn::ScalableTag<float> d, hn::Vec<hn::ScalableTag<float>> value, bf16* to) {
   const hn::Rebind<uint16_t, decltype(d)> d16;
-  store<kStreaming>(d16, rounded(d, value), &to->bits);
+  store(d16, rounded(d, value), &to->bits);
 }
 
 template <ReduceOp kOp, class D>
@@ -99,7 +94,7 @@ void reduce_scalar(const Reduction& job, int64_t begin, int64_t end) {
 }
 
 // Two sources and one or two outputs in place: what two ranks do all day. Kept apart so that its loop is straight.
-template <typename T, ReduceOp kOp, bool kStreaming>
+template <typename T, ReduceOp kOp>
 int64_t reduce_pair(const Reduction& job, int64_t i) {
   using Acc = Accumulator<T>;
   const hn::ScalableTag<Acc> d;
@@ -114,23 +109,23 @@ int64_t reduce_pair(const Reduction& job, int64_t i) {
     const auto c = combine<kOp>(d, load(d, left + i + 2 * lanes), load(d, right + i + 2 * lanes));
     const auto e = combine<kOp>(d, load(d, left + i + 3 * lanes), load(d, right + i + 3 * lanes));
     for (T* to : {first + i, second + i}) {
-      store<kStreaming>(d, a, to);
-      store<kStreaming>(d, b, to + lanes);
-      store<kStreaming>(d, c, to + 2 * lanes);
-      store<kStreaming>(d, e, to + 3 * lanes);
+      store(d, a, to);
+      store(d, b, to + lanes);
+      store(d, c, to + 2 * lanes);
+      store(d, e, to + 3 * lanes);
     }
   }
   return i;
 }
 
-template <typename In, typename Out, ReduceOp kOp, bool kStreaming>
+template <typename In, typename Out, ReduceOp kOp>
 int64_t reduce_vectors(const Reduction& job, int64_t i) {
   using Acc = Accumulator<In>;
   const hn::ScalableTag<Acc> d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   if constexpr (std::is_same_v<In, Out>) {
     if (job.sources.size() == 2 && job.outputs.size() == 2 && job.group_sizes.size() == 1) {
-      i = reduce_pair<In, kOp, kStreaming>(job, i);
+      i = reduce_pair<In, kOp>(job, i);
     }
   }
   for (; i + 2 * lanes <= job.count; i += 2 * lanes) {
@@ -150,8 +145,8 @@ int64_t reduce_vectors(const Reduction& job, int64_t i) {
     }
     for (void* output : job.outputs) {
       Out* to = static_cast<Out*>(output) + i;
-      store<kStreaming>(d, total0, to);
-      store<kStreaming>(d, total1, to + lanes);
+      store(d, total0, to);
+      store(d, total1, to + lanes);
     }
   }
   return i;
@@ -159,17 +154,8 @@ int64_t reduce_vectors(const Reduction& job, int64_t i) {
 
 template <typename In, typename Out, ReduceOp kOp>
 void reduce_as(const Reduction& job) {
-  // Streaming stores want aligned addresses; buffers of a step are, others take the ordinary way.
-  constexpr uintptr_t kAlign = 64;
-  bool streaming = job.streaming;
-  for (const void* output : job.outputs) streaming = streaming && reinterpret_cast<uintptr_t>(output) % kAlign == 0;
-  int64_t done = 0;
-  if (streaming) {
-    done = reduce_vectors<In, Out, kOp, true>(job, 0);
-    hwy::FlushStream();
-  } else {
-    done = reduce_vectors<In, Out, kOp, false>(job, 0);
-  }
+  // Ordinary stores: the lines were just read, and writing them past the caches is a third slower.
+  const int64_t done = reduce_vectors<In, Out, kOp>(job, 0);
   reduce_scalar<In, Out, kOp>(job, done, job.count);
 }
 

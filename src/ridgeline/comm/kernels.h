@@ -16,8 +16,7 @@ namespace ridgeline::comm::detail {
 // run is added in ascending order, then the run sums in ascending order. bf16 adds in fp32 and rounds once; f32, f64
 // and i64 (wrapping) add in their own type. Max and min: a NaN in any source gives NaN. `input` to `output` is one of
 // f32, bf16, f64, i64 to itself, bf16 to f32, f32 to bf16. Outputs may be among the sources (exactly the same address
-// and dtype); otherwise nothing may overlap. `streaming`: outputs will not be read soon and are written past the
-// caches; complete on return.
+// and dtype); otherwise nothing may overlap.
 struct Reduction {
   DType input, output;
   ReduceOp op;
@@ -25,7 +24,6 @@ struct Reduction {
   std::span<const void* const> sources;
   std::span<void* const> outputs;
   int64_t count;
-  bool streaming;
 };
 void reduce(const Reduction& reduction);
 
@@ -34,6 +32,7 @@ bool reducible(DType dtype);
 DType accumulator(DType dtype);
 
 // Copies `bytes` from source to each of the outputs (none overlapping), reading the source from memory once.
+// `streaming`: outputs will not be read soon, write past the caches; complete on return.
 void copy(const void* source, std::span<void* const> outputs, int64_t bytes, bool streaming);
 
 }  // namespace ridgeline::comm::detail

@@ -303,8 +303,7 @@ void LocalCommunicator::do_reduce(const Collective& collective, int64_t round, i
           .group_sizes = sum_groups_,
           .sources = sources_,
           .outputs = {outputs_.data(), outputs},
-          .count = count,
-          .streaming = collective.plan.streaming});
+          .count = count});
 }
 
 void LocalCommunicator::do_copy(const Collective& collective, int64_t round, int64_t block, int64_t begin,

@@ -118,6 +118,13 @@ void run_mpi(const WorldOptions& options, const std::function<void(World&)>& bod
   for (int other = 0; other < size; ++other) {
     if (same_host(ranks[static_cast<size_t>(other)], self)) setup.world_ranks.push_back(other);
   }
+  std::vector<int> hosts;  // first rank of each
+  for (int other = 0; other < size; ++other) {
+    bool first = true;
+    for (const int earlier : hosts)
+      first = first && !same_host(ranks[static_cast<size_t>(other)], ranks[static_cast<size_t>(earlier)]);
+    if (first) hosts.push_back(other);
+  }
   const bool first_here = setup.world_ranks.front() == rank;
   SharedMemory memory = control_memory(ranks, setup.world_ranks, rank);
   setup.memory = memory.data();
@@ -136,7 +143,14 @@ void run_mpi(const WorldOptions& options, const std::function<void(World&)>& bod
     if (first_here) sentinel = std::make_unique<Sentinel>(host);
     host.barrier("start");
     life.watched();
-    MpiWorld world(host, host.local_rank(rank));
+    MpiWorld world(host, host.local_rank(rank), hosts);
+    const struct Relay {
+      MpiWorld& world;
+      Host& host;
+      ~Relay() {
+        if (host.failed()) world.tell_other_hosts();
+      }
+    } relay{world, host};
     try {
       body(world);
     } catch (const RankFailure&) {

@@ -22,6 +22,7 @@ namespace detail {
 namespace {
 
 constexpr int64_t kNapMilliseconds = 100;
+constexpr int64_t kPollMicroseconds = 200;
 constexpr int64_t kSpinNanoseconds = 20'000;
 constexpr int kMaxMissing = 64;
 
@@ -127,7 +128,7 @@ void RankWorld::wait_until(const Engine& engine, bool (*done)(const void*), cons
     bell.sleeping.store(1, std::memory_order_seq_cst);
     if (bell.value.load(std::memory_order_seq_cst) == heard) {
       on_nap(engine, since);
-      futex_wait(bell.value, heard, must_poll() ? 1 : kNapMilliseconds, host_.processes());
+      futex_wait(bell.value, heard, must_poll() ? kPollMicroseconds : kNapMilliseconds * 1000, host_.processes());
     }
     bell.sleeping.store(0, std::memory_order_relaxed);
     check_failed();
@@ -194,9 +195,10 @@ void RankWorld::time_out(const Engine& engine) {
   std::string text =
       fmt::format("{}: {} did not arrive within {} ms", engine.waiting_in(), listed(absent), options().timeout.count());
   std::string seen;
-  if (culprit >= 0) {
-    const int local = host_.local_rank(culprit);
-    if (local >= 0) seen = host_.position(local);
+  if (culprit >= 0 && host_.local_rank(culprit) < 0) {
+    text += fmt::format("; rank {} is on another host", culprit);
+  } else if (culprit >= 0) {
+    seen = host_.position(host_.local_rank(culprit));
     const char* doing = silent ? "does not run (stopped, or its machine is overloaded)" : "is still busy elsewhere";
     text += fmt::format("; rank {} {}, last seen in {}", culprit, doing, seen.empty() ? "no operation yet" : seen);
   } else {

@@ -1,0 +1,454 @@
+#include "ridgeline/comm/wide_communicator.h"
+
+#include <fmt/format.h>
+#include <mpi.h>
+
+#include <algorithm>
+#include <cstring>
+#include <exception>
+
+#include "ridgeline/base/error.h"
+#include "ridgeline/comm/kernels.h"
+
+namespace ridgeline::comm::detail {
+namespace {
+
+constexpr int64_t kLargestMessage = 1 << 30;  // MPI counts in int
+// Greetings and data of exchanges have tags of their own: the k-th message to a peer is its k-th, however the two ranks
+// group their messages into exchanges.
+constexpr int kTag = 1, kMessageGreetingTag = 2, kMessageTag = 3;
+
+bool reduces(Kind kind) {
+  return kind == Kind::all_reduce || kind == Kind::reduce_scatter;
+}
+
+}  // namespace
+
+struct WideCommunicator::Requests {
+  MPI_Comm comm = MPI_COMM_NULL;
+  std::vector<MPI_Request> all;
+  std::vector<int> peers;  // of each request, -1 - peer for sends
+  size_t open = 0;
+};
+
+WideCommunicator::WideCommunicator(RankWorld& world, std::span<const int> ranks, std::string_view name, uint64_t key)
+    : world_(world),
+      ranks_(ranks.begin(), ranks.end()),
+      name_(name),
+      n_(static_cast<int>(ranks.size())),
+      requests_(std::make_unique<Requests>()) {
+  for (int member = 0; member < n_; ++member) {
+    if (ranks_[static_cast<size_t>(member)] == world.rank()) me_ = member;
+  }
+  const int run = std::max(1, world.options().sum_group);
+  for (int first = 0; first < n_; first += run) sum_groups_.push_back(std::min(run, n_ - first));
+  board_offset_ = world.host().find_board(key, sizeof(BoardStart));
+  reinterpret_cast<BoardStart*>(world.host().at(board_offset_))->name.store(name);
+  operations_.resize(kOutstanding);
+  ends_.resize(kOutstanding * 4);
+  greetings_.resize(static_cast<size_t>(std::max<int>(n_, 2 * kMessages)));
+  scratch_.resize(kScratchBytes);
+  sources_.resize(static_cast<size_t>(n_));
+  // A phase has at most two messages per peer, or two per end of an exchange.
+  requests_->all.resize(static_cast<size_t>(std::max(2 * n_, 2 * kMessages)) + 64);
+  requests_->peers.resize(requests_->all.size());
+
+  MPI_Group everyone = MPI_GROUP_NULL, group = MPI_GROUP_NULL;
+  MPI_Comm_group(MPI_COMM_WORLD, &everyone);
+  MPI_Group_incl(everyone, n_, ranks_.data(), &group);
+  MPI_Comm_create_group(MPI_COMM_WORLD, group, static_cast<int>(key >> 8 & 0x3fff), &requests_->comm);
+  MPI_Comm_set_errhandler(requests_->comm, MPI_ERRORS_RETURN);
+  MPI_Group_free(&group);
+  MPI_Group_free(&everyone);
+  world_.add(this);
+}
+
+WideCommunicator::~WideCommunicator() {
+  if (outstanding() && std::uncaught_exceptions() == 0 && !world_.host().failed()) {
+    world_.fail(fmt::format("destroyed communicator '{}' before waiting for {}", name_, waiting_in()));
+  }
+  world_.remove(this);
+  // After a failure MPI is left as it is: its requests refer to ranks that may be gone.
+  if (!outstanding() && !world_.host().failed()) MPI_Comm_free(&requests_->comm);
+}
+
+Ticket WideCommunicator::all_reduce(Ref buffer, int64_t count, ReduceOp op, const Label& label) {
+  return start({.kind = Kind::all_reduce,
+                .dtype = buffer.dtype,
+                .op = op,
+                .root = 0,
+                .count = count,
+                .segment = 0,
+                .step = 0,
+                .label = {}},
+               buffer, {}, label);
+}
+Ticket WideCommunicator::reduce_scatter(Ref buffer, int64_t shard, ReduceOp op, const Label& label) {
+  return start({.kind = Kind::reduce_scatter,
+                .dtype = buffer.dtype,
+                .op = op,
+                .root = 0,
+                .count = shard,
+                .segment = 0,
+                .step = 0,
+                .label = {}},
+               buffer, {}, label);
+}
+Ticket WideCommunicator::all_gather(Ref buffer, int64_t shard, const Label& label) {
+  return start({.kind = Kind::all_gather,
+                .dtype = buffer.dtype,
+                .op = {},
+                .root = 0,
+                .count = shard,
+                .segment = 0,
+                .step = 0,
+                .label = {}},
+               buffer, {}, label);
+}
+Ticket WideCommunicator::broadcast(Ref buffer, int64_t count, int root, const Label& label) {
+  RL_REQUIRE(root >= 0 && root < n_, "broadcast root {} of {} ranks", root, n_);
+  return start({.kind = Kind::broadcast,
+                .dtype = buffer.dtype,
+                .op = {},
+                .root = root,
+                .count = count,
+                .segment = 0,
+                .step = 0,
+                .label = {}},
+               buffer, {}, label);
+}
+Ticket WideCommunicator::all_to_all(ConstRef send, Ref receive, int64_t part, const Label& label) {
+  RL_CHECK(name_of(send.dtype), ==, name_of(receive.dtype));
+  return start({.kind = Kind::all_to_all,
+                .dtype = send.dtype,
+                .op = {},
+                .root = 0,
+                .count = part,
+                .segment = 0,
+                .step = 0,
+                .label = {}},
+               Ref(const_cast<void*>(send.data), send.dtype), receive, label);
+}
+Ticket WideCommunicator::barrier(const Label& label) {
+  return start({.kind = Kind::barrier,
+                .dtype = DType::u8,
+                .op = {},
+                .root = 0,
+                .count = 0,
+                .segment = 0,
+                .step = 0,
+                .label = {}},
+               {}, {}, label);
+}
+
+Ticket WideCommunicator::start(const Greeting& greeting, Ref first, Ref second, const Label& label) {
+  world_.check_failed();
+  RL_REQUIRE(!reduces(greeting.kind) || reducible(greeting.dtype), "{} of {}", name_of(greeting.kind),
+             name_of(greeting.dtype));
+  if (started_ - completed_ == kOutstanding) {
+    const uint64_t oldest = completed_ + 1;
+    world_.wait_until(*this, [&] { return completed_ >= oldest; });
+  }
+  world_.record_operation(board_offset_, greeting.kind, label);
+  Operation& entry = operation(started_ + 1);
+  entry.greeting = greeting;
+  entry.greeting.segment = label.segment;
+  entry.greeting.step = label.step;
+  std::strncpy(entry.greeting.label, label.what, sizeof(greeting.label) - 1);
+  entry.first = first;
+  entry.second = second;
+  ++started_;
+  // The oldest says at once that it is there: the others then know whom they wait for.
+  if (phase_ == Phase::idle) enter_greet();
+  return {started_};
+}
+
+Ticket WideCommunicator::exchange(std::span<const Send> sends, std::span<const Receive> receives, const Label& label) {
+  RL_REQUIRE(sends.size() + receives.size() <= kMessages, "exchange of {} messages, at most {}",
+             sends.size() + receives.size(), kMessages);
+  const uint64_t needed = sends.size() + receives.size();
+  const auto room = [&] {
+    const uint64_t oldest = outstanding() ? operation(completed_ + 1).ends_begin : ends_count_;
+    return ends_count_ + needed - oldest <= ends_.size();
+  };
+  if (!room()) world_.wait_until(*this, room);
+  const uint64_t begin = ends_count_;
+  const auto add = [&](std::byte* data, DType dtype, int64_t count, int peer, bool sending) {
+    RL_REQUIRE(peer >= 0 && peer < n_ && count >= 0, "message of {} elements with rank {} of {}", count, peer, n_);
+    End& end = ends_[ends_count_++ % ends_.size()];
+    end = {data, {}, peer, sending};
+    end.greeting.kind = Kind::exchange;
+    end.greeting.dtype = dtype;
+    end.greeting.count = count;
+    std::strncpy(end.greeting.label, label.what, sizeof(end.greeting.label) - 1);
+  };
+  for (const Send& send : sends) {
+    add(static_cast<std::byte*>(const_cast<void*>(send.data.data)), send.data.dtype, send.count, send.peer, true);
+  }
+  for (const Receive& receive : receives)
+    add(receive.data.as<std::byte>(), receive.data.dtype, receive.count, receive.peer, false);
+  Greeting greeting{};
+  greeting.kind = Kind::exchange;
+  // start() may begin at once, so the ends must be known to it.
+  operation(started_ + 1).ends_begin = begin;
+  operation(started_ + 1).ends_end = ends_count_;
+  return start(greeting, {}, {}, label);
+}
+
+void WideCommunicator::wait(Ticket ticket) {
+  RL_REQUIRE(ticket.number <= started_, "ticket {} was never given out, only {}", ticket.number, started_);
+  world_.check_failed();
+  if (completed_ >= ticket.number) return;
+  world_.wait_until(*this, [&] { return completed_ >= ticket.number; });
+}
+
+void WideCommunicator::post(bool send, void* data, int64_t bytes, int peer, int tag) {
+  for (int64_t at = 0; at < bytes || at == 0; at += kLargestMessage) {
+    RL_CHECK(requests_->open, <, requests_->all.size());
+    const auto length = static_cast<int>(std::min(bytes - at, kLargestMessage));
+    MPI_Request* request = &requests_->all[requests_->open];
+    requests_->peers[requests_->open++] = send ? -1 - peer : peer;
+    if (send) {
+      MPI_Isend(static_cast<std::byte*>(data) + at, length, MPI_BYTE, peer, tag, requests_->comm, request);
+    } else {
+      MPI_Irecv(static_cast<std::byte*>(data) + at, length, MPI_BYTE, peer, tag, requests_->comm, request);
+    }
+  }
+}
+
+void WideCommunicator::post_send(void* data, int64_t bytes, int peer) {
+  post(true, data, bytes, peer, kTag);
+}
+void WideCommunicator::post_receive(void* data, int64_t bytes, int peer) {
+  post(false, data, bytes, peer, kTag);
+}
+
+bool WideCommunicator::all_there() {
+  int done = 0;
+  const int code = MPI_Testall(static_cast<int>(requests_->open), requests_->all.data(), &done, MPI_STATUSES_IGNORE);
+  if (code != MPI_SUCCESS) {
+    check_greetings();  // a message longer than expected is an error of MPI first
+    world_.fail_and_throw({.rank = -1,
+                           .host = world_.host().host_name(),
+                           .operation = waiting_in(),
+                           .what = fmt::format("{}: MPI could not deliver (error {})", waiting_in(), code),
+                           .next = "Look at the network and at the other hosts."});
+  }
+  if (done == 0) return false;
+  requests_->open = 0;
+  return true;
+}
+
+bool WideCommunicator::progress() {
+  bool moved = false;
+  while (outstanding()) {
+    if (phase_ == Phase::idle) enter_greet();
+    if (!all_there()) return moved;
+    moved = true;
+    advance();
+  }
+  return moved;
+}
+
+void WideCommunicator::enter_greet() {
+  phase_ = Phase::greet;
+  Operation& oldest = operation(completed_ + 1);
+  if (oldest.greeting.kind == Kind::exchange) return post_ends();
+  for (int peer = 0; peer < n_; ++peer) {
+    if (peer == me_) continue;
+    post_receive(&greetings_[static_cast<size_t>(peer)], sizeof(Greeting), peer);
+    post_send(&oldest.greeting, sizeof(Greeting), peer);
+  }
+}
+
+void WideCommunicator::post_ends() {
+  const Operation& oldest = operation(completed_ + 1);
+  for (uint64_t i = oldest.ends_begin; i != oldest.ends_end; ++i) {
+    End& end = ends_[i % ends_.size()];
+    Greeting& greeting = end.sends ? end.greeting : greetings_[i - oldest.ends_begin];
+    post(end.sends, &greeting, sizeof(Greeting), end.peer, kMessageGreetingTag);
+    post(end.sends, end.data, end.greeting.count * size_of(end.greeting.dtype), end.peer, kMessageTag);
+  }
+}
+
+void WideCommunicator::check_greetings() {
+  const Operation& oldest = operation(completed_ + 1);
+  const auto text = [&](const Greeting& greeting) {
+    std::string described = describe(greeting.kind, greeting.label, greeting.segment, greeting.step);
+    if (greeting.kind == Kind::barrier) return described;
+    described += fmt::format(" of {} {}", greeting.count, name_of(greeting.dtype));
+    if (reduces(greeting.kind)) described += fmt::format(" ({})", name_of(greeting.op));
+    if (greeting.kind == Kind::broadcast) described += fmt::format(" from {}", greeting.root);
+    return described;
+  };
+  const auto differ = [&](int other, const std::string& what) {
+    world_.fail_and_throw(
+        {.rank = ranks_[static_cast<size_t>(other)],
+         .host = world_.host().host_name(),
+         .operation = waiting_in(),
+         .what = fmt::format("ranks do not agree on communicator '{}': {}", name_, what),
+         .next = "Every rank of a communicator must start the same operations, in the same order, with the "
+                 "same sizes."});
+  };
+  if (oldest.greeting.kind == Kind::exchange) {
+    for (uint64_t i = oldest.ends_begin; i != oldest.ends_end; ++i) {
+      const End& end = ends_[i % ends_.size()];
+      const Greeting& theirs = greetings_[i - oldest.ends_begin];
+      if (end.sends ||
+          (theirs.kind == Kind::exchange && theirs.count == end.greeting.count && theirs.dtype == end.greeting.dtype))
+        continue;
+      differ(end.peer, fmt::format("rank {} sends {} {} in {} '{}', rank {} receives {} {} in exchange '{}'",
+                                   ranks_[static_cast<size_t>(end.peer)], theirs.count, name_of(theirs.dtype),
+                                   name_of(theirs.kind), theirs.label, world_.rank(), end.greeting.count,
+                                   name_of(end.greeting.dtype), end.greeting.label));
+    }
+    return;
+  }
+  greetings_[static_cast<size_t>(me_)] = oldest.greeting;
+  const Greeting& first = greetings_[0];
+  for (int member = 1; member < n_; ++member) {
+    const Greeting& other = greetings_[static_cast<size_t>(member)];
+    if (first.kind == other.kind && first.dtype == other.dtype && first.op == other.op && first.root == other.root &&
+        first.count == other.count) {
+      continue;
+    }
+    differ(member, fmt::format("rank {} starts {}, rank {} starts {}", ranks_[0], text(first),
+                               ranks_[static_cast<size_t>(member)], text(other)));
+  }
+}
+
+void WideCommunicator::advance() {
+  const Kind kind = operation(completed_ + 1).greeting.kind;
+  switch (phase_) {
+    case Phase::idle:
+      return;
+    case Phase::greet:
+      check_greetings();
+      round_ = 0;
+      if (kind == Kind::exchange) return finish();
+      return next_round();
+    case Phase::gather:
+      reduce_round();
+      if (kind == Kind::all_reduce) return enter_spread();
+      ++round_;
+      return next_round();
+    case Phase::spread:
+      ++round_;
+      return next_round();
+  }
+}
+
+// A round handles `length_` elements from `begin_` of every part; an all_reduce takes n parts of them from the buffer.
+void WideCommunicator::next_round() {
+  const Greeting& greeting = operation(completed_ + 1).greeting;
+  const int64_t size = size_of(greeting.dtype);
+  const int64_t parts = greeting.kind == Kind::all_reduce ? n_ : 1;
+  const int64_t most = std::max<int64_t>(kScratchBytes / (n_ * size) / 64 * 64, 1);
+  begin_ = round_ * most * parts;
+  if (begin_ >= greeting.count) return finish();
+  const int64_t left = greeting.count - begin_;
+  length_ = std::min(most, (left + parts - 1) / parts);
+  if (reduces(greeting.kind)) return enter_gather();
+  enter_spread();
+}
+
+void WideCommunicator::enter_gather() {
+  phase_ = Phase::gather;
+  const Operation& oldest = operation(completed_ + 1);
+  const int64_t size = size_of(oldest.greeting.dtype);
+  auto* data = oldest.first.as<std::byte>();
+  const bool whole = oldest.greeting.kind == Kind::all_reduce;
+  const auto part_of = [&](int member, int64_t& length) {
+    const int64_t at = whole ? begin_ + member * length_ : member * oldest.greeting.count + begin_;
+    const int64_t end = whole ? oldest.greeting.count : (member + 1) * oldest.greeting.count;
+    length = std::clamp<int64_t>(end - at, 0, length_);
+    return data + at * size;
+  };
+  int64_t mine = 0;
+  std::byte* own = part_of(me_, mine);
+  for (int peer = 0; peer < n_; ++peer) {
+    const auto slot = static_cast<size_t>(peer);
+    sources_[slot] = peer == me_ ? own : scratch_.data() + peer * length_ * size;
+    if (peer == me_) continue;
+    int64_t theirs = 0;
+    std::byte* part = part_of(peer, theirs);
+    if (mine > 0) post_receive(const_cast<void*>(sources_[slot]), mine * size, peer);
+    if (theirs > 0) post_send(part, theirs * size, peer);
+  }
+}
+
+void WideCommunicator::reduce_round() {
+  const Operation& oldest = operation(completed_ + 1);
+  const bool whole = oldest.greeting.kind == Kind::all_reduce;
+  const int64_t at = whole ? begin_ + me_ * length_ : begin_;
+  void* own = const_cast<void*>(sources_[static_cast<size_t>(me_)]);
+  reduce({.input = oldest.greeting.dtype,
+          .output = oldest.greeting.dtype,
+          .op = oldest.greeting.op,
+          .group_sizes = sum_groups_,
+          .sources = sources_,
+          .outputs = {&own, 1},
+          .count = std::clamp<int64_t>(oldest.greeting.count - at, 0, length_)});
+}
+
+void WideCommunicator::enter_spread() {
+  phase_ = Phase::spread;
+  const Operation& oldest = operation(completed_ + 1);
+  const Greeting& greeting = oldest.greeting;
+  const int64_t size = size_of(greeting.dtype);
+  auto* data = oldest.first.as<std::byte>();
+  const bool whole = greeting.kind == Kind::all_reduce;
+  for (int peer = 0; peer < n_; ++peer) {
+    if (greeting.kind == Kind::all_to_all) {
+      std::byte* from = data + (peer * greeting.count + begin_) * size;
+      std::byte* to = oldest.second.as<std::byte>() + (peer * greeting.count + begin_) * size;
+      if (peer == me_) {
+        std::memcpy(to, from, static_cast<size_t>(length_ * size));
+      } else {
+        post_receive(to, length_ * size, peer);
+        post_send(from, length_ * size, peer);
+      }
+      continue;
+    }
+    if (peer == me_) continue;
+    if (greeting.kind == Kind::broadcast) {
+      if (me_ == greeting.root) post_send(data + begin_ * size, length_ * size, peer);
+      if (peer == greeting.root) post_receive(data + begin_ * size, length_ * size, peer);
+      continue;
+    }
+    const auto at = [&](int member) { return whole ? begin_ + member * length_ : member * greeting.count + begin_; };
+    const auto length = [&](int member) {
+      return whole ? std::clamp<int64_t>(greeting.count - at(member), 0, length_) : length_;
+    };
+    if (length(peer) > 0) post_receive(data + at(peer) * size, length(peer) * size, peer);
+    if (length(me_) > 0) post_send(data + at(me_) * size, length(me_) * size, peer);
+  }
+}
+
+void WideCommunicator::finish() {
+  ++completed_;
+  phase_ = Phase::idle;
+  if (outstanding()) enter_greet();
+}
+
+int WideCommunicator::missing(std::span<int> ranks) const {
+  size_t count = 0;
+  for (size_t i = 0; i < requests_->open; ++i) {
+    MPI_Request& request = requests_->all[i];
+    int done = 1;
+    if (request != MPI_REQUEST_NULL) MPI_Request_get_status(request, &done, MPI_STATUS_IGNORE);
+    const int peer = requests_->peers[i] < 0 ? -1 - requests_->peers[i] : requests_->peers[i];
+    const int rank = ranks_[static_cast<size_t>(peer)];
+    const auto end = ranks.begin() + static_cast<int64_t>(count);
+    if (done == 0 && count < ranks.size() && std::find(ranks.begin(), end, rank) == end) ranks[count++] = rank;
+  }
+  return static_cast<int>(count);
+}
+
+std::string WideCommunicator::waiting_in() const {
+  const Greeting& oldest = operation(outstanding() ? completed_ + 1 : std::max<uint64_t>(started_, 1)).greeting;
+  return fmt::format("{} on communicator '{}'", describe(oldest.kind, oldest.label, oldest.segment, oldest.step),
+                     name_);
+}
+
+}  // namespace ridgeline::comm::detail
