@@ -38,8 +38,12 @@ struct Settings {
   int64_t head_chunk = 1024;
   DType dtype = DType::f32;
   bool guard = false;
+  bool against_one_rank = false;
   double tolerance = 5e-6;
 };
+
+// Gradients of step 0, by unit, of one rank with the whole batch at once.
+using Gradients = std::vector<std::vector<float>>;
 
 void set(Settings& settings, const std::string& assignment) {
   const size_t equals = assignment.find('=');
@@ -117,8 +121,8 @@ class Report {
 
 class Check {
  public:
-  Check(const Settings& settings, const Reference& reference, comm::World& world)
-      : settings_(settings), reference_(reference), world_(world), team_(settings.threads), stream_(team_),
+  Check(const Settings& settings, const Reference& reference, comm::World& world, const Gradients* one_rank = nullptr)
+      : settings_(settings), reference_(reference), one_rank_(one_rank), world_(world), team_(settings.threads), stream_(team_),
         sum_(world.communicator("parity")), report_(world.rank() == 0) {
     const int64_t share = reference.batch / world.size();
     micro_ = settings.micro_batch > 0 ? settings.micro_batch : share;
@@ -136,6 +140,18 @@ class Check {
         run, std::move(programs), world, stream_,
         parallel::Executor::Options{settings.guard ? parallel::Packing::separate : parallel::Packing::shared, settings.guard});
     train::load_hugging_face(*executor_, settings.folder);
+  }
+
+  // Gradients of step 0 and nothing else.
+  Gradients gradients() {
+    write_batch(0);
+    executor_->run(0, {.update = false});
+    Gradients all;
+    for (size_t u = 0; u < executor_->units().size(); ++u) {
+      float* const begin = executor_->gradient(static_cast<int>(u));
+      all.emplace_back(begin, begin + executor_->units()[u].count);
+    }
+    return all;
   }
 
   Report run() {
@@ -222,6 +238,15 @@ class Check {
         // A key bias's gradient is zero in theory: errors are relative to at least a thousandth of the unit's norm.
         const double scale = std::max(std::sqrt(squares[i].second), 1e-3 * std::sqrt(unit_square));
         report_.row("gradient of " + unit.tensors[i].name, std::sqrt(squares[i].first) / scale, tolerance(settings_.tolerance, 5e-2));
+        if (one_rank_ == nullptr) continue;
+        double difference = 0;
+        const std::vector<float>& expected_one = (*one_rank_)[u];
+        for (int64_t e = 0; e < unit.tensors[i].count(); ++e) {
+          const int64_t at = unit.tensors[i].offset + e;
+          const double d = static_cast<double>(gradient[at]) - static_cast<double>(expected_one[static_cast<size_t>(at)]);
+          difference += d * d;
+        }
+        report_.row("  against one rank", std::sqrt(difference) / scale, tolerance(1e-6, 1e-2));
       }
       std::fill_n(gradient, unit.padded(world_.size()), 0.0F);
     }
@@ -255,6 +280,7 @@ class Check {
 
   const Settings& settings_;
   const Reference& reference_;
+  const Gradients* one_rank_;
   comm::World& world_;
   device::WorkerTeam team_;
   device::Stream stream_;
@@ -273,15 +299,22 @@ int run(int argc, char** argv) {
   app.add_option("--ranks", settings.ranks, "thread ranks (under mpirun: the number of processes)");
   app.add_option("--set", assignments, "train.micro_batch, train.precision, train.threads, train.head_chunk, parallel.shard");
   app.add_option("--tolerance", settings.tolerance, "relative error allowed in fp32");
+  app.add_flag("--against-one-rank", settings.against_one_rank, "also compare each gradient with one rank's (1e-6 in fp32)");
   app.add_flag("--guard", settings.guard, "make buffers unreadable outside their declared lifetime");
   CLI11_PARSE(app, argc, argv);
   for (const std::string& assignment : assignments) set(settings, assignment);
 
   const Reference reference(settings.folder);
+  Gradients one_rank;
+  if (settings.against_one_rank) {
+    Settings whole = settings;
+    whole.micro_batch = 0;
+    comm::run_threads(1, {}, [&](comm::World& world) { one_rank = Check(whole, reference, world).gradients(); });
+  }
   int rows = 0, failed = 0;
   std::mutex mutex;
   const auto body = [&](comm::World& world) {
-    Check check(settings, reference, world);
+    Check check(settings, reference, world, settings.against_one_rank ? &one_rank : nullptr);
     const Report report = check.run();
     const std::lock_guard lock(mutex);
     if (world.rank() == 0) rows = report.rows();

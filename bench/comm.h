@@ -1,0 +1,16 @@
+// Collectives between the ranks of one host beside the memory traffic that they cannot avoid.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "bench/report.h"
+
+namespace ridgeline::bench {
+
+// Rows for all_reduce, reduce_scatter and all_gather of `bytes` of f32 on `ranks` ranks with one thread each: on this
+// process's MPI world when it was started by a launcher, else on threads. Only rank 0's process returns rows.
+std::vector<Row> comm_rows(int ranks, int64_t bytes, int rounds);
+
+}  // namespace ridgeline::bench

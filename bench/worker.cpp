@@ -1,0 +1,94 @@
+#include "bench/worker.h"
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "ridgeline/base/random.h"
+#include "ridgeline/comm/communicator.h"
+#include "ridgeline/device/arena.h"
+#include "ridgeline/device/cpu/worker_team.h"
+#include "ridgeline/parallel/executor.h"
+#include "ridgeline/train/evaluator.h"
+#include "ridgeline/train/state.h"
+
+namespace ridgeline::bench {
+namespace {
+
+// Random tokens: speed does not depend on them.
+void write_batch(parallel::Executor& executor, int micro_batches, int64_t step) {
+  const model::BatchShape& shape = executor.run_shape().batch;
+  const auto vocab = static_cast<uint32_t>(executor.run_shape().config.vocab);
+  for (int micro = 0; micro < micro_batches; ++micro) {
+    const parallel::BatchBuffers buffers = executor.batch(0, micro);
+    for (int64_t b = 0; b < shape.batch; ++b) train::place_row(buffers, b, shape.sequence, static_cast<uint32_t>(b));
+    for (int64_t i = 0; i < shape.tokens(); ++i) {
+      const Philox4 bits = philox(static_cast<uint64_t>(step), {static_cast<uint32_t>(i), static_cast<uint32_t>(micro), 0, 0});
+      buffers.inputs[i] = static_cast<int32_t>(bits[0] % vocab);
+      buffers.labels[i] = static_cast<int32_t>(bits[1] % vocab);
+    }
+  }
+}
+
+}  // namespace
+
+void run_worker(const WorkerOptions& options) {
+  parallel::RunShape run;
+  run.config = model::preset(options.preset);
+  const int64_t share = options.batch / options.ranks;
+  const int64_t micro = options.micro_batch > 0 ? options.micro_batch : share;
+  run.batch = {.batch = micro, .sequence = options.sequence, .dtype = options.precision == "bf16" ? DType::bf16 : DType::f32,
+               .head_chunk = std::min(options.head_chunk, micro * options.sequence), .team_size = options.threads};
+  run.evaluation_batch = run.batch;
+  run.data_parallel = options.ranks;
+  const int micro_batches = static_cast<int>(share / micro);
+  const std::vector<parallel::Program> programs = {
+      parallel::lower(run.config, parallel::schedule(1, micro_batches)[0], parallel::Shard::none, parallel::Reduce::last)};
+
+  const comm::WorldOptions world_options{.timeout = std::chrono::hours(24)};
+  const auto body = [&](comm::World& world) {
+    device::WorkerTeam team(options.threads);
+    device::Stream stream(team);
+    parallel::Executor executor(run, programs, world, stream);
+    train::initialize(executor, 1);
+    const std::unique_ptr<comm::Communicator> ranks = world.communicator("bench");
+    const bool first = world.rank() == 0;
+    for (int64_t step = 0;;) {
+      int64_t count = 0;
+      if (first) {
+        std::string line;
+        count = std::getline(std::cin, line) ? std::max(0, std::atoi(line.c_str())) : 0;
+      }
+      ranks->wait(ranks->broadcast(Ref(&count), 1, 0, {"how many steps", -1, step}));
+      if (count == 0) return;
+      nlohmann::json seconds = nlohmann::json::array();
+      double loss = 0;
+      for (int64_t i = 0; i < count; ++i) {
+        ranks->wait(ranks->barrier({"begin of a step", -1, step}));
+        const auto begin = std::chrono::steady_clock::now();
+        write_batch(executor, micro_batches, step++);
+        const float t = static_cast<float>(step);
+        loss = executor.run(0, {.step = step, .optimizer = {.weight_decay = 0.1F}, .learning_rate = 1e-4F,
+                                .correction1 = 1.0F - std::pow(0.9F, t), .correction2 = 1.0F - std::pow(0.999F, t), .clip = 1.0F}).loss;
+        seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+      }
+      if (!first) continue;
+      const nlohmann::json row = {{"step_seconds", seconds}, {"loss", loss}, {"tokens", options.batch * options.sequence},
+                                  {"peak_resident_bytes", device::resident_memory().peak},
+                                  {"planned_bytes", executor.inventory().total_bytes() * options.ranks}};
+      fmt::print("{}\n", row.dump());
+      std::fflush(stdout);
+    }
+  };
+  if (comm::launched_by_mpi()) {
+    comm::run_mpi(world_options, body);
+  } else {
+    comm::run_threads(options.ranks, world_options, body);
+  }
+}
+
+}  // namespace ridgeline::bench
