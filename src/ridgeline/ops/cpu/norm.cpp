@@ -122,21 +122,46 @@ struct Projections {
   Floats g, gh;
 };
 
-template <typename T, typename W>
-HWY_INLINE void project(const T* x, const T* dy, const W* weight, Floats center, Floats scale, Projections& sums) {
-  const Floats h = hn::Mul(hn::Sub(load(x), center), scale);
-  const Floats g = hn::Mul(load(dy), load(weight));
-  sums.g = hn::Add(sums.g, g);
-  sums.gh = hn::MulAdd(g, h, sums.gh);
+// Where a block of rows adds up dy h and dy; or nothing, for rows whose weight gradients are not wanted.
+struct WeightSums {
+  float *dweight, *dbias;
+};
+struct NoSums {};
+
+HWY_INLINE void add_to(WeightSums sums, int64_t i, Floats h, Floats dy) {
+  store(hn::MulAdd(dy, h, load(sums.dweight + i)), sums.dweight + i);
+  store(hn::Add(dy, load(sums.dbias + i)), sums.dbias + i);
+}
+HWY_INLINE void add_to(NoSums, int64_t, Floats, Floats) {}
+HWY_INLINE void add_part_to(WeightSums sums, int64_t i, Floats h, Floats dy, int64_t rest) {
+  store_part(hn::MulAdd(dy, h, load_part(sums.dweight + i, rest)), sums.dweight + i, rest);
+  store_part(hn::Add(dy, load_part(sums.dbias + i, rest)), sums.dbias + i, rest);
+}
+HWY_INLINE void add_part_to(NoSums, int64_t, Floats, Floats, int64_t) {}
+
+template <typename T>
+HWY_INLINE Floats normed(const T* x, Floats center, Floats scale) {
+  return hn::Mul(hn::Sub(load(x), center), scale);
+}
+
+// One reading of x and dy for both gradients.
+template <typename T, typename W, class Sums>
+HWY_INLINE void project(const T* x, const T* dy, const W* weight, int64_t i, Floats center, Floats scale,
+                        Projections& projections, Sums sums) {
+  const Floats h = normed(x + i, center, scale), d = load(dy + i);
+  const Floats g = hn::Mul(d, load(weight + i));
+  projections.g = hn::Add(projections.g, g);
+  projections.gh = hn::MulAdd(g, h, projections.gh);
+  add_to(sums, i, h, d);
 }
 
 HWY_INLINE Floats input_gradient(Floats h, Floats g, Floats mean_g, Floats mean_gh, Floats scale) {
   return hn::Mul(scale, hn::NegMulAdd(h, mean_gh, hn::Sub(g, mean_g)));
 }
 
-// dx of one row.
-template <typename T, typename W>
-HWY_INLINE void backward_row_input(const NormBackward& p, int64_t n) {
+// dx of one row, and its part of the weight gradients.
+template <typename T, typename W, class Sums>
+HWY_INLINE void backward_row(const NormBackward& p, int64_t n, Sums sums) {
   const T *x = p.x.as<T>() + n * p.c, *dy = p.dy.as<T>() + n * p.c;
   const T* dresidual = p.dresidual ? p.dresidual.as<T>() + n * p.c : nullptr;
   const W* weight = p.weight.as<W>();
@@ -146,23 +171,24 @@ HWY_INLINE void backward_row_input(const NormBackward& p, int64_t n) {
   Projections even{zeros(), zeros()}, odd{zeros(), zeros()};
   int64_t i = 0;
   for (; i + 2 * kLanes <= whole; i += 2 * kLanes) {
-    project(x + i, dy + i, weight + i, center, scale, even);
-    project(x + i + kLanes, dy + i + kLanes, weight + i + kLanes, center, scale, odd);
+    project(x, dy, weight, i, center, scale, even, sums);
+    project(x, dy, weight, i + kLanes, center, scale, odd, sums);
   }
-  if (i < whole) project(x + i, dy + i, weight + i, center, scale, even);
+  if (i < whole) project(x, dy, weight, i, center, scale, even, sums);
   if (rest > 0) {
     const Floats h = hn::Mul(hn::Sub(load_part(x + whole, rest), center), scale);
-    const Floats g = hn::Mul(load_part(dy + whole, rest), load_part(weight + whole, rest));  // 0 behind the row
+    const Floats d = load_part(dy + whole, rest);
+    const Floats g = hn::Mul(d, load_part(weight + whole, rest));  // 0 behind the row
     odd.g = hn::Add(odd.g, g);
     odd.gh = hn::MulAdd(g, h, odd.gh);
+    add_part_to(sums, whole, h, d, rest);
   }
   const float count = static_cast<float>(p.c);
   const Floats mean_g = set(sum_of_lanes(hn::Add(even.g, odd.g)) / count);
   const Floats mean_gh = set(sum_of_lanes(hn::Add(even.gh, odd.gh)) / count);
   for (i = 0; i < whole; i += kLanes) {
-    const Floats h = hn::Mul(hn::Sub(load(x + i), center), scale);
     const Floats g = hn::Mul(load(dy + i), load(weight + i));
-    const Floats d = input_gradient(h, g, mean_g, mean_gh, scale);
+    const Floats d = input_gradient(normed(x + i, center, scale), g, mean_g, mean_gh, scale);
     store(dresidual != nullptr ? hn::Add(load(dresidual + i), d) : d, dx + i);
   }
   if (rest > 0) {
@@ -173,34 +199,34 @@ HWY_INLINE void backward_row_input(const NormBackward& p, int64_t n) {
   }
 }
 
-// dweight += dy h, dbias += dy of one row.
+// Only the weight gradients of one row.
 template <typename T>
-HWY_INLINE void backward_row_weights(const NormBackward& p, int64_t n, float* dweight, float* dbias) {
+HWY_INLINE void backward_row_weights(const NormBackward& p, int64_t n, WeightSums sums) {
   const T *x = p.x.as<T>() + n * p.c, *dy = p.dy.as<T>() + n * p.c;
   const Floats center = set(p.mean[n]), scale = set(p.rstd[n]);
   int64_t i = 0;
-  for (; i + kLanes <= p.c; i += kLanes) {
-    const Floats h = hn::Mul(hn::Sub(load(x + i), center), scale);
-    const Floats d = load(dy + i);
-    store(hn::MulAdd(d, h, load(dweight + i)), dweight + i);
-    store(hn::Add(d, load(dbias + i)), dbias + i);
-  }
+  for (; i + kLanes <= p.c; i += kLanes) add_to(sums, i, normed(x + i, center, scale), load(dy + i));
   if (const int64_t rest = p.c - i; rest > 0) {
     const Floats h = hn::Mul(hn::Sub(load_part(x + i, rest), center), scale);
-    const Floats d = load_part(dy + i, rest);
-    store_part(hn::MulAdd(d, h, load_part(dweight + i, rest)), dweight + i, rest);
-    store_part(hn::Add(d, load_part(dbias + i, rest)), dbias + i, rest);
+    add_part_to(sums, i, h, load_part(dy + i, rest), rest);
   }
 }
 
-// One block of rows. sums: [2][C] for dweight and dbias of this block, or null. The weights come first in each row,
-// since dx may be dy.
+// One block of rows. sums: [2][C] for dweight and dbias of this block, or null.
 template <typename T, typename W>
 void backward_block_of(const NormBackward& p, int64_t first, int64_t last, float* sums) {
-  if (sums != nullptr) std::memset(sums, 0, static_cast<size_t>(2 * p.c) * sizeof(float));
+  if (sums == nullptr) {
+    for (int64_t n = first; n < last; ++n) backward_row<T, W>(p, n, NoSums());
+    return;
+  }
+  std::memset(sums, 0, static_cast<size_t>(2 * p.c) * sizeof(float));
+  const WeightSums weights{sums, sums + p.c};
   for (int64_t n = first; n < last; ++n) {
-    if (sums != nullptr) backward_row_weights<T>(p, n, sums, sums + p.c);
-    if (p.dx) backward_row_input<T, W>(p, n);
+    if (p.dx) {
+      backward_row<T, W>(p, n, weights);
+    } else {
+      backward_row_weights<T>(p, n, weights);
+    }
   }
 }
 
@@ -260,6 +286,7 @@ void layernorm_backward(device::Stream& stream, int64_t n, int64_t c, ConstRef x
   if (dx) RL_CHECK(name_of(x.dtype), ==, name_of(dx.dtype));
   if (dresidual) RL_CHECK(name_of(x.dtype), ==, name_of(dresidual.dtype));
   RL_REQUIRE((dweight == nullptr) == (dbias == nullptr), "dweight and dbias go together");
+  if (!dx && dweight == nullptr) return;
   cpu::agree_on_targets();
   const auto block = HWY_DYNAMIC_DISPATCH(cpu::norm_backward_block);
   const cpu::NormBackward p{c, x, weight, mean, rstd, dy, dresidual, dx};
