@@ -55,6 +55,12 @@ int64_t round_up(int64_t a, int64_t b) {
 
 constexpr int64_t kSlabBytes = int64_t{24} << 20;  // of packed A: the last-level cache's share
 
+// At most so many rows take B as it lies; beyond, packing it pays.
+constexpr int64_t kSkinnyRows = 16, kSkinnyColumns = 64;
+bool is_skinny(const Matmul& p) {
+  return p.m <= kSkinnyRows && p.row_sums_of_a == nullptr;
+}
+
 struct Plan {
   const MatmulKernel* kernel = nullptr;
   int64_t slab = 0, mb = 0, nb = 0;  // rows of a slab, rows and columns of a block: multiples of the kernel's tile
@@ -129,6 +135,37 @@ class Run {
  public:
   Run(const Matmul& product, const Plan& plan, std::byte* workspace)
       : p_(product), plan_(plan), kernel_(*plan.kernel), workspace_(workspace) {}
+
+  // Columns in fixed groups; every sum is its own, so who computes which group changes nothing.
+  void execute_skinny(WorkerTeam& team) {
+    auto* a = reinterpret_cast<float*>(workspace_);
+    const bool row_major = p_.a.layout == Layout::row_major, bf16_in = p_.a.data.dtype == DType::bf16;
+    for (int64_t row = 0; row < p_.m; ++row) {
+      for (int64_t k = 0; k < p_.k; ++k) {
+        const int64_t at = row_major ? row * p_.a.ld + k : k * p_.a.ld + row;
+        a[row * p_.k + k] = bf16_in ? static_cast<float>(p_.a.data.as<bf16>()[at]) : p_.a.data.as<float>()[at];
+      }
+    }
+    team.parallel_for(p_.n, kSkinnyColumns, [&](int64_t first, int64_t last) {
+      float sums[kSkinnyRows * kSkinnyColumns];
+      for (int64_t column = first; column < last; column += kSkinnyColumns) {
+        const int64_t columns = std::min(kSkinnyColumns, last - column);
+        const bool k_contiguous = p_.b.layout == Layout::column_major;
+        kernel_.skinny({.m = p_.m,
+                        .n = columns,
+                        .k = p_.k,
+                        .a = a,
+                        .b = p_.b.data.at(k_contiguous ? column * p_.b.ld : column).data,
+                        .ldb = p_.b.ld,
+                        .b_k_contiguous = k_contiguous,
+                        .bf16 = bf16_in,
+                        .sums = sums,
+                        .ld_sums = kSkinnyColumns});
+        kernel_.finish(finish_of(0, column), p_.m, columns, sums, kSkinnyColumns);
+        activate(0, column, p_.m, columns);
+      }
+    });
+  }
 
   void execute(WorkerTeam& team) {
     for (chunk_ = 0; chunk_ < plan_.chunks; ++chunk_) {
@@ -300,6 +337,7 @@ class Run {
 }  // namespace
 
 int64_t matmul_workspace_bytes(const Matmul& product, int team_size, Isa isa) {
+  if (is_skinny(product)) return kPage + round_up(product.m * product.k * 4, kPage);
   const Plan plan = plan_of(product, isa);
   return kPage + plan.member_offset + team_size * plan.member_bytes;
 }
@@ -307,11 +345,17 @@ int64_t matmul_workspace_bytes(const Matmul& product, int team_size, Isa isa) {
 void matmul(WorkerTeam& team, const Matmul& product, void* workspace, Isa isa) {
   check(product);
   if (product.m == 0 || product.n == 0) return;
-  const Plan plan = plan_of(product, isa);
+  Plan plan = plan_of(product, isa);
+  if (is_skinny(product)) plan.chunks = 1;
   const auto address = reinterpret_cast<uintptr_t>(workspace);
   auto* first_page = static_cast<std::byte*>(workspace) +
                      (round_up(static_cast<int64_t>(address), kPage) - static_cast<int64_t>(address));
-  Run(product, plan, first_page).execute(team);
+  Run run(product, plan, first_page);
+  if (is_skinny(product)) {
+    run.execute_skinny(team);
+  } else {
+    run.execute(team);
+  }
 }
 
 }  // namespace cpu

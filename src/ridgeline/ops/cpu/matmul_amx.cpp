@@ -378,8 +378,8 @@ constexpr MatmulKernel kKernel{.mr = kRows,
                                .pack_b = pack_b,
                                .row_sums = row_sums,
                                .multiply = multiply,
-                               .skinny_rows = 0,
-                               .skinny = nullptr};
+                               .skinny = multiply_skinny,
+                               .finish = finish_rows};
 
 }  // namespace
 

@@ -67,8 +67,8 @@ constexpr MatmulKernel kKernel{.mr = kRows,
                                .pack_b = pack<kCols>,
                                .row_sums = row_sums_of_floats<kRows>,
                                .multiply = multiply_strip<kRows, kCols, multiply_tile, finish_tile_512<kVectors>>,
-                               .skinny_rows = 0,
-                               .skinny = nullptr};
+                               .skinny = multiply_skinny,
+                               .finish = finish_rows};
 
 }  // namespace
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "ridgeline/ops/cpu/matmul_kernel.h"
+#include "ridgeline/ops/cpu/matmul_skinny.h"
 
 namespace ridgeline::ops::cpu {
 namespace {
@@ -143,6 +144,12 @@ template <int Columns>
 void finish_tile(const Finish& f, int64_t rows, int64_t column, int64_t columns, const float* sums) {
   for (int64_t row = 0; row < rows; ++row) {
     (f.out_bf16 ? finish_row_bf16 : finish_row_f32)(f, row, column, columns, sums + row * Columns);
+  }
+}
+
+[[maybe_unused]] void finish_rows(const Finish& f, int64_t rows, int64_t columns, const float* sums, int64_t ld_sums) {
+  for (int64_t row = 0; row < rows; ++row) {
+    (f.out_bf16 ? finish_row_bf16 : finish_row_f32)(f, row, 0, columns, sums + row * ld_sums);
   }
 }
 

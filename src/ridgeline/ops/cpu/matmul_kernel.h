@@ -49,16 +49,14 @@ struct Strip {
 };
 constexpr int64_t kScratchBytes = 16384;
 
-// A few rows of A times all of B without packing B: generation.
+// A few rows of A times columns of B as they lie in memory: sums [m][n].
 struct Skinny {
-  int64_t m, n, k;  // m <= kernel's skinny_rows
-  const void* a;
-  int64_t lda;  // A row-major
-  const void* b;
+  int64_t m, n, k;
+  const float* a;  // [m][k]
+  const void* b;   // f32 or bf16
   int64_t ldb;
-  bool b_k_contiguous;
-  bool bf16;    // A and B
-  float* sums;  // [m][ld_sums]
+  bool b_k_contiguous, bf16;
+  float* sums;
   int64_t ld_sums;
 };
 
@@ -79,8 +77,9 @@ struct MatmulKernel {
   // sums[i] += sum over k of row i of a packed A panel holding k padded elements.
   void (*row_sums)(const void* a_panel, int64_t k, float* sums);
   void (*multiply)(const Strip& strip);
-  int64_t skinny_rows;  // 0: no direct path
   void (*skinny)(const Skinny& product);
+  // Rows of C from row-major sums.
+  void (*finish)(const Finish& finish, int64_t rows, int64_t columns, const float* sums, int64_t ld_sums);
 };
 
 // One per instruction set; the bf16 argument is the dtype of A and B.

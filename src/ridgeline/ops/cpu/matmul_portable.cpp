@@ -38,8 +38,8 @@ constexpr MatmulKernel kKernel{.mr = kRows,
                                .pack_b = pack_as_floats<kCols>,
                                .row_sums = row_sums_of_floats<kRows>,
                                .multiply = multiply_strip<kRows, kCols, multiply_tile, finish_tile<kCols>>,
-                               .skinny_rows = 0,
-                               .skinny = nullptr};
+                               .skinny = multiply_skinny,
+                               .finish = finish_rows};
 
 }  // namespace
 
