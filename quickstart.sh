@@ -32,7 +32,13 @@ started=$(date +%s)
 bold='' plain=''
 if [ -t 1 ]; then bold=$'\e[1m' plain=$'\e[0m'; fi
 step() { printf '\n%s== %s%s (%d s)\n' "$bold" "$1" "$plain" $(($(date +%s) - started)); }
-show() { printf '%s$ %s%s\n' "$bold" "$*" "$plain"; }
+show() {
+  local word line=''
+  for word in "$@"; do
+    case $word in *[\ \"\'\$]*) line+=" \"$word\"" ;; *) line+=" $word" ;; esac
+  done
+  printf '%s$%s%s\n' "$bold" "$line" "$plain"
+}
 run() { show "$@"; "$@"; }
 
 if [ $install = 1 ]; then
@@ -76,7 +82,11 @@ run $ridgeline plan "${job[@]}"
 step "Training on two ranks, told to stop half-way (SIGTERM), as a cluster does when time is up"
 steps=$($ridgeline train "${job[@]}" --out "$out/run" --print-config | sed -n 's/^ *steps *= *\([0-9]*\).*/\1/p' | head -n 1)
 if [ -z "$steps" ]; then echo "quickstart.sh: the configuration names no train.steps" >&2; exit 1; fi
-last_step() { tail -n 1 "$out/run/metrics.jsonl" 2>/dev/null | sed -n 's/.*"step": *\([0-9]*\).*/\1/p'; }
+last_step() {
+  if [ -f "$out/run/metrics.jsonl" ]; then
+    sed -n 's/.*"step": *\([0-9]*\).*/\1/p' "$out/run/metrics.jsonl" | tail -n 1
+  fi
+}
 # Waits until the run of the process named in $out/pid is half-way, then tells it to stop.
 stop_half_way() {
   local step
@@ -98,7 +108,7 @@ wait $watcher
 trap - EXIT
 rm "$out/pid"
 stopped_at=$(last_step)
-if [ "$stopped_at" -ge "$steps" ]; then
+if [ "${stopped_at:-0}" -ge "$steps" ]; then
   echo "quickstart.sh: the run ended before it could be stopped (step $stopped_at of $steps)" >&2
   exit 1
 fi
@@ -109,7 +119,15 @@ step "Resuming"
 run $ridgeline train "${job[@]}" --out "$out/run" --resume
 
 step "Evaluation on held-out pages, against an interpolated bigram of the training pages"
-run $ridgeline eval --checkpoint "$out/run" --data "$out/corpus" --split $split --bigram
+run $ridgeline eval --checkpoint "$out/run" --data "$out/corpus" --split $split --bigram | tee "$out/evaluation.txt"
+if awk '/^model/ {model = $2} /^interpolated bigram/ {bigram = $3} END {exit !(model > 0 && model < bigram)}' \
+    "$out/evaluation.txt"; then
+  echo "The model is below the bigram."
+else
+  echo "The model is not below the bigram."
+  # A run that --set made shorter need not be.
+  if [ ${#set_options[@]} = 0 ]; then exit 1; fi
+fi
 
 step "The model writes"
 run $ridgeline generate --checkpoint "$out/run" --prompt "The regular expression" --tokens 120 --temperature 0.8 \
