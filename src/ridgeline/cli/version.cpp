@@ -3,32 +3,11 @@
 #include <fmt/format.h>
 #include <sys/utsname.h>
 
-#if RIDGELINE_HAVE_MPI
-#include <mpi.h>
-#endif
-
 #include "ridgeline/base/error.h"
 #include "ridgeline/device/cpu/features.h"
 
 namespace ridgeline::cli {
 namespace {
-
-// The first line of what the MPI library says of itself; may be asked before MPI starts.
-std::string mpi_text() {
-#if RIDGELINE_HAVE_MPI
-  std::string text(MPI_MAX_LIBRARY_VERSION_STRING, '\0');
-  int length = 0;
-  if (MPI_Get_library_version(text.data(), &length) != MPI_SUCCESS) return "mpi";
-  text.resize(static_cast<size_t>(length));
-  text = text.substr(0, text.find('\n'));
-  for (char& c : text) {
-    if (c == '\t') c = ' ';
-  }
-  return fmt::format("mpi ({})", text);
-#else
-  return "mpi not built in";
-#endif
-}
 
 std::string isa_text() {
   try {
@@ -55,12 +34,13 @@ std::string version_text() {
   return fmt::format(
       "ridgeline {}\n"
       "  build      {}, {}\n"
-      "  backends   cpu; ranks as threads, {}\n"
+      "  backends   cpu; ranks as threads, " RIDGELINE_MPI_TEXT
+      "\n"
       "  CPU        {}, {} CPUs, kernels: {}\n"
       "  system     {}\n"
       "  libraries  {}",
-      RIDGELINE_VERSION, RIDGELINE_BUILD_TYPE, kCompiler, mpi_text(), device::cpu_model_name(), device::cpu_count(),
-      isa_text(), system_text(), RIDGELINE_LIBRARIES);
+      RIDGELINE_VERSION, RIDGELINE_BUILD_TYPE, kCompiler, device::cpu_model_name(), device::cpu_count(), isa_text(),
+      system_text(), RIDGELINE_LIBRARIES);
 }
 
 }  // namespace ridgeline::cli

@@ -55,7 +55,7 @@ TEST(CommandLine, VersionSaysWhatABugReportNeeds) {
   const Outcome outcome = ridgeline("--version");
   EXPECT_EQ(outcome.code, 0);
   EXPECT_THAT(outcome.text, StartsWith("ridgeline "));
-  for (const char* part : {"build ", "threads", "mpi", "CPU ", "kernels: ", "fmt ", "tomlplusplus "}) {
+  for (const char* part : {"build ", "threads", "MPI", "CPU ", "kernels: ", "fmt ", "tomlplusplus "}) {
     EXPECT_THAT(outcome.text, HasSubstr(part));
   }
 }
