@@ -143,6 +143,7 @@ struct Case {
 // All cases of all families, in the order of the registry.
 std::vector<Case> all_cases();
 
+void add_matmul_cases(std::vector<Case>& cases);
 void add_norm_cases(std::vector<Case>& cases);
 void add_elementwise_cases(std::vector<Case>& cases);
 void add_embedding_cases(std::vector<Case>& cases);
