@@ -78,7 +78,7 @@ int64_t backward_bytes(const Attention& s, int64_t element_bytes) {
   const int64_t kv_rows = s.heads > s.kv_heads ? round_up(tokens, kBackwardKeys) : kBackwardKeys;
   const int64_t elements = 4 * tokens * width + 3 * kBackwardKeys * width + 2 * kBackwardKeys * kBackwardQueries +
                            kBackwardKeys * kAttentionPanel;
-  const int64_t floats = tokens * width + 2 * tokens + 2 * kBackwardKeys * kAttentionPanel + 2 * kv_rows * width;
+  const int64_t floats = tokens * width + 2 * tokens + 2 * kAttentionPanel * kAttentionPanel + 2 * kv_rows * width;
   return elements * element_bytes + floats * 4 + 32 * kAlignment;  // the last for the rounding of each buffer
 }
 

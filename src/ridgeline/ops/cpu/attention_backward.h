@@ -28,8 +28,8 @@ class Backward {
     ds_left_ = bump.take<E>(kBackwardKeys * kBackwardQueries);
     if constexpr (sizeof(E) == 2) {
       ds_right_ = bump.take<E>(kBackwardKeys * kPanel);
-      scores_ = bump.take<float>(kBackwardKeys * kPanel);
-      dp_ = bump.take<float>(kBackwardKeys * kPanel);
+      scores_ = bump.take<float>(kPanel * kPanel);
+      dp_ = bump.take<float>(kPanel * kPanel);
     }
     kv_rows_ = item.group > 1 ? round_up(tokens_, kBackwardKeys) : kBackwardKeys;
     dk_ = bump.take<float>(kv_rows_ * width_);
@@ -131,15 +131,20 @@ class Backward {
     for (int64_t i = query; i < end; i += kPanel) {
       const int64_t rows = smaller(block, i + kPanel - key);  // keys that some query of the panel sees
       E *p_left = p_left_ + (i - query) * kBackwardKeys, *ds_left = ds_left_ + (i - query) * kBackwardKeys;
-      float *scores = scores_, *dp = dp_;
-      if constexpr (sizeof(E) == 4) scores = p_left, dp = ds_left;  // turned into P^T and dS^T where they lie
-      product(scores, rows, k_rows_, kBackwardKeys * kPanel, q_transposed_ + i * width_, panels, false);
-      product(dp, rows, v_rows_, kBackwardKeys * kPanel, dout_transposed_ + i * width_, panels, false);
-      mask_scores(scores, rows, key, i);
-      if (item_.threshold > 0) {
-        differentiate<true>(scores, dp, p_left, ds_left, head, key, i, rows);
-      } else {
-        differentiate<false>(scores, dp, p_left, ds_left, head, key, i, rows);
+      // For bf16 in strips, so that scores and dP^T live in a few kilobytes; f32 has them where P^T and dS^T come.
+      constexpr int64_t kStrip = sizeof(E) == 2 ? kPanel : kBackwardKeys;
+      for (int64_t r = 0; r < rows; r += kStrip) {
+        const int64_t strip = smaller(kStrip, rows - r), at = r * kPanel, chunk = kBackwardKeys * kPanel;
+        float *scores = scores_, *dp = dp_;
+        if constexpr (sizeof(E) == 4) scores = p_left, dp = ds_left;
+        product(scores, strip, k_rows_ + at, chunk, q_transposed_ + i * width_, panels, false);
+        product(dp, strip, v_rows_ + at, chunk, dout_transposed_ + i * width_, panels, false);
+        mask_scores(scores, strip, key + r, i);
+        if (item_.threshold > 0) {
+          differentiate<true>(scores, dp, p_left + at, ds_left + at, ds_right_ + at, head, key + r, i, strip);
+        } else {
+          differentiate<false>(scores, dp, p_left + at, ds_left + at, ds_right_ + at, head, key + r, i, strip);
+        }
       }
       const E* ds_right = ds_right_;
       if constexpr (sizeof(E) == 4) ds_right = ds_left;
@@ -163,8 +168,8 @@ class Backward {
 
   // P^T and dS^T of `rows` keys and one panel of queries, from scores and dP^T.
   template <bool kDropout>
-  void differentiate(const float* scores, const float* dp_t, E* p_left, E* ds_left, int64_t head, int64_t key,
-                     int64_t query, int64_t rows) {
+  void differentiate(const float* scores, const float* dp_t, E* p_left, E* ds_left, E* ds_right, int64_t head,
+                     int64_t key, int64_t query, int64_t rows) {
     const float factor = item_.scale * kLog2e;
     Ahead ahead = ahead_;
     float keep[4][kPanel];
@@ -191,7 +196,7 @@ class Backward {
       round_like<S, E>(ds);
       store_left(p_left + r * kPanel, p);
       store_left(ds_left + r * kPanel, ds);
-      if constexpr (sizeof(E) == 2) store_right(ds_right_ + r * kPanel, ds);
+      if constexpr (sizeof(E) == 2) store_right(ds_right + r * kPanel, ds);
     }
     ahead_ = ahead;
   }
