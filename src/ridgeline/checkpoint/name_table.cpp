@@ -147,6 +147,9 @@ int64_t Block::count() const {
 }
 
 std::vector<StridedRead> strided_reads(const Mapping& mapping, int64_t first, int64_t count) {
+  const int64_t total = element_count(mapping.shape);
+  RL_REQUIRE(first >= 0 && count >= 0 && first <= total && count <= total - first, "{} elements from {} on of '{}' {}",
+             count, first, mapping.name, to_string(mapping.shape));
   std::vector<StridedRead> reads;
   int64_t base = 0;
   for (size_t i = 0; i < mapping.blocks.size(); ++i) {
@@ -155,10 +158,8 @@ std::vector<StridedRead> strided_reads(const Mapping& mapping, int64_t first, in
     if (from < to) read_block(reads, static_cast<int>(i), mapping.blocks[i], from - base, to - base, from);
     base += size;
   }
-  RL_REQUIRE(base == element_count(mapping.shape), "the blocks of '{}' hold {} elements, its shape {}", mapping.name,
-             base, to_string(mapping.shape));
-  RL_REQUIRE(first >= 0 && count >= 0 && first + count <= base, "elements {} to {} of '{}' {}", first, first + count,
-             mapping.name, to_string(mapping.shape));
+  RL_REQUIRE(base == total, "the blocks of '{}' hold {} elements, its shape {}", mapping.name, base,
+             to_string(mapping.shape));
   return reads;
 }
 

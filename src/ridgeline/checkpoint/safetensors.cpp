@@ -392,7 +392,7 @@ void TensorFolder::read_range(std::string_view name, int64_t first, int64_t coun
   const Place place = at(name);
   const FileTensor& tensor = *place.tensor;
   if (first < 0 || count < 0 || first > tensor.count || count > tensor.count - first) {
-    throw Error(fmt::format("elements {} to {} of tensor '{}' {} in '{}' were asked for", first, first + count, name,
+    throw Error(fmt::format("{} elements from {} on of tensor '{}' {} in '{}' were asked for", count, first, name,
                             to_string(tensor.shape), place.file->path().string()),
                 "The file belongs to a model of another size.");
   }

@@ -116,8 +116,8 @@ std::string index_json(const Layout& layout) {
 uint32_t write_range(const Layout& layout, File& file, int index, int64_t first, int64_t count, ConstRef values) {
   RL_REQUIRE(index >= 0 && index < static_cast<int>(layout.tensors.size()), "no tensor {}", index);
   const Layout::TensorPlan& tensor = layout.tensors[index];
-  RL_REQUIRE(first >= 0 && count >= 0 && first + count <= tensor.count, "elements {} to {} of '{}' {}", first,
-             first + count, tensor.spec.name, to_string(tensor.spec.shape));
+  RL_REQUIRE(first >= 0 && count >= 0 && first <= tensor.count && count <= tensor.count - first,
+             "{} elements from {} on of '{}' {}", count, first, tensor.spec.name, to_string(tensor.spec.shape));
   const int64_t size = size_of(tensor.spec.dtype);
   // Small enough that what was converted or written is still in the cache when it is summed.
   constexpr int64_t kChunkBytes = 1 << 16;
