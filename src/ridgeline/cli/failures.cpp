@@ -1,12 +1,15 @@
 #include "ridgeline/cli/failures.h"
 
 #include <fmt/format.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
 #include <new>
 #include <string>
 #include <system_error>
@@ -14,6 +17,7 @@
 #include <vector>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/base/random.h"
 #include "ridgeline/cli/commands.h"
 #include "ridgeline/comm/failure.h"
 
@@ -32,21 +36,25 @@ void print_error(const std::string& what, const std::string& next) {
   std::fflush(stderr);
 }
 
-// The rank that a launcher gave this process, 0 without one.
-int launched_rank() {
-  for (const char* name : {"PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID"}) {
-    if (const char* value = std::getenv(name)) return std::atoi(value);
-  }
-  return 0;
+// Whether this process is the first of its launcher's on this host to take `what`. The name is an abstract socket's,
+// which lives as long as the process: nothing is left behind. In doubt true.
+bool first_to_say(const std::string& what) {
+  const std::string name = fmt::format("ridgeline-failure-{}-{}", ::getppid(), hash_name(what));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;  // sun_path[0] = 0: abstract
+  std::copy_n(name.begin(), std::min(name.size(), sizeof address.sun_path - 1), address.sun_path + 1);
+  const int descriptor = ::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);  // closed by the end of the process
+  if (descriptor < 0) return true;
+  return ::bind(descriptor, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 || errno != EADDRINUSE;
 }
 
-// An error before the ranks know each other (a bad configuration) usually meets all of them. The first one says it; its
-// exit makes the launcher end the others. One that is still there a second later has a failure of its own.
+// An error before the ranks know each other (a bad configuration) usually meets all of them: one per host says it, and
+// stays long enough for the others to see that it did.
 void print_once(const std::string& what, const std::string& next) {
-  const int rank = comm::launched_by_mpi() ? launched_rank() : 0;
-  if (rank == 0) return print_error(what, next);
+  if (!comm::launched_by_mpi()) return print_error(what, next);
+  if (!first_to_say(what)) return;
+  print_error(what, next);
   std::this_thread::sleep_for(std::chrono::seconds(1));
-  print_error(fmt::format("rank {}: {}", rank, what), next);
 }
 
 // "ridgeline tokenizer train": the innermost subcommand that was understood.

@@ -11,7 +11,7 @@ class ParseError;
 
 namespace ridgeline::cli {
 
-// Prints "ridgeline: error: …" and the next step to stderr, once per run also under an MPI launcher, and returns the
+// Prints "ridgeline: error: …" and the next step to stderr, once per host under an MPI launcher, and returns the
 // exit code. A reader that closed the pipe is no failure.
 int report_failure(std::exception_ptr failure);
 
