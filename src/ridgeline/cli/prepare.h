@@ -1,7 +1,7 @@
 // `ridgeline prepare`: text files to a token dataset.
 #pragma once
 
-namespace CLI {
+namespace CLI {  // NOLINT(readability-identifier-naming): the library's
 class App;
 }
 

@@ -1,7 +1,7 @@
 // `ridgeline tokenizer train|encode|decode`.
 #pragma once
 
-namespace CLI {
+namespace CLI {  // NOLINT(readability-identifier-naming): the library's
 class App;
 }
 

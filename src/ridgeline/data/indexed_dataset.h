@@ -84,7 +84,7 @@ class IndexedDataset {
   void require_tokenizer(const std::string& tokenizer_hash, int64_t vocabulary) const;
 
  private:
-  IndexedDataset(const std::filesystem::path& prefix);
+  explicit IndexedDataset(const std::filesystem::path& prefix);
   std::filesystem::path prefix_;
   MappedFile bin_;
   TokenType type_ = TokenType::u16;
