@@ -31,10 +31,17 @@ std::vector<Row> comm_rows(int ranks, int64_t bytes, int rounds) {
     for (int64_t i = 0; i < count; ++i) buffer.as<float>()[i] = static_cast<float>(i % 1000) * 1e-3F;
     const std::unique_ptr<comm::Communicator> group = world.communicator("bench");
     // all_reduce: each rank reads its part of all buffers and writes the sum, then reads and writes the other parts.
-    const Collective collectives[] = {
-        {"all_reduce", 1 + part + 2 * (1 - part), [](auto& g, Ref b, int64_t s) { return g.all_reduce(b, s * g.size(), comm::ReduceOp::sum, {"bench", -1, -1}); }},
-        {"reduce_scatter", 1 + part, [](auto& g, Ref b, int64_t s) { return g.reduce_scatter(b, s, comm::ReduceOp::sum, {"bench", -1, -1}); }},
-        {"all_gather", 2 * (1 - part), [](auto& g, Ref b, int64_t s) { return g.all_gather(b, s, {"bench", -1, -1}); }}};
+    const Collective collectives[] = {{"all_reduce", 1 + part + 2 * (1 - part),
+                                       [](auto& g, Ref b, int64_t s) {
+                                         return g.all_reduce(b, s * g.size(), comm::ReduceOp::sum, {"bench", -1, -1});
+                                       }},
+                                      {"reduce_scatter", 1 + part,
+                                       [](auto& g, Ref b, int64_t s) {
+                                         return g.reduce_scatter(b, s, comm::ReduceOp::sum, {"bench", -1, -1});
+                                       }},
+                                      {"all_gather", 2 * (1 - part), [](auto& g, Ref b, int64_t s) {
+                                         return g.all_gather(b, s, {"bench", -1, -1});
+                                       }}};
     std::vector<std::vector<double>> seconds(std::size(collectives));
     for (int round = -1; round < rounds; ++round) {
       for (size_t c = 0; c < std::size(collectives); ++c) {
@@ -42,7 +49,8 @@ std::vector<Row> comm_rows(int ranks, int64_t bytes, int rounds) {
         const auto begin = std::chrono::steady_clock::now();
         group->wait(collectives[c].start(*group, buffer, shard));
         group->wait(group->barrier({"bench", -1, round}));
-        if (round >= 0) seconds[c].push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+        if (round >= 0)
+          seconds[c].push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
       }
     }
     if (world.rank() != 0) return;
@@ -52,8 +60,13 @@ std::vector<Row> comm_rows(int ranks, int64_t bytes, int rounds) {
       const Statistics time = statistics(seconds[c]);
       const double size = static_cast<double>(count) * 4;
       const double floor = collectives[c].copies * size * n / bandwidth;
-      rows.push_back({.name = fmt::format("{}_{}_{}_ranks_{}_mb", collectives[c].name, world.backend(), n, bytes / 1'000'000), .value = size / time.median * 1e-9,
-                      .unit = "GB/s", .floor = size / floor * 1e-9, .fraction = floor / time.median, .spread = time.spread});
+      rows.push_back(
+          {.name = fmt::format("{}_{}_{}_ranks_{}_mb", collectives[c].name, world.backend(), n, bytes / 1'000'000),
+           .value = size / time.median * 1e-9,
+           .unit = "GB/s",
+           .floor = size / floor * 1e-9,
+           .fraction = floor / time.median,
+           .spread = time.spread});
     }
   };
   if (comm::launched_by_mpi()) {

@@ -10,7 +10,8 @@
 namespace ridgeline::bench {
 namespace {
 
-// FLOPs per cycle and core that cores of this instruction-set level can have; the one nearest to what was measured is the limit.
+// FLOPs per cycle and core that cores of this instruction-set level can have; the one nearest to what was measured is
+// the limit.
 double instruction_limit(DType dtype, double measured) {
   std::vector<double> candidates;
   const device::Isa isa = device::isa();
@@ -49,7 +50,11 @@ std::vector<Row> machine_rows(int threads) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
     const double flops = machine.flops(dtype);
     const double limit = instruction_limit(dtype, flops / clock / threads) * clock * threads;
-    rows.push_back({.name = fmt::format("peak_{}", name_of(dtype)), .value = flops * 1e-9, .unit = "GFLOP/s", .floor = limit * 1e-9, .fraction = flops / limit});
+    rows.push_back({.name = fmt::format("peak_{}", name_of(dtype)),
+                    .value = flops * 1e-9,
+                    .unit = "GFLOP/s",
+                    .floor = limit * 1e-9,
+                    .fraction = flops / limit});
   }
   rows.push_back({.name = "memory_read", .value = machine.read * 1e-9, .unit = "GB/s"});
   rows.push_back({.name = "memory_copy", .value = machine.copy * 1e-9, .unit = "GB/s"});

@@ -11,7 +11,8 @@ namespace ridgeline::bench {
 
 struct Machine {
   double fp32_flops = 0, bf16_flops = 0;  // FLOP/s of the whole team
-  double read = 0, copy = 0, adam = 0;    // bytes/s: one stream read; one read and one written; four read and three written back
+  double read = 0, copy = 0,
+         adam = 0;  // bytes/s: one stream read; one read and one written; four read and three written back
 
   double flops(DType dtype) const { return dtype == DType::bf16 ? bf16_flops : fp32_flops; }
 };

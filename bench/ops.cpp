@@ -62,7 +62,9 @@ class Bench {
   float* floats(int64_t elements) { return buffer(elements, DType::f32).as<float>(); }
   int32_t* numbers(int64_t count, int64_t limit) {
     int32_t* const values = buffer(count, DType::i32).as<int32_t>();
-    for (int64_t i = 0; i < count; ++i) values[i] = static_cast<int32_t>(philox(2, {static_cast<uint32_t>(i), 0, 0, 0})[0] % static_cast<uint64_t>(limit));
+    for (int64_t i = 0; i < count; ++i)
+      values[i] =
+          static_cast<int32_t>(philox(2, {static_cast<uint32_t>(i), 0, 0, 0})[0] % static_cast<uint64_t>(limit));
     return values;
   }
 
@@ -90,7 +92,12 @@ class Bench {
     for (const Case& c : cases_) {
       const Statistics seconds = statistics(c.seconds);
       const double floor = std::max(c.flops / machine.flops(c.dtype), c.bytes / machine.adam);
-      result.push_back({.name = c.name, .value = seconds.median * 1e3, .unit = "ms", .floor = floor * 1e3, .fraction = floor / seconds.median, .spread = seconds.spread});
+      result.push_back({.name = c.name,
+                        .value = seconds.median * 1e3,
+                        .unit = "ms",
+                        .floor = floor * 1e3,
+                        .fraction = floor / seconds.median,
+                        .spread = seconds.spread});
     }
     return result;
   }
@@ -101,8 +108,10 @@ class Bench {
     void* const scratch = buffer(workspace, DType::u8).data;
     const double out = static_cast<double>(size_of(m.c.dtype)) * (m.accumulate ? 2 : 1);
     const auto count = [](int64_t a, int64_t b) { return static_cast<double>(a) * static_cast<double>(b); };
-    const double bytes = (count(m.m, m.k) + count(m.k, m.n)) * static_cast<double>(size_of(dtype)) + count(m.m, m.n) * out;
-    add(name, dtype, 2 * count(m.m, m.n) * static_cast<double>(m.k), bytes, [this, m, scratch] { ops::matmul(stream_, m, scratch); });
+    const double bytes =
+        (count(m.m, m.k) + count(m.k, m.n)) * static_cast<double>(size_of(dtype)) + count(m.m, m.n) * out;
+    add(name, dtype, 2 * count(m.m, m.n) * static_cast<double>(m.k), bytes,
+        [this, m, scratch] { ops::matmul(stream_, m, scratch); });
   }
 
   device::WorkerTeam team_;
@@ -118,47 +127,78 @@ void Bench::add_products(DType dtype) {
     const char* name;
     int64_t rows, in, out;
   };
-  for (const Shape s : {Shape{"qkv", kN, kC, 3 * kC}, Shape{"out", kN, kC, kC}, Shape{"up", kN, kC, kF}, Shape{"down", kN, kF, kC}, Shape{"head", kChunk, kC, kV}}) {
+  for (const Shape s : {Shape{"qkv", kN, kC, 3 * kC}, Shape{"out", kN, kC, kC}, Shape{"up", kN, kC, kF},
+                        Shape{"down", kN, kF, kC}, Shape{"head", kChunk, kC, kV}}) {
     const bool in_out = std::string(s.name) == "out" || std::string(s.name) == "down";  // how the weight is stored
     const int64_t ld = s.out == kV ? kLd : s.out;
-    const Ref x = buffer(s.rows * s.in, dtype), w = buffer(s.in * s.out, dtype), y = buffer(s.rows * ld, dtype), dx = buffer(s.rows * s.in, dtype);
+    const Ref x = buffer(s.rows * s.in, dtype), w = buffer(s.in * s.out, dtype), y = buffer(s.rows * ld, dtype),
+              dx = buffer(s.rows * s.in, dtype);
     const ops::Matrix weight{w, in_out ? Layout::row_major : Layout::column_major, in_out ? s.out : s.in};
     const ops::Matrix transposed{w, in_out ? Layout::column_major : Layout::row_major, in_out ? s.out : s.in};
     product(fmt::format("matmul_{}_forward", s.name), dtype,
             {.m = s.rows, .n = s.out, .k = s.in, .a = {x, Layout::row_major, s.in}, .b = weight, .c = y, .ldc = ld});
-    product(fmt::format("matmul_{}_input_gradient", s.name), dtype,
-            {.m = s.rows, .n = s.in, .k = s.out, .a = {y, Layout::row_major, ld}, .b = transposed, .c = dx, .ldc = s.in});
+    product(
+        fmt::format("matmul_{}_input_gradient", s.name), dtype,
+        {.m = s.rows, .n = s.in, .k = s.out, .a = {y, Layout::row_major, ld}, .b = transposed, .c = dx, .ldc = s.in});
     const Ref dw(floats(s.in * s.out));
     if (in_out) {
       product(fmt::format("matmul_{}_weight_gradient", s.name), dtype,
-              {.m = s.in, .n = s.out, .k = s.rows, .a = {x, Layout::column_major, s.in}, .b = {y, Layout::row_major, ld}, .c = dw, .ldc = s.out, .accumulate = true});
+              {.m = s.in,
+               .n = s.out,
+               .k = s.rows,
+               .a = {x, Layout::column_major, s.in},
+               .b = {y, Layout::row_major, ld},
+               .c = dw,
+               .ldc = s.out,
+               .accumulate = true});
     } else {
       product(fmt::format("matmul_{}_weight_gradient", s.name), dtype,
-              {.m = s.out, .n = s.in, .k = s.rows, .a = {y, Layout::column_major, ld}, .b = {x, Layout::row_major, s.in}, .c = dw, .ldc = s.in, .accumulate = true});
+              {.m = s.out,
+               .n = s.in,
+               .k = s.rows,
+               .a = {y, Layout::column_major, ld},
+               .b = {x, Layout::row_major, s.in},
+               .c = dw,
+               .ldc = s.in,
+               .accumulate = true});
     }
   }
 }
 
 void Bench::add_attention(DType dtype) {
-  const ops::Attention shape{.batch = kB, .queries = kT, .keys = kT, .heads = kH, .kv_heads = kH, .head_width = kC / kH, .scale = 0.125F,
-                             .q_stride = 3 * kC, .kv_stride = 3 * kC, .out_stride = kC};
-  const Ref qkv = buffer(kN * 3 * kC, dtype), out = buffer(kN * kC, dtype), dqkv = buffer(kN * 3 * kC, dtype), dout = buffer(kN * kC, dtype);
+  const ops::Attention shape{.batch = kB,
+                             .queries = kT,
+                             .keys = kT,
+                             .heads = kH,
+                             .kv_heads = kH,
+                             .head_width = kC / kH,
+                             .scale = 0.125F,
+                             .q_stride = 3 * kC,
+                             .kv_stride = 3 * kC,
+                             .out_stride = kC};
+  const Ref qkv = buffer(kN * 3 * kC, dtype), out = buffer(kN * kC, dtype), dqkv = buffer(kN * 3 * kC, dtype),
+            dout = buffer(kN * kC, dtype);
   float* const lse = floats(kB * kH * kT);
   void* const workspace = buffer(ops::attention_workspace_bytes(shape, dtype, team_.size()), DType::u8).data;
   const double pairs = static_cast<double>(kB * kH) * static_cast<double>(kT) * static_cast<double>(kT + 1) / 2;
   const double forward = 4 * pairs * static_cast<double>(kC / kH);
-  add("attention_forward", dtype, forward, 0, [=, this] { ops::attention_forward(stream_, shape, qkv, qkv.at(kC), qkv.at(2 * kC), out, lse, workspace); });
+  add("attention_forward", dtype, forward, 0,
+      [=, this] { ops::attention_forward(stream_, shape, qkv, qkv.at(kC), qkv.at(2 * kC), out, lse, workspace); });
   add("attention_backward", dtype, 2 * forward, 0, [=, this] {
-    ops::attention_backward(stream_, shape, qkv, qkv.at(kC), qkv.at(2 * kC), out, dout, lse, dqkv, dqkv.at(kC), dqkv.at(2 * kC), workspace);
+    ops::attention_backward(stream_, shape, qkv, qkv.at(kC), qkv.at(2 * kC), out, dout, lse, dqkv, dqkv.at(kC),
+                            dqkv.at(2 * kC), workspace);
   });
 }
 
 void Bench::add_rest(DType dtype) {
-  const double e = static_cast<double>(size_of(dtype)), nc = static_cast<double>(kN * kC), nf = static_cast<double>(kN * kF);
-  const Ref x = buffer(kN * kC, dtype), y = buffer(kN * kC, dtype), dy = buffer(kN * kC, dtype), weight = buffer(kC, dtype), bias = buffer(kC, dtype);
+  const double e = static_cast<double>(size_of(dtype)), nc = static_cast<double>(kN * kC),
+               nf = static_cast<double>(kN * kF);
+  const Ref x = buffer(kN * kC, dtype), y = buffer(kN * kC, dtype), dy = buffer(kN * kC, dtype),
+            weight = buffer(kC, dtype), bias = buffer(kC, dtype);
   float *const mean = floats(kN), *const rstd = floats(kN), *const dw = floats(kC), *const db = floats(kC);
   void* const norm_scratch = buffer(ops::layernorm_backward_workspace_bytes(kN, kC, team_.size()), DType::u8).data;
-  add("layernorm_forward", dtype, 0, 2 * nc * e, [=, this] { ops::layernorm_forward(stream_, kN, kC, 1e-5F, x, weight, bias, y, mean, rstd); });
+  add("layernorm_forward", dtype, 0, 2 * nc * e,
+      [=, this] { ops::layernorm_forward(stream_, kN, kC, 1e-5F, x, weight, bias, y, mean, rstd); });
   add("layernorm_backward", dtype, 0, 4 * nc * e,
       [=, this] { ops::layernorm_backward(stream_, kN, kC, x, weight, mean, rstd, dy, y, y, dw, db, norm_scratch); });
   const Ref wide = buffer(kN * kF, dtype), wide2 = buffer(kN * kF, dtype);
@@ -173,7 +213,8 @@ void Bench::add_rest(DType dtype) {
   void* const embedding_scratch = buffer(ops::embedding_backward_workspace_bytes(kN, kV, team_.size()), DType::u8).data;
   add("embedding_forward", dtype, 0, 3 * nc * e,
       [=, this] { ops::embedding_forward(stream_, kN, kC, kV, kT, tokens, positions, table, position_table, y); });
-  add("embedding_backward", dtype, 0, nc * (e + 8), [=, this] { ops::embedding_backward(stream_, kN, kC, kV, tokens, dy, dtable, embedding_scratch); });
+  add("embedding_backward", dtype, 0, nc * (e + 8),
+      [=, this] { ops::embedding_backward(stream_, kN, kC, kV, tokens, dy, dtable, embedding_scratch); });
   const Ref logits = buffer(kChunk * kLd, dtype);
   const int32_t* const labels = numbers(kChunk, kV);
   float* const losses = floats(kChunk);
@@ -189,10 +230,14 @@ void Bench::add_optimizer() {
   for (int64_t i = 0; i < kParameters; ++i) v[i] = v[i] < 0 ? -v[i] : v[i];
   static const ops::AdamScalars scalars{.learning_rate = 1e-9F, .correction1 = 0.5F, .correction2 = 0.5F};
   const ops::Adam settings{.weight_decay = 0.1F, .zero_gradient = false};
-  add("adamw", DType::f32, 0, 28 * p, [=, this] { ops::adam(stream_, kParameters, settings, &scalars, master, gradient, m, v, Ref(nullptr, DType::bf16)); });
-  add("adamw_with_copy", DType::bf16, 0, 30 * p, [=, this] { ops::adam(stream_, kParameters, settings, &scalars, master, gradient, m, v, copy); });
+  add("adamw", DType::f32, 0, 28 * p, [=, this] {
+    ops::adam(stream_, kParameters, settings, &scalars, master, gradient, m, v, Ref(nullptr, DType::bf16));
+  });
+  add("adamw_with_copy", DType::bf16, 0, 30 * p,
+      [=, this] { ops::adam(stream_, kParameters, settings, &scalars, master, gradient, m, v, copy); });
   double* const partials = buffer(kParameters / 4096 + 1, DType::f64).as<double>();
-  add("sums_of_squares", DType::f32, 0, 4 * p, [=, this] { ops::sums_of_squares(stream_, kParameters, 4096, gradient, partials); });
+  add("sums_of_squares", DType::f32, 0, 4 * p,
+      [=, this] { ops::sums_of_squares(stream_, kParameters, 4096, gradient, partials); });
 }
 
 }  // namespace

@@ -14,9 +14,11 @@
 
 namespace ridgeline::bench {
 
-Process::Process(const std::vector<std::string>& command, const std::vector<std::string>& environment) : name_(command.front()) {
+Process::Process(const std::vector<std::string>& command, const std::vector<std::string>& environment)
+    : name_(command.front()) {
   int to_child[2], from_child[2];
-  if (::pipe2(to_child, O_CLOEXEC) != 0 || ::pipe2(from_child, O_CLOEXEC) != 0) throw system_error("cannot make a pipe", errno);
+  if (::pipe2(to_child, O_CLOEXEC) != 0 || ::pipe2(from_child, O_CLOEXEC) != 0)
+    throw system_error("cannot make a pipe", errno);
   std::vector<char*> arguments;
   for (const std::string& word : command) arguments.push_back(const_cast<char*>(word.c_str()));
   arguments.push_back(nullptr);
@@ -43,8 +45,11 @@ Process::Process(const std::vector<std::string>& command, const std::vector<std:
 }
 
 Process::Process(Process&& other) noexcept
-    : name_(std::move(other.name_)), child_(std::exchange(other.child_, -1)), input_(std::exchange(other.input_, -1)),
-      output_(std::exchange(other.output_, -1)), pending_(std::move(other.pending_)) {}
+    : name_(std::move(other.name_)),
+      child_(std::exchange(other.child_, -1)),
+      input_(std::exchange(other.input_, -1)),
+      output_(std::exchange(other.output_, -1)),
+      pending_(std::move(other.pending_)) {}
 
 Process::~Process() {
   if (input_ >= 0) ::close(input_);
@@ -74,7 +79,8 @@ std::string Process::read_json_line() {
     char buffer[4096];
     const ssize_t got = ::read(output_, buffer, sizeof buffer);
     if (got < 0 && errno == EINTR) continue;
-    if (got <= 0) throw Error(fmt::format("'{}' ended before it answered", name_), "Run the command by hand to see why.");
+    if (got <= 0)
+      throw Error(fmt::format("'{}' ended before it answered", name_), "Run the command by hand to see why.");
     pending_.append(buffer, static_cast<size_t>(got));
   }
 }

@@ -1,4 +1,5 @@
-// A measured figure beside what bounds it: the floor of its work on this machine, a named peer, or both. Never a bare time.
+// A measured figure beside what bounds it: the floor of its work on this machine, a named peer, or both. Never a bare
+// time.
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>

@@ -36,40 +36,80 @@ struct Contender {
   }
 };
 
-// Floor of a step: its FLOPs at the measured peak plus the optimizer's 28 bytes per parameter at the measured bandwidth (fp32
-// weight, gradient and two moments read; weight and moments written).
-double floor_seconds(const model::TransformerConfig& config, const WorkerOptions& work, DType dtype, const Machine& machine) {
+// Floor of a step: its FLOPs at the measured peak plus the optimizer's 28 bytes per parameter at the measured bandwidth
+// (fp32 weight, gradient and two moments read; weight and moments written).
+double floor_seconds(const model::TransformerConfig& config, const WorkerOptions& work, DType dtype,
+                     const Machine& machine) {
   const double tokens = static_cast<double>(work.batch * work.sequence);
   return model::training_flops(config, work.sequence).per_token() * tokens / machine.flops(dtype) +
          28.0 * static_cast<double>(config.parameters()) / machine.adam;
 }
 
-Contender start_ours(const TrainBenchOptions& options, const std::string& precision, int ranks, int threads, const std::string& name) {
+Contender start_ours(const TrainBenchOptions& options, const std::string& precision, int ranks, int threads,
+                     const std::string& name) {
   const WorkerOptions& work = options.work;
-  std::vector<std::string> command = {options.program, "bench", "worker", "--preset", work.preset, "--precision", precision,
-                                      "--ranks", std::to_string(ranks), "--threads", std::to_string(threads), "--batch", std::to_string(work.batch),
-                                      "--micro-batch", std::to_string(work.micro_batch), "--sequence", std::to_string(work.sequence),
-                                      "--head-chunk", std::to_string(work.head_chunk)};
+  std::vector<std::string> command = {options.program,
+                                      "bench",
+                                      "worker",
+                                      "--preset",
+                                      work.preset,
+                                      "--precision",
+                                      precision,
+                                      "--ranks",
+                                      std::to_string(ranks),
+                                      "--threads",
+                                      std::to_string(threads),
+                                      "--batch",
+                                      std::to_string(work.batch),
+                                      "--micro-batch",
+                                      std::to_string(work.micro_batch),
+                                      "--sequence",
+                                      std::to_string(work.sequence),
+                                      "--head-chunk",
+                                      std::to_string(work.head_chunk)};
   return {.name = name, .process = std::make_unique<Process>(command)};
 }
 
-Contender start_peer(const TrainBenchOptions& options, const model::TransformerConfig& config, const std::string& precision, const std::string& mode) {
+Contender start_peer(const TrainBenchOptions& options, const model::TransformerConfig& config,
+                     const std::string& precision, const std::string& mode) {
   const bool tuned = mode.ends_with("-tuned");
   // Set for older OpenBLAS builds on some machines; they would slow PyTorch's libraries down.
   std::vector<std::string> environment = {"OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OMP_WAIT_POLICY=PASSIVE"};
   if (tuned) {
-    for (const char* const library : {"/usr/lib/x86_64-linux-gnu/libjemalloc.so.2", "/usr/lib/aarch64-linux-gnu/libjemalloc.so.2"}) {
+    for (const char* const library :
+         {"/usr/lib/x86_64-linux-gnu/libjemalloc.so.2", "/usr/lib/aarch64-linux-gnu/libjemalloc.so.2"}) {
       if (std::filesystem::exists(library)) environment.push_back(fmt::format("LD_PRELOAD={}", library));
     }
     environment.push_back("MALLOC_CONF=thp:always,metadata_thp:always,dirty_decay_ms:-1,muzzy_decay_ms:-1,narenas:1");
   }
   const WorkerOptions& work = options.work;
-  const std::vector<std::string> command = {options.peers + "/bin/python", options.peer_script, "--mode", mode.substr(0, mode.find('-')), "--precision", precision,
-                                            "--layers", std::to_string(config.layers), "--width", std::to_string(config.width),
-                                            "--heads", std::to_string(config.heads), "--vocab", std::to_string(config.vocab),
-                                            "--batch", std::to_string(work.batch), "--sequence", std::to_string(work.sequence),
-                                            "--threads", std::to_string(options.cpus), "--steps", "2", "--warmup", "1", "--interactive"};
-  Contender contender{.name = fmt::format("PyTorch {}", mode), .process = std::make_unique<Process>(command, environment)};
+  const std::vector<std::string> command = {options.peers + "/bin/python",
+                                            options.peer_script,
+                                            "--mode",
+                                            mode.substr(0, mode.find('-')),
+                                            "--precision",
+                                            precision,
+                                            "--layers",
+                                            std::to_string(config.layers),
+                                            "--width",
+                                            std::to_string(config.width),
+                                            "--heads",
+                                            std::to_string(config.heads),
+                                            "--vocab",
+                                            std::to_string(config.vocab),
+                                            "--batch",
+                                            std::to_string(work.batch),
+                                            "--sequence",
+                                            std::to_string(work.sequence),
+                                            "--threads",
+                                            std::to_string(options.cpus),
+                                            "--steps",
+                                            "2",
+                                            "--warmup",
+                                            "1",
+                                            "--interactive"};
+  Contender contender{.name = fmt::format("PyTorch {}", mode),
+                      .process = std::make_unique<Process>(command, environment)};
   contender.process->read_json_line();  // its own report after the first steps
   return contender;
 }
@@ -81,7 +121,8 @@ void race(const TrainBenchOptions& options, std::vector<Contender>& contenders) 
     for (Contender& contender : contenders) contender.step(options.steps_per_round, true);
     if (!options.verbose) continue;
     fmt::print(stderr, "round {} of {}:", round + 1, options.rounds);
-    for (const Contender& contender : contenders) fmt::print(stderr, "  {} {:.3f} s", contender.name, contender.seconds.back());
+    for (const Contender& contender : contenders)
+      fmt::print(stderr, "  {} {:.3f} s", contender.name, contender.seconds.back());
     fmt::print(stderr, "\n");
   }
 }
@@ -89,7 +130,8 @@ void race(const TrainBenchOptions& options, std::vector<Contender>& contenders) 
 // Median over rounds of (theirs / ours): above 1 we are faster.
 double speed_ratio(const Contender& ours, const Contender& theirs) {
   std::vector<double> ratios;
-  for (size_t i = 0; i < std::min(ours.seconds.size(), theirs.seconds.size()); ++i) ratios.push_back(theirs.seconds[i] / ours.seconds[i]);
+  for (size_t i = 0; i < std::min(ours.seconds.size(), theirs.seconds.size()); ++i)
+    ratios.push_back(theirs.seconds[i] / ours.seconds[i]);
   return statistics(ratios).median;
 }
 
@@ -99,23 +141,31 @@ std::string row_name(const TrainBenchOptions& options, const std::string& precis
   return fmt::format("{}_{}{}", preset, precision, rest);
 }
 
-void add_precision(const TrainBenchOptions& options, const std::string& precision, const Machine& machine, std::vector<Row>& rows) {
+void add_precision(const TrainBenchOptions& options, const std::string& precision, const Machine& machine,
+                   std::vector<Row>& rows) {
   const model::TransformerConfig config = model::preset(options.work.preset);
   const DType dtype = precision == "bf16" ? DType::bf16 : DType::f32;
   const double floor = floor_seconds(config, options.work, dtype, machine);
   std::vector<Contender> own;
   own.push_back(start_ours(options, precision, 1, options.cpus, "1 rank"));
-  if (options.cpus > 1) own.push_back(start_ours(options, precision, options.cpus, 1, fmt::format("{} ranks", options.cpus)));
+  if (options.cpus > 1)
+    own.push_back(start_ours(options, precision, options.cpus, 1, fmt::format("{} ranks", options.cpus)));
   race(options, own);
   const auto add = [&](const Contender& contender, std::string_view rest) -> Row& {
     const Statistics seconds = statistics(contender.seconds);
     const double tokens = static_cast<double>(contender.tokens);
-    rows.push_back({.name = row_name(options, precision, rest), .value = tokens / seconds.median, .unit = "tokens/s", .floor = tokens / floor,
-                    .fraction = floor / seconds.median, .spread = seconds.spread});
+    rows.push_back({.name = row_name(options, precision, rest),
+                    .value = tokens / seconds.median,
+                    .unit = "tokens/s",
+                    .floor = tokens / floor,
+                    .fraction = floor / seconds.median,
+                    .spread = seconds.spread});
     return rows.back();
   };
   add(own[0], "");
-  rows.push_back({.name = row_name(options, precision, "_memory"), .value = static_cast<double>(own[0].resident) * 1e-9, .unit = "GB",
+  rows.push_back({.name = row_name(options, precision, "_memory"),
+                  .value = static_cast<double>(own[0].resident) * 1e-9,
+                  .unit = "GB",
                   .floor = static_cast<double>(own[0].planned) * 1e-9,
                   .fraction = static_cast<double>(own[0].planned) / static_cast<double>(own[0].resident)});
   if (own.size() > 1) {
@@ -131,10 +181,13 @@ void add_precision(const TrainBenchOptions& options, const std::string& precisio
     pair.push_back(start_peer(options, config, precision, mode));
     race(options, pair);
     Row& row = add(pair[0], fmt::format("_beside_{}", mode));
-    row.peer = fmt::format("{} ({:.1f} tokens/s)", pair[1].name, static_cast<double>(pair[1].tokens) / statistics(pair[1].seconds).median);
+    row.peer = fmt::format("{} ({:.1f} tokens/s)", pair[1].name,
+                           static_cast<double>(pair[1].tokens) / statistics(pair[1].seconds).median);
     row.ratio = speed_ratio(pair[0], pair[1]);
-    rows.push_back({.name = row_name(options, precision, fmt::format("_memory_beside_{}", mode)), .value = static_cast<double>(pair[0].resident) * 1e-9,
-                    .unit = "GB", .peer = fmt::format("{} ({:.2f} GB)", pair[1].name, static_cast<double>(pair[1].resident) * 1e-9),
+    rows.push_back({.name = row_name(options, precision, fmt::format("_memory_beside_{}", mode)),
+                    .value = static_cast<double>(pair[0].resident) * 1e-9,
+                    .unit = "GB",
+                    .peer = fmt::format("{} ({:.2f} GB)", pair[1].name, static_cast<double>(pair[1].resident) * 1e-9),
                     .ratio = static_cast<double>(pair[0].resident) / static_cast<double>(pair[1].resident)});
   }
 }

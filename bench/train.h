@@ -10,7 +10,7 @@
 namespace ridgeline::bench {
 
 struct TrainBenchOptions {
-  WorkerOptions work;                      // model, batch, sequence; precision, ranks and threads are set per row
+  WorkerOptions work;  // model, batch, sequence; precision, ranks and threads are set per row
   std::vector<std::string> precisions = {"fp32", "bf16"};
   int cpus = 2;
   int rounds = 5;

@@ -27,7 +27,8 @@ void write_batch(parallel::Executor& executor, int micro_batches, int64_t step) 
     const parallel::BatchBuffers buffers = executor.batch(0, micro);
     for (int64_t b = 0; b < shape.batch; ++b) train::place_row(buffers, b, shape.sequence, static_cast<uint32_t>(b));
     for (int64_t i = 0; i < shape.tokens(); ++i) {
-      const Philox4 bits = philox(static_cast<uint64_t>(step), {static_cast<uint32_t>(i), static_cast<uint32_t>(micro), 0, 0});
+      const Philox4 bits =
+          philox(static_cast<uint64_t>(step), {static_cast<uint32_t>(i), static_cast<uint32_t>(micro), 0, 0});
       buffers.inputs[i] = static_cast<int32_t>(bits[0] % vocab);
       buffers.labels[i] = static_cast<int32_t>(bits[1] % vocab);
     }
@@ -41,13 +42,16 @@ void run_worker(const WorkerOptions& options) {
   run.config = model::preset(options.preset);
   const int64_t share = options.batch / options.ranks;
   const int64_t micro = options.micro_batch > 0 ? options.micro_batch : share;
-  run.batch = {.batch = micro, .sequence = options.sequence, .dtype = options.precision == "bf16" ? DType::bf16 : DType::f32,
-               .head_chunk = std::min(options.head_chunk, micro * options.sequence), .team_size = options.threads};
+  run.batch = {.batch = micro,
+               .sequence = options.sequence,
+               .dtype = options.precision == "bf16" ? DType::bf16 : DType::f32,
+               .head_chunk = std::min(options.head_chunk, micro * options.sequence),
+               .team_size = options.threads};
   run.evaluation_batch = run.batch;
   run.data_parallel = options.ranks;
   const int micro_batches = static_cast<int>(share / micro);
-  const std::vector<parallel::Program> programs = {
-      parallel::lower(run.config, parallel::schedule(1, micro_batches)[0], parallel::Shard::none, parallel::Reduce::last)};
+  const std::vector<parallel::Program> programs = {parallel::lower(run.config, parallel::schedule(1, micro_batches)[0],
+                                                                   parallel::Shard::none, parallel::Reduce::last)};
 
   const comm::WorldOptions world_options{.timeout = std::chrono::hours(24)};
   const auto body = [&](comm::World& world) {
@@ -72,12 +76,20 @@ void run_worker(const WorkerOptions& options) {
         const auto begin = std::chrono::steady_clock::now();
         write_batch(executor, micro_batches, step++);
         const float t = static_cast<float>(step);
-        loss = executor.run(0, {.step = step, .optimizer = {.weight_decay = 0.1F}, .learning_rate = 1e-4F,
-                                .correction1 = 1.0F - std::pow(0.9F, t), .correction2 = 1.0F - std::pow(0.999F, t), .clip = 1.0F}).loss;
+        loss = executor
+                   .run(0, {.step = step,
+                            .optimizer = {.weight_decay = 0.1F},
+                            .learning_rate = 1e-4F,
+                            .correction1 = 1.0F - std::pow(0.9F, t),
+                            .correction2 = 1.0F - std::pow(0.999F, t),
+                            .clip = 1.0F})
+                   .loss;
         seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
       }
       if (!first) continue;
-      const nlohmann::json row = {{"step_seconds", seconds}, {"loss", loss}, {"tokens", options.batch * options.sequence},
+      const nlohmann::json row = {{"step_seconds", seconds},
+                                  {"loss", loss},
+                                  {"tokens", options.batch * options.sequence},
                                   {"peak_resident_bytes", device::resident_memory().peak},
                                   {"planned_bytes", executor.inventory().total_bytes() * options.ranks}};
       fmt::print("{}\n", row.dump());

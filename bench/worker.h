@@ -11,9 +11,9 @@ struct WorkerOptions {
   std::string preset = "gpt2-124m";
   std::string precision = "fp32";
   int ranks = 1;
-  int threads = 2;           // per rank
-  int64_t batch = 4;         // sequences per step over all ranks
-  int64_t micro_batch = 0;   // 0: a rank's share at once
+  int threads = 2;          // per rank
+  int64_t batch = 4;        // sequences per step over all ranks
+  int64_t micro_batch = 0;  // 0: a rank's share at once
   int64_t sequence = 1024;
   int64_t head_chunk = 1024;
 };

@@ -1,8 +1,8 @@
 // parity_check DIR --ranks N --set key=value …
 //
-// Runs a reference folder (model, tokens, valid labels, logits, gradients and ten AdamW losses of another implementation)
-// on any layout and compares: a row per tensor and per step, exit code 1 when something is out of tolerance.
-// The folder's form is described in tests/data/README.md.
+// Runs a reference folder (model, tokens, valid labels, logits, gradients and ten AdamW losses of another
+// implementation) on any layout and compares: a row per tensor and per step, exit code 1 when something is out of
+// tolerance. The folder's form is described in tests/data/README.md.
 
 #include <fmt/format.h>
 
@@ -55,11 +55,11 @@ void set(Settings& settings, const std::string& assignment) {
       {"train.head_chunk", [&] { settings.head_chunk = std::stoll(value); }},
       {"train.precision",
        [&] {
-         if (value != "fp32" && value != "bf16") throw Error(fmt::format("train.precision: '{}' is neither fp32 nor bf16", value));
+         if (value != "fp32" && value != "bf16")
+           throw Error(fmt::format("train.precision: '{}' is neither fp32 nor bf16", value));
          settings.dtype = value == "bf16" ? DType::bf16 : DType::f32;
        }},
-      {"parallel.shard",
-       [&] {
+      {"parallel.shard", [&] {
          if (value != "none") throw Error(fmt::format("parallel.shard = {}: this version knows only none", value));
        }}};
   const auto found = keys.find(key);
@@ -67,7 +67,8 @@ void set(Settings& settings, const std::string& assignment) {
     std::vector<std::string> names;
     for (const auto& [name, unused] : keys) names.push_back(name);
     const std::string near = nearest(key, names);
-    throw Error(fmt::format("--set {}: no such key here", key), near.empty() ? "" : fmt::format("Did you mean {}?", near));
+    throw Error(fmt::format("--set {}: no such key here", key),
+                near.empty() ? "" : fmt::format("Did you mean {}?", near));
   }
   found->second();
 }
@@ -95,7 +96,8 @@ struct Reference {
   static std::vector<T> values(const fs::path& file, const checkpoint::Shape& shape) {
     const checkpoint::NpyArray array(file);
     if (array.shape() != shape) {
-      throw Error(fmt::format("'{}' has shape {}, expected {}", file.string(), checkpoint::to_string(array.shape()), checkpoint::to_string(shape)));
+      throw Error(fmt::format("'{}' has shape {}, expected {}", file.string(), checkpoint::to_string(array.shape()),
+                              checkpoint::to_string(shape)));
     }
     const std::span<const T> all = array.values<T>();
     return {all.begin(), all.end()};
@@ -109,7 +111,9 @@ class Report {
     const bool ok = error <= tolerance;
     if (!ok) ++failed_;
     ++rows_;
-    if (print_) fmt::print("{:44} error {:10.3e}  tolerance {:8.1e}  {}\n", what, error, tolerance, ok ? "ok" : "OUT OF TOLERANCE");
+    if (print_)
+      fmt::print("{:44} error {:10.3e}  tolerance {:8.1e}  {}\n", what, error, tolerance,
+                 ok ? "ok" : "OUT OF TOLERANCE");
   }
   int rows() const { return rows_; }
   int failed() const { return failed_; }
@@ -122,23 +126,35 @@ class Report {
 class Check {
  public:
   Check(const Settings& settings, const Reference& reference, comm::World& world, const Gradients* one_rank = nullptr)
-      : settings_(settings), reference_(reference), one_rank_(one_rank), world_(world), team_(settings.threads), stream_(team_),
-        sum_(world.communicator("parity")), report_(world.rank() == 0) {
+      : settings_(settings),
+        reference_(reference),
+        one_rank_(one_rank),
+        world_(world),
+        team_(settings.threads),
+        stream_(team_),
+        sum_(world.communicator("parity")),
+        report_(world.rank() == 0) {
     const int64_t share = reference.batch / world.size();
     micro_ = settings.micro_batch > 0 ? settings.micro_batch : share;
     if (reference.batch % (world.size() * micro_) != 0) {
-      throw Error(fmt::format("{} sequences do not divide into {} ranks of micro-batches of {}", reference.batch, world.size(), micro_));
+      throw Error(fmt::format("{} sequences do not divide into {} ranks of micro-batches of {}", reference.batch,
+                              world.size(), micro_));
     }
     micro_batches_ = static_cast<int>(share / micro_);
-    const model::BatchShape shape{.batch = micro_, .sequence = reference.sequence, .dtype = settings.dtype, .head_chunk = settings.head_chunk,
+    const model::BatchShape shape{.batch = micro_,
+                                  .sequence = reference.sequence,
+                                  .dtype = settings.dtype,
+                                  .head_chunk = settings.head_chunk,
                                   .team_size = settings.threads};
-    parallel::RunShape run{.config = reference.config, .batch = shape, .evaluation_batch = shape, .data_parallel = world.size()};
-    std::vector<parallel::Program> programs = {
-        parallel::lower(run.config, parallel::schedule(1, micro_batches_)[0], parallel::Shard::none, parallel::Reduce::last),
-        parallel::evaluation(run.config, 1)};
+    parallel::RunShape run{
+        .config = reference.config, .batch = shape, .evaluation_batch = shape, .data_parallel = world.size()};
+    std::vector<parallel::Program> programs = {parallel::lower(run.config, parallel::schedule(1, micro_batches_)[0],
+                                                               parallel::Shard::none, parallel::Reduce::last),
+                                               parallel::evaluation(run.config, 1)};
     executor_ = std::make_unique<parallel::Executor>(
         run, std::move(programs), world, stream_,
-        parallel::Executor::Options{settings.guard ? parallel::Packing::separate : parallel::Packing::shared, settings.guard});
+        parallel::Executor::Options{settings.guard ? parallel::Packing::separate : parallel::Packing::shared,
+                                    settings.guard});
     train::load_hugging_face(*executor_, settings.folder);
   }
 
@@ -212,10 +228,12 @@ class Check {
   }
 
   void check_gradients() {
-    const checkpoint::HuggingFaceModel expected(settings_.folder / "grads.safetensors", train::hugging_face_names(reference_.config));
+    const checkpoint::HuggingFaceModel expected(settings_.folder / "grads.safetensors",
+                                                train::hugging_face_names(reference_.config));
     write_batch(0);
     const parallel::StepResult result = executor_->run(0, {.update = false});
-    report_.row("loss of step 0", relative(result.loss, reference_.json.at("loss")), tolerance(settings_.tolerance, 1e-3));
+    report_.row("loss of step 0", relative(result.loss, reference_.json.at("loss")),
+                tolerance(settings_.tolerance, 1e-3));
     for (size_t u = 0; u < executor_->units().size(); ++u) {
       const model::Unit& unit = executor_->units()[u];
       float* const gradient = executor_->gradient(static_cast<int>(u));
@@ -237,13 +255,15 @@ class Check {
       for (size_t i = 0; i < unit.tensors.size(); ++i) {
         // A key bias's gradient is zero in theory: errors are relative to at least a thousandth of the unit's norm.
         const double scale = std::max(std::sqrt(squares[i].second), 1e-3 * std::sqrt(unit_square));
-        report_.row("gradient of " + unit.tensors[i].name, std::sqrt(squares[i].first) / scale, tolerance(settings_.tolerance, 5e-2));
+        report_.row("gradient of " + unit.tensors[i].name, std::sqrt(squares[i].first) / scale,
+                    tolerance(settings_.tolerance, 5e-2));
         if (one_rank_ == nullptr) continue;
         double difference = 0;
         const std::vector<float>& expected_one = (*one_rank_)[u];
         for (int64_t e = 0; e < unit.tensors[i].count(); ++e) {
           const int64_t at = unit.tensors[i].offset + e;
-          const double d = static_cast<double>(gradient[at]) - static_cast<double>(expected_one[static_cast<size_t>(at)]);
+          const double d =
+              static_cast<double>(gradient[at]) - static_cast<double>(expected_one[static_cast<size_t>(at)]);
           difference += d * d;
         }
         report_.row("  against one rank", std::sqrt(difference) / scale, tolerance(1e-6, 1e-2));
@@ -255,7 +275,9 @@ class Check {
   void check_losses() {
     const nlohmann::json& adamw = reference_.json.at("adamw");
     parallel::StepInput input;
-    input.optimizer = {.beta1 = adamw.at("betas").at(0), .beta2 = adamw.at("betas").at(1), .epsilon = adamw.at("eps"),
+    input.optimizer = {.beta1 = adamw.at("betas").at(0),
+                       .beta2 = adamw.at("betas").at(1),
+                       .epsilon = adamw.at("eps"),
                        .weight_decay = adamw.at("weight_decay")};
     input.learning_rate = adamw.at("learning_rate");
     input.clip = adamw.at("clip_global_norm");
@@ -269,10 +291,12 @@ class Check {
       if (result.tokens != reference_.json.at("valid_tokens").at(index).get<int64_t>()) {
         report_.row(fmt::format("step {} valid tokens", step), 1.0, 0.0);
       }
-      report_.row(fmt::format("step {} loss {:.6f}", step, result.loss), relative(result.loss, reference_.json.at("adamw_losses").at(index)),
+      report_.row(fmt::format("step {} loss {:.6f}", step, result.loss),
+                  relative(result.loss, reference_.json.at("adamw_losses").at(index)),
                   tolerance(settings_.tolerance, 5e-3));
       report_.row(fmt::format("step {} gradient norm {:.6f}", step, result.gradient_norm),
-                  relative(result.gradient_norm, reference_.json.at("grad_norms").at(index)), tolerance(4 * settings_.tolerance, 5e-2));
+                  relative(result.gradient_norm, reference_.json.at("grad_norms").at(index)),
+                  tolerance(4 * settings_.tolerance, 5e-2));
     }
   }
 
@@ -297,9 +321,11 @@ int run(int argc, char** argv) {
   std::vector<std::string> assignments;
   app.add_option("folder", settings.folder, "reference folder")->required();
   app.add_option("--ranks", settings.ranks, "thread ranks (under mpirun: the number of processes)");
-  app.add_option("--set", assignments, "train.micro_batch, train.precision, train.threads, train.head_chunk, parallel.shard");
+  app.add_option("--set", assignments,
+                 "train.micro_batch, train.precision, train.threads, train.head_chunk, parallel.shard");
   app.add_option("--tolerance", settings.tolerance, "relative error allowed in fp32");
-  app.add_flag("--against-one-rank", settings.against_one_rank, "also compare each gradient with one rank's (1e-6 in fp32)");
+  app.add_flag("--against-one-rank", settings.against_one_rank,
+               "also compare each gradient with one rank's (1e-6 in fp32)");
   app.add_flag("--guard", settings.guard, "make buffers unreadable outside their declared lifetime");
   CLI11_PARSE(app, argc, argv);
   for (const std::string& assignment : assignments) set(settings, assignment);
@@ -320,7 +346,8 @@ int run(int argc, char** argv) {
     if (world.rank() == 0) rows = report.rows();
     failed += report.failed();
     if (world.rank() == 0) {
-      fmt::print("{}: {} ranks ({}), {} rows, {} out of tolerance\n", settings.folder.string(), world.size(), world.backend(), rows, report.failed());
+      fmt::print("{}: {} ranks ({}), {} rows, {} out of tolerance\n", settings.folder.string(), world.size(),
+                 world.backend(), rows, report.failed());
     }
   };
   const comm::WorldOptions options{.timeout = std::chrono::seconds(60)};

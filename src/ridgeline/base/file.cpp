@@ -71,12 +71,12 @@ void MappedFile::release() noexcept {
   size_ = 0;
 }
 
-MappedFile::~MappedFile() { release(); }
+MappedFile::~MappedFile() {
+  release();
+}
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
-    : path_(std::move(other.path_)),
-      data_(std::exchange(other.data_, nullptr)),
-      size_(std::exchange(other.size_, 0)) {}
+    : path_(std::move(other.path_)), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   if (this != &other) {
@@ -90,9 +90,15 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
 
 File::File(const fs::path& path, Mode mode) : path_(path) {
   switch (mode) {
-    case Mode::read: descriptor_ = open_or_throw(path, O_RDONLY, "open"); break;
-    case Mode::create: descriptor_ = open_or_throw(path, O_RDWR | O_CREAT | O_TRUNC, "create"); break;
-    case Mode::update: descriptor_ = open_or_throw(path, O_RDWR, "open for writing"); break;
+    case Mode::read:
+      descriptor_ = open_or_throw(path, O_RDONLY, "open");
+      break;
+    case Mode::create:
+      descriptor_ = open_or_throw(path, O_RDWR | O_CREAT | O_TRUNC, "create");
+      break;
+    case Mode::update:
+      descriptor_ = open_or_throw(path, O_RDWR, "open for writing");
+      break;
   }
 }
 
@@ -100,8 +106,7 @@ File::~File() {
   if (descriptor_ >= 0) ::close(descriptor_);
 }
 
-File::File(File&& other) noexcept
-    : path_(std::move(other.path_)), descriptor_(std::exchange(other.descriptor_, -1)) {}
+File::File(File&& other) noexcept : path_(std::move(other.path_)), descriptor_(std::exchange(other.descriptor_, -1)) {}
 
 File& File::operator=(File&& other) noexcept {
   if (this != &other) {

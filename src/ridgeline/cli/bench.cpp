@@ -33,33 +33,47 @@ void report(const Options& options, const std::vector<bench::Row>& rows) {
   write_atomically(options.json, text);
 }
 
-int threads(const Options& options) { return options.threads > 0 ? options.threads : device::cpu_count(); }
+int threads(const Options& options) {
+  return options.threads > 0 ? options.threads : device::cpu_count();
+}
 
 void add_work(CLI::App& command, bench::WorkerOptions& work) {
   command.add_option("--preset", work.preset, "Model")->capture_default_str();
-  command.add_option("--batch", work.batch, "Sequences per step over all ranks")->capture_default_str()->check(CLI::PositiveNumber);
-  command.add_option("--micro-batch", work.micro_batch, "Sequences at once per rank; 0: its whole share")->capture_default_str();
-  command.add_option("--sequence", work.sequence, "Tokens per sequence")->capture_default_str()->check(CLI::PositiveNumber);
-  command.add_option("--head-chunk", work.head_chunk, "Tokens per chunk of the loss head")->capture_default_str()->check(CLI::PositiveNumber);
+  command.add_option("--batch", work.batch, "Sequences per step over all ranks")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  command.add_option("--micro-batch", work.micro_batch, "Sequences at once per rank; 0: its whole share")
+      ->capture_default_str();
+  command.add_option("--sequence", work.sequence, "Tokens per sequence")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  command.add_option("--head-chunk", work.head_chunk, "Tokens per chunk of the loss head")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
 }
 
 }  // namespace
 
 void add_bench(CLI::App& app) {
   const auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("bench", "Measure this machine, the operators, the collectives, whole training steps");
+  CLI::App* command =
+      app.add_subcommand("bench", "Measure this machine, the operators, the collectives, whole training steps");
   command->require_subcommand(1);
   command->footer(
-      "Every figure stands beside what bounds it: the floor of its work at this machine's measured peaks, or a named peer.\n\n"
+      "Every figure stands beside what bounds it: the floor of its work at this machine's measured peaks, or a named "
+      "peer.\n\n"
       "Examples:\n"
       "  ridgeline bench machine\n"
       "  ridgeline bench ops --filter attention --json ops.jsonl\n"
       "  mpirun -n 2 ridgeline bench comm\n"
-      "  ridgeline bench train --peers /tmp/ridgeline-peers        beside PyTorch (bench/peers/setup.sh makes that folder)");
+      "  ridgeline bench train --peers /tmp/ridgeline-peers        beside PyTorch (bench/peers/setup.sh makes that "
+      "folder)");
   const auto common = [&](CLI::App* sub) {
     sub->add_option("--json", options->json, "Also write the rows, one JSON object per line")->type_name("FILE");
     sub->add_option("--threads", options->threads, "0: all CPUs")->capture_default_str();
-    sub->add_option("--rounds", options->rounds, "Median of this many rounds")->capture_default_str()->check(CLI::PositiveNumber);
+    sub->add_option("--rounds", options->rounds, "Median of this many rounds")
+        ->capture_default_str()
+        ->check(CLI::PositiveNumber);
     return sub;
   };
   CLI::App* machine = common(command->add_subcommand("machine", "Arithmetic peaks and memory bandwidth"));
@@ -69,7 +83,8 @@ void add_bench(CLI::App& app) {
   ops->add_option("--filter", options->filter, "Only operators whose name contains this")->type_name("TEXT");
   ops->callback([options] { report(*options, bench::op_rows(threads(*options), options->rounds, options->filter)); });
 
-  CLI::App* comm = common(command->add_subcommand("comm", "Collectives between ranks of this host (threads, or MPI under mpirun)"));
+  CLI::App* comm =
+      common(command->add_subcommand("comm", "Collectives between ranks of this host (threads, or MPI under mpirun)"));
   comm->add_option("--ranks", options->ranks, "Thread ranks")->capture_default_str()->check(CLI::PositiveNumber);
   comm->add_option("--bytes", options->bytes, "Size of the buffer")->capture_default_str()->check(CLI::PositiveNumber);
   comm->callback([options] {
@@ -77,12 +92,21 @@ void add_bench(CLI::App& app) {
     if (!rows.empty()) report(*options, rows);
   });
 
-  CLI::App* train = common(command->add_subcommand("train", "Whole training steps, beside their floor and beside PyTorch"));
+  CLI::App* train =
+      common(command->add_subcommand("train", "Whole training steps, beside their floor and beside PyTorch"));
   add_work(*train, options->train.work);
-  train->add_option("--precision", options->train.precisions, "fp32, bf16 or both")->capture_default_str()->delimiter(',');
+  train->add_option("--precision", options->train.precisions, "fp32, bf16 or both")
+      ->capture_default_str()
+      ->delimiter(',');
   train->add_option("--peers", options->train.peers, "Environment made by bench/peers/setup.sh")->type_name("DIR");
-  train->add_option("--peer-script", options->train.peer_script, "The peer's program")->capture_default_str()->type_name("FILE");
-  train->add_option("--peer-modes", options->train.peer_modes, "eager, compile, each with -tuned for jemalloc and huge pages")->capture_default_str()->delimiter(',');
+  train->add_option("--peer-script", options->train.peer_script, "The peer's program")
+      ->capture_default_str()
+      ->type_name("FILE");
+  train
+      ->add_option("--peer-modes", options->train.peer_modes,
+                   "eager, compile, each with -tuned for jemalloc and huge pages")
+      ->capture_default_str()
+      ->delimiter(',');
   train->callback([options] {
     options->train.cpus = threads(*options);
     options->train.rounds = options->rounds;

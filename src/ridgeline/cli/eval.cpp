@@ -34,10 +34,15 @@ void run(const Options& options) {
     train_documents = parts[0];
     documents = parts[1];
   }
-  if (documents.empty()) throw Error("no validation documents", "Give another --split, or --whole to use every document.");
-  const train::EvaluationSettings settings{.sequence = options.sequence > 0 ? options.sequence : source.config().context,
-                                           .micro_batch = options.micro_batch, .ranks = options.ranks, .threads = options.threads,
-                                           .dtype = options.precision == "bf16" ? DType::bf16 : DType::f32, .console = stderr};
+  if (documents.empty())
+    throw Error("no validation documents", "Give another --split, or --whole to use every document.");
+  const train::EvaluationSettings settings{
+      .sequence = options.sequence > 0 ? options.sequence : source.config().context,
+      .micro_batch = options.micro_batch,
+      .ranks = options.ranks,
+      .threads = options.threads,
+      .dtype = options.precision == "bf16" ? DType::bf16 : DType::f32,
+      .console = stderr};
   const train::Evaluation model = train::evaluate(source, dataset, documents, settings);
   const std::optional<data::Tokenizer> tokenizer = source.tokenizer(options.tokenizer);
   const double bytes_per_token = train::text_bytes_per_prediction(*dataset, documents, tokenizer);
@@ -45,8 +50,11 @@ void run(const Options& options) {
   const auto bits_per_byte = [&](double nats) { return nats / std::numbers::ln2 / bytes_per_token; };
   if (bytes_per_token > 0) json["bits_per_byte"] = bits_per_byte(model.loss);
   if (options.bigram) {
-    if (train_documents.empty()) throw Error("--bigram needs training documents", "Leave --whole away, so that --split says which they are.");
-    const double bigram = data::BigramModel::fit(*dataset, train_documents, source.config().vocab).evaluate(*dataset, documents).nats_per_token();
+    if (train_documents.empty())
+      throw Error("--bigram needs training documents", "Leave --whole away, so that --split says which they are.");
+    const double bigram = data::BigramModel::fit(*dataset, train_documents, source.config().vocab)
+                              .evaluate(*dataset, documents)
+                              .nats_per_token();
     json["bigram_nats_per_token"] = bigram;
     if (bytes_per_token > 0) json["bigram_bits_per_byte"] = bits_per_byte(bigram);
   }
@@ -73,16 +81,28 @@ void add_eval(CLI::App& app) {
       "Examples:\n"
       "  ridgeline eval --checkpoint runs/first --data data/pages --bigram\n"
       "  ridgeline eval --checkpoint gpt2 --data data/pages --whole --precision bf16");
-  command->add_option("--checkpoint", options->checkpoint, "A checkpoint, a run's folder (its newest), or a Hugging Face folder")->required()->type_name("DIR");
+  command
+      ->add_option("--checkpoint", options->checkpoint,
+                   "A checkpoint, a run's folder (its newest), or a Hugging Face folder")
+      ->required()
+      ->type_name("DIR");
   command->add_option("--data", options->data, "Token dataset")->required()->type_name("PREFIX");
   command->add_option("--split", options->split, "Which documents train, validate and test")->capture_default_str();
   command->add_flag("--whole", options->whole, "All documents instead of the validation part");
-  command->add_option("--tokenizer", options->tokenizer, "For bits per byte, when the model has none beside it")->type_name("DIR");
-  command->add_option("--sequence", options->sequence, "Tokens per window; 0: the model's context")->capture_default_str();
-  command->add_option("--micro-batch", options->micro_batch, "Windows at once per rank")->capture_default_str()->check(CLI::PositiveNumber);
-  command->add_option("--precision", options->precision, "fp32 or bf16")->capture_default_str()->check(CLI::IsMember({"fp32", "bf16"}));
+  command->add_option("--tokenizer", options->tokenizer, "For bits per byte, when the model has none beside it")
+      ->type_name("DIR");
+  command->add_option("--sequence", options->sequence, "Tokens per window; 0: the model's context")
+      ->capture_default_str();
+  command->add_option("--micro-batch", options->micro_batch, "Windows at once per rank")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  command->add_option("--precision", options->precision, "fp32 or bf16")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"fp32", "bf16"}));
   command->add_option("--ranks", options->ranks, "Thread ranks")->capture_default_str()->check(CLI::PositiveNumber);
-  command->add_option("--threads", options->threads, "Threads per rank; 0: all CPUs")->capture_default_str()->check(CLI::NonNegativeNumber);
+  command->add_option("--threads", options->threads, "Threads per rank; 0: all CPUs")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
   command->add_flag("--bigram", options->bigram, "Also an interpolated bigram fitted on the training part");
   command->add_flag("--json", options->json, "As JSON");
   command->callback([options] { run(*options); });

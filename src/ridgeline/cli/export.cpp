@@ -45,7 +45,8 @@ void run(const Options& options) {
       settings, [&](int64_t done, int64_t) { progress.update(done); });
   progress.finish();
   if (tokenizer) tokenizer->save(options.out, source.config().context);
-  fmt::print("'{}' holds a Hugging Face {} model{}\n", options.out, source.config().family, tokenizer ? " and its tokenizer" : "; no tokenizer was known (--tokenizer)");
+  fmt::print("'{}' holds a Hugging Face {} model{}\n", options.out, source.config().family,
+             tokenizer ? " and its tokenizer" : "; no tokenizer was known (--tokenizer)");
 }
 
 }  // namespace
@@ -57,11 +58,18 @@ void add_export(CLI::App& app) {
       "Writes model.safetensors (shards past 5 GB), config.json, generation_config.json and the tokenizer.\n\n"
       "Examples:\n"
       "  ridgeline export --checkpoint runs/first --out exported\n"
-      "  python -c 'from transformers import pipeline; print(pipeline(\"text-generation\", \"exported\")(\"The file\"))'");
-  command->add_option("--checkpoint", options->checkpoint, "A checkpoint, a run's folder (its newest), or a Hugging Face folder")->required()->type_name("DIR");
+      "  python -c 'from transformers import pipeline; print(pipeline(\"text-generation\", \"exported\")(\"The "
+      "file\"))'");
+  command
+      ->add_option("--checkpoint", options->checkpoint,
+                   "A checkpoint, a run's folder (its newest), or a Hugging Face folder")
+      ->required()
+      ->type_name("DIR");
   command->add_option("--out", options->out, "Folder to write")->required()->type_name("DIR");
   command->add_option("--tokenizer", options->tokenizer, "When the model has none beside it")->type_name("DIR");
-  command->add_option("--dtype", options->dtype, "fp32 or bf16")->capture_default_str()->check(CLI::IsMember({"fp32", "bf16"}));
+  command->add_option("--dtype", options->dtype, "fp32 or bf16")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"fp32", "bf16"}));
   command->callback([options] { run(*options); });
 }
 

@@ -25,21 +25,27 @@ struct Options {
 void run(const Options& options) {
   const train::ModelSource source = train::ModelSource::open(options.checkpoint);
   const std::optional<data::Tokenizer> tokenizer = source.tokenizer(options.tokenizer);
-  if (!tokenizer) throw Error(fmt::format("'{}' has no tokenizer beside it", options.checkpoint), "Name one with --tokenizer DIR.");
+  if (!tokenizer)
+    throw Error(fmt::format("'{}' has no tokenizer beside it", options.checkpoint), "Name one with --tokenizer DIR.");
   const std::optional<int32_t> end = tokenizer->end_of_document();
   std::vector<int32_t> ids = tokenizer->encode(options.prompt, data::Specials::recognise);
   if (ids.empty()) {
-    if (!end) throw Error("the prompt is empty and the tokenizer has no end-of-document token to start from", "Give --prompt TEXT.");
+    if (!end)
+      throw Error("the prompt is empty and the tokenizer has no end-of-document token to start from",
+                  "Give --prompt TEXT.");
     ids.push_back(*end);
   }
   train::Generator generator(source, options.precision == "bf16" ? DType::bf16 : DType::f32,
                              options.threads > 0 ? options.threads : device::cpu_count());
   const int64_t room = generator.config().context - static_cast<int64_t>(ids.size());
   if (room <= 0) {
-    throw Error(fmt::format("the prompt has {} tokens, the model's context is {}", ids.size(), generator.config().context), "Shorten the prompt.");
+    throw Error(
+        fmt::format("the prompt has {} tokens, the model's context is {}", ids.size(), generator.config().context),
+        "Shorten the prompt.");
   }
   if (options.tokens > room) {
-    fmt::print(stderr, "note: only {} of {} tokens fit into the model's context of {}\n", room, options.tokens, generator.config().context);
+    fmt::print(stderr, "note: only {} of {} tokens fit into the model's context of {}\n", room, options.tokens,
+               generator.config().context);
   }
   data::StreamDecoder decoder(*tokenizer);
   fmt::print("{}", options.prompt);
@@ -48,8 +54,9 @@ void run(const Options& options) {
   std::span<const float> logits = generator.feed(ids);
   int64_t drawn = 0;
   for (; drawn < std::min(options.tokens, room); ++drawn) {
-    const int32_t id = train::sample_token(logits.first(static_cast<size_t>(std::min<int64_t>(tokenizer->vocab_size(), generator.config().vocab))),
-                                           options.sampling, static_cast<uint64_t>(drawn));
+    const int32_t id = train::sample_token(
+        logits.first(static_cast<size_t>(std::min<int64_t>(tokenizer->vocab_size(), generator.config().vocab))),
+        options.sampling, static_cast<uint64_t>(drawn));
     if (end && id == *end && !options.keep_going) break;
     fmt::print("{}", decoder.push(id));
     std::fflush(stdout);
@@ -70,16 +77,32 @@ void add_generate(CLI::App& app) {
       "Examples:\n"
       "  ridgeline generate --checkpoint runs/first --prompt \"The file\" --tokens 100 --temperature 0.8 --top-p 0.9\n"
       "  ridgeline generate --checkpoint gpt2 --prompt \"Once\" --temperature 0");
-  command->add_option("--checkpoint", options->checkpoint, "A checkpoint, a run's folder (its newest), or a Hugging Face folder")->required()->type_name("DIR");
+  command
+      ->add_option("--checkpoint", options->checkpoint,
+                   "A checkpoint, a run's folder (its newest), or a Hugging Face folder")
+      ->required()
+      ->type_name("DIR");
   command->add_option("--tokenizer", options->tokenizer, "When the model has none beside it")->type_name("DIR");
   command->add_option("--prompt", options->prompt, "Text to continue; empty: a new document")->type_name("TEXT");
-  command->add_option("--tokens", options->tokens, "How many at most")->capture_default_str()->check(CLI::PositiveNumber);
-  command->add_option("--temperature", options->sampling.temperature, "0: always the most likely")->capture_default_str()->check(CLI::NonNegativeNumber);
-  command->add_option("--top-k", options->sampling.top_k, "Draw from the k most likely; 0: from all")->capture_default_str()->check(CLI::NonNegativeNumber);
-  command->add_option("--top-p", options->sampling.top_p, "Draw from the smallest set of this probability")->capture_default_str()->check(CLI::Range(0.0, 1.0));
+  command->add_option("--tokens", options->tokens, "How many at most")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  command->add_option("--temperature", options->sampling.temperature, "0: always the most likely")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--top-k", options->sampling.top_k, "Draw from the k most likely; 0: from all")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--top-p", options->sampling.top_p, "Draw from the smallest set of this probability")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 1.0));
   command->add_option("--seed", options->sampling.seed, "Of the draws")->capture_default_str();
-  command->add_option("--precision", options->precision, "fp32 or bf16")->capture_default_str()->check(CLI::IsMember({"fp32", "bf16"}));
-  command->add_option("--threads", options->threads, "0: all CPUs")->capture_default_str()->check(CLI::NonNegativeNumber);
+  command->add_option("--precision", options->precision, "fp32 or bf16")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"fp32", "bf16"}));
+  command->add_option("--threads", options->threads, "0: all CPUs")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
   command->add_flag("--keep-going", options->keep_going, "Do not stop at an end-of-document token");
   command->callback([options] { run(*options); });
 }

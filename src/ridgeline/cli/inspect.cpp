@@ -36,19 +36,25 @@ void inspect_dataset(const Options& options) {
   const std::shared_ptr<const data::IndexedDataset> dataset = data::IndexedDataset::open(options.path);
   std::vector<int32_t> lengths(dataset->lengths().begin(), dataset->lengths().end());
   std::sort(lengths.begin(), lengths.end());
-  const auto quantile = [&](double q) { return lengths.empty() ? 0 : lengths[static_cast<size_t>(q * static_cast<double>(lengths.size() - 1))]; };
+  const auto quantile = [&](double q) {
+    return lengths.empty() ? 0 : lengths[static_cast<size_t>(q * static_cast<double>(lengths.size() - 1))];
+  };
   fmt::print("token dataset {}\n", dataset->prefix().string());
   fmt::print("  documents   {}\n  tokens      {} ({} bytes each)\n", observe::format_integer(dataset->documents()),
              observe::format_integer(dataset->tokens()), data::size_of(dataset->token_type()));
-  fmt::print("  length      {} to {} tokens, median {}, 90 % below {}\n", quantile(0), quantile(1), quantile(0.5), quantile(0.9));
+  fmt::print("  length      {} to {} tokens, median {}, 90 % below {}\n", quantile(0), quantile(1), quantile(0.5),
+             quantile(0.9));
   if (const auto& note = dataset->note()) {
-    fmt::print("  text        {} bytes, {:.3f} per token\n  tokenizer   {} (hash {}), {} ids, end of document {}\n", observe::format_integer(note->text_bytes),
-               static_cast<double>(note->text_bytes) / static_cast<double>(std::max<int64_t>(note->tokens, 1)), note->tokenizer, note->tokenizer_hash,
-               note->vocabulary, note->end_of_document < 0 ? "not appended" : std::to_string(note->end_of_document));
+    fmt::print("  text        {} bytes, {:.3f} per token\n  tokenizer   {} (hash {}), {} ids, end of document {}\n",
+               observe::format_integer(note->text_bytes),
+               static_cast<double>(note->text_bytes) / static_cast<double>(std::max<int64_t>(note->tokens, 1)),
+               note->tokenizer, note->tokenizer_hash, note->vocabulary,
+               note->end_of_document < 0 ? "not appended" : std::to_string(note->end_of_document));
   }
   if (options.document < 0) return;
   if (options.document >= dataset->documents()) {
-    throw Error(fmt::format("--document {}: there are only {}", options.document, dataset->documents()), "Documents are counted from 0.");
+    throw Error(fmt::format("--document {}: there are only {}", options.document, dataset->documents()),
+                "Documents are counted from 0.");
   }
   std::vector<int32_t> tokens(static_cast<size_t>(dataset->length(options.document)));
   dataset->read(dataset->begin(options.document), tokens, int64_t{1} << 31);
@@ -63,22 +69,28 @@ void inspect_model(const Options& options) {
   const train::ModelSource source = train::ModelSource::open(options.path);
   const model::TransformerConfig& config = source.config();
   fmt::print("{} {}\n", source.is_checkpoint() ? "checkpoint" : "Hugging Face folder", source.folder().string());
-  fmt::print("  model       {}: {} layers, width {}, {} heads, ffn {}, vocabulary {}, context {}\n  parameters  {}\n", config.family, config.layers,
-             config.width, config.heads, config.ffn, config.vocab, config.context, observe::format_integer(config.parameters()));
+  fmt::print("  model       {}: {} layers, width {}, {} heads, ffn {}, vocabulary {}, context {}\n  parameters  {}\n",
+             config.family, config.layers, config.width, config.heads, config.ffn, config.vocab, config.context,
+             observe::format_integer(config.parameters()));
   if (const checkpoint::CheckpointReader* reader = source.reader()) {
     const train::RunState state = train::run_state_from_json(reader->extra(), source.folder().string());
-    fmt::print("  step        {}, {} samples and {} tokens consumed\n", reader->step(), observe::format_integer(state.consumed_samples),
-               observe::format_integer(state.consumed_tokens));
-    if (state.best_validation_loss) fmt::print("  best        validation loss {:.4f} nats per token at step {}\n", *state.best_validation_loss, state.best_step);
+    fmt::print("  step        {}, {} samples and {} tokens consumed\n", reader->step(),
+               observe::format_integer(state.consumed_samples), observe::format_integer(state.consumed_tokens));
+    if (state.best_validation_loss)
+      fmt::print("  best        validation loss {:.4f} nats per token at step {}\n", *state.best_validation_loss,
+                 state.best_step);
     for (const auto& file : reader->manifest().files) {
-      fmt::print("  file        {}: {} bytes, crc32c {:08x}, verified\n", file.name, observe::format_integer(file.bytes), file.crc32c);
+      fmt::print("  file        {}: {} bytes, crc32c {:08x}, verified\n", file.name,
+                 observe::format_integer(file.bytes), file.crc32c);
     }
   }
   if (!options.tensors) return;
-  observe::Table table({{"tensor", observe::Table::left}, {"shape", observe::Table::left}, {"elements", observe::Table::right}});
+  observe::Table table(
+      {{"tensor", observe::Table::left}, {"shape", observe::Table::left}, {"elements", observe::Table::right}});
   for (const model::Unit& unit : model::declare(config)) {
     for (const model::Tensor& tensor : unit.tensors) {
-      table.row({tensor.name, fmt::format("[{}]", fmt::join(tensor.shape, ", ")), observe::format_integer(tensor.count())});
+      table.row(
+          {tensor.name, fmt::format("[{}]", fmt::join(tensor.shape, ", ")), observe::format_integer(tensor.count())});
     }
   }
   fmt::print("\n{}", table.text());

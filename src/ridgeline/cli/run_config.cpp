@@ -1,6 +1,6 @@
-#include <CLI/CLI.hpp>
-
 #include "ridgeline/cli/run_config.h"
+
+#include <CLI/CLI.hpp>
 
 #include "ridgeline/checkpoint/hugging_face.h"
 
@@ -12,7 +12,9 @@ void add_run_config(CLI::App& command, RunConfigOptions& options) {
       ->type_name("KEY=VALUE")
       ->allow_extra_args(true)
       ->take_all();
-  command.add_option("--ranks", options.ranks, "Data-parallel ranks, as threads of this process (under mpirun or srun: the processes)")
+  command
+      .add_option("--ranks", options.ranks,
+                  "Data-parallel ranks, as threads of this process (under mpirun or srun: the processes)")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
 }
@@ -21,8 +23,8 @@ train::Config read_run_config(const RunConfigOptions& options) {
   train::Config config = train::parse_config(options.config, options.overrides);
   if (!config.train.init_from.empty()) {
     const std::filesystem::path folder = config.train.init_from;
-    config = train::with_imported_model(std::move(config),
-                                        model::from_hugging_face(checkpoint::read_config(folder), (folder / "config.json").string()));
+    config = train::with_imported_model(std::move(config), model::from_hugging_face(checkpoint::read_config(folder),
+                                                                                    (folder / "config.json").string()));
   }
   train::check(config, options.ranks);
   return config;

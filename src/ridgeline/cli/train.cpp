@@ -49,7 +49,8 @@ void run(Options& options) {
     fmt::print("{}", train::to_toml(config, train::Detail::documented));
     return;
   }
-  if (options.out.empty()) throw Error("--out is missing", "Name the folder for checkpoints and metrics: --out runs/first");
+  if (options.out.empty())
+    throw Error("--out is missing", "Name the folder for checkpoints and metrics: --out runs/first");
   options.job.out = options.out;
   if (!options.resume_from.empty()) {
     options.job.resume = true;
@@ -67,8 +68,9 @@ void run(Options& options) {
   }
   const train::Job job = train::prepare_job(config, options.job, options.run.ranks);
   const train::StopSignals signals;
-  const comm::WorldOptions world{.timeout = std::chrono::milliseconds(static_cast<int64_t>(config.parallel.timeout * 1000)),
-                                 .failure_file = (options.job.out / "failure.txt").string()};
+  const comm::WorldOptions world{
+      .timeout = std::chrono::milliseconds(static_cast<int64_t>(config.parallel.timeout * 1000)),
+      .failure_file = (options.job.out / "failure.txt").string()};
   const auto body = [&](comm::World& ranks) {
     const train::TrainingResult result = train::run_training(job, ranks);
     if (ranks.rank() == 0) print_result(result);
@@ -86,7 +88,8 @@ void add_train(CLI::App& app) {
   const auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("train", "Train a model, or go on with a run");
   command->footer(
-      "Under --out: config.toml (every key with its value), metrics.jsonl (a line per step), tensorboard/, checkpoints/step_…\n"
+      "Under --out: config.toml (every key with its value), metrics.jsonl (a line per step), tensorboard/, "
+      "checkpoints/step_…\n"
       "Ctrl-C, SIGTERM and SIGUSR1 finish the step, save and stop; --resume goes on with the same bits.\n\n"
       "Examples:\n"
       "  ridgeline train --config configs/quickstart.toml --ranks 2 --out runs/first\n"
@@ -96,12 +99,17 @@ void add_train(CLI::App& app) {
   add_run_config(*command, options->run);
   command->add_option("--out", options->out, "Folder of the run")->type_name("DIR");
   command->add_flag("--resume", options->job.resume, "Go on with the newest checkpoint in --out");
-  command->add_option("--resume-from", options->resume_from, "Go on with this checkpoint instead of the newest")->type_name("DIR");
-  command->add_option("--trace", options->trace, "Write what each rank did when, for ui.perfetto.dev")->type_name("FILE.json");
-  command->add_option("--trace-first", options->job.trace_first, "First step of the trace, counted from this start")->capture_default_str();
+  command->add_option("--resume-from", options->resume_from, "Go on with this checkpoint instead of the newest")
+      ->type_name("DIR");
+  command->add_option("--trace", options->trace, "Write what each rank did when, for ui.perfetto.dev")
+      ->type_name("FILE.json");
+  command->add_option("--trace-first", options->job.trace_first, "First step of the trace, counted from this start")
+      ->capture_default_str();
   command->add_option("--trace-last", options->job.trace_last, "Last step of the trace")->capture_default_str();
-  command->add_flag("--print-config", options->print_config, "Print the effective configuration with comments and stop");
-  command->add_flag("--ignore-plan", options->ignore_plan, "Start even when the plan says that memory does not suffice");
+  command->add_flag("--print-config", options->print_config,
+                    "Print the effective configuration with comments and stop");
+  command->add_flag("--ignore-plan", options->ignore_plan,
+                    "Start even when the plan says that memory does not suffice");
   command->add_flag("--quiet", options->quiet, "No progress");
   command->callback([options] { run(*options); });
 }

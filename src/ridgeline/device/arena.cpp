@@ -18,7 +18,9 @@ namespace ridgeline::device {
 namespace {
 constexpr int64_t kHugePage = int64_t{2} << 20;
 constexpr int64_t kPage = 4096;
-int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+int64_t round_up(int64_t value, int64_t unit) {
+  return (value + unit - 1) / unit * unit;
+}
 }  // namespace
 
 Arena::Arena(int64_t bytes, WorkerTeam* team) {
@@ -30,7 +32,8 @@ Arena::Arena(int64_t bytes, WorkerTeam* team) {
   void* address = ::mmap(nullptr, static_cast<size_t>(size_ + slack), PROT_READ | PROT_WRITE,
                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (address == MAP_FAILED) {
-    throw system_error(fmt::format("cannot reserve {:.2f} GiB of memory", static_cast<double>(size_) / (1 << 30)), errno);
+    throw system_error(fmt::format("cannot reserve {:.2f} GiB of memory", static_cast<double>(size_) / (1 << 30)),
+                       errno);
   }
   auto* begin = static_cast<std::byte*>(address);
   if (huge) {
@@ -56,7 +59,8 @@ Arena::~Arena() {
   if (data_ != nullptr) ::munmap(data_, static_cast<size_t>(size_));
 }
 
-Arena::Arena(Arena&& other) noexcept : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+Arena::Arena(Arena&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
 
 Arena& Arena::operator=(Arena&& other) noexcept {
   std::swap(data_, other.data_);

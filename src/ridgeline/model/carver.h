@@ -20,7 +20,8 @@ class Carver {
   static constexpr int64_t kAlignment = 64;
 
   // `base`: 64-byte aligned memory, or null to count. `names`: receives every buffer, or null.
-  explicit Carver(void* base, std::vector<NamedBytes>* names = nullptr) : base_(static_cast<char*>(base)), names_(names) {}
+  explicit Carver(void* base, std::vector<NamedBytes>* names = nullptr)
+      : base_(static_cast<char*>(base)), names_(names) {}
 
   void* bytes(std::string_view name, int64_t size) {
     const int64_t rounded = (size + kAlignment - 1) / kAlignment * kAlignment;
@@ -29,7 +30,9 @@ class Carver {
     used_ += rounded;
     return address;
   }
-  Ref take(std::string_view name, int64_t elements, DType dtype) { return {bytes(name, elements * size_of(dtype)), dtype}; }
+  Ref take(std::string_view name, int64_t elements, DType dtype) {
+    return {bytes(name, elements * size_of(dtype)), dtype};
+  }
   float* floats(std::string_view name, int64_t elements) { return static_cast<float*>(bytes(name, elements * 4)); }
 
   int64_t used() const { return used_; }

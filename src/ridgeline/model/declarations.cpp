@@ -11,10 +11,17 @@
 namespace ridgeline::model {
 namespace {
 
-int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+int64_t round_up(int64_t value, int64_t unit) {
+  return (value + unit - 1) / unit * unit;
+}
 
 Tensor matrix(std::string name, Shape shape, int split_axis, float deviation) {
-  return {.name = std::move(name), .shape = std::move(shape), .split_axis = split_axis, .init = Init::normal, .deviation = deviation, .decay = true};
+  return {.name = std::move(name),
+          .shape = std::move(shape),
+          .split_axis = split_axis,
+          .init = Init::normal,
+          .deviation = deviation,
+          .decay = true};
 }
 
 Tensor vector(std::string name, Shape shape, int split_axis, Init init) {
@@ -38,16 +45,17 @@ Unit make_block(const TransformerConfig& config, int layer) {
   const float deviation = config.init_deviation;
   // Products that write into the residual stream start smaller, so that its variance does not grow with depth (GPT-2).
   const float residual_deviation = deviation / std::sqrt(2.0F * static_cast<float>(config.layers));
-  return make_unit(fmt::format("block.{}", layer), UnitKind::block, layer,
-                   {vector(prefix + "norm1.weight", {c}, -1, Init::ones), vector(prefix + "norm1.bias", {c}, -1, Init::zeros),
-                    matrix(prefix + "attention.qkv.weight", {3, h, d, c}, 1, deviation),
-                    vector(prefix + "attention.qkv.bias", {3, h, d}, 1, Init::zeros),
-                    matrix(prefix + "attention.out.weight", {h, d, c}, 0, residual_deviation),
-                    vector(prefix + "attention.out.bias", {c}, -1, Init::zeros),
-                    vector(prefix + "norm2.weight", {c}, -1, Init::ones), vector(prefix + "norm2.bias", {c}, -1, Init::zeros),
-                    matrix(prefix + "mlp.up.weight", {f, c}, 0, deviation), vector(prefix + "mlp.up.bias", {f}, 0, Init::zeros),
-                    matrix(prefix + "mlp.down.weight", {f, c}, 0, residual_deviation),
-                    vector(prefix + "mlp.down.bias", {c}, -1, Init::zeros)});
+  return make_unit(
+      fmt::format("block.{}", layer), UnitKind::block, layer,
+      {vector(prefix + "norm1.weight", {c}, -1, Init::ones), vector(prefix + "norm1.bias", {c}, -1, Init::zeros),
+       matrix(prefix + "attention.qkv.weight", {3, h, d, c}, 1, deviation),
+       vector(prefix + "attention.qkv.bias", {3, h, d}, 1, Init::zeros),
+       matrix(prefix + "attention.out.weight", {h, d, c}, 0, residual_deviation),
+       vector(prefix + "attention.out.bias", {c}, -1, Init::zeros),
+       vector(prefix + "norm2.weight", {c}, -1, Init::ones), vector(prefix + "norm2.bias", {c}, -1, Init::zeros),
+       matrix(prefix + "mlp.up.weight", {f, c}, 0, deviation), vector(prefix + "mlp.up.bias", {f}, 0, Init::zeros),
+       matrix(prefix + "mlp.down.weight", {f, c}, 0, residual_deviation),
+       vector(prefix + "mlp.down.bias", {c}, -1, Init::zeros)});
 }
 
 }  // namespace
@@ -66,7 +74,9 @@ const Tensor& Unit::tensor(std::string_view suffix) const {
   return tensors.front();
 }
 
-int64_t Unit::padded(int64_t shards) const { return round_up(count, shards * kNormBlock); }
+int64_t Unit::padded(int64_t shards) const {
+  return round_up(count, shards * kNormBlock);
+}
 
 std::vector<Unit> declare(const TransformerConfig& config) {
   std::vector<Unit> units;
@@ -76,8 +86,9 @@ std::vector<Unit> declare(const TransformerConfig& config) {
   units.push_back(make_unit("positions", UnitKind::positions, -1,
                             {matrix("positions.weight", {config.context, c}, -1, config.init_deviation)}));
   for (int layer = 0; layer < config.layers; ++layer) units.push_back(make_block(config, layer));
-  units.push_back(make_unit("final_norm", UnitKind::final_norm, -1,
-                            {vector("final_norm.weight", {c}, -1, Init::ones), vector("final_norm.bias", {c}, -1, Init::zeros)}));
+  units.push_back(
+      make_unit("final_norm", UnitKind::final_norm, -1,
+                {vector("final_norm.weight", {c}, -1, Init::ones), vector("final_norm.bias", {c}, -1, Init::zeros)}));
   return units;
 }
 
@@ -90,11 +101,15 @@ std::vector<int> units_of_element(const TransformerConfig& config, int element) 
 
 void initial_values(const Tensor& tensor, uint64_t seed, int64_t first, int64_t count, float* values) {
   switch (tensor.init) {
-    case Init::zeros: std::memset(values, 0, static_cast<size_t>(count) * sizeof(float)); return;
-    case Init::ones: std::fill_n(values, count, 1.0F); return;
+    case Init::zeros:
+      std::memset(values, 0, static_cast<size_t>(count) * sizeof(float));
+      return;
+    case Init::ones:
+      std::fill_n(values, count, 1.0F);
+      return;
     case Init::normal:
-      fill_normal(values, count, random_key(seed, hash_name(tensor.name), Purpose::init), static_cast<uint64_t>(first), 0.0F,
-                  tensor.deviation);
+      fill_normal(values, count, random_key(seed, hash_name(tensor.name), Purpose::init), static_cast<uint64_t>(first),
+                  0.0F, tensor.deviation);
       return;
   }
 }

@@ -36,14 +36,15 @@ constexpr int64_t kNormBlock = 4096;
 
 enum class UnitKind { vocabulary, positions, block, final_norm };
 
-// Parameters that are gathered, reduced and updated together: one flat buffer (segment), tensors of the decayed group first.
+// Parameters that are gathered, reduced and updated together: one flat buffer (segment), tensors of the decayed group
+// first.
 struct Unit {
   std::string name;  // "vocabulary", "positions", "block.3", "final_norm"
   UnitKind kind = UnitKind::block;
   int layer = -1;  // of a block
   std::vector<Tensor> tensors;
-  int64_t count = 0;        // elements with alignment gaps, before padding for shards
-  int64_t decayed = 0;      // elements [0, decayed) belong to decayed tensors
+  int64_t count = 0;    // elements with alignment gaps, before padding for shards
+  int64_t decayed = 0;  // elements [0, decayed) belong to decayed tensors
 
   const Tensor& tensor(std::string_view suffix) const;  // by the end of its name ("attention.qkv.weight")
   // Elements when cut into `shards` equal parts, each a multiple of kNormBlock.
@@ -61,8 +62,8 @@ std::vector<int> units_of_element(const TransformerConfig& config, int element);
 void initial_values(const Tensor& tensor, uint64_t seed, int64_t first, int64_t count, float* values);
 
 // Multiply-adds counted twice. Matrix products of forward and backward (6 per weight and token; embedding look-ups and
-// biases not counted) and attention counted as causal: exact T (T + 1) / 2 pairs, 4 D FLOPs each per head forward and twice
-// that backward. Recomputation is never counted: this is the numerator of MFU.
+// biases not counted) and attention counted as causal: exact T (T + 1) / 2 pairs, 4 D FLOPs each per head forward and
+// twice that backward. Recomputation is never counted: this is the numerator of MFU.
 struct Flops {
   double products = 0;   // per token
   double attention = 0;  // per token, at this sequence length

@@ -23,7 +23,8 @@ constexpr int64_t kPage = 4096;
 constexpr int kPoison = 0xFF;  // NaN in every float format
 
 int64_t now() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
 }
 
 bool guarded(const Buffer& buffer, int program) {
@@ -55,7 +56,8 @@ struct Executor::Agreement {
 Executor::Executor(RunShape run, std::vector<Program> programs, comm::World& world, device::Stream& stream)
     : Executor(std::move(run), std::move(programs), world, stream, Options{}) {}
 
-Executor::Executor(RunShape run, std::vector<Program> programs, comm::World& world, device::Stream& stream, Options options)
+Executor::Executor(RunShape run, std::vector<Program> programs, comm::World& world, device::Stream& stream,
+                   Options options)
     : run_(std::move(run)),
       programs_(std::move(programs)),
       units_(model::declare(run_.config)),
@@ -81,10 +83,18 @@ std::byte* Executor::find(BufferKind kind, int index, int micro, int program) co
   return buffer == nullptr ? nullptr : address(*buffer);
 }
 
-float* Executor::master(int unit) const { return reinterpret_cast<float*>(find(BufferKind::master, unit, 0, -1)); }
-float* Executor::gradient(int unit) const { return reinterpret_cast<float*>(find(BufferKind::gradient, unit, 0, -1)); }
-float* Executor::moment1(int unit) const { return reinterpret_cast<float*>(find(BufferKind::moment1, unit, 0, -1)); }
-float* Executor::moment2(int unit) const { return reinterpret_cast<float*>(find(BufferKind::moment2, unit, 0, -1)); }
+float* Executor::master(int unit) const {
+  return reinterpret_cast<float*>(find(BufferKind::master, unit, 0, -1));
+}
+float* Executor::gradient(int unit) const {
+  return reinterpret_cast<float*>(find(BufferKind::gradient, unit, 0, -1));
+}
+float* Executor::moment1(int unit) const {
+  return reinterpret_cast<float*>(find(BufferKind::moment1, unit, 0, -1));
+}
+float* Executor::moment2(int unit) const {
+  return reinterpret_cast<float*>(find(BufferKind::moment2, unit, 0, -1));
+}
 
 ConstRef Executor::weights(int unit) const {
   if (!run_.mixed()) return master(unit);
@@ -106,9 +116,10 @@ void Executor::fill(BufferKind kind, const Source& source) {
     std::exception_ptr failure;
     stream_.team().parallel_for(last - first, kGrain, [&, begin = first](int64_t from, int64_t to) {
       try {
-        for_each_tensor_range(units_[u], begin + from, begin + to, [&](const model::Tensor& tensor, int64_t at, int64_t count, int64_t offset) {
-          source(tensor, at, count, values + offset);
-        });
+        for_each_tensor_range(units_[u], begin + from, begin + to,
+                              [&](const model::Tensor& tensor, int64_t at, int64_t count, int64_t offset) {
+                                source(tensor, at, count, values + offset);
+                              });
       } catch (...) {
         const std::lock_guard lock(mutex);
         failure = std::current_exception();
@@ -129,7 +140,8 @@ void Executor::refresh_working_copy(int unit) {
 }
 
 BatchBuffers Executor::batch(int program, int micro) {
-  const model::BatchShape& shape = programs_[static_cast<size_t>(program)].name == "step" ? run_.batch : run_.evaluation_batch;
+  const model::BatchShape& shape =
+      programs_[static_cast<size_t>(program)].name == "step" ? run_.batch : run_.evaluation_batch;
   const int64_t n = shape.tokens();
   auto* const words = reinterpret_cast<int32_t*>(find(BufferKind::batch, 0, micro, program));
   auto* const samples = reinterpret_cast<uint32_t*>(words + 3 * n);
@@ -143,7 +155,8 @@ const float* Executor::losses(int program, int micro) const {
 void Executor::bind() {
   bound_.resize(programs_.size());
   for (size_t p = 0; p < programs_.size(); ++p) {
-    for (size_t i = 0; i < programs_[p].ops.size(); ++i) bound_[p].push_back(bind_op(static_cast<int>(p), static_cast<int>(i)));
+    for (size_t i = 0; i < programs_[p].ops.size(); ++i)
+      bound_[p].push_back(bind_op(static_cast<int>(p), static_cast<int>(i)));
   }
 }
 
@@ -154,7 +167,8 @@ Executor::Bound Executor::bind_op(int program, int position) {
   const model::BatchShape& shape = step ? run_.batch : run_.evaluation_batch;
   const model::TransformerConfig& config = run_.config;
   Bound bound{};
-  const bool computes = op.kind == OpKind::forward || op.kind == OpKind::loss || op.kind == OpKind::evaluate || op.kind == OpKind::backward;
+  const bool computes = op.kind == OpKind::forward || op.kind == OpKind::loss || op.kind == OpKind::evaluate ||
+                        op.kind == OpKind::backward;
   if (!computes) return bound;
 
   const BatchBuffers tokens = batch(program, op.micro);
@@ -172,7 +186,8 @@ Executor::Bound Executor::bind_op(int program, int position) {
     if (step) bound.gradients = model::block_gradients(units_[static_cast<size_t>(unit)], gradient(unit));
     model::Carver saved(find(BufferKind::saved, op.index, op.micro, program));
     bound.saved = model::carve_block_saved(saved, config, shape);
-    bound.scratch = model::carve_block_scratch(scratch, config, shape, op.kind == OpKind::forward ? model::Pass::forward : model::Pass::backward);
+    bound.scratch = model::carve_block_scratch(
+        scratch, config, shape, op.kind == OpKind::forward ? model::Pass::forward : model::Pass::backward);
   } else if (op.kind == OpKind::backward) {
     bound.embedding_scratch = model::carve_embedding_scratch(scratch, config, shape);
   }
@@ -185,7 +200,8 @@ StepResult Executor::run(int program, const StepInput& input) {
   *agreement_ = Agreement{};
   if (options_.guard) {
     for (const Buffer& buffer : inventory_.buffers) {
-      if (guarded(buffer, program)) ::mprotect(address(buffer), static_cast<size_t>((buffer.bytes + kPage - 1) / kPage * kPage), PROT_NONE);
+      if (guarded(buffer, program))
+        ::mprotect(address(buffer), static_cast<size_t>((buffer.bytes + kPage - 1) / kPage * kPage), PROT_NONE);
     }
   }
   for (size_t i = 0; i < list.ops.size(); ++i) {
@@ -198,7 +214,8 @@ StepResult Executor::run(int program, const StepInput& input) {
   if (options_.guard) {
     for (const Buffer& buffer : inventory_.buffers) {
       if (guarded(buffer, program)) {
-        ::mprotect(address(buffer), static_cast<size_t>((buffer.bytes + kPage - 1) / kPage * kPage), PROT_READ | PROT_WRITE);
+        ::mprotect(address(buffer), static_cast<size_t>((buffer.bytes + kPage - 1) / kPage * kPage),
+                   PROT_READ | PROT_WRITE);
       }
     }
   }
@@ -217,41 +234,49 @@ void Executor::run_op(int program, int position, const StepInput& input) {
   }
   const int final_norm = static_cast<int>(units_.size()) - 1;
   switch (op.kind) {
-    case OpKind::count: return count_tokens(program, input);
-    case OpKind::forward: return run_forward(op, bound, shape, input);
+    case OpKind::count:
+      return count_tokens(program, input);
+    case OpKind::forward:
+      return run_forward(op, bound, shape, input);
     case OpKind::loss:
       model::loss(stream_, run_.config, shape, bound.batch, weights(final_norm), weights(0), bound.input,
-                  result_.tokens > 0 ? 1.0F / static_cast<float>(result_.tokens) : 0.0F, bound.gradient, gradient(final_norm), gradient(0),
-                  bound.losses, bound.loss_scratch);
+                  result_.tokens > 0 ? 1.0F / static_cast<float>(result_.tokens) : 0.0F, bound.gradient,
+                  gradient(final_norm), gradient(0), bound.losses, bound.loss_scratch);
       return;
     case OpKind::evaluate:
-      model::loss(stream_, run_.config, shape, bound.batch, weights(final_norm), weights(0), bound.input, 0.0F, {}, nullptr, nullptr,
-                  bound.losses, bound.loss_scratch);
+      model::loss(stream_, run_.config, shape, bound.batch, weights(final_norm), weights(0), bound.input, 0.0F, {},
+                  nullptr, nullptr, bound.losses, bound.loss_scratch);
       return;
-    case OpKind::backward: return run_backward(op, bound, input);
-    case OpKind::reduce: return start_reduce(op, position, input);
-    case OpKind::measure: return measure(op);
-    case OpKind::agree: return agree(program, input);
-    case OpKind::update: return update(op, input);
+    case OpKind::backward:
+      return run_backward(op, bound, input);
+    case OpKind::reduce:
+      return start_reduce(op, position, input);
+    case OpKind::measure:
+      return measure(op);
+    case OpKind::agree:
+      return agree(program, input);
+    case OpKind::update:
+      return update(op, input);
   }
 }
 
 void Executor::run_forward(const Op& op, const Bound& bound, const model::BatchShape& shape, const StepInput& input) {
   if (op.index < 0) {
-    model::embedding_forward(stream_, run_.config, shape, bound.batch, input.random, weights(0), weights(1), bound.output);
+    model::embedding_forward(stream_, run_.config, shape, bound.batch, input.random, weights(0), weights(1),
+                             bound.output);
   } else {
-    model::block_forward(stream_, run_.config, shape, op.index, bound.batch, input.random, bound.weights, bound.input, bound.saved, bound.output,
-                         bound.scratch);
+    model::block_forward(stream_, run_.config, shape, op.index, bound.batch, input.random, bound.weights, bound.input,
+                         bound.saved, bound.output, bound.scratch);
   }
 }
 
 void Executor::run_backward(const Op& op, const Bound& bound, const StepInput& input) {
   if (op.index < 0) {
-    model::embedding_backward(stream_, run_.config, run_.batch, bound.batch, input.random, bound.gradient, gradient(0), gradient(1),
-                              bound.embedding_scratch);
+    model::embedding_backward(stream_, run_.config, run_.batch, bound.batch, input.random, bound.gradient, gradient(0),
+                              gradient(1), bound.embedding_scratch);
   } else {
-    model::block_backward(stream_, run_.config, run_.batch, op.index, bound.batch, input.random, bound.weights, bound.gradients, bound.input,
-                          bound.saved, bound.gradient, bound.scratch);
+    model::block_backward(stream_, run_.config, run_.batch, op.index, bound.batch, input.random, bound.weights,
+                          bound.gradients, bound.input, bound.saved, bound.gradient, bound.scratch);
   }
 }
 
@@ -266,13 +291,15 @@ void Executor::start_reduce(const Op& op, int, const StepInput& input) {
   // The reduction before this one had a whole backward to arrive on all ranks: finish it now, start the next.
   finish_reduction();
   const int64_t count = units_[static_cast<size_t>(op.index)].padded(run_.data_parallel);
-  pending_ = reduce_->all_reduce(Ref(gradient(op.index)), count, comm::ReduceOp::sum, {"gradients of unit", op.index, input.step});
+  pending_ = reduce_->all_reduce(Ref(gradient(op.index)), count, comm::ReduceOp::sum,
+                                 {"gradients of unit", op.index, input.step});
 }
 
 void Executor::measure(const Op& op) {
   const int64_t part = units_[static_cast<size_t>(op.index)].padded(run_.data_parallel) / run_.data_parallel;
   auto* const partials = reinterpret_cast<double*>(find(BufferKind::norm_partials, 0, 0, -1));
-  ops::sums_of_squares(stream_, part, model::kNormBlock, ConstRef(gradient(op.index) + reduce_->rank() * part), partials);
+  ops::sums_of_squares(stream_, part, model::kNormBlock, ConstRef(gradient(op.index) + reduce_->rank() * part),
+                       partials);
   for (int64_t block = 0; block < part / model::kNormBlock; ++block) agreement_->squares.add(partials[block]);
 }
 
@@ -280,7 +307,8 @@ void Executor::count_tokens(int program, const StepInput& input) {
   int64_t valid = 0;
   for (int micro = 0; micro < programs_[static_cast<size_t>(program)].micro_batches; ++micro) {
     const int32_t* const labels = batch(program, micro).labels;
-    valid += std::count_if(labels, labels + run_.batch.tokens(), [](int32_t label) { return label != ops::kIgnoredLabel; });
+    valid +=
+        std::count_if(labels, labels + run_.batch.tokens(), [](int32_t label) { return label != ops::kIgnoredLabel; });
   }
   if (reduce_->size() > 1) {
     reduce_->wait(reduce_->all_reduce(Ref(&valid), 1, comm::ReduceOp::sum, {"number of valid tokens", -1, input.step}));
@@ -297,14 +325,16 @@ void Executor::agree(int program, const StepInput& input) {
     for (int64_t i = 0; i < n; ++i) agreement_->losses.add(static_cast<double>(values[i]));
     if (!step) {
       const int32_t* const labels = batch(program, micro).labels;
-      agreement_->tokens += std::count_if(labels, labels + n, [](int32_t label) { return label != ops::kIgnoredLabel; });
+      agreement_->tokens +=
+          std::count_if(labels, labels + n, [](int32_t label) { return label != ops::kIgnoredLabel; });
     }
   }
   agreement_->stop = input.stop_requested ? 1 : 0;
   if (reduce_->size() > 1) {
     static_assert(sizeof(Agreement) % sizeof(int64_t) == 0);
     const Ref all(reinterpret_cast<int64_t*>(agreement_.get()));
-    reduce_->wait(reduce_->all_reduce(all, sizeof(Agreement) / sizeof(int64_t), comm::ReduceOp::sum, {"agreement on the step", -1, input.step}));
+    reduce_->wait(reduce_->all_reduce(all, sizeof(Agreement) / sizeof(int64_t), comm::ReduceOp::sum,
+                                      {"agreement on the step", -1, input.step}));
   }
   if (!step) result_.tokens = agreement_->tokens;
   result_.stop = agreement_->stop > 0;
@@ -315,7 +345,8 @@ void Executor::agree(int program, const StepInput& input) {
   if (!step) return;
   const double norm = result_.gradient_norm;
   const double factor = input.clip > 0.0F ? static_cast<double>(input.clip) / (norm + 1e-6) : 1.0;
-  scalars_ = {input.learning_rate, factor < 1.0 ? static_cast<float>(factor) : 1.0F, input.correction1, input.correction2, result_.finite ? 0 : 1};
+  scalars_ = {input.learning_rate, factor < 1.0 ? static_cast<float>(factor) : 1.0F, input.correction1,
+              input.correction2, result_.finite ? 0 : 1};
 }
 
 void Executor::update(const Op& op, const StepInput& input) {
@@ -324,13 +355,14 @@ void Executor::update(const Op& op, const StepInput& input) {
   const model::Unit& unit = units_[static_cast<size_t>(op.index)];
   float* const p = master(op.index);
   float* const g = gradient(op.index);
-  const Ref copy = run_.mixed() ? Ref(find(BufferKind::working, op.index, 0, -1), DType::bf16) : Ref(nullptr, DType::bf16);
+  const Ref copy =
+      run_.mixed() ? Ref(find(BufferKind::working, op.index, 0, -1), DType::bf16) : Ref(nullptr, DType::bf16);
   const auto range = [&](int64_t first, int64_t last, float weight_decay) {
     if (first == last) return;
     ops::Adam settings = input.optimizer;
     settings.weight_decay = weight_decay;
-    ops::adam(stream_, last - first, settings, &scalars_, p + first, g + first, moment1(op.index) + first, moment2(op.index) + first,
-              copy ? copy.at(first) : copy);
+    ops::adam(stream_, last - first, settings, &scalars_, p + first, g + first, moment1(op.index) + first,
+              moment2(op.index) + first, copy ? copy.at(first) : copy);
   };
   range(0, unit.decayed, input.optimizer.weight_decay);
   range(unit.decayed, unit.count, 0.0F);
@@ -351,7 +383,8 @@ std::string Executor::first_non_finite(int program, const StepInput& input) {
     for (size_t i = 0; i < units_.size(); ++i) {
       const size_t u = reverse ? units_.size() - 1 - i : i;
       for (const model::Tensor& tensor : units_[u].tensors) {
-        look(tensor.count(), ConstRef(segment(static_cast<int>(u)) + tensor.offset), fmt::format("{} {}", kind, tensor.name));
+        look(tensor.count(), ConstRef(segment(static_cast<int>(u)) + tensor.offset),
+             fmt::format("{} {}", kind, tensor.name));
       }
     }
   };
@@ -362,7 +395,8 @@ std::string Executor::first_non_finite(int program, const StepInput& input) {
     const Bound& bound = bound_[static_cast<size_t>(program)][i];
     if (op.kind == OpKind::forward) {
       run_forward(op, bound, shape, input);
-      look(shape.tokens() * run_.config.width, bound.output, op.index < 0 ? "output of the embedding" : fmt::format("output of block {}", op.index));
+      look(shape.tokens() * run_.config.width, bound.output,
+           op.index < 0 ? "output of the embedding" : fmt::format("output of block {}", op.index));
     } else if (op.kind == OpKind::loss || op.kind == OpKind::evaluate) {
       look(shape.tokens(), ConstRef(bound.losses), "loss");
     }
@@ -378,7 +412,8 @@ std::string Executor::first_non_finite(int program, const StepInput& input) {
   char text[256] = {};
   const int owner = static_cast<int>(key % reduce_->size());
   if (owner == reduce_->rank()) what.copy(text, sizeof text - 1);
-  reduce_->wait(reduce_->broadcast(Ref(text, DType::u8), sizeof text, owner, {"name of the first non-finite value", -1, input.step}));
+  reduce_->wait(reduce_->broadcast(Ref(text, DType::u8), sizeof text, owner,
+                                   {"name of the first non-finite value", -1, input.step}));
   return text;
 }
 
@@ -402,7 +437,8 @@ std::vector<float> Executor::logits(int program, int micro) {
 void Executor::enter(int program, int position) {
   for (const Buffer& buffer : inventory_.buffers) {
     if (!guarded(buffer, program) || buffer.first != position) continue;
-    ::mprotect(address(buffer), static_cast<size_t>((buffer.bytes + kPage - 1) / kPage * kPage), PROT_READ | PROT_WRITE);
+    ::mprotect(address(buffer), static_cast<size_t>((buffer.bytes + kPage - 1) / kPage * kPage),
+               PROT_READ | PROT_WRITE);
     std::memset(address(buffer), kPoison, static_cast<size_t>(buffer.bytes));
   }
 }
@@ -412,8 +448,10 @@ void Executor::leave(int program, int position) {
     if (!guarded(buffer, program) || buffer.last != position) continue;
     const auto* const begin = reinterpret_cast<const unsigned char*>(address(buffer));
     const auto* const end = begin + buffer.bytes;
-    const bool unused = std::all_of(end - std::min(buffer.bytes, kPage), end, [](unsigned char byte) { return byte == kPoison; });
-    if (unused && std::find(unused_.begin(), unused_.end(), buffer.name) == unused_.end()) unused_.push_back(buffer.name);
+    const bool unused =
+        std::all_of(end - std::min(buffer.bytes, kPage), end, [](unsigned char byte) { return byte == kPoison; });
+    if (unused && std::find(unused_.begin(), unused_.end(), buffer.name) == unused_.end())
+      unused_.push_back(buffer.name);
     ::mprotect(address(buffer), static_cast<size_t>((buffer.bytes + kPage - 1) / kPage * kPage), PROT_NONE);
   }
 }

@@ -1,5 +1,5 @@
-// The one executor: owns a rank's memory, binds the buffers of the inventory to the operations of its programs once, and
-// runs them. Inside a run it allocates nothing.
+// The one executor: owns a rank's memory, binds the buffers of the inventory to the operations of its programs once,
+// and runs them. Inside a run it allocates nothing.
 #pragma once
 
 #include <algorithm>
@@ -34,20 +34,20 @@ struct BatchBuffers {
 struct StepInput {
   int64_t step = 0;  // for labels of collectives
   model::StepRandom random;
-  ops::Adam optimizer;           // weight_decay applies to the decayed tensors only
+  ops::Adam optimizer;  // weight_decay applies to the decayed tensors only
   float learning_rate = 0.0F;
   float correction1 = 1.0F, correction2 = 1.0F;
-  float clip = 0.0F;             // global norm above which gradients are scaled down; 0 for never
-  bool stop_requested = false;   // this rank was asked to stop
-  bool update = true;            // false: leave gradients in place and weights as they are (tests, gradient dumps)
+  float clip = 0.0F;            // global norm above which gradients are scaled down; 0 for never
+  bool stop_requested = false;  // this rank was asked to stop
+  bool update = true;           // false: leave gradients in place and weights as they are (tests, gradient dumps)
 };
 
 struct StepResult {
-  double loss = 0;            // mean over the valid tokens of all ranks
-  double gradient_norm = 0;   // before clipping
-  int64_t tokens = 0;         // valid ones of all ranks
-  bool finite = true;         // false: nothing was updated
-  bool stop = false;          // some rank was asked to stop
+  double loss = 0;           // mean over the valid tokens of all ranks
+  double gradient_norm = 0;  // before clipping
+  int64_t tokens = 0;        // valid ones of all ranks
+  bool finite = true;        // false: nothing was updated
+  bool stop = false;         // some rank was asked to stop
 };
 
 // Called on the rank's thread after every operation; must not allocate if steps are to be free of allocation.
@@ -61,7 +61,8 @@ class Executor {
  public:
   struct Options {
     Packing packing = Packing::shared;
-    // Packing::separate only: a transient buffer is unreadable outside its declared lifetime and starts it filled with NaN.
+    // Packing::separate only: a transient buffer is unreadable outside its declared lifetime and starts it filled with
+    // NaN.
     bool guard = false;
   };
 
@@ -88,8 +89,9 @@ class Executor {
   ConstRef weights(int unit) const;
   // Writes elements [first, first + count) of a global tensor to `values`. Called from several threads.
   using Source = std::function<void(const model::Tensor& tensor, int64_t first, int64_t count, float* values)>;
-  // Fills the masters or a moment (kind) of all units: every rank asks `source` only for its own part of each unit, then the parts are
-  // gathered. Filling the masters makes the working copies too. Collective. What the source throws reaches the caller.
+  // Fills the masters or a moment (kind) of all units: every rank asks `source` only for its own part of each unit,
+  // then the parts are gathered. Filling the masters makes the working copies too. Collective. What the source throws
+  // reaches the caller.
   void fill(BufferKind kind, const Source& source);
   // The part of a unit that this rank reads and writes for all: elements [first, last) of its segment.
   std::pair<int64_t, int64_t> part(int unit) const;
@@ -101,8 +103,8 @@ class Executor {
 
   StepResult run(int program, const StepInput& input);
 
-  // After a run with non-finite loss or gradient: what shows it first, in the order weights, forward, gradients; the same
-  // text on every rank. Collective. Reruns the forward, so only meaningful before the next batch is written.
+  // After a run with non-finite loss or gradient: what shows it first, in the order weights, forward, gradients; the
+  // same text on every rank. Collective. Reruns the forward, so only meaningful before the next batch is written.
   std::string first_non_finite(int program, const StepInput& input);
 
   // After a run of an evaluation program: logits [N][V] f32 of a micro-batch. For tests: takes memory of its own.
@@ -155,8 +157,8 @@ class Executor {
   std::vector<std::string> unused_;
 };
 
-// The tensors of a unit that meet elements [first, last) of its segment: f(tensor, first element inside the tensor, count,
-// offset in the segment). Alignment gaps belong to no tensor.
+// The tensors of a unit that meet elements [first, last) of its segment: f(tensor, first element inside the tensor,
+// count, offset in the segment). Alignment gaps belong to no tensor.
 template <typename F>
 void for_each_tensor_range(const model::Unit& unit, int64_t first, int64_t last, F&& f) {
   for (const model::Tensor& tensor : unit.tensors) {

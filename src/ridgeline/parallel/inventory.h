@@ -1,5 +1,5 @@
-// Every buffer of a rank, by name and bytes, and where it lies: derived from the declarations and the programs of the run.
-// `plan` prints this list, training allocates it; they cannot disagree.
+// Every buffer of a rank, by name and bytes, and where it lies: derived from the declarations and the programs of the
+// run. `plan` prints this list, training allocates it; they cannot disagree.
 #pragma once
 
 #include <cstdint>
@@ -40,7 +40,7 @@ enum class BufferKind {
 struct Buffer {
   BufferKind kind;
   int index = 0, micro = 0;
-  int program = -1;  // transient: lives in this program only; -1: persistent
+  int program = -1;         // transient: lives in this program only; -1: persistent
   int first = 0, last = 0;  // transient: operations of the program between which the contents matter, both included
   std::string name;
   Category category = Category::workspace;
@@ -65,7 +65,8 @@ struct Inventory {
   int64_t host_bytes = 0, peer_visible_bytes = 0;
 
   const Buffer* find(BufferKind kind, int index, int micro, int program) const;  // null when there is none
-  // Bytes of a category when every buffer had its own place, except that transient ones count by the largest sum alive at once.
+  // Bytes of a category when every buffer had its own place, except that transient ones count by the largest sum alive
+  // at once.
   int64_t total_bytes() const { return host_bytes + peer_visible_bytes; }
 };
 
@@ -75,11 +76,11 @@ enum class Packing {
 };
 
 // Pure. Persistent buffers lie first; the transient ones of all programs share the rest.
-Inventory make_inventory(const RunShape& run, const std::vector<model::Unit>& units, const std::vector<Program>& programs,
-                         Packing packing = Packing::shared);
+Inventory make_inventory(const RunShape& run, const std::vector<model::Unit>& units,
+                         const std::vector<Program>& programs, Packing packing = Packing::shared);
 
-// Pairs of buffers that share bytes although the programs do not order the last use of one before the first use of the other;
-// empty when the layout is right.
+// Pairs of buffers that share bytes although the programs do not order the last use of one before the first use of the
+// other; empty when the layout is right.
 std::vector<std::string> overlapping(const Inventory& inventory);
 
 }  // namespace ridgeline::parallel

@@ -12,15 +12,24 @@ namespace {
 
 const char* verb(OpKind kind) {
   switch (kind) {
-    case OpKind::count: return "count tokens";
-    case OpKind::forward: return "forward";
-    case OpKind::loss: return "loss";
-    case OpKind::evaluate: return "evaluate loss";
-    case OpKind::backward: return "backward";
-    case OpKind::reduce: return "reduce";
-    case OpKind::measure: return "measure";
-    case OpKind::agree: return "agree";
-    case OpKind::update: return "update";
+    case OpKind::count:
+      return "count tokens";
+    case OpKind::forward:
+      return "forward";
+    case OpKind::loss:
+      return "loss";
+    case OpKind::evaluate:
+      return "evaluate loss";
+    case OpKind::backward:
+      return "backward";
+    case OpKind::reduce:
+      return "reduce";
+    case OpKind::measure:
+      return "measure";
+    case OpKind::agree:
+      return "agree";
+    case OpKind::update:
+      return "update";
   }
   return "?";
 }
@@ -28,7 +37,10 @@ const char* verb(OpKind kind) {
 class Lowering {
  public:
   Lowering(const model::TransformerConfig& config, int micro_batches)
-      : config_(config), layers_(static_cast<int>(config.layers)), unit_count_(layers_ + 3), last_micro_(micro_batches - 1) {}
+      : config_(config),
+        layers_(static_cast<int>(config.layers)),
+        unit_count_(layers_ + 3),
+        last_micro_(micro_batches - 1) {}
 
   Program run(const std::vector<ScheduleEntry>& schedule) {
     program_.name = "step";
@@ -37,7 +49,8 @@ class Lowering {
     for (const ScheduleEntry& entry : schedule) {
       switch (entry.work) {
         case Work::forward:
-          for (int element = -1; element < layers_; ++element) emit(OpKind::forward, StreamId::compute, element, entry.micro);
+          for (int element = -1; element < layers_; ++element)
+            emit(OpKind::forward, StreamId::compute, element, entry.micro);
           break;
         case Work::loss:
           emit(OpKind::loss, StreamId::compute, layers_, entry.micro, {counted});
@@ -52,7 +65,8 @@ class Lowering {
       }
     }
     std::vector<int> measured;
-    for (const auto& [unit, reduced] : reductions_) measured.push_back(emit(OpKind::measure, StreamId::compute, unit, 0, {reduced}));
+    for (const auto& [unit, reduced] : reductions_)
+      measured.push_back(emit(OpKind::measure, StreamId::compute, unit, 0, {reduced}));
     const int agreed = emit(OpKind::agree, StreamId::reduce, 0, 0, {measured.back()});
     for (int unit = 0; unit < unit_count_; ++unit) emit(OpKind::update, StreamId::compute, unit, 0, {agreed});
     return std::move(program_);
@@ -64,8 +78,8 @@ class Lowering {
     return static_cast<int>(program_.ops.size()) - 1;
   }
 
-  // The element has added its part to the gradients of its units. The embedding is the last to add to the vocabulary, so
-  // the loss's contribution to it does not finish it.
+  // The element has added its part to the gradients of its units. The embedding is the last to add to the vocabulary,
+  // so the loss's contribution to it does not finish it.
   void contributed(int element, int micro) {
     if (micro != last_micro_) return;
     const int position = static_cast<int>(program_.ops.size()) - 1;
@@ -86,12 +100,15 @@ class Lowering {
 std::string Op::name() const {
   switch (kind) {
     case OpKind::count:
-    case OpKind::agree: return verb(kind);
+    case OpKind::agree:
+      return verb(kind);
     case OpKind::reduce:
     case OpKind::measure:
-    case OpKind::update: return fmt::format("{} unit {}", verb(kind), index);
+    case OpKind::update:
+      return fmt::format("{} unit {}", verb(kind), index);
     case OpKind::loss:
-    case OpKind::evaluate: return fmt::format("{} micro {}", verb(kind), micro);
+    case OpKind::evaluate:
+      return fmt::format("{} micro {}", verb(kind), micro);
     case OpKind::forward:
     case OpKind::backward:
       return index < 0 ? fmt::format("{} embedding micro {}", verb(kind), micro)
@@ -100,7 +117,8 @@ std::string Op::name() const {
   return "?";
 }
 
-Program lower(const model::TransformerConfig& config, const std::vector<ScheduleEntry>& schedule, Shard shard, Reduce reduce) {
+Program lower(const model::TransformerConfig& config, const std::vector<ScheduleEntry>& schedule, Shard shard,
+              Reduce reduce) {
   RL_REQUIRE(shard == Shard::none && reduce == Reduce::last, "no such lowering");
   int micro_batches = 0;
   for (const ScheduleEntry& entry : schedule) micro_batches = std::max(micro_batches, entry.micro + 1);
@@ -111,7 +129,8 @@ Program evaluation(const model::TransformerConfig& config, int micro_batches) {
   Program program{.name = "evaluate", .ops = {}, .micro_batches = micro_batches};
   const int layers = static_cast<int>(config.layers);
   for (int micro = 0; micro < micro_batches; ++micro) {
-    for (int element = -1; element < layers; ++element) program.ops.push_back({OpKind::forward, StreamId::compute, element, micro, {}});
+    for (int element = -1; element < layers; ++element)
+      program.ops.push_back({OpKind::forward, StreamId::compute, element, micro, {}});
     program.ops.push_back({OpKind::evaluate, StreamId::compute, layers, micro, {}});
   }
   program.ops.push_back({OpKind::agree, StreamId::reduce, 0, 0, {static_cast<int>(program.ops.size()) - 1}});

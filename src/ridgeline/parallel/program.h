@@ -1,5 +1,5 @@
-// A step is a program: one list of operations per rank, lowered from a schedule and a sharding. The executor runs it, the
-// planner prices it, the simulator proves it, a trace shows it.
+// A step is a program: one list of operations per rank, lowered from a schedule and a sharding. The executor runs it,
+// the planner prices it, the simulator proves it, a trace shows it.
 #pragma once
 
 #include <string>
@@ -22,8 +22,8 @@ enum class OpKind {
   update     // optimizer on unit `index`                                        (compute)
 };
 
-// In-order queues of a rank. On the CPU compute is the rank's thread; a reduction started on `reduce` runs when it is waited for or when
-// the next one starts.
+// In-order queues of a rank. On the CPU compute is the rank's thread; a reduction started on `reduce` runs when it is
+// waited for or when the next one starts.
 enum class StreamId { compute, reduce };
 
 struct Op {
@@ -42,15 +42,17 @@ struct Program {
   int micro_batches = 1;
 };
 
-// What lives as 1/N over the data-parallel group. Replicated parameters (DDP) are the first level; the others are added here.
+// What lives as 1/N over the data-parallel group. Replicated parameters (DDP) are the first level; the others are added
+// here.
 enum class Shard { none };
 
 // When accumulated gradients are reduced.
 enum class Reduce { last };
 
-// The training step of a rank of the only stage: backward of micro-batch m accumulates; on the last one a unit is reduced as soon as
-// its last contribution is in, and the reduction is only waited for by the unit's `measure`.
-Program lower(const model::TransformerConfig& config, const std::vector<ScheduleEntry>& schedule, Shard shard, Reduce reduce);
+// The training step of a rank of the only stage: backward of micro-batch m accumulates; on the last one a unit is
+// reduced as soon as its last contribution is in, and the reduction is only waited for by the unit's `measure`.
+Program lower(const model::TransformerConfig& config, const std::vector<ScheduleEntry>& schedule, Shard shard,
+              Reduce reduce);
 
 // Forward-only: losses of `micro_batches` micro-batches.
 Program evaluation(const model::TransformerConfig& config, int micro_batches);

@@ -13,9 +13,9 @@ struct ScheduleEntry {
   bool operator==(const ScheduleEntry&) const = default;
 };
 
-// Work of every stage, in order. Pure. A stage's forward of a micro-batch precedes its backward; the last stage runs the
-// loss in between; backwards of one stage are in ascending micro-batch order, so that gradients accumulate in that order.
-// With one stage every micro-batch is finished before the next begins: the least memory.
+// Work of every stage, in order. Pure. A stage's forward of a micro-batch precedes its backward; the last stage runs
+// the loss in between; backwards of one stage are in ascending micro-batch order, so that gradients accumulate in that
+// order. With one stage every micro-batch is finished before the next begins: the least memory.
 std::vector<std::vector<ScheduleEntry>> schedule(int stages, int micro_batches);
 
 }  // namespace ridgeline::parallel

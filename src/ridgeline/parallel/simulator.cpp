@@ -14,7 +14,11 @@ namespace {
 class Machine {
  public:
   Machine(const model::TransformerConfig& config, const Program& program, int rank)
-      : config_(config), program_(program), rank_(rank), layers_(static_cast<int>(config.layers)), units_(layers_ + 3) {}
+      : config_(config),
+        program_(program),
+        rank_(rank),
+        layers_(static_cast<int>(config.layers)),
+        units_(layers_ + 3) {}
 
   bool finished() const { return next_ == program_.ops.size(); }
   const Op& current() const { return program_.ops[next_]; }
@@ -25,14 +29,19 @@ class Machine {
     const auto need = [&](bool there, std::string_view what) {
       if (!there) wrong.push_back(fmt::format("rank {}: '{}' needs {}", rank_, op.name(), what));
     };
-    for (const int other : op.after) need(other >= 0 && static_cast<size_t>(other) < next_, fmt::format("operation {} before it", other));
+    for (const int other : op.after)
+      need(other >= 0 && static_cast<size_t>(other) < next_, fmt::format("operation {} before it", other));
     switch (op.kind) {
-      case OpKind::count: counted_ = true; break;
+      case OpKind::count:
+        counted_ = true;
+        break;
       case OpKind::forward:
         need(op.index < 0 || forwarded_[op.micro].contains(op.index - 1), "the output of the element before");
         need(forwarded_[op.micro].insert(op.index).second, "to run only once");
         break;
-      case OpKind::evaluate: need(forwarded_[op.micro].contains(layers_ - 1), "the last block's output"); break;
+      case OpKind::evaluate:
+        need(forwarded_[op.micro].contains(layers_ - 1), "the last block's output");
+        break;
       case OpKind::loss:
         need(counted_ && waits_for(op, OpKind::count, 0), "the number of valid tokens");
         need(forwarded_[op.micro].contains(layers_ - 1), "the last block's output");
@@ -97,7 +106,9 @@ class Machine {
 
   bool waits_for(const Op& op, OpKind kind, int index) const {
     for (const int other : op.after) {
-      if (program_.ops[static_cast<size_t>(other)].kind == kind && program_.ops[static_cast<size_t>(other)].index == index) return true;
+      if (program_.ops[static_cast<size_t>(other)].kind == kind &&
+          program_.ops[static_cast<size_t>(other)].index == index)
+        return true;
     }
     return false;
   }
@@ -110,7 +121,9 @@ class Machine {
       for (const int unit : model::units_of_element(config_, other.kind == OpKind::loss ? layers_ : other.index)) {
         if (unit == op.index && (other.kind == OpKind::loss || other.kind == OpKind::backward)) {
           for (const int waited : op.after) {
-            if (static_cast<size_t>(waited) >= i && program_.ops[static_cast<size_t>(waited)].stream == StreamId::compute) return true;
+            if (static_cast<size_t>(waited) >= i &&
+                program_.ops[static_cast<size_t>(waited)].stream == StreamId::compute)
+              return true;
           }
           return false;
         }
@@ -157,7 +170,8 @@ std::vector<std::string> simulate(const model::TransformerConfig& config, std::s
     }
     if (!same) {
       for (size_t rank = 0; rank < machines.size(); ++rank) {
-        wrong.push_back(fmt::format("rank {} waits for ever at '{}'", rank, machines[rank].finished() ? "the end" : machines[rank].current().name()));
+        wrong.push_back(fmt::format("rank {} waits for ever at '{}'", rank,
+                                    machines[rank].finished() ? "the end" : machines[rank].current().name()));
       }
       return wrong;
     }

@@ -1,6 +1,6 @@
-// Proves a lowered step before it runs: every value is there when it is used, every gradient is complete and accumulated in
-// ascending micro-batch order, every unit is reduced and updated once, and the ranks cannot wait for each other for ever,
-// even when all streams of a rank are collapsed into one (inline mode).
+// Proves a lowered step before it runs: every value is there when it is used, every gradient is complete and
+// accumulated in ascending micro-batch order, every unit is reduced and updated once, and the ranks cannot wait for
+// each other for ever, even when all streams of a rank are collapsed into one (inline mode).
 #pragma once
 
 #include <span>

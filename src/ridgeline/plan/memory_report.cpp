@@ -18,9 +18,13 @@ namespace {
 using parallel::Buffer;
 using parallel::Category;
 
-std::string_view space_name(parallel::Space space) { return space == parallel::Space::host ? "host" : "peer visible"; }
+std::string_view space_name(parallel::Space space) {
+  return space == parallel::Space::host ? "host" : "peer visible";
+}
 
-std::string gib(int64_t bytes) { return fmt::format("{:.2f} GiB", static_cast<double>(bytes) / (1 << 30)); }
+std::string gib(int64_t bytes) {
+  return fmt::format("{:.2f} GiB", static_cast<double>(bytes) / (1 << 30));
+}
 
 // memory.max of this process's cgroup (version 2) minus what is used, or the largest number.
 int64_t cgroup_headroom() {
@@ -75,17 +79,22 @@ MemoryReport memory_report(const parallel::Inventory& inventory, const std::vect
   return report;
 }
 
-nlohmann::json to_json(const parallel::Inventory& inventory, const MemoryReport& report, const std::vector<parallel::Program>& programs, int ranks) {
+nlohmann::json to_json(const parallel::Inventory& inventory, const MemoryReport& report,
+                       const std::vector<parallel::Program>& programs, int ranks) {
   nlohmann::json json;
   json["ranks"] = ranks;
   json["bytes_per_rank"] = report.total;
   json["peer_visible_bytes"] = report.peer_visible;
   json["fullest_operation"] = report.fullest;
-  for (size_t c = 0; c < kCategories; ++c) json["categories"][std::string(parallel::name_of(static_cast<Category>(c)))] = report.by_category[c];
+  for (size_t c = 0; c < kCategories; ++c)
+    json["categories"][std::string(parallel::name_of(static_cast<Category>(c)))] = report.by_category[c];
   json["categories"]["unused"] = report.unused;
   for (const Buffer& buffer : inventory.buffers) {
-    nlohmann::json entry = {{"name", buffer.name}, {"bytes", buffer.bytes}, {"category", parallel::name_of(buffer.category)},
-                            {"space", space_name(buffer.space)}, {"offset", buffer.offset}};
+    nlohmann::json entry = {{"name", buffer.name},
+                            {"bytes", buffer.bytes},
+                            {"category", parallel::name_of(buffer.category)},
+                            {"space", space_name(buffer.space)},
+                            {"offset", buffer.offset}};
     if (buffer.program >= 0) {
       entry["program"] = programs[static_cast<size_t>(buffer.program)].name;
       entry["micro_batch"] = buffer.micro;
@@ -115,9 +124,10 @@ int64_t available_memory() {
 void require_fits(const MemoryReport& report, int ranks_on_host, int64_t available) {
   const int64_t needed = report.total * ranks_on_host;
   if (needed <= available) return;
-  throw Error(fmt::format("{} rank{} on this host need {} ({} each), but only {} are free", ranks_on_host, ranks_on_host == 1 ? "" : "s", gib(needed),
-                          gib(report.total), gib(available)),
-              "Lower train.micro_batch, train.sequence or train.head_chunk, use train.precision = \"bf16\", or fewer ranks per host; "
+  throw Error(fmt::format("{} rank{} on this host need {} ({} each), but only {} are free", ranks_on_host,
+                          ranks_on_host == 1 ? "" : "s", gib(needed), gib(report.total), gib(available)),
+              "Lower train.micro_batch, train.sequence or train.head_chunk, use train.precision = \"bf16\", or fewer "
+              "ranks per host; "
               "`ridgeline plan` shows where the memory goes.");
 }
 

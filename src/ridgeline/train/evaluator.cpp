@@ -21,7 +21,8 @@ void place_row(const parallel::BatchBuffers& buffers, int64_t b, int64_t t, uint
   buffers.sample_of_row[b] = sample;
 }
 
-Evaluation evaluate_windows(parallel::Executor& executor, int program, const data::EvaluationWindows& windows, int64_t limit, int64_t step) {
+Evaluation evaluate_windows(parallel::Executor& executor, int program, const data::EvaluationWindows& windows,
+                            int64_t limit, int64_t step) {
   const model::BatchShape& shape = executor.run_shape().evaluation_batch;
   const int64_t t = shape.sequence;
   const int64_t rank = executor.world().rank(), ranks = executor.world().size();
@@ -42,31 +43,39 @@ Evaluation evaluate_windows(parallel::Executor& executor, int program, const dat
   return sum;
 }
 
-Evaluation evaluate(const ModelSource& source, const std::shared_ptr<const data::IndexedDataset>& dataset, data::DocumentRange documents,
-                    const EvaluationSettings& settings) {
+Evaluation evaluate(const ModelSource& source, const std::shared_ptr<const data::IndexedDataset>& dataset,
+                    data::DocumentRange documents, const EvaluationSettings& settings) {
   const data::EvaluationWindows windows(dataset, documents, settings.sequence, source.config().vocab);
   if (settings.sequence > source.config().context) {
-    throw Error(fmt::format("windows of {} tokens are longer than the model's context of {}", settings.sequence, source.config().context));
+    throw Error(fmt::format("windows of {} tokens are longer than the model's context of {}", settings.sequence,
+                            source.config().context));
   }
   const int threads = settings.threads > 0 ? settings.threads : std::max(1, device::cpu_count() / settings.ranks);
-  model::BatchShape shape{.batch = settings.micro_batch, .sequence = settings.sequence, .dtype = settings.dtype, .team_size = threads};
+  model::BatchShape shape{
+      .batch = settings.micro_batch, .sequence = settings.sequence, .dtype = settings.dtype, .team_size = threads};
   shape.head_chunk = std::min(shape.head_chunk, shape.tokens());
-  const parallel::RunShape run{.config = source.config(), .batch = shape, .evaluation_batch = shape, .data_parallel = settings.ranks, .training = false};
+  const parallel::RunShape run{.config = source.config(),
+                               .batch = shape,
+                               .evaluation_batch = shape,
+                               .data_parallel = settings.ranks,
+                               .training = false};
   Evaluation result;
   comm::run_threads(settings.ranks, {}, [&](comm::World& world) {
     device::WorkerTeam team(threads);
     device::Stream stream(team);
     parallel::Executor executor(run, {parallel::evaluation(run.config, 1)}, world, stream);
-    executor.fill(parallel::BufferKind::master, [&](const model::Tensor& tensor, int64_t first, int64_t count, float* values) {
-      source.read(tensor.name, tensor.shape, first, count, Ref(values));
-    });
+    executor.fill(parallel::BufferKind::master,
+                  [&](const model::Tensor& tensor, int64_t first, int64_t count, float* values) {
+                    source.read(tensor.name, tensor.shape, first, count, Ref(values));
+                  });
     const Evaluation mine = evaluate_windows(executor, 0, windows, windows.size(), source.step());
     if (world.rank() == 0) result = mine;
   });
   return result;
 }
 
-double text_bytes_per_prediction(const data::IndexedDataset& dataset, data::DocumentRange documents, const std::optional<data::Tokenizer>& tokenizer) {
+double text_bytes_per_prediction(const data::IndexedDataset& dataset, data::DocumentRange documents,
+                                 const std::optional<data::Tokenizer>& tokenizer) {
   if (!tokenizer) {
     const std::optional<data::DatasetNote>& note = dataset.note();
     return note && note->tokens > 0 ? static_cast<double>(note->text_bytes) / static_cast<double>(note->tokens) : 0.0;
@@ -75,9 +84,11 @@ double text_bytes_per_prediction(const data::IndexedDataset& dataset, data::Docu
   std::vector<int32_t> tokens(static_cast<size_t>(std::min<int64_t>(end - begin, 1 << 16)));
   int64_t bytes = 0;
   for (int64_t at = begin; at < end;) {
-    const std::span<int32_t> part(tokens.data(), static_cast<size_t>(std::min<int64_t>(end - at, static_cast<int64_t>(tokens.size()))));
+    const std::span<int32_t> part(
+        tokens.data(), static_cast<size_t>(std::min<int64_t>(end - at, static_cast<int64_t>(tokens.size()))));
     dataset.read(at, part, tokenizer->vocab_size());
-    for (const int32_t id : part) bytes += tokenizer->is_added(id) ? 0 : static_cast<int64_t>(tokenizer->token_bytes(id).size());
+    for (const int32_t id : part)
+      bytes += tokenizer->is_added(id) ? 0 : static_cast<int64_t>(tokenizer->token_bytes(id).size());
     at += static_cast<int64_t>(part.size());
   }
   return end - begin > 1 ? static_cast<double>(bytes) / static_cast<double>(end - begin - 1) : 0.0;

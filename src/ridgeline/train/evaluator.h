@@ -22,7 +22,8 @@ struct Evaluation {
 void place_row(const parallel::BatchBuffers& buffers, int64_t b, int64_t t, uint32_t sample);
 
 // The first `limit` windows by the executor's program number `program`. Collective.
-Evaluation evaluate_windows(parallel::Executor& executor, int program, const data::EvaluationWindows& windows, int64_t limit, int64_t step);
+Evaluation evaluate_windows(parallel::Executor& executor, int program, const data::EvaluationWindows& windows,
+                            int64_t limit, int64_t step);
 
 struct EvaluationSettings {
   int64_t sequence = 0;
@@ -32,11 +33,12 @@ struct EvaluationSettings {
   std::FILE* console = nullptr;
 };
 // A stored model on documents of a dataset.
-Evaluation evaluate(const ModelSource& source, const std::shared_ptr<const data::IndexedDataset>& dataset, data::DocumentRange documents,
-                    const EvaluationSettings& settings);
+Evaluation evaluate(const ModelSource& source, const std::shared_ptr<const data::IndexedDataset>& dataset,
+                    data::DocumentRange documents, const EvaluationSettings& settings);
 
-// UTF-8 bytes of text per predicted token: exact over these documents when the tokenizer is known, else the whole data set's ratio
-// from its note; 0 when neither is there. Bits per byte = nats per token / ln 2 / this.
-double text_bytes_per_prediction(const data::IndexedDataset& dataset, data::DocumentRange documents, const std::optional<data::Tokenizer>& tokenizer);
+// UTF-8 bytes of text per predicted token: exact over these documents when the tokenizer is known, else the whole data
+// set's ratio from its note; 0 when neither is there. Bits per byte = nats per token / ln 2 / this.
+double text_bytes_per_prediction(const data::IndexedDataset& dataset, data::DocumentRange documents,
+                                 const std::optional<data::Tokenizer>& tokenizer);
 
 }  // namespace ridgeline::train

@@ -39,7 +39,9 @@ int32_t sample_token(std::span<const float> logits, const Sampling& sampling, ui
   double total = 0;
   for (int64_t i = 0; i < kept; ++i) {
     weights[static_cast<size_t>(i)] =
-        std::exp((static_cast<double>(logits[static_cast<size_t>(order[static_cast<size_t>(i)])]) - static_cast<double>(highest)) / sampling.temperature);
+        std::exp((static_cast<double>(logits[static_cast<size_t>(order[static_cast<size_t>(i)])]) -
+                  static_cast<double>(highest)) /
+                 sampling.temperature);
     total += weights[static_cast<size_t>(i)];
   }
   if (sampling.top_p < 1.0) {
@@ -60,7 +62,11 @@ int32_t sample_token(std::span<const float> logits, const Sampling& sampling, ui
 }
 
 Generator::Generator(const ModelSource& source, DType dtype, int threads)
-    : config_(source.config()), dtype_(dtype), team_(threads), stream_(team_), units_(model::declare(config_)),
+    : config_(source.config()),
+      dtype_(dtype),
+      team_(threads),
+      stream_(team_),
+      units_(model::declare(config_)),
       logits_(static_cast<size_t>(config_.vocab)) {
   model::Carver counter(nullptr);
   carve(counter);
@@ -105,7 +111,8 @@ void Generator::carve(model::Carver& carver) {
 std::span<const float> Generator::feed(std::span<const int32_t> tokens) {
   RL_REQUIRE(!tokens.empty(), "feed() needs a token");
   if (position_ + static_cast<int64_t>(tokens.size()) > config_.context) {
-    throw Error(fmt::format("{} tokens are more than the model's context of {}", position_ + static_cast<int64_t>(tokens.size()), config_.context),
+    throw Error(fmt::format("{} tokens are more than the model's context of {}",
+                            position_ + static_cast<int64_t>(tokens.size()), config_.context),
                 "Use a shorter prompt or generate fewer tokens.");
   }
   int64_t n = 0;
@@ -113,7 +120,8 @@ std::span<const float> Generator::feed(std::span<const int32_t> tokens) {
     n = std::min<int64_t>(static_cast<int64_t>(tokens.size() - first), std::min(kPiece, config_.context));
     for (int64_t i = 0; i < n; ++i) {
       const int32_t id = tokens[first + static_cast<size_t>(i)];
-      if (id < 0 || id >= config_.vocab) throw Error(fmt::format("token {} is outside the model's vocabulary of {}", id, config_.vocab));
+      if (id < 0 || id >= config_.vocab)
+        throw Error(fmt::format("token {} is outside the model's vocabulary of {}", id, config_.vocab));
       inputs_[i] = id;
       positions_[i] = static_cast<int32_t>(position_ + i);
     }
@@ -122,7 +130,8 @@ std::span<const float> Generator::feed(std::span<const int32_t> tokens) {
     model::embedding_forward(stream_, config_, shape, batch, {}, segments_[0], segments_[1], hidden_);
     for (int64_t layer = 0; layer < config_.layers; ++layer) {
       const size_t l = static_cast<size_t>(layer);
-      model::block_cached(stream_, config_, position_, n, model::block_weights(units_[l + 2], segments_[l + 2]), caches_[l], hidden_, scratch_);
+      model::block_cached(stream_, config_, position_, n, model::block_weights(units_[l + 2], segments_[l + 2]),
+                          caches_[l], hidden_, scratch_);
     }
     position_ += n;
   }

@@ -15,8 +15,9 @@
 
 namespace ridgeline::train {
 
-// How the next token is drawn from the logits: divided by `temperature` (0: the most likely token), cut to the `top_k` most
-// likely (0: all), then to the smallest set whose probability reaches `top_p` (1: all). Draw number n depends on (seed, n) alone.
+// How the next token is drawn from the logits: divided by `temperature` (0: the most likely token), cut to the `top_k`
+// most likely (0: all), then to the smallest set whose probability reaches `top_p` (1: all). Draw number n depends on
+// (seed, n) alone.
 struct Sampling {
   double temperature = 1.0;
   int64_t top_k = 0;
@@ -35,7 +36,8 @@ class Generator {
 
   const model::TransformerConfig& config() const { return config_; }
 
-  // Logits [V] after the tokens (all of them in one pass; they follow what was fed before). At most context tokens in all.
+  // Logits [V] after the tokens (all of them in one pass; they follow what was fed before). At most context tokens in
+  // all.
   std::span<const float> feed(std::span<const int32_t> tokens);
   int64_t position() const { return position_; }
   void reset() { position_ = 0; }

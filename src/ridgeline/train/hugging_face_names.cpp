@@ -35,7 +35,8 @@ const Rule kGpt2[] = {
 
 checkpoint::NameTable hugging_face_names(const model::TransformerConfig& config) {
   if (config.family != "gpt2") {
-    throw Error(fmt::format("the family '{}' has no table of Hugging Face names", config.family), "Families with one: gpt2.");
+    throw Error(fmt::format("the family '{}' has no table of Hugging Face names", config.family),
+                "Families with one: gpt2.");
   }
   std::vector<checkpoint::TensorSpec> ours;
   for (const model::Unit& unit : model::declare(config)) {

@@ -27,7 +27,8 @@ int micro_batches(const Config& config, int ranks) {
 void check_output(const JobOptions& options) {
   const bool has_run = !checkpoint::list_checkpoints(options.out / "checkpoints").empty();
   if (has_run && !options.resume) {
-    throw Error(fmt::format("'{}' already holds a run", options.out.string()), "Add --resume to go on with it, or choose another --out.");
+    throw Error(fmt::format("'{}' already holds a run", options.out.string()),
+                "Add --resume to go on with it, or choose another --out.");
   }
   if (!has_run && options.resume && !options.resume_from) {
     throw Error(fmt::format("--resume: '{}' has no checkpoint", (options.out / "checkpoints").string()),
@@ -53,8 +54,8 @@ void open_data(Job& job) {
   if (!config.data.tokenizer.empty()) {
     tokenizer = data::Tokenizer::load(config.data.tokenizer);
     if (tokenizer->vocab_size() > vocabulary) {
-      throw Error(fmt::format("model.vocab = {} is smaller than the {} ids of the tokenizer '{}'", vocabulary, tokenizer->vocab_size(),
-                              config.data.tokenizer),
+      throw Error(fmt::format("model.vocab = {} is smaller than the {} ids of the tokenizer '{}'", vocabulary,
+                              tokenizer->vocab_size(), config.data.tokenizer),
                   fmt::format("Set model.vocab to at least {}.", tokenizer->vocab_size()));
     }
     train->require_tokenizer(tokenizer->hash(), tokenizer->vocab_size());
@@ -62,9 +63,12 @@ void open_data(Job& job) {
     const fs::path file = fs::path(config.data.tokenizer) / "tokenizer.json";
     if (fs::exists(file)) job.tokenizer_json = read_text(file);
   }
-  job.train = std::make_shared<data::GptDataset>(train, data::GptDataset::Settings{.documents = train_documents, .sequence = config.train.sequence,
-                                                                                   .samples = config.train.steps * config.train.global_batch,
-                                                                                   .seed = static_cast<uint32_t>(config.train.seed), .vocabulary = vocabulary});
+  job.train = std::make_shared<data::GptDataset>(
+      train, data::GptDataset::Settings{.documents = train_documents,
+                                        .sequence = config.train.sequence,
+                                        .samples = config.train.steps * config.train.global_batch,
+                                        .seed = static_cast<uint32_t>(config.train.seed),
+                                        .vocabulary = vocabulary});
   if (!valid_documents.empty()) {
     auto windows = std::make_shared<data::EvaluationWindows>(valid, valid_documents, config.train.sequence, vocabulary);
     if (windows->size() > 0) {
@@ -73,8 +77,9 @@ void open_data(Job& job) {
     }
   }
   if (config.train.eval_every > 0 && !job.valid) {
-    throw Error(fmt::format("train.eval_every = {}, but there is no validation data", config.train.eval_every),
-                "Name some with data.valid, or let data.split leave documents for it (\"98,2,0\"); 0 turns evaluation off.");
+    throw Error(
+        fmt::format("train.eval_every = {}, but there is no validation data", config.train.eval_every),
+        "Name some with data.valid, or let data.split leave documents for it (\"98,2,0\"); 0 turns evaluation off.");
   }
 }
 
@@ -86,9 +91,13 @@ int threads_per_rank(const Config& config, int ranks) {
 }
 
 parallel::RunShape run_shape(const Config& config, int ranks) {
-  model::BatchShape batch{.batch = config.train.micro_batch, .sequence = config.train.sequence, .dtype = activation_dtype(config),
-                          .head_chunk = std::min(config.train.head_chunk, config.train.micro_batch * config.train.sequence),
-                          .team_size = threads_per_rank(config, ranks), .dropout = config.model.transformer.dropout > 0.0F};
+  model::BatchShape batch{
+      .batch = config.train.micro_batch,
+      .sequence = config.train.sequence,
+      .dtype = activation_dtype(config),
+      .head_chunk = std::min(config.train.head_chunk, config.train.micro_batch * config.train.sequence),
+      .team_size = threads_per_rank(config, ranks),
+      .dropout = config.model.transformer.dropout > 0.0F};
   model::BatchShape evaluation = batch;
   evaluation.dropout = false;
   return {.config = config.model.transformer, .batch = batch, .evaluation_batch = evaluation, .data_parallel = ranks};
@@ -96,7 +105,8 @@ parallel::RunShape run_shape(const Config& config, int ranks) {
 
 std::vector<parallel::Program> run_programs(const Config& config, int ranks) {
   const model::TransformerConfig& model = config.model.transformer;
-  return {parallel::lower(model, parallel::schedule(1, micro_batches(config, ranks))[0], parallel::Shard::none, parallel::Reduce::last),
+  return {parallel::lower(model, parallel::schedule(1, micro_batches(config, ranks))[0], parallel::Shard::none,
+                          parallel::Reduce::last),
           parallel::evaluation(model, 1)};
 }
 

@@ -25,7 +25,9 @@ std::optional<fs::path> checkpoint_folder(const fs::path& path) {
 
 ModelSource ModelSource::open(const fs::path& path, bool verify) {
   ModelSource source;
-  if (!fs::exists(path)) throw Error(fmt::format("'{}' does not exist", path.string()), "Name a checkpoint, a run's folder or a Hugging Face folder.");
+  if (!fs::exists(path))
+    throw Error(fmt::format("'{}' does not exist", path.string()),
+                "Name a checkpoint, a run's folder or a Hugging Face folder.");
   if (const std::optional<fs::path> folder = checkpoint_folder(path)) {
     source.folder_ = *folder;
     checkpoint::verify(*folder, verify ? checkpoint::Check::checksums : checkpoint::Check::sizes);
@@ -34,8 +36,10 @@ ModelSource ModelSource::open(const fs::path& path, bool verify) {
     return source;
   }
   if (!fs::exists(path / "config.json")) {
-    throw Error(fmt::format("'{}' is neither a checkpoint (manifest.json), nor a run (checkpoints/), nor a Hugging Face folder (config.json)",
-                            path.string()));
+    throw Error(
+        fmt::format("'{}' is neither a checkpoint (manifest.json), nor a run (checkpoints/), nor a Hugging Face folder "
+                    "(config.json)",
+                    path.string()));
   }
   source.folder_ = path;
   source.config_ = model::from_hugging_face(checkpoint::read_config(path), (path / "config.json").string());
@@ -50,11 +54,13 @@ std::optional<data::Tokenizer> ModelSource::tokenizer(const fs::path& given) con
     if (text.empty()) return std::nullopt;
     return data::Tokenizer::from_json(text, (folder_ / "manifest.json").string() + " (tokenizer)");
   }
-  if (fs::exists(folder_ / "tokenizer.json") || fs::exists(folder_ / "vocab.json")) return data::Tokenizer::load(folder_);
+  if (fs::exists(folder_ / "tokenizer.json") || fs::exists(folder_ / "vocab.json"))
+    return data::Tokenizer::load(folder_);
   return std::nullopt;
 }
 
-void ModelSource::read(std::string_view name, const std::vector<int64_t>& shape, int64_t first, int64_t count, Ref destination) const {
+void ModelSource::read(std::string_view name, const std::vector<int64_t>& shape, int64_t first, int64_t count,
+                       Ref destination) const {
   if (reader_) {
     reader_->read_range(name, shape, first, count, destination);
   } else {

@@ -1,5 +1,5 @@
-// Where a trained model comes from: a checkpoint of ours, the folder of a run (its newest checkpoint), or a Hugging Face
-// folder. What `eval`, `generate`, `export` and `inspect` open.
+// Where a trained model comes from: a checkpoint of ours, the folder of a run (its newest checkpoint), or a Hugging
+// Face folder. What `eval`, `generate`, `export` and `inspect` open.
 #pragma once
 
 #include <filesystem>
@@ -30,7 +30,8 @@ class ModelSource {
   std::optional<data::Tokenizer> tokenizer(const std::filesystem::path& given = {}) const;
 
   // Elements of a global tensor. Thread-safe.
-  void read(std::string_view name, const std::vector<int64_t>& shape, int64_t first, int64_t count, Ref destination) const;
+  void read(std::string_view name, const std::vector<int64_t>& shape, int64_t first, int64_t count,
+            Ref destination) const;
 
  private:
   std::filesystem::path folder_;

@@ -40,10 +40,12 @@ nlohmann::json read_cache(const fs::path& file) {
 
 double peak_flops_per_thread(DType dtype) {
   const int cpus = device::cpu_count();
-  const std::string key = fmt::format("{}, {} CPUs, {}, {}", device::cpu_model_name(), cpus, device::name_of(device::isa()), name_of(dtype));
+  const std::string key = fmt::format("{}, {} CPUs, {}, {}", device::cpu_model_name(), cpus,
+                                      device::name_of(device::isa()), name_of(dtype));
   const fs::path file = cache_file();
   nlohmann::json cache = read_cache(file);
-  if (cache.contains(key) && cache[key].is_number() && cache[key].get<double>() > 0) return cache[key].get<double>() / cpus;
+  if (cache.contains(key) && cache[key].is_number() && cache[key].get<double>() > 0)
+    return cache[key].get<double>() / cpus;
   device::WorkerTeam team(cpus);
   const double peak = ops::peak_flops(dtype, team);
   cache[key] = peak;

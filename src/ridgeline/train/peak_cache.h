@@ -1,4 +1,5 @@
-// The machine's arithmetic peak, measured once and kept per CPU model, so that a run can print its MFU from the first step.
+// The machine's arithmetic peak, measured once and kept per CPU model, so that a run can print its MFU from the first
+// step.
 #pragma once
 
 #include "ridgeline/base/dtype.h"
@@ -6,8 +7,8 @@
 namespace ridgeline::train {
 
 // FLOP/s of one thread while all CPUs of this process are busy, for products of `dtype`. Read from
-// $XDG_CACHE_HOME/ridgeline/peak.json (default ~/.cache), else measured (0.1 s) and written there; a cache that cannot be read or written is
-// no error.
+// $XDG_CACHE_HOME/ridgeline/peak.json (default ~/.cache), else measured (0.1 s) and written there; a cache that cannot
+// be read or written is no error.
 double peak_flops_per_thread(DType dtype);
 
 }  // namespace ridgeline::train

@@ -38,6 +38,8 @@ StopSignals::~StopSignals() {
   requested_signal.store(0);
 }
 
-int StopSignals::requested() { return requested_signal.load(); }
+int StopSignals::requested() {
+  return requested_signal.load();
+}
 
 }  // namespace ridgeline::train

@@ -20,13 +20,17 @@ struct Part {
   BufferKind kind;
   std::string_view prefix;  // of the tensors' names in the file
 };
-constexpr Part kParts[] = {{BufferKind::master, ""}, {BufferKind::moment1, "adam.moment1."}, {BufferKind::moment2, "adam.moment2."}};
+constexpr Part kParts[] = {
+    {BufferKind::master, ""}, {BufferKind::moment1, "adam.moment1."}, {BufferKind::moment2, "adam.moment2."}};
 
 float* data_of(Executor& executor, BufferKind kind, int unit) {
   switch (kind) {
-    case BufferKind::moment1: return executor.moment1(unit);
-    case BufferKind::moment2: return executor.moment2(unit);
-    default: return executor.master(unit);
+    case BufferKind::moment1:
+      return executor.moment1(unit);
+    case BufferKind::moment2:
+      return executor.moment2(unit);
+    default:
+      return executor.master(unit);
   }
 }
 
@@ -34,7 +38,8 @@ checkpoint::Layout state_layout(const std::vector<model::Unit>& units) {
   std::vector<checkpoint::TensorSpec> specs;
   for (const Part& part : kParts) {
     for (const model::Unit& unit : units) {
-      for (const model::Tensor& tensor : unit.tensors) specs.push_back({std::string(part.prefix) + tensor.name, DType::f32, tensor.shape});
+      for (const model::Tensor& tensor : unit.tensors)
+        specs.push_back({std::string(part.prefix) + tensor.name, DType::f32, tensor.shape});
     }
   }
   return checkpoint::plan_layout(std::move(specs), {.stem = "state"});
@@ -58,10 +63,12 @@ void together(comm::Communicator& communicator, bool mine, const char* what, F&&
   if (failed > 0) throw Error(fmt::format("another rank failed: {}", what));
 }
 
-std::vector<checkpoint::Piece> gather_pieces(comm::Communicator& communicator, const std::vector<checkpoint::Piece>& mine) {
+std::vector<checkpoint::Piece> gather_pieces(comm::Communicator& communicator,
+                                             const std::vector<checkpoint::Piece>& mine) {
   if (communicator.size() == 1) return mine;
   int64_t most = static_cast<int64_t>(mine.size());
-  communicator.wait(communicator.all_reduce(Ref(&most), 1, comm::ReduceOp::max, {"number of pieces of a checkpoint", -1, -1}));
+  communicator.wait(
+      communicator.all_reduce(Ref(&most), 1, comm::ReduceOp::max, {"number of pieces of a checkpoint", -1, -1}));
   const int64_t words = 1 + most * static_cast<int64_t>(sizeof(checkpoint::Piece) / sizeof(int64_t));
   std::vector<int64_t> all(static_cast<size_t>(words * communicator.size()));
   int64_t* const own = all.data() + words * communicator.rank();
@@ -73,7 +80,9 @@ std::vector<checkpoint::Piece> gather_pieces(comm::Communicator& communicator, c
     const int64_t* const theirs = all.data() + words * rank;
     const size_t before = pieces.size();
     pieces.resize(before + static_cast<size_t>(theirs[0]));
-    if (theirs[0] > 0) std::memcpy(static_cast<void*>(pieces.data() + before), theirs + 1, static_cast<size_t>(theirs[0]) * sizeof(checkpoint::Piece));
+    if (theirs[0] > 0)
+      std::memcpy(static_cast<void*>(pieces.data() + before), theirs + 1,
+                  static_cast<size_t>(theirs[0]) * sizeof(checkpoint::Piece));
   }
   return pieces;
 }
@@ -85,7 +94,8 @@ nlohmann::json to_json(const RunState& state, const model::TransformerConfig& co
   json["model"] = model::to_hugging_face(config);
   json["consumed_samples"] = state.consumed_samples;
   json["consumed_tokens"] = state.consumed_tokens;
-  json["best_validation_loss"] = state.best_validation_loss ? nlohmann::json(*state.best_validation_loss) : nlohmann::json();
+  json["best_validation_loss"] =
+      state.best_validation_loss ? nlohmann::json(*state.best_validation_loss) : nlohmann::json();
   json["best_step"] = state.best_step;
   json["config"] = state.config;
   json["tokenizer"] = state.tokenizer;
@@ -97,7 +107,8 @@ RunState run_state_from_json(const nlohmann::json& json, std::string_view where)
     RunState state;
     state.consumed_samples = json.at("consumed_samples").get<int64_t>();
     state.consumed_tokens = json.at("consumed_tokens").get<int64_t>();
-    if (!json.at("best_validation_loss").is_null()) state.best_validation_loss = json.at("best_validation_loss").get<double>();
+    if (!json.at("best_validation_loss").is_null())
+      state.best_validation_loss = json.at("best_validation_loss").get<double>();
     state.best_step = json.at("best_step").get<int64_t>();
     state.config = json.at("config").get<std::string>();
     state.tokenizer = json.at("tokenizer").get<std::string>();
@@ -109,7 +120,8 @@ RunState run_state_from_json(const nlohmann::json& json, std::string_view where)
 
 model::TransformerConfig model_config_of(const nlohmann::json& extra, std::string_view where) {
   if (!extra.is_object() || !extra.contains("model")) {
-    throw Error(fmt::format("'{}' does not say which model it holds", where), "Name a checkpoint that `ridgeline train` wrote.");
+    throw Error(fmt::format("'{}' does not say which model it holds", where),
+                "Name a checkpoint that `ridgeline train` wrote.");
   }
   return model::from_hugging_face(extra.at("model"));
 }
@@ -129,14 +141,16 @@ std::filesystem::path save_state(Executor& executor, const std::filesystem::path
           float* const values = data_of(executor, part.kind, unit);
           parallel::for_each_tensor_range(executor.units()[u], first, last,
                                           [&](const model::Tensor& tensor, int64_t at, int64_t count, int64_t offset) {
-                                            writer.write_range(std::string(part.prefix) + tensor.name, at, count, ConstRef(values + offset));
+                                            writer.write_range(std::string(part.prefix) + tensor.name, at, count,
+                                                               ConstRef(values + offset));
                                           });
         }
       }
       pieces = writer.finish();
     });
     const std::vector<checkpoint::Piece> all = gather_pieces(*ranks, pieces);
-    together(*ranks, first_rank, "complete a checkpoint", [&] { writer.commit(all, to_json(state, executor.run_shape().config)); });
+    together(*ranks, first_rank, "complete a checkpoint",
+             [&] { writer.commit(all, to_json(state, executor.run_shape().config)); });
   } catch (...) {
     if (first_rank) writer.abort();
     throw;

@@ -1,5 +1,5 @@
-// The state of a run on disk: weights and optimizer moments as global tensors, plus what a resumed run needs to go on with
-// the same bits. Any layout of ranks reads any checkpoint: every rank reads and writes its own ranges.
+// The state of a run on disk: weights and optimizer moments as global tensors, plus what a resumed run needs to go on
+// with the same bits. Any layout of ranks reads any checkpoint: every rank reads and writes its own ranges.
 #pragma once
 
 #include <filesystem>
@@ -27,9 +27,10 @@ RunState run_state_from_json(const nlohmann::json& json, std::string_view where)
 // The model that a checkpoint holds. Error naming `where` when the manifest does not say.
 model::TransformerConfig model_config_of(const nlohmann::json& manifest_extra, std::string_view where);
 
-// Writes `parent`/step_… by all ranks. Collective; on return (of every rank) the checkpoint is complete and durable. When any
-// rank cannot write, nothing is left behind and every rank throws. Returns the folder.
-std::filesystem::path save_state(parallel::Executor& executor, const std::filesystem::path& parent, const RunState& state);
+// Writes `parent`/step_… by all ranks. Collective; on return (of every rank) the checkpoint is complete and durable.
+// When any rank cannot write, nothing is left behind and every rank throws. Returns the folder.
+std::filesystem::path save_state(parallel::Executor& executor, const std::filesystem::path& parent,
+                                 const RunState& state);
 
 // Reads weights (and moments when the executor trains) of a checkpoint folder. Collective. Sizes and shapes are
 // checked; checksums are the caller's choice (checkpoint::verify).

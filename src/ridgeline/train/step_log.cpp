@@ -42,7 +42,9 @@ OpTimer::OpTimer(const std::vector<parallel::Program>& programs, int rank, bool 
 void OpTimer::operation(const parallel::Op& op, int64_t begin, int64_t end) {
   nanoseconds_[static_cast<size_t>(op.kind)] += end - begin;
   if (trace_ && trace_->enabled()) {
-    trace_->record(lane_of(op.stream), names_[static_cast<size_t>(op.kind)][static_cast<size_t>(op.index + kIndexOffset)], begin, end, op.micro);
+    trace_->record(lane_of(op.stream),
+                   names_[static_cast<size_t>(op.kind)][static_cast<size_t>(op.index + kIndexOffset)], begin, end,
+                   op.micro);
   }
 }
 
@@ -52,8 +54,11 @@ StepLog::StepLog(const Job& job, const parallel::RunShape& shape, int64_t first_
       metrics_(open_metrics(job, first_step, resumed)),
       events_(job.options.out / "tensorboard", resumed ? std::optional<int64_t>(first_step) : std::nullopt) {
   if (job.options.console != nullptr) {
-    progress_ = std::make_unique<observe::Progress>(observe::ProgressOptions{
-        .label = "train", .total = job.config.train.steps, .unit = "steps", .start = first_step, .output = job.options.console});
+    progress_ = std::make_unique<observe::Progress>(observe::ProgressOptions{.label = "train",
+                                                                             .total = job.config.train.steps,
+                                                                             .unit = "steps",
+                                                                             .start = first_step,
+                                                                             .output = job.options.console});
     progress_->update(first_step);
   }
 }
@@ -104,18 +109,21 @@ void StepLog::record(const StepRecord& record) {
   events_.scalar("speed/mfu", record.step, flops / job_.peak_flops);
   events_.scalar("memory/resident_bytes", record.step, static_cast<double>(memory));
   if (record.validation_loss) events_.scalar("validation/loss", record.step, *record.validation_loss);
-  if (record.validation_bits_per_byte) events_.scalar("validation/bits_per_byte", record.step, *record.validation_bits_per_byte);
+  if (record.validation_bits_per_byte)
+    events_.scalar("validation/bits_per_byte", record.step, *record.validation_bits_per_byte);
   events_.flush();
 
   if (!progress_) return;
   char note[96];
-  const auto end = fmt::format_to_n(note, sizeof note, "loss {:.4f}  {:.0f} tokens/s  {:.1f} % MFU", record.result.loss, tokens_per_second,
-                                    100.0 * flops / job_.peak_flops);
+  const auto end = fmt::format_to_n(note, sizeof note, "loss {:.4f}  {:.0f} tokens/s  {:.1f} % MFU", record.result.loss,
+                                    tokens_per_second, 100.0 * flops / job_.peak_flops);
   progress_->note({note, end.size < sizeof note ? end.size : sizeof note});
   progress_->update(record.step);
   if (record.validation_loss) {
-    std::string text = fmt::format("step {}: validation loss {:.4f} nats per token", record.step, *record.validation_loss);
-    if (record.validation_bits_per_byte) text += fmt::format(", {:.4f} bits per byte", *record.validation_bits_per_byte);
+    std::string text =
+        fmt::format("step {}: validation loss {:.4f} nats per token", record.step, *record.validation_loss);
+    if (record.validation_bits_per_byte)
+      text += fmt::format(", {:.4f} bits per byte", *record.validation_bits_per_byte);
     progress_->print_line(text);
   }
 }

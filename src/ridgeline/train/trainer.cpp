@@ -26,7 +26,9 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
-double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+double seconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
 
 parallel::Executor::Options executor_options() {
 #ifdef NDEBUG
@@ -71,7 +73,8 @@ class Trainer {
       if (stopped) log_->message(fmt::format("stopped by signal after step {}; go on with --resume", state_.step));
       log_->finish();
     }
-    return {.step = state_.step, .stopped = stopped, .loss = record.result.loss, .validation_loss = record.validation_loss};
+    return {
+        .step = state_.step, .stopped = stopped, .loss = record.result.loss, .validation_loss = record.validation_loss};
   }
 
  private:
@@ -82,7 +85,8 @@ class Trainer {
     const Clock::time_point begin = Clock::now();
     const bool resume = job_.options.resume;
     if (resume) {
-      const fs::path folder = job_.options.resume_from ? *job_.options.resume_from : checkpoint::list_checkpoints(checkpoints()).back().folder;
+      const fs::path folder = job_.options.resume_from ? *job_.options.resume_from
+                                                       : checkpoint::list_checkpoints(checkpoints()).back().folder;
       if (world_.rank() == 0) checkpoint::verify(folder);
       const Config now = job_.config;
       state_ = load_state(executor_, folder);
@@ -111,7 +115,8 @@ class Trainer {
     log_->message(fmt::format("start-up: data {}, memory {} ({} planned per rank), weights {}, first step {}",
                               observe::format_duration(job_.prepare_seconds), observe::format_duration(memory_seconds_),
                               observe::format_bytes(static_cast<double>(executor_.inventory().total_bytes())),
-                              observe::format_duration(weights_seconds_), observe::format_duration(first_step_seconds_)));
+                              observe::format_duration(weights_seconds_),
+                              observe::format_duration(first_step_seconds_)));
   }
 
   // The samples of this rank: in each micro-batch the ranks take consecutive slices.
@@ -138,8 +143,10 @@ class Trainer {
     input.step = t;
     input.random = {random_key(seed, static_cast<uint64_t>(t), Purpose::dropout),
                     random_key(seed, static_cast<uint64_t>(t), Purpose::attention_dropout)};
-    input.optimizer = {.beta1 = static_cast<float>(optimizer.beta1), .beta2 = static_cast<float>(optimizer.beta2),
-                       .epsilon = static_cast<float>(optimizer.epsilon), .weight_decay = static_cast<float>(optimizer.weight_decay)};
+    input.optimizer = {.beta1 = static_cast<float>(optimizer.beta1),
+                       .beta2 = static_cast<float>(optimizer.beta2),
+                       .epsilon = static_cast<float>(optimizer.epsilon),
+                       .weight_decay = static_cast<float>(optimizer.weight_decay)};
     input.learning_rate = static_cast<float>(optim::learning_rate(schedule_of(job_.config), t));
     input.correction1 = static_cast<float>(1.0 - std::pow(optimizer.beta1, static_cast<double>(t)));
     input.correction2 = static_cast<float>(1.0 - std::pow(optimizer.beta2, static_cast<double>(t)));
@@ -174,12 +181,16 @@ class Trainer {
 
   [[noreturn]] void fail_non_finite(const parallel::StepInput& input) {
     const std::string first = executor_.first_non_finite(kStepProgram, input);
-    const std::optional<checkpoint::CheckpointEntry> good = checkpoint::latest_good(checkpoints(), checkpoint::Check::sizes);
-    throw Error(fmt::format("step {}: the loss or a gradient is not finite; first seen in {}; weights were not updated", input.step,
-                            first.empty() ? "the sum over ranks" : first),
-                good ? fmt::format("The last good checkpoint is '{}'. Resume from it with a lower optimizer.learning_rate or tighter "
-                                   "optimizer.clip.", good->folder.string())
-                     : "Start again with a lower optimizer.learning_rate or a longer optimizer.warmup_steps.");
+    const std::optional<checkpoint::CheckpointEntry> good =
+        checkpoint::latest_good(checkpoints(), checkpoint::Check::sizes);
+    throw Error(
+        fmt::format("step {}: the loss or a gradient is not finite; first seen in {}; weights were not updated",
+                    input.step, first.empty() ? "the sum over ranks" : first),
+        good ? fmt::format(
+                   "The last good checkpoint is '{}'. Resume from it with a lower optimizer.learning_rate or tighter "
+                   "optimizer.clip.",
+                   good->folder.string())
+             : "Start again with a lower optimizer.learning_rate or a longer optimizer.warmup_steps.");
   }
 
   void evaluate(StepRecord& record) {
@@ -187,7 +198,8 @@ class Trainer {
     const int64_t all = job_.valid->size();
     const int64_t limit = job_.config.train.eval_samples > 0 ? std::min(job_.config.train.eval_samples, all) : all;
     record.validation_loss = evaluate_windows(executor_, kEvaluationProgram, *job_.valid, limit, state_.step).loss;
-    if (job_.bytes_per_token > 0) record.validation_bits_per_byte = *record.validation_loss / std::numbers::ln2 / job_.bytes_per_token;
+    if (job_.bytes_per_token > 0)
+      record.validation_bits_per_byte = *record.validation_loss / std::numbers::ln2 / job_.bytes_per_token;
     if (!state_.best_validation_loss || *record.validation_loss < *state_.best_validation_loss) {
       state_.best_validation_loss = record.validation_loss;
       state_.best_step = state_.step;
@@ -208,10 +220,12 @@ class Trainer {
   void write_trace_file() {
     const std::unique_ptr<comm::Communicator> ranks = world_.communicator("trace");
     int64_t origin = timer_.trace()->earliest();
-    if (ranks->size() > 1) ranks->wait(ranks->all_reduce(Ref(&origin), 1, comm::ReduceOp::min, {"begin of the trace", -1, -1}));
+    if (ranks->size() > 1)
+      ranks->wait(ranks->all_reduce(Ref(&origin), 1, comm::ReduceOp::min, {"begin of the trace", -1, -1}));
     const std::string mine = timer_.trace()->events_json(origin);
     int64_t longest = static_cast<int64_t>(mine.size());
-    if (ranks->size() > 1) ranks->wait(ranks->all_reduce(Ref(&longest), 1, comm::ReduceOp::max, {"size of the trace", -1, -1}));
+    if (ranks->size() > 1)
+      ranks->wait(ranks->all_reduce(Ref(&longest), 1, comm::ReduceOp::max, {"size of the trace", -1, -1}));
     std::vector<char> all(static_cast<size_t>(longest * ranks->size()), ' ');
     std::memcpy(all.data() + longest * ranks->rank(), mine.data(), mine.size());
     if (ranks->size() > 1 && longest > 0) {
@@ -247,6 +261,8 @@ class Trainer {
 
 }  // namespace
 
-TrainingResult run_training(const Job& job, comm::World& world) { return Trainer(job, world).run(); }
+TrainingResult run_training(const Job& job, comm::World& world) {
+  return Trainer(job, world).run();
+}
 
 }  // namespace ridgeline::train

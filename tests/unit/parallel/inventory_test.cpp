@@ -1,6 +1,6 @@
-#include <gtest/gtest.h>
-
 #include "ridgeline/parallel/inventory.h"
+
+#include <gtest/gtest.h>
 
 namespace ridgeline::parallel {
 namespace {
@@ -29,7 +29,8 @@ TEST(inventory, never_lets_two_live_buffers_share_bytes) {
     for (const int micro_batches : {1, 3}) {
       const RunShape run = small(2, dtype);
       for (const Packing packing : {Packing::shared, Packing::separate}) {
-        const Inventory inventory = make_inventory(run, model::declare(run.config), programs(run, micro_batches), packing);
+        const Inventory inventory =
+            make_inventory(run, model::declare(run.config), programs(run, micro_batches), packing);
         EXPECT_TRUE(overlapping(inventory).empty()) << overlapping(inventory).front();
       }
     }
@@ -58,7 +59,8 @@ TEST(inventory, accumulation_costs_no_activations) {
     const Inventory inventory = make_inventory(run, model::declare(run.config), programs(run, micro_batches));
     int64_t tokens = 0;
     for (const Buffer& buffer : inventory.buffers) {
-      if (buffer.program == 0 && (buffer.kind == BufferKind::batch || buffer.kind == BufferKind::losses)) tokens += buffer.bytes;
+      if (buffer.program == 0 && (buffer.kind == BufferKind::batch || buffer.kind == BufferKind::losses))
+        tokens += buffer.bytes;
     }
     return inventory.total_bytes() - tokens;
   };

@@ -1,6 +1,7 @@
+#include "ridgeline/parallel/program.h"
+
 #include <gtest/gtest.h>
 
-#include "ridgeline/parallel/program.h"
 #include "ridgeline/parallel/simulator.h"
 
 namespace ridgeline::parallel {
@@ -18,7 +19,9 @@ model::TransformerConfig small() {
   return config;
 }
 
-Program step(int micro_batches) { return lower(small(), schedule(1, micro_batches)[0], Shard::none, Reduce::last); }
+Program step(int micro_batches) {
+  return lower(small(), schedule(1, micro_batches)[0], Shard::none, Reduce::last);
+}
 
 TEST(program, is_proved_complete_for_any_number_of_micro_batches_and_ranks) {
   for (int micro_batches = 1; micro_batches <= 4; ++micro_batches) {

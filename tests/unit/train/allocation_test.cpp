@@ -1,5 +1,6 @@
-// Proofs about memory that need the whole process: an interposed allocator counts what steps take, every planned buffer's
-// last page is used, nothing is touched outside its declared lifetime, and the process holds what the plan says.
+// Proofs about memory that need the whole process: an interposed allocator counts what steps take, every planned
+// buffer's last page is used, nothing is touched outside its declared lifetime, and the process holds what the plan
+// says.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -62,7 +63,8 @@ parallel::RunShape shape(int ranks, DType dtype, bool dropout) {
 }
 
 std::vector<parallel::Program> programs(const parallel::RunShape& run) {
-  return {parallel::lower(run.config, parallel::schedule(1, 2)[0], parallel::Shard::none, parallel::Reduce::last), parallel::evaluation(run.config, 1)};
+  return {parallel::lower(run.config, parallel::schedule(1, 2)[0], parallel::Shard::none, parallel::Reduce::last),
+          parallel::evaluation(run.config, 1)};
 }
 
 // The buffers of one program share bytes with those of another, so tokens are written right before a run.
@@ -80,7 +82,8 @@ void write_tokens(parallel::Executor& executor, int program, int micro) {
 
 parallel::StepResult run_program(parallel::Executor& executor, int program) {
   for (int micro = 0; micro < (program == 0 ? 2 : 1); ++micro) write_tokens(executor, program, micro);
-  const parallel::StepInput step = {.step = 1, .optimizer = {}, .learning_rate = 1e-3F, .correction1 = 0.1F, .correction2 = 0.001F, .clip = 1.0F};
+  const parallel::StepInput step = {
+      .step = 1, .optimizer = {}, .learning_rate = 1e-3F, .correction1 = 0.1F, .correction2 = 0.001F, .clip = 1.0F};
   return executor.run(program, step);
 }
 
@@ -134,12 +137,14 @@ TEST(memory, nothing_is_used_outside_its_declared_lifetime_and_every_last_page_i
       run_program(executor, 0);
       plain = run_program(executor, 0).loss;
     });
-    with_executor(shape(1, dtype, true), {parallel::Packing::separate, true}, [&](parallel::Executor& executor, comm::World&) {
-      run_program(executor, 0);
-      guarded = run_program(executor, 0).loss;
-      run_program(executor, 1);
-      for (const std::string& name : executor.unused_buffers()) ADD_FAILURE() << "last page never written: " << name;
-    });
+    with_executor(shape(1, dtype, true), {parallel::Packing::separate, true},
+                  [&](parallel::Executor& executor, comm::World&) {
+                    run_program(executor, 0);
+                    guarded = run_program(executor, 0).loss;
+                    run_program(executor, 1);
+                    for (const std::string& name : executor.unused_buffers())
+                      ADD_FAILURE() << "last page never written: " << name;
+                  });
     EXPECT_EQ(plain, guarded);
   }
 }

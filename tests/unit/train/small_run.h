@@ -33,7 +33,8 @@ class SmallRun : public testing::Test {
       int32_t token = static_cast<int32_t>(document % kVocabulary);
       for (size_t i = 0; i < tokens.size(); ++i) {
         const Philox4 bits = philox(7, {document, static_cast<uint32_t>(i), 0, 0});
-        token = bits[0] % 8 == 0 ? static_cast<int32_t>(bits[1] % kVocabulary) : static_cast<int32_t>((token * 5 + 3) % kVocabulary);
+        token = bits[0] % 8 == 0 ? static_cast<int32_t>(bits[1] % kVocabulary)
+                                 : static_cast<int32_t>((token * 5 + 3) % kVocabulary);
         tokens[i] = token;
       }
       writer.add_document(tokens);
@@ -45,8 +46,11 @@ class SmallRun : public testing::Test {
   Config config(std::vector<std::string> overrides = {}) const {
     const std::string text =
         "[model]\nlayers = 2\nwidth = 32\nheads = 4\nvocab = 61\ncontext = 24\n"
-        "[data]\ntrain = \"" + (folder_ / "data").string() + "\"\nsplit = \"90,10,0\"\n"
-        "[train]\nsteps = 8\nglobal_batch = 8\nmicro_batch = 2\nsequence = 24\nsave_every = 4\nkeep_last = 5\nthreads = 1\nhead_chunk = 17\n"
+        "[data]\ntrain = \"" +
+        (folder_ / "data").string() +
+        "\"\nsplit = \"90,10,0\"\n"
+        "[train]\nsteps = 8\nglobal_batch = 8\nmicro_batch = 2\nsequence = 24\nsave_every = 4\nkeep_last = 5\nthreads "
+        "= 1\nhead_chunk = 17\n"
         "[optimizer]\nlearning_rate = 0.01\nwarmup_steps = 2\n";
     return parse_config_text(text, "test", overrides);
   }
@@ -71,13 +75,15 @@ class SmallRun : public testing::Test {
   std::vector<double> losses(const std::string& name) const {
     std::vector<double> values;
     std::ifstream file(folder_ / name / "metrics.jsonl");
-    for (std::string line; std::getline(file, line);) values.push_back(nlohmann::json::parse(line).at("loss").get<double>());
+    for (std::string line; std::getline(file, line);)
+      values.push_back(nlohmann::json::parse(line).at("loss").get<double>());
     return values;
   }
 
   // All tensors of a checkpoint, as bytes.
   std::string state(const std::string& name, int step) const {
-    std::ifstream file(folder_ / name / "checkpoints" / ("step_0000000" + std::to_string(step)) / "state.safetensors", std::ios::binary);
+    std::ifstream file(folder_ / name / "checkpoints" / ("step_0000000" + std::to_string(step)) / "state.safetensors",
+                       std::ios::binary);
     EXPECT_TRUE(file.good());
     return {std::istreambuf_iterator<char>(file), {}};
   }

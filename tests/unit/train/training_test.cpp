@@ -1,5 +1,5 @@
-#include <csignal>
 #include <cmath>
+#include <csignal>
 #include <thread>
 
 #include "ridgeline/base/error.h"
@@ -27,7 +27,8 @@ TEST_F(SmallRun, resuming_gives_the_same_bits_as_never_having_stopped) {
     const std::string whole = std::string("whole_") + precision, stopped = std::string("stopped_") + precision;
     run(with_dropout, 2, whole);
     fs::create_directories(folder_ / stopped / "checkpoints");
-    fs::copy(folder_ / whole / "checkpoints" / "step_00000004", folder_ / stopped / "checkpoints" / "step_00000004", fs::copy_options::recursive);
+    fs::copy(folder_ / whole / "checkpoints" / "step_00000004", folder_ / stopped / "checkpoints" / "step_00000004",
+             fs::copy_options::recursive);
     run(with_dropout, 2, stopped, true);
     EXPECT_EQ(state(whole, 8), state(stopped, 8)) << precision;
     const std::vector<double> all = losses(whole);
@@ -78,7 +79,8 @@ TEST_F(SmallRun, ranks_follow_one_rank_over_a_free_run) {
 TEST_F(SmallRun, a_checkpoint_resumes_on_another_number_of_ranks) {
   run(config(), 1, "one");
   fs::create_directories(folder_ / "moved" / "checkpoints");
-  fs::copy(folder_ / "one" / "checkpoints" / "step_00000004", folder_ / "moved" / "checkpoints" / "step_00000004", fs::copy_options::recursive);
+  fs::copy(folder_ / "one" / "checkpoints" / "step_00000004", folder_ / "moved" / "checkpoints" / "step_00000004",
+           fs::copy_options::recursive);
   run(config(), 4, "moved", true);
   const std::vector<double> one = losses("one"), moved = losses("moved");
   ASSERT_EQ(moved.size(), 4U);
@@ -89,7 +91,8 @@ TEST_F(SmallRun, a_signal_stops_all_ranks_at_one_step_with_a_checkpoint) {
   const StopSignals signals;
   std::thread sender([this] {
     // Once the run writes metrics it is stepping.
-    while (!fs::exists(folder_ / "stopped" / "metrics.jsonl") || losses("stopped").empty()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    while (!fs::exists(folder_ / "stopped" / "metrics.jsonl") || losses("stopped").empty())
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
     ::kill(::getpid(), SIGTERM);
   });
   const TrainingResult result = run(config({"train.steps=100000"}), 2, "stopped");
@@ -130,10 +133,14 @@ TEST_F(SmallRun, bad_input_is_refused_with_what_and_where) {
   run(config({"train.steps=3", "train.save_every=1"}), 1, "there");
   EXPECT_NE(error_of([this] { run(config(), 1, "there"); }).find("--resume"), std::string::npos);
   EXPECT_NE(error_of([this] { run(config(), 1, "nothing_there", true); }).find("no checkpoint"), std::string::npos);
-  EXPECT_NE(error_of([this] { run(config({"data.train=/nowhere/data"}), 1, "x"); }).find("/nowhere/data"), std::string::npos);
+  EXPECT_NE(error_of([this] { run(config({"data.train=/nowhere/data"}), 1, "x"); }).find("/nowhere/data"),
+            std::string::npos);
   EXPECT_NE(error_of([this] { run(config({"model.vocab=32"}), 1, "y"); }).find("32"), std::string::npos);
   EXPECT_NE(error_of([this] { run(config(), 3, "z"); }).find("global_batch"), std::string::npos);
-  EXPECT_NE(error_of([this] { run(config({"train.eval_every=1", "data.split=100,0,0"}), 1, "w"); }).find("validation"), std::string::npos);
+  EXPECT_NE(error_of([this] {
+              run(config({"train.eval_every=1", "data.split=100,0,0"}), 1, "w");
+            }).find("validation"),
+            std::string::npos);
 }
 
 TEST_F(SmallRun, a_rank_that_throws_stops_everyone_and_is_named) {
@@ -143,13 +150,14 @@ TEST_F(SmallRun, a_rank_that_throws_stops_everyone_and_is_named) {
   const Job job = prepare_job(run_config, options, 2);
   const auto begin = std::chrono::steady_clock::now();
   const std::string text = error_of([&] {
-    comm::run_threads(2, {.timeout = std::chrono::seconds(60), .failure_file = (folder_ / "failure.txt").string()}, [&](comm::World& world) {
-      if (world.rank() == 1) {
-        std::this_thread::sleep_for(std::chrono::milliseconds(300));
-        throw Error("the disk of this rank is gone");
-      }
-      run_training(job, world);
-    });
+    comm::run_threads(2, {.timeout = std::chrono::seconds(60), .failure_file = (folder_ / "failure.txt").string()},
+                      [&](comm::World& world) {
+                        if (world.rank() == 1) {
+                          std::this_thread::sleep_for(std::chrono::milliseconds(300));
+                          throw Error("the disk of this rank is gone");
+                        }
+                        run_training(job, world);
+                      });
   });
   EXPECT_NE(text.find("the disk of this rank is gone"), std::string::npos) << text;
   EXPECT_NE(text.find("rank 1"), std::string::npos) << text;

@@ -83,7 +83,9 @@ WorkerTeam::~WorkerTeam() {
   for (std::thread& thread : shared_->threads) thread.join();
 }
 
-int WorkerTeam::size() const { return shared_->size; }
+int WorkerTeam::size() const {
+  return shared_->size;
+}
 
 void WorkerTeam::run(void (*body)(void*, int), void* context) {
   Shared& shared = *shared_;
@@ -94,7 +96,8 @@ void WorkerTeam::run(void (*body)(void*, int), void* context) {
   shared.round.fetch_add(1, std::memory_order_release);
   shared.round.notify_all();
   body(context, 0);
-  for (uint32_t left = 0; (left = shared.running.load(std::memory_order_acquire)) != 0;) shared.wait_while(shared.running, left);
+  for (uint32_t left = 0; (left = shared.running.load(std::memory_order_acquire)) != 0;)
+    shared.wait_while(shared.running, left);
 }
 
 }  // namespace ridgeline::device
