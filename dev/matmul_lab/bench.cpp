@@ -12,12 +12,13 @@
 #include "ridgeline/device/arena.h"
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/ops/cpu/peak.h"
+#include "ridgeline/ops/cpu/matmul_providers.h"
 #include "ridgeline/ops/matmul.h"
 using namespace ridgeline;
 #include <time.h>
 static bool g_cpu = false;
 static double now() { timespec t; clock_gettime(g_cpu ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &t); return double(t.tv_sec) + 1e-9 * double(t.tv_nsec); }
-struct Op { std::string name; ops::Matmul p; double flops, best = 1e9, frac = 0; double weight; };
+struct Op { std::string name; ops::Matmul p; double flops, best = 1e9, frac = 0; double weight; double peer[3] = {1e9, 1e9, 1e9}; };
 int main(int argc, char** argv) {
   std::string which = argc > 1 ? argv[1] : "both";
   int64_t M = argc > 2 ? atoll(argv[2]) : 1024;
@@ -81,6 +82,7 @@ int main(int argc, char** argv) {
         ops::matmul(stream, o.p, at);
         double dt = now() - t0;
         o.best = std::min(o.best, dt);
+        if (getenv("PEERS")) for (auto pr : ops::providers()) if (pr != ops::Provider::ridgeline && ops::offers(pr, o.p)) { double t1 = now(); ops::matmul_with(pr, stream, o.p, at); o.peer[int(pr)] = std::min(o.peer[int(pr)], now() - t1); }
         if (r > 0 || rounds == 1) o.frac = std::max(o.frac, o.flops / dt / peak);
       }
     }
@@ -88,6 +90,7 @@ int main(int argc, char** argv) {
     double tw = 0, fw = 0;
     for (auto& o : list) {
       fmt::print("  {:16} {:7.0f} GFLOP/s  {:5.1f} %  (ms {:.3f})\n", o.name, o.flops / o.best / 1e9, 100 * o.flops / o.best / bestpeak, o.best * 1e3);
+      for (int q = 1; q < 3; ++q) if (o.peer[q] < 1e9) fmt::print("      {:10} {:7.0f}\n", ops::name_of(ops::Provider(q)), o.flops / o.peer[q] / 1e9);
       tw += o.best * o.weight; fw += o.flops * o.weight;
     }
     fmt::print("  weighted {:.0f} GFLOP/s {:.1f} %\n", fw / tw / 1e9, 100 * fw / tw / bestpeak);

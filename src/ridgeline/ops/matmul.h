@@ -11,13 +11,13 @@
 //
 // Every epilogue computes from the value as stored, so that fused and unfused agree bitwise.
 //
-// Shapes: A [M][K], B [K][N], C, pre_activation, activation_input, residual [M][N] row-major with leading dimension `ldc`
-// (the latter three may have their own), bias [N].
-// Dtypes: A and B both f32 or both bf16 (then products of bf16 with fp32 accumulation); C f32 or bf16; bias f32 or bf16;
-// pre_activation, activation_input and residual have C's dtype.
-// Aliasing: residual may be C itself; nothing else may overlap C.
-// Order of summation: a function of (M, N, K, dtypes, layouts) and the instruction set only, never of the team's size; K is
-// never split between threads. On a CPU complete on return.
+// Shapes: A [M][K], B [K][N], C, pre_activation, activation_input, residual [M][N] row-major with leading dimension
+// `ldc` (the latter three may have their own), bias [N]. Dtypes: A and B both f32 or both bf16 (then products of bf16
+// with fp32 accumulation); C f32 or bf16; bias f32 or bf16; pre_activation, activation_input and residual have C's
+// dtype. Aliasing: residual may be C itself; nothing else may overlap C. A product of at most 16 rows reads B as it
+// lies instead of packing it. Order of summation: a function of (M, N, K, dtypes, layouts, whether row sums are asked
+// for) and the instruction set only, never of the team's size; K is never split between threads. On a CPU complete on
+// return.
 #pragma once
 
 #include <cstdint>
@@ -53,7 +53,8 @@ struct Matmul {
   float* row_sums_of_a = nullptr;
 };
 
-// Bytes of scratch that `matmul` needs for products up to this size on a team of `team_size` (packing buffers). Pure.
+// Bytes of scratch that `matmul` needs for exactly this product on a team of `team_size` (packing buffers): a smaller
+// product may need more. Only sizes, dtypes, layouts, epilogue and whether pointers are null matter. Pure.
 int64_t matmul_workspace_bytes(const Matmul& product, int team_size);
 
 // `workspace`: matmul_workspace_bytes(product, team size) bytes, 64-byte aligned, contents undefined before and after.
