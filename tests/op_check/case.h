@@ -144,6 +144,7 @@ struct Case {
 std::vector<Case> all_cases();
 
 void add_matmul_cases(std::vector<Case>& cases);
+void add_attention_cases(std::vector<Case>& cases);
 void add_norm_cases(std::vector<Case>& cases);
 void add_elementwise_cases(std::vector<Case>& cases);
 void add_embedding_cases(std::vector<Case>& cases);

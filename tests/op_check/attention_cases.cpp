@@ -1,0 +1,100 @@
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "../unit/ops_attention/reference.h"
+#include "case.h"
+#include "ridgeline/device/cpu/worker_team.h"
+
+namespace ridgeline::op_check {
+namespace {
+
+using ops::test::Reference;
+
+struct Sizes {
+  int64_t b, queries, keys, h, kv, d;
+  float dropout = 0.0F;
+};
+
+constexpr uint32_t kSamples[] = {5, 4000000001U};
+
+ops::Attention shape_of(const Sizes& z) {
+  ops::Attention s;
+  s.batch = z.b, s.queries = z.queries, s.keys = z.keys, s.heads = z.h, s.kv_heads = z.kv, s.head_width = z.d;
+  s.query_start = z.keys - z.queries;
+  s.scale = 1.0F / std::sqrt(static_cast<float>(z.d));
+  s.dropout = {z.dropout, random_key(1, 2, Purpose::attention_dropout), 3, kSamples};
+  s.q_stride = s.out_stride = z.h * z.d;
+  s.kv_stride = z.kv * z.d;
+  return s;
+}
+
+void check_differences(Report& report, const Reference& reference) {
+  const auto loss = [&](std::vector<double> Reference::*input) {
+    return [&, input](std::span<const double> at) {
+      Reference moved = reference;
+      moved.*input = {at.begin(), at.end()};
+      moved.dout.clear();
+      moved.run();
+      return dot(moved.out, reference.dout);
+    };
+  };
+  // With few tokens dq and dk nearly vanish against dv.
+  const double unit = norm(reference.dv);
+  report.finite_differences("dq", loss(&Reference::q), reference.q, reference.dq, 1e-6, unit);
+  report.finite_differences("dk", loss(&Reference::k), reference.k, reference.dk, 1e-6, unit);
+  report.finite_differences("dv", loss(&Reference::v), reference.v, reference.dv, 1e-6, unit);
+}
+
+void check(Stream& stream, Report& report, DType dtype, const Sizes& z) {
+  const ops::Attention shape = shape_of(z);
+  const int64_t q_count = z.b * z.queries * z.h * z.d, kv_count = z.b * z.keys * z.kv * z.d;
+  const Tensor q = Tensor::random(dtype, q_count, 1, 2.0), k = Tensor::random(dtype, kv_count, 2, 2.0);
+  const Tensor v = Tensor::random(dtype, kv_count, 3), dout = Tensor::random(dtype, q_count, 4);
+  Tensor out(dtype, q_count), lse(DType::f32, z.b * z.h * z.queries);
+  Workspace workspace(ops::attention_workspace_bytes(shape, dtype, stream.team().size()));
+  ops::attention_forward(stream, shape, q.ref(), k.ref(), v.ref(), out.ref(), lse.as<float>(), workspace.data());
+
+  const bool backward = z.queries == z.keys;
+  Reference reference{shape, q.values(), k.values(), v.values(), backward ? dout.values() : std::vector<double>{},
+                      {},    {},         {},         {},         {}};
+  reference.run();
+  report.compare("out", out, reference.out, tolerance(dtype));
+  report.compare("lse", lse, reference.lse, 2e-6);
+  if (!backward) return;
+
+  Tensor dq(dtype, q_count), dk(dtype, kv_count), dv(dtype, kv_count);
+  Workspace scratch(ops::attention_workspace_bytes(shape, dtype, stream.team().size()));
+  ops::attention_backward(stream, shape, q.ref(), k.ref(), v.ref(), out.ref(), dout.ref(), lse.as<float>(), dq.ref(),
+                          dk.ref(), dv.ref(), scratch.data());
+  // bf16: P and dS are rounded before their products and delta comes from the rounded output; dS is a difference of
+  // terms larger than itself. Three times the tolerance of one stored result.
+  const double limit = dtype == DType::bf16 ? 3 * tolerance(dtype) : tolerance(dtype);
+  const double unit = norm(reference.dv);
+  report.compare("dq", dq, reference.dq, limit, unit);
+  report.compare("dk", dk, reference.dk, limit, unit);
+  report.compare("dv", dv, reference.dv, limit, unit);
+  if (z.b * z.queries * z.h * z.d <= 4096) check_differences(report, reference);
+}
+
+}  // namespace
+
+void add_attention_cases(std::vector<Case>& cases) {
+  constexpr Sizes kSizes[] = {
+      {1, 1, 1, 1, 1, 1},     {2, 7, 7, 3, 3, 5},       {1, 64, 64, 2, 2, 64},
+      {2, 45, 45, 3, 3, 17},  {1, 261, 261, 1, 1, 64},  {1, 131, 131, 4, 2, 80},
+      {2, 9, 9, 4, 2, 6},     {2, 9, 9, 2, 2, 6, 0.3F}, {1, 150, 150, 6, 2, 40, 0.1F},
+      {1, 40, 40, 1, 1, 256}, {2, 1, 83, 4, 4, 64},     {1, 3, 50, 4, 1, 13},
+      {1, 37, 300, 2, 2, 64},
+  };
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const Sizes& z : kSizes) {
+      const std::string sizes =
+          fmt::format("B={} Tq={} Tk={} H={} KV={} D={} dropout={}", z.b, z.queries, z.keys, z.h, z.kv, z.d, z.dropout);
+      cases.push_back(
+          {"attention", dtype, sizes, [=](Stream& stream, Report& report) { check(stream, report, dtype, z); }});
+    }
+  }
+}
+
+}  // namespace ridgeline::op_check
