@@ -22,7 +22,8 @@
 namespace ridgeline::bench {
 namespace {
 
-constexpr int64_t kB = 4, kT = 1024, kN = kB * kT, kC = 768, kH = 12, kF = 3072, kV = 50257, kLd = 50272, kChunk = 1024;
+constexpr int64_t kB = 4, kT = 1024, kN = kB * kT, kC = 768, kH = 12, kF = 3072, kD = kC / kH, kV = 50257, kLd = 50272,
+                  kChunk = 1024;
 constexpr int64_t kParameters = 12 * 7'087'872;  // of the blocks: what one pass of the optimizer sees at most here
 
 // One operator: its work and how to run it.
@@ -171,7 +172,7 @@ void Bench::add_attention(DType dtype) {
                              .keys = kT,
                              .heads = kH,
                              .kv_heads = kH,
-                             .head_width = kC / kH,
+                             .head_width = kD,
                              .scale = 0.125F,
                              .q_stride = 3 * kC,
                              .kv_stride = 3 * kC,
@@ -181,7 +182,7 @@ void Bench::add_attention(DType dtype) {
   float* const lse = floats(kB * kH * kT);
   void* const workspace = buffer(ops::attention_workspace_bytes(shape, dtype, team_.size()), DType::u8).data;
   const double pairs = static_cast<double>(kB * kH) * static_cast<double>(kT) * static_cast<double>(kT + 1) / 2;
-  const double forward = 4 * pairs * static_cast<double>(kC / kH);
+  const double forward = 4 * pairs * static_cast<double>(kD);
   add("attention_forward", dtype, forward, 0,
       [=, this] { ops::attention_forward(stream_, shape, qkv, qkv.at(kC), qkv.at(2 * kC), out, lse, workspace); });
   add("attention_backward", dtype, 2 * forward, 0, [=, this] {

@@ -12,7 +12,7 @@ namespace ridgeline::bench {
 class Process {
  public:
   // Starts `command` (searched in PATH) with `environment` ("NAME=value", "NAME" alone unsets) over this process's own.
-  Process(const std::vector<std::string>& command, const std::vector<std::string>& environment = {});
+  explicit Process(const std::vector<std::string>& command, const std::vector<std::string>& environment = {});
   // Kills the child if it still runs.
   ~Process();
   Process(Process&& other) noexcept;

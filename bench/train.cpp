@@ -78,9 +78,10 @@ Contender start_peer(const TrainBenchOptions& options, const model::TransformerC
   if (tuned) {
     for (const char* const library :
          {"/usr/lib/x86_64-linux-gnu/libjemalloc.so.2", "/usr/lib/aarch64-linux-gnu/libjemalloc.so.2"}) {
-      if (std::filesystem::exists(library)) environment.push_back(fmt::format("LD_PRELOAD={}", library));
+      if (std::filesystem::exists(library)) environment.emplace_back(fmt::format("LD_PRELOAD={}", library));
     }
-    environment.push_back("MALLOC_CONF=thp:always,metadata_thp:always,dirty_decay_ms:-1,muzzy_decay_ms:-1,narenas:1");
+    environment.emplace_back(
+        "MALLOC_CONF=thp:always,metadata_thp:always,dirty_decay_ms:-1,muzzy_decay_ms:-1,narenas:1");
   }
   const WorkerOptions& work = options.work;
   const std::vector<std::string> command = {options.peers + "/bin/python",

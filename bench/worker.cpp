@@ -11,6 +11,7 @@
 #include "ridgeline/base/random.h"
 #include "ridgeline/comm/communicator.h"
 #include "ridgeline/device/arena.h"
+#include "ridgeline/device/cpu/features.h"
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/parallel/executor.h"
 #include "ridgeline/train/evaluator.h"
@@ -55,7 +56,9 @@ void run_worker(const WorkerOptions& options) {
 
   const comm::WorldOptions world_options{.timeout = std::chrono::hours(24)};
   const auto body = [&](comm::World& world) {
-    device::WorkerTeam team(options.threads);
+    const bool threads = std::string_view(world.backend()) == "threads";
+    device::WorkerTeam team(options.threads, threads ? device::cpus_of_rank(world.rank(), world.size(), options.threads)
+                                                     : std::vector<int>());
     device::Stream stream(team);
     parallel::Executor executor(run, programs, world, stream);
     train::initialize(executor, 1);

@@ -11,14 +11,18 @@ enum class DType : uint8_t { f32, bf16, f16, f64, u8, u16, i32, i64 };
 
 constexpr int64_t size_of(DType dtype) {
   switch (dtype) {
-    case DType::u8: return 1;
+    case DType::u8:
+      return 1;
     case DType::bf16:
     case DType::f16:
-    case DType::u16: return 2;
+    case DType::u16:
+      return 2;
     case DType::f32:
-    case DType::i32: return 4;
+    case DType::i32:
+      return 4;
     case DType::f64:
-    case DType::i64: return 8;
+    case DType::i64:
+      return 8;
   }
   return 0;
 }
@@ -44,14 +48,36 @@ struct bf16 {
 };
 static_assert(sizeof(bf16) == 2);
 
-template <typename T> struct DTypeOf;
-template <> struct DTypeOf<float> { static constexpr DType value = DType::f32; };
-template <> struct DTypeOf<double> { static constexpr DType value = DType::f64; };
-template <> struct DTypeOf<bf16> { static constexpr DType value = DType::bf16; };
-template <> struct DTypeOf<uint8_t> { static constexpr DType value = DType::u8; };
-template <> struct DTypeOf<uint16_t> { static constexpr DType value = DType::u16; };
-template <> struct DTypeOf<int32_t> { static constexpr DType value = DType::i32; };
-template <> struct DTypeOf<int64_t> { static constexpr DType value = DType::i64; };
+template <typename T>
+struct DTypeOf;
+template <>
+struct DTypeOf<float> {
+  static constexpr DType value = DType::f32;
+};
+template <>
+struct DTypeOf<double> {
+  static constexpr DType value = DType::f64;
+};
+template <>
+struct DTypeOf<bf16> {
+  static constexpr DType value = DType::bf16;
+};
+template <>
+struct DTypeOf<uint8_t> {
+  static constexpr DType value = DType::u8;
+};
+template <>
+struct DTypeOf<uint16_t> {
+  static constexpr DType value = DType::u16;
+};
+template <>
+struct DTypeOf<int32_t> {
+  static constexpr DType value = DType::i32;
+};
+template <>
+struct DTypeOf<int64_t> {
+  static constexpr DType value = DType::i64;
+};
 
 // A typed address: the argument of every op. Not owned. The op's header gives the shape; `at(i)` is the view that
 // starts i elements later.
@@ -61,10 +87,14 @@ struct Ref {
 
   Ref() = default;
   Ref(void* address, DType type) : data(address), dtype(type) {}
-  template <typename T> Ref(T* address) : data(address), dtype(DTypeOf<T>::value) {}  // NOLINT(google-explicit-constructor)
+  template <typename T>
+  Ref(T* address) : data(address), dtype(DTypeOf<T>::value) {}  // NOLINT(google-explicit-constructor)
 
   explicit operator bool() const { return data != nullptr; }
-  template <typename T> T* as() const { return static_cast<T*>(data); }
+  template <typename T>
+  T* as() const {
+    return static_cast<T*>(data);
+  }
   Ref at(int64_t elements) const { return {static_cast<char*>(data) + elements * size_of(dtype), dtype}; }
 };
 
@@ -75,11 +105,16 @@ struct ConstRef {
   ConstRef() = default;
   ConstRef(const void* address, DType type) : data(address), dtype(type) {}
   ConstRef(Ref ref) : data(ref.data), dtype(ref.dtype) {}  // NOLINT(google-explicit-constructor)
-  template <typename T> ConstRef(const T* address) : data(address), dtype(DTypeOf<T>::value) {}  // NOLINT
-  template <typename T> ConstRef(T* address) : data(address), dtype(DTypeOf<T>::value) {}  // NOLINT
+  template <typename T>
+  ConstRef(const T* address) : data(address), dtype(DTypeOf<T>::value) {}  // NOLINT
+  template <typename T>
+  ConstRef(T* address) : data(address), dtype(DTypeOf<T>::value) {}  // NOLINT
 
   explicit operator bool() const { return data != nullptr; }
-  template <typename T> const T* as() const { return static_cast<const T*>(data); }
+  template <typename T>
+  const T* as() const {
+    return static_cast<const T*>(data);
+  }
   ConstRef at(int64_t elements) const { return {static_cast<const char*>(data) + elements * size_of(dtype), dtype}; }
 };
 

@@ -17,7 +17,8 @@ namespace ridgeline {
 
 class Error : public std::exception {
  public:
-  // `what`: what is wrong and where ("data.train: no file matches 'x*.bin'"). `next`: what to do about it; may be empty.
+  // `what`: what is wrong and where ("data.train: no file matches 'x*.bin'"). `next`: what to do about it; may be
+  // empty.
   explicit Error(std::string what, std::string next = {});
 
   // "what" and, on a second line, the next step.
@@ -40,20 +41,20 @@ namespace detail {
 }  // namespace detail
 
 // RL_CHECK(left, ==, right): aborts with both operands printed unless `left == right`.
-#define RL_CHECK(left, op, right)                                                                      \
-  do {                                                                                                 \
-    const auto& rl_left = (left);                                                                      \
-    const auto& rl_right = (right);                                                                    \
-    if (!(rl_left op rl_right)) [[unlikely]]                                                           \
-      ::ridgeline::detail::check_failed(__FILE__, __LINE__, #left " " #op " " #right,                  \
-                                        fmt::format("{} against {}", rl_left, rl_right));              \
+#define RL_CHECK(left, op, right)                                                         \
+  do {                                                                                    \
+    const auto& rl_left = (left);                                                         \
+    const auto& rl_right = (right);                                                       \
+    if (!(rl_left op rl_right)) [[unlikely]]                                              \
+      ::ridgeline::detail::check_failed(__FILE__, __LINE__, #left " " #op " " #right,     \
+                                        fmt::format("{} against {}", rl_left, rl_right)); \
   } while (false)
 
 // RL_REQUIRE(condition, "text {}", values...): aborts with the formatted text unless `condition`.
-#define RL_REQUIRE(condition, ...)                                                                         \
-  do {                                                                                                     \
-    if (!(condition)) [[unlikely]]                                                                         \
-      ::ridgeline::detail::check_failed(__FILE__, __LINE__, #condition, fmt::format(__VA_ARGS__));         \
+#define RL_REQUIRE(condition, ...)                                                                 \
+  do {                                                                                             \
+    if (!(condition)) [[unlikely]]                                                                 \
+      ::ridgeline::detail::check_failed(__FILE__, __LINE__, #condition, fmt::format(__VA_ARGS__)); \
   } while (false)
 
 }  // namespace ridgeline

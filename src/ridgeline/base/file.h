@@ -80,7 +80,10 @@ std::string read_text(const std::filesystem::path& path);
 // mkdir -p; an Error that names the path when it cannot.
 void make_folder(const std::filesystem::path& path);
 
-template <typename T> std::span<const std::byte> bytes_of(std::span<const T> values) { return std::as_bytes(values); }
+template <typename T>
+std::span<const std::byte> bytes_of(std::span<const T> values) {
+  return std::as_bytes(values);
+}
 inline std::span<const std::byte> bytes_of(std::string_view text) {
   return std::as_bytes(std::span<const char>(text.data(), text.size()));
 }

@@ -36,7 +36,9 @@ uint64_t random_key(uint64_t seed, uint64_t step, Purpose purpose);
 uint64_t hash_name(std::string_view name);
 
 // Uniform in [0, 1) with 24 bits.
-constexpr float to_unit(uint32_t bits) { return static_cast<float>(bits >> 8) * 0x1p-24F; }
+constexpr float to_unit(uint32_t bits) {
+  return static_cast<float>(bits >> 8) * 0x1p-24F;
+}
 
 // Standard normal by inversion of the normal distribution (Wichura, algorithm AS 241, 1988), from 32 bits, computed in
 // double with IEEE + - * / and sqrt only (own logarithm): the same bits on every machine. |value| <= 6.4.

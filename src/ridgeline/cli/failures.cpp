@@ -98,6 +98,10 @@ std::string explain(const CLI::App& command, const std::string& path, const CLI:
 
 }  // namespace
 
+void print_failure(const comm::Failure& failure) {
+  print_error(failure.what, failure.next);
+}
+
 int report_failure(std::exception_ptr failure) {
   try {
     std::rethrow_exception(std::move(failure));

@@ -10,6 +10,7 @@
 #include <memory>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/cli/failures.h"
 #include "ridgeline/cli/run_config.h"
 #include "ridgeline/comm/communicator.h"
 #include "ridgeline/plan/memory_report.h"
@@ -44,11 +45,13 @@ void print_result(const train::TrainingResult& result) {
 void run(Options& options) {
   const bool mpi = comm::launched_by_mpi();
   if (mpi) options.run.ranks = launched_ranks();
-  const train::Config config = read_run_config(options.run);
   if (options.print_config) {
-    fmt::print("{}", train::to_toml(config, train::Detail::documented));
+    // Every key, also of a configuration that is not complete yet.
+    const train::Config given = train::parse_config(options.run.config, options.run.overrides);
+    fmt::print("{}", train::to_toml(given, train::Detail::documented));
     return;
   }
+  const train::Config config = read_run_config(options.run);
   if (options.out.empty())
     throw Error("--out is missing", "Name the folder for checkpoints and metrics: --out runs/first");
   options.job.out = options.out;
@@ -70,7 +73,8 @@ void run(Options& options) {
   const train::StopSignals signals;
   const comm::WorldOptions world{
       .timeout = std::chrono::milliseconds(static_cast<int64_t>(config.parallel.timeout * 1000)),
-      .failure_file = (options.job.out / "failure.txt").string()};
+      .failure_file = (options.job.out / "failure.txt").string(),
+      .on_failure = print_failure};
   const auto body = [&](comm::World& ranks) {
     const train::TrainingResult result = train::run_training(job, ranks);
     if (ranks.rank() == 0) print_result(result);

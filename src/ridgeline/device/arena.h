@@ -11,9 +11,9 @@ class WorkerTeam;
 
 class Arena {
  public:
-  // Reserves `bytes` (rounded up to whole pages) of zeroed memory, aligned to 2 MiB when that large, asks for huge pages before the first
-  // touch, and touches every page with `team` (may be null: the caller alone). Throws Error with the size when the
-  // system refuses.
+  // Reserves `bytes` (rounded up to whole pages) of zeroed memory, aligned to 2 MiB when that large, asks for huge
+  // pages before the first touch, and touches every page with `team` (may be null: the caller alone). Throws Error with
+  // the size when the system refuses.
   Arena(int64_t bytes, WorkerTeam* team);
   ~Arena();
   Arena(Arena&& other) noexcept;

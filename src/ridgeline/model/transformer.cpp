@@ -285,13 +285,16 @@ LossScratch carve_loss_scratch(Carver& carver, const TransformerConfig& config, 
   if (with_gradient) scratch.dnormed = carver.take("gradient of final norm", chunk * c, shape.dtype);
   const Ref any(nullptr, shape.dtype);
   float* const none = nullptr;
-  Matmul logits = forward_out_in(chunk, c, v, any, any, {}, any);
-  int64_t bytes = ops::matmul_workspace_bytes(logits, shape.team_size);
-  if (with_gradient) {
-    bytes = std::max({bytes,
-                      ops::matmul_workspace_bytes(input_gradient_out_in(chunk, c, v, any, any, any), shape.team_size),
-                      ops::matmul_workspace_bytes(weight_gradient(chunk, v, c, any, any, none), shape.team_size),
-                      ops::layernorm_backward_workspace_bytes(chunk, c, shape.team_size)});
+  int64_t bytes = 0;
+  // The last chunk may be shorter, and a smaller product may need more scratch than a larger one.
+  for (const int64_t n : {chunk, shape.tokens() % chunk}) {
+    if (n == 0) continue;
+    bytes = std::max(bytes, ops::matmul_workspace_bytes(forward_out_in(n, c, v, any, any, {}, any), shape.team_size));
+    if (!with_gradient) continue;
+    bytes =
+        std::max({bytes, ops::matmul_workspace_bytes(input_gradient_out_in(n, c, v, any, any, any), shape.team_size),
+                  ops::matmul_workspace_bytes(weight_gradient(n, v, c, any, any, none), shape.team_size),
+                  ops::layernorm_backward_workspace_bytes(n, c, shape.team_size)});
   }
   scratch.workspace = carver.bytes("packing and partial sums", bytes);
   return scratch;
@@ -341,12 +344,17 @@ CachedScratch carve_cached_scratch(Carver& carver, const TransformerConfig& conf
   scratch.attention_out = carver.take("attention output", count * c, dtype);
   scratch.wide = carver.take("mlp after GELU", count * f, dtype);
   scratch.pre = carver.take("mlp before GELU", count * f, dtype);
-  const BatchShape shape{.batch = 1, .sequence = count, .dtype = dtype, .team_size = team_size};
-  ops::Attention attention = attention_shape(config, shape, {}, {}, 0);
-  attention.keys = config.context;
-  scratch.workspace =
-      carver.bytes("packing and partial sums", std::max(block_workspace_bytes(config, shape, Pass::forward),
-                                                        ops::attention_workspace_bytes(attention, dtype, team_size)));
+  // Any number of tokens up to `count` may come at once, and a smaller product may need more scratch than a larger one.
+  int64_t bytes = 0;
+  for (int64_t n = 1; n <= count; ++n) {
+    const BatchShape shape{.batch = 1, .sequence = n, .dtype = dtype, .team_size = team_size};
+    ops::Attention attention = attention_shape(config, shape, {}, {}, 0);
+    attention.keys = config.context;
+    attention.query_start = config.context - n;
+    bytes = std::max({bytes, block_workspace_bytes(config, shape, Pass::forward),
+                      ops::attention_workspace_bytes(attention, dtype, team_size)});
+  }
+  scratch.workspace = carver.bytes("packing and partial sums", bytes);
   return scratch;
 }
 

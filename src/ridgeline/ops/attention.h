@@ -7,11 +7,11 @@
 // Shapes (row-major, strides in elements between consecutive tokens, heads lie [head][D] inside a token):
 //   q, out   [B][Tq][H][D]      k, v  [B][Tk][KV][D]      lse f32 [B][H][Tq]
 // H is a multiple of KV; query head h reads key head h / (H / KV) (grouped-query attention; KV = H is multi-head).
-// Training: Tq = Tk, query_start = 0. Generation: Tk cached keys, Tq new queries at positions query_start … (Tk = query_start + Tq).
-// Dtypes: q, k, v, out (and gradients) all f32 or all bf16; scores, softmax and sums in fp32. In bf16 the
-// probabilities are rounded to bf16 before the product with v (and dS before its products), as the matrix unit needs them.
-// Dropout: address (sample, layer, head, query, key), see Dropout below; 0 = none.
-// Source: Dao, "FlashAttention-2", 2023 (tiling and backward by recomputation).
+// Training: Tq = Tk, query_start = 0. Generation: Tk cached keys, Tq new queries at positions query_start … (Tk =
+// query_start + Tq). Dtypes: q, k, v, out (and gradients) all f32 or all bf16; scores, softmax and sums in fp32. In
+// bf16 the probabilities are rounded to bf16 before the product with v (and dS before its products), as the matrix unit
+// needs them. Dropout: address (sample, layer, head, query, key), see Dropout below; 0 = none. Source: Dao,
+// "FlashAttention-2", 2023 (tiling and backward by recomputation).
 #pragma once
 
 #include <cstdint>
@@ -21,11 +21,12 @@
 
 namespace ridgeline::ops {
 
-// keep(sample, query, key) = word (key % 4) of philox(random_key, {key / 4, query, layer * H + head, sample}) >= probability * 2^32;
-// kept values are scaled by 1 / (1 - probability). `query` and `key` are positions: a new query at the end of a cache counts from query_start.
+// keep(sample, query, key) = word (key % 4) of philox(random_key, {key / 4, query, layer * H + head, sample}) >=
+// probability * 2^32; kept values are scaled by 1 / (1 - probability). `query` and `key` are positions: a new query at
+// the end of a cache counts from query_start.
 struct AttentionDropout {
   float probability = 0.0F;
-  uint64_t random_key = 0;            // random_key(seed, step, Purpose::attention_dropout)
+  uint64_t random_key = 0;  // random_key(seed, step, Purpose::attention_dropout)
   uint32_t layer = 0;
   const uint32_t* samples = nullptr;  // [B] global sample numbers; may be null when probability = 0
 };
@@ -33,25 +34,25 @@ struct AttentionDropout {
 struct Attention {
   int64_t batch = 0, queries = 0, keys = 0, heads = 0, kv_heads = 0, head_width = 0;  // B, Tq, Tk, H, KV, D (D <= 256)
   int64_t query_start = 0;
-  float scale = 1.0F;                 // > 0, usually 1/sqrt(D)
+  float scale = 1.0F;  // > 0, usually 1/sqrt(D)
   AttentionDropout dropout;
   // Elements between consecutive tokens; consecutive samples are `queries` (q side) or `keys` (k, v side) tokens apart,
   // or `kv_batch_stride` elements when that is not 0 (a cache longer than Tk).
   int64_t q_stride = 0, kv_stride = 0, out_stride = 0, kv_batch_stride = 0;
 };
 
-// Bytes of scratch, 64-byte aligned, contents undefined before and after. Enough for the forward and, where Tq = Tk, for
-// the backward; does not shrink when a length grows, so one buffer sized for the longest cache serves a whole generation
-// (size it for the largest Tq too: up to 4 new queries need far less than more).
+// Bytes of scratch, 64-byte aligned, contents undefined before and after. Enough for the forward and, where Tq = Tk,
+// for the backward; does not shrink when a length grows, so one buffer sized for the longest cache serves a whole
+// generation (size it for the largest Tq too: up to 4 new queries need far less than more).
 int64_t attention_workspace_bytes(const Attention& shape, DType dtype, int team_size);
 
 // lse may be null (generation). out must not alias q, k, v.
 void attention_forward(device::Stream& stream, const Attention& shape, ConstRef q, ConstRef k, ConstRef v, Ref out,
                        float* lse, void* workspace);
 
-// dq, dk, dv have the strides of q, k, v and are overwritten. dout has out's stride. Only for queries = keys, query_start = 0.
-// Deterministic: no atomics, fixed order, independent of the team's size.
-void attention_backward(device::Stream& stream, const Attention& shape, ConstRef q, ConstRef k, ConstRef v, ConstRef out,
-                        ConstRef dout, const float* lse, Ref dq, Ref dk, Ref dv, void* workspace);
+// dq, dk, dv have the strides of q, k, v and are overwritten. dout has out's stride. Only for queries = keys,
+// query_start = 0. Deterministic: no atomics, fixed order, independent of the team's size.
+void attention_backward(device::Stream& stream, const Attention& shape, ConstRef q, ConstRef k, ConstRef v,
+                        ConstRef out, ConstRef dout, const float* lse, Ref dq, Ref dk, Ref dv, void* workspace);
 
 }  // namespace ridgeline::ops

@@ -65,9 +65,10 @@ Executor::Executor(RunShape run, std::vector<Program> programs, comm::World& wor
       inventory_(make_inventory(run_, units_, programs_, options.packing)),
       world_(world),
       stream_(stream),
+      agreement_(std::make_unique<Agreement>()),
       reduce_(world.communicator("data parallel, reduce")),
-      host_(inventory_.host_bytes, &stream.team()),
-      agreement_(std::make_unique<Agreement>()) {
+      ranks_(world.communicator("all ranks")),
+      host_(inventory_.host_bytes, &stream.team()) {
   if (inventory_.peer_visible_bytes > 0) peer_visible_ = world.peer_visible(inventory_.peer_visible_bytes);
   bind();
 }
@@ -304,16 +305,17 @@ void Executor::measure(const Op& op) {
 }
 
 void Executor::count_tokens(int program, const StepInput& input) {
-  int64_t valid = 0;
+  valid_tokens_ = 0;
   for (int micro = 0; micro < programs_[static_cast<size_t>(program)].micro_batches; ++micro) {
     const int32_t* const labels = batch(program, micro).labels;
-    valid +=
+    valid_tokens_ +=
         std::count_if(labels, labels + run_.batch.tokens(), [](int32_t label) { return label != ops::kIgnoredLabel; });
   }
   if (reduce_->size() > 1) {
-    reduce_->wait(reduce_->all_reduce(Ref(&valid), 1, comm::ReduceOp::sum, {"number of valid tokens", -1, input.step}));
+    reduce_->wait(
+        reduce_->all_reduce(Ref(&valid_tokens_), 1, comm::ReduceOp::sum, {"number of valid tokens", -1, input.step}));
   }
-  result_.tokens = valid;
+  result_.tokens = valid_tokens_;
 }
 
 void Executor::agree(int program, const StepInput& input) {
@@ -448,8 +450,10 @@ void Executor::leave(int program, int position) {
     if (!guarded(buffer, program) || buffer.last != position) continue;
     const auto* const begin = reinterpret_cast<const unsigned char*>(address(buffer));
     const auto* const end = begin + buffer.bytes;
+    // Scratch ends in packing buffers, whose last bytes are alignment and the edge tiles of sizes that do not divide.
+    const int64_t window = buffer.kind == BufferKind::scratch ? 24 * kPage : kPage;
     const bool unused =
-        std::all_of(end - std::min(buffer.bytes, kPage), end, [](unsigned char byte) { return byte == kPoison; });
+        std::all_of(end - std::min(buffer.bytes, window), end, [](unsigned char byte) { return byte == kPoison; });
     if (unused && std::find(unused_.begin(), unused_.end(), buffer.name) == unused_.end())
       unused_.push_back(buffer.name);
     ::mprotect(address(buffer), static_cast<size_t>((buffer.bytes + kPage - 1) / kPage * kPage), PROT_NONE);

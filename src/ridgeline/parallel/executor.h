@@ -78,6 +78,9 @@ class Executor {
   const std::vector<model::Unit>& units() const { return units_; }
   const Inventory& inventory() const { return inventory_; }
   comm::World& world() const { return world_; }
+  // All ranks of the run, for whatever is no part of a program: saving, loading, traces. Communicators are made once,
+  // since a world never takes their memory back.
+  comm::Communicator& ranks() const { return *ranks_; }
   device::Stream& stream() const { return stream_; }
 
   // State of a unit, [unit.padded(data_parallel)] elements.
@@ -144,15 +147,16 @@ class Executor {
   Inventory inventory_;
   comm::World& world_;
   device::Stream& stream_;
-  std::unique_ptr<comm::Communicator> reduce_;
+  // What collectives read: must outlive the communicators, since peers may still read it when one rank fails.
+  std::unique_ptr<Agreement> agreement_;
+  int64_t valid_tokens_ = 0;
+  std::unique_ptr<comm::Communicator> reduce_, ranks_;
   device::Arena host_;
   std::span<std::byte> peer_visible_;
   std::vector<std::vector<Bound>> bound_;
-  std::unique_ptr<Agreement> agreement_;
   ops::AdamScalars scalars_;
   StepResult result_;
   std::optional<comm::Ticket> pending_;
-  int64_t local_tokens_ = 0;
   OpObserver* observer_ = nullptr;
   std::vector<std::string> unused_;
 };

@@ -4,9 +4,9 @@
 
 #include <algorithm>
 #include <memory>
-#include <vector>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/data/prepare.h"
 #include "ridgeline/device/cpu/features.h"
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/observe/progress.h"
@@ -80,18 +80,10 @@ double text_bytes_per_prediction(const data::IndexedDataset& dataset, data::Docu
     const std::optional<data::DatasetNote>& note = dataset.note();
     return note && note->tokens > 0 ? static_cast<double>(note->text_bytes) / static_cast<double>(note->tokens) : 0.0;
   }
-  const int64_t begin = dataset.begin(documents.first), end = dataset.begin(documents.last);
-  std::vector<int32_t> tokens(static_cast<size_t>(std::min<int64_t>(end - begin, 1 << 16)));
-  int64_t bytes = 0;
-  for (int64_t at = begin; at < end;) {
-    const std::span<int32_t> part(
-        tokens.data(), static_cast<size_t>(std::min<int64_t>(end - at, static_cast<int64_t>(tokens.size()))));
-    dataset.read(at, part, tokenizer->vocab_size());
-    for (const int32_t id : part)
-      bytes += tokenizer->is_added(id) ? 0 : static_cast<int64_t>(tokenizer->token_bytes(id).size());
-    at += static_cast<int64_t>(part.size());
-  }
-  return end - begin > 1 ? static_cast<double>(bytes) / static_cast<double>(end - begin - 1) : 0.0;
+  const int64_t predictions = dataset.begin(documents.last) - dataset.begin(documents.first) - 1;
+  if (predictions <= 0) return 0.0;
+  return static_cast<double>(data::text_bytes(dataset, documents.first, documents.last, *tokenizer)) /
+         static_cast<double>(predictions);
 }
 
 }  // namespace ridgeline::train

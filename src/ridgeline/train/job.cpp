@@ -60,8 +60,7 @@ void open_data(Job& job) {
     }
     train->require_tokenizer(tokenizer->hash(), tokenizer->vocab_size());
     valid->require_tokenizer(tokenizer->hash(), tokenizer->vocab_size());
-    const fs::path file = fs::path(config.data.tokenizer) / "tokenizer.json";
-    if (fs::exists(file)) job.tokenizer_json = read_text(file);
+    job.tokenizer_json = tokenizer->to_json();
   }
   job.train = std::make_shared<data::GptDataset>(
       train, data::GptDataset::Settings{.documents = train_documents,

@@ -127,13 +127,13 @@ model::TransformerConfig model_config_of(const nlohmann::json& extra, std::strin
 }
 
 std::filesystem::path save_state(Executor& executor, const std::filesystem::path& parent, const RunState& state) {
-  const std::unique_ptr<comm::Communicator> ranks = executor.world().communicator("save");
-  const bool first_rank = ranks->rank() == 0;
+  comm::Communicator& ranks = executor.ranks();
+  const bool first_rank = ranks.rank() == 0;
   checkpoint::CheckpointWriter writer(parent, state.step, state_layout(executor.units()));
   try {
-    together(*ranks, first_rank, "create a checkpoint", [&] { writer.create(); });
+    together(ranks, first_rank, "create a checkpoint", [&] { writer.create(); });
     std::vector<checkpoint::Piece> pieces;
-    together(*ranks, true, "write a checkpoint", [&] {
+    together(ranks, true, "write a checkpoint", [&] {
       for (const Part& part : kParts) {
         for (size_t u = 0; u < executor.units().size(); ++u) {
           const int unit = static_cast<int>(u);
@@ -148,8 +148,8 @@ std::filesystem::path save_state(Executor& executor, const std::filesystem::path
       }
       pieces = writer.finish();
     });
-    const std::vector<checkpoint::Piece> all = gather_pieces(*ranks, pieces);
-    together(*ranks, first_rank, "complete a checkpoint",
+    const std::vector<checkpoint::Piece> all = gather_pieces(ranks, pieces);
+    together(ranks, first_rank, "complete a checkpoint",
              [&] { writer.commit(all, to_json(state, executor.run_shape().config)); });
   } catch (...) {
     if (first_rank) writer.abort();

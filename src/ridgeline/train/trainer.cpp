@@ -12,6 +12,7 @@
 #include "ridgeline/base/file.h"
 #include "ridgeline/base/random.h"
 #include "ridgeline/checkpoint/manifest.h"
+#include "ridgeline/device/cpu/features.h"
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/observe/format.h"
 #include "ridgeline/parallel/executor.h"
@@ -38,13 +39,21 @@ parallel::Executor::Options executor_options() {
 #endif
 }
 
+// Processes are placed by their launcher, threads of one process by us.
+bool thread_ranks(const comm::World& world) {
+  return std::string_view(world.backend()) == "threads";
+}
+
 class Trainer {
  public:
   Trainer(const Job& job, comm::World& world)
       : job_(job),
         world_(world),
         programs_(run_programs(job.config, world.size())),
-        team_(threads_per_rank(job.config, world.size())),
+        team_(threads_per_rank(job.config, world.size()),
+              thread_ranks(world)
+                  ? device::cpus_of_rank(world.rank(), world.size(), threads_per_rank(job.config, world.size()))
+                  : std::vector<int>()),
         stream_(team_),
         begin_(Clock::now()),
         executor_(run_shape(job.config, world.size()), programs_, world, stream_, executor_options()),
@@ -218,7 +227,7 @@ class Trainer {
 
   // The ranks' events, gathered on rank 0.
   void write_trace_file() {
-    const std::unique_ptr<comm::Communicator> ranks = world_.communicator("trace");
+    comm::Communicator* const ranks = &executor_.ranks();
     int64_t origin = timer_.trace()->earliest();
     if (ranks->size() > 1)
       ranks->wait(ranks->all_reduce(Ref(&origin), 1, comm::ReduceOp::min, {"begin of the trace", -1, -1}));

@@ -12,10 +12,13 @@
 #include "ridgeline/plan/memory_report.h"
 #include "ridgeline/train/state.h"
 
+// glibc's own allocator behind the names replaced below.
+// NOLINTBEGIN(bugprone-reserved-identifier,readability-identifier-naming)
 extern "C" void* __libc_malloc(size_t);
 extern "C" void* __libc_calloc(size_t, size_t);
 extern "C" void* __libc_realloc(void*, size_t);
 extern "C" void* __libc_memalign(size_t, size_t);
+// NOLINTEND(bugprone-reserved-identifier,readability-identifier-naming)
 
 namespace {
 std::atomic<bool> counting{false};

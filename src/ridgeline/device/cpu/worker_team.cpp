@@ -1,8 +1,5 @@
 #include "ridgeline/device/cpu/worker_team.h"
 
-#include <pthread.h>
-#include <sched.h>
-
 #include <atomic>
 #include <thread>
 
@@ -41,12 +38,7 @@ struct WorkerTeam::Shared {
   std::vector<std::thread> threads;
 
   void work(int member, int core) {
-    if (core >= 0) {
-      cpu_set_t set;
-      CPU_ZERO(&set);
-      CPU_SET(core, &set);
-      ::pthread_setaffinity_np(::pthread_self(), sizeof set, &set);
-    }
+    if (core >= 0) pin_thread(core);
     uint32_t seen = 0;
     for (;;) {
       wait_while(round, seen);
@@ -70,6 +62,7 @@ struct WorkerTeam::Shared {
 WorkerTeam::WorkerTeam(int size, std::vector<int> cores) : shared_(std::make_unique<Shared>(size)) {
   RL_CHECK(size, >=, 1);
   if (size > cpu_count()) shared_->spins = 50;
+  if (!cores.empty()) pin_thread(cores.front());
   for (int member = 1; member < size; ++member) {
     const int core = member < static_cast<int>(cores.size()) ? cores[member] : -1;
     shared_->threads.emplace_back([shared = shared_.get(), member, core] { shared->work(member, core); });

@@ -1,5 +1,6 @@
-// A rank's own threads. No OpenMP: the team belongs to one rank, knows how to sleep, and never decides a result: ops cut
-// their work into fixed blocks that do not depend on the team's size, the team only decides who computes which block.
+// A rank's own threads. No OpenMP: the team belongs to one rank, knows how to sleep, and never decides a result: ops
+// cut their work into fixed blocks that do not depend on the team's size, the team only decides who computes which
+// block.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +12,8 @@ namespace ridgeline::device {
 
 class WorkerTeam {
  public:
-  // A team of `size` >= 1 threads: the caller of run() and size-1 workers. `cores`, when not empty, gives the CPU to which
-  // each worker is pinned (index 0 is the caller and is not touched).
+  // A team of `size` >= 1 threads: the caller of run() and size-1 workers. `cores`, when not empty, gives the CPU to
+  // which each member is pinned (index 0: the caller).
   explicit WorkerTeam(int size, std::vector<int> cores = {});
   ~WorkerTeam();
   WorkerTeam(const WorkerTeam&) = delete;
@@ -26,13 +27,15 @@ class WorkerTeam {
   void run(void (*body)(void* context, int member), void* context);
 
   // f(member) on every member.
-  template <typename F> void run(F&& f) {
+  template <typename F>
+  void run(F&& f) {
     run([](void* context, int member) { (*static_cast<std::remove_reference_t<F>*>(context))(member); }, &f);
   }
 
   // f(begin, end) over [0, count) cut into at most size() contiguous parts, each a multiple of `grain` but the last.
   // Which member gets which part is fixed (member i gets the i-th part), so that first touch and reuse stay local.
-  template <typename F> void parallel_for(int64_t count, int64_t grain, F&& f) {
+  template <typename F>
+  void parallel_for(int64_t count, int64_t grain, F&& f) {
     if (count <= 0) return;
     const int64_t blocks = (count + grain - 1) / grain;
     const int64_t parts = blocks < size() ? blocks : size();
