@@ -16,7 +16,7 @@ void add_run_config(CLI::App& command, RunConfigOptions& options) {
       .add_option("--ranks", options.ranks,
                   "Data-parallel ranks, as threads of this process (under mpirun or srun: the processes)")
       ->capture_default_str()
-      ->check(CLI::Range(1, 1 << 20));
+      ->check(CLI::PositiveNumber);
 }
 
 train::Config read_run_config(const RunConfigOptions& options) {
