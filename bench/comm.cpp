@@ -14,7 +14,7 @@ namespace {
 
 struct Collective {
   const char* name;
-  double copies;  // buffer sizes read plus written, per rank, at the least
+  double copies;  // buffer sizes that all ranks together must read plus write at the least
   std::function<comm::Ticket(comm::Communicator&, Ref, int64_t)> start;
 };
 
@@ -25,21 +25,21 @@ std::vector<Row> comm_rows(int ranks, int64_t bytes, int rounds) {
   const auto body = [&](comm::World& world) {
     const int n = world.size();
     const int64_t shard = bytes / 4 / n, count = shard * n;
-    const double part = 1.0 / n;
     const std::span<std::byte> memory = world.peer_visible(count * 4);
     const Ref buffer(reinterpret_cast<float*>(memory.data()));
     for (int64_t i = 0; i < count; ++i) buffer.as<float>()[i] = static_cast<float>(i % 1000) * 1e-3F;
     const std::unique_ptr<comm::Communicator> group = world.communicator("bench");
-    // all_reduce: each rank reads its part of all buffers and writes the sum, then reads and writes the other parts.
-    const Collective collectives[] = {{"all_reduce", 1 + part + 2 * (1 - part),
+    // all_reduce: every buffer is read once and written once; reduce_scatter: read once, one buffer's worth written;
+    // all_gather: one buffer's worth read, what the others own written.
+    const Collective collectives[] = {{"all_reduce", 2.0 * n,
                                        [](auto& g, Ref b, int64_t s) {
                                          return g.all_reduce(b, s * g.size(), comm::ReduceOp::sum, {"bench", -1, -1});
                                        }},
-                                      {"reduce_scatter", 1 + part,
+                                      {"reduce_scatter", n + 1.0,
                                        [](auto& g, Ref b, int64_t s) {
                                          return g.reduce_scatter(b, s, comm::ReduceOp::sum, {"bench", -1, -1});
                                        }},
-                                      {"all_gather", 2 * (1 - part), [](auto& g, Ref b, int64_t s) {
+                                      {"all_gather", 1.0 * n, [](auto& g, Ref b, int64_t s) {
                                          return g.all_gather(b, s, {"bench", -1, -1});
                                        }}};
     std::vector<std::vector<double>> seconds(std::size(collectives));
@@ -55,11 +55,11 @@ std::vector<Row> comm_rows(int ranks, int64_t bytes, int rounds) {
     }
     if (world.rank() != 0) return;
     device::WorkerTeam team(n);
-    const double bandwidth = ops::memory_bandwidth(ops::MemoryPattern::copy, team);
+    const double bandwidth = ops::memory_bandwidth(ops::MemoryPattern::adam, team);
     for (size_t c = 0; c < std::size(collectives); ++c) {
       const Statistics time = statistics(seconds[c]);
       const double size = static_cast<double>(count) * 4;
-      const double floor = collectives[c].copies * size * n / bandwidth;
+      const double floor = collectives[c].copies * size / bandwidth;
       rows.push_back(
           {.name = fmt::format("{}_{}_{}_ranks_{}_mb", collectives[c].name, world.backend(), n, bytes / 1'000'000),
            .value = size / time.median * 1e-9,
