@@ -251,7 +251,7 @@ void Executor::run_op(int program, int position, const StepInput& input) {
     case OpKind::backward:
       return run_backward(op, bound, input);
     case OpKind::reduce:
-      return start_reduce(op, position, input);
+      return start_reduce(op, input);
     case OpKind::measure:
       return measure(op);
     case OpKind::agree:
@@ -287,7 +287,7 @@ void Executor::finish_reduction() {
   pending_.reset();
 }
 
-void Executor::start_reduce(const Op& op, int, const StepInput& input) {
+void Executor::start_reduce(const Op& op, const StepInput& input) {
   if (reduce_->size() == 1) return;
   // The reduction before this one had a whole backward to arrive on all ranks: finish it now, start the next.
   finish_reduction();

@@ -131,7 +131,7 @@ class Executor {
   void run_op(int program, int position, const StepInput& input);
   void run_forward(const Op& op, const Bound& bound, const model::BatchShape& shape, const StepInput& input);
   void run_backward(const Op& op, const Bound& bound, const StepInput& input);
-  void start_reduce(const Op& op, int position, const StepInput& input);
+  void start_reduce(const Op& op, const StepInput& input);
   void measure(const Op& op);
   void count_tokens(int program, const StepInput& input);
   void agree(int program, const StepInput& input);

@@ -65,8 +65,7 @@ struct Inventory {
   int64_t host_bytes = 0, peer_visible_bytes = 0;
 
   const Buffer* find(BufferKind kind, int index, int micro, int program) const;  // null when there is none
-  // Bytes of a category when every buffer had its own place, except that transient ones count by the largest sum alive
-  // at once.
+  // What a rank allocates.
   int64_t total_bytes() const { return host_bytes + peer_visible_bytes; }
 };
 

@@ -47,7 +47,6 @@ struct Config {
     int64_t eval_samples = 0;
     int64_t save_every = 0;
     int64_t keep_last = 2;
-    int64_t log_every = 10;
     std::string init_from;
     int64_t threads = 0;
     int64_t head_chunk = 1024;

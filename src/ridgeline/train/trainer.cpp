@@ -218,7 +218,7 @@ class Trainer {
   double save() {
     const Clock::time_point begin = Clock::now();
     save_state(executor_, checkpoints(), state_);
-    if (world_.rank() == 0) {
+    if (world_.rank() == 0 && job_.config.train.keep_last > 0) {  // 0 keeps all
       const int64_t keep[] = {state_.best_step};
       checkpoint::prune(checkpoints(), static_cast<int>(job_.config.train.keep_last), keep);
     }
