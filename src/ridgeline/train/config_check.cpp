@@ -86,6 +86,14 @@ void check_batch(const Config& config, int ranks) {
       next);
 }
 
+void check_sharding(const Config& config, int ranks) {
+  const int64_t group = config.parallel.shard_group;
+  if (group == 0 || ranks % group == 0) return;
+  throw Error(fmt::format("{}parallel.shard_group = {}: does not divide {} ranks",
+                          where(config, "parallel.shard_group"), group, ranks),
+              fmt::format("The nearest valid value is {}.", nearest_divisor(ranks, group)));
+}
+
 void check_optimizer(const Config& config) {
   const Config::Optimizer& o = config.optimizer;
   if (o.min_learning_rate > o.learning_rate) {
@@ -107,6 +115,7 @@ void check(const Config& config, int ranks) {
   for (const Key& key : keys()) located(config, [&] { check_value(key, config); });
   check_model(config);
   check_batch(config, ranks);
+  check_sharding(config, ranks);
   check_optimizer(config);
   located(config, [&] { data::split_documents(config.data.split, 1); });
 }
