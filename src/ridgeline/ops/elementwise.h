@@ -9,12 +9,29 @@
 
 namespace ridgeline::ops {
 
-// y = 0.5 x (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3). In f32 within 4 ulp; in the left tail, where y is about
-// x e^(2u), within 4 + 2 |2u| ulp, and below x = -9.5 (y > -1e-31) within 1e-30. x, y one dtype; y may be x. Any cut of
-// the range gives the same bits.
+enum class Activation { gelu_tanh, gelu_erf, silu };
+
+// y = f(x); x, y one dtype; y may be x. Any cut of the range gives the same bits.
+//   gelu_tanh: 0.5 x (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3)     in f32 within 4 ulp; in the left tail, where
+//   y
+//              is about x e^(2u), within 4 + 2 |2u| ulp, and below x = -9.5 (y > -1e-31) within 1e-30
+//   gelu_erf:  0.5 x (1 + erf(x / sqrt 2)) = x Phi(x)
+//   silu:      x / (1 + e^-x)
+// Sources: Hendrycks & Gimpel 2016 (GELU); Elfwing, Uchibe & Doya 2017 (SiLU).
+void activation_forward(device::Stream& stream, Activation activation, int64_t count, ConstRef x, Ref y);
+// dx = dy * f'(x); dx may be dy or x. One dtype.
+void activation_backward(device::Stream& stream, Activation activation, int64_t count, ConstRef x, ConstRef dy, Ref dx);
+
+// The tanh form, with the bits of the epilogues in matmul.h.
 void gelu_forward(device::Stream& stream, int64_t count, ConstRef x, Ref y);
-// dx = dy * gelu'(x); dx may be dy. One dtype.
 void gelu_backward(device::Stream& stream, int64_t count, ConstRef x, ConstRef dy, Ref dx);
+
+// SwiGLU (Shazeer 2020), gate_up [N][2][F] (gate, then up):
+//   out[n][f] = silu(gate[n][f]) * up[n][f],   out [N][F]
+// One dtype, one rounding. out must not overlap gate_up.
+void swiglu_forward(device::Stream& stream, int64_t n, int64_t f, ConstRef gate_up, Ref out);
+// dgate = dout * up * silu'(gate),  dup = dout * silu(gate). dgate_up [N][2][F] may be gate_up. One dtype.
+void swiglu_backward(device::Stream& stream, int64_t n, int64_t f, ConstRef gate_up, ConstRef dout, Ref dgate_up);
 
 // out = a + b; out may be a or b. One dtype.
 void add(device::Stream& stream, int64_t count, ConstRef a, ConstRef b, Ref out);
