@@ -1,5 +1,5 @@
 // Element-wise operators and small reductions. All bandwidth-bound; arithmetic in fp32, one rounding to the output's
-// dtype. Refs of one call may mix f32 and bf16 only where said.
+// dtype. Dtypes: f32, bf16 and f16 (what overflows becomes infinite); one call mixes them only where said.
 #pragma once
 
 #include <cstdint>
@@ -36,13 +36,13 @@ void swiglu_backward(device::Stream& stream, int64_t n, int64_t f, ConstRef gate
 // out = a + b; out may be a or b. One dtype.
 void add(device::Stream& stream, int64_t count, ConstRef a, ConstRef b, Ref out);
 
-// out = in with the dtype of `out` (f32 <-> bf16, or a copy). No overlap.
+// out = in with the dtype of `out` (any of f32, bf16, f16). No overlap.
 void cast(device::Stream& stream, int64_t count, ConstRef in, Ref out);
 
 // Sets `bytes` bytes to zero.
 void zero(device::Stream& stream, void* data, int64_t bytes);
 
-// sums[c] += sum_n x[n][c], x [N][C] (f32 or bf16, leading dimension ld): a bias gradient. Fixed blocks of rows,
+// sums[c] += sum_n x[n][c], x [N][C] (leading dimension ld): a bias gradient. Fixed blocks of rows,
 // ascending.
 int64_t column_sums_workspace_bytes(int64_t n, int64_t c, int team_size);
 void column_sums(device::Stream& stream, int64_t n, int64_t c, ConstRef x, int64_t ld, float* sums, void* workspace);
@@ -69,7 +69,7 @@ void dropout_forward(device::Stream& stream, int64_t n, int64_t c, const Dropout
 // dx = dropout mask applied to dy; dx may be dy.
 void dropout_backward(device::Stream& stream, int64_t n, int64_t c, const Dropout& dropout, ConstRef dy, Ref dx);
 
-// partials[b] = sum over block b of x[i]^2 in fp64 (x f32 or bf16; square and sum in fp64 or with an error below 1e-12
+// partials[b] = sum over block b of x[i]^2 in fp64 (square and sum in fp64 or with an error below 1e-12
 // relative), blocks of `block` elements, ceil(count/block) of them. A non-finite element makes its partial non-finite.
 void sums_of_squares(device::Stream& stream, int64_t count, int64_t block, ConstRef x, double* partials);
 
