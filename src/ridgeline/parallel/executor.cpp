@@ -15,6 +15,7 @@
 #include "ridgeline/base/random.h"
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/ops/cross_entropy.h"
+#include "ridgeline/ops/elementwise.h"
 
 namespace ridgeline::parallel {
 namespace {
@@ -38,8 +39,12 @@ struct Executor::Bound {
   model::Batch batch;
   ConstRef input;
   Ref output, gradient;
+  model::EmbeddingWeights embedding_weights;
+  model::EmbeddingGradients embedding_gradients;
   model::BlockWeights weights;
   model::BlockGradients gradients;
+  model::HeadWeights head_weights;
+  model::HeadGradients head_gradients;
   model::BlockSaved saved;
   model::BlockScratch scratch;
   model::LossScratch loss_scratch;
@@ -71,6 +76,9 @@ Executor::Executor(RunShape run, std::vector<Program> programs, comm::World& wor
       host_(inventory_.host_bytes, &stream.team()) {
   if (inventory_.peer_visible_bytes > 0) peer_visible_ = world.peer_visible(inventory_.peer_visible_bytes);
   bind();
+  if (auto* const table = reinterpret_cast<float*>(find(BufferKind::rotary_table, 0, 0, -1))) {
+    model::fill_rotary_table(run_.config, std::max(run_.batch.sequence, run_.evaluation_batch.sequence), table);
+  }
 }
 
 Executor::~Executor() = default;
@@ -173,7 +181,9 @@ Executor::Bound Executor::bind_op(int program, int position) {
   if (!computes) return bound;
 
   const BatchBuffers tokens = batch(program, op.micro);
-  bound.batch = {tokens.inputs, tokens.labels, tokens.positions, tokens.samples, tokens.sample_of_row};
+  bound.batch = {tokens.inputs,        tokens.labels,
+                 tokens.positions,     tokens.samples,
+                 tokens.sample_of_row, reinterpret_cast<const float*>(find(BufferKind::rotary_table, 0, 0, -1))};
   bound.losses = reinterpret_cast<float*>(find(BufferKind::losses, 0, op.micro, program));
   bound.input = ConstRef(find(BufferKind::activation, op.index - 1, op.micro, program), shape.dtype);
   bound.output = Ref(find(BufferKind::activation, op.index, op.micro, program), shape.dtype);
@@ -181,16 +191,23 @@ Executor::Bound Executor::bind_op(int program, int position) {
   model::Carver scratch(find(BufferKind::scratch, position, op.micro, program));
   if (op.kind == OpKind::loss || op.kind == OpKind::evaluate) {
     bound.loss_scratch = model::carve_loss_scratch(scratch, config, shape, op.kind == OpKind::loss);
+    bound.head_weights = model::head_weights(config, units_, [&](int unit) { return weights(unit); });
+    if (step) bound.head_gradients = model::head_gradients(config, units_, [&](int unit) { return gradient(unit); });
   } else if (op.index >= 0) {
-    const int unit = 2 + op.index;
+    const int unit = model::unit_index(config).first_block + op.index;
     bound.weights = model::block_weights(units_[static_cast<size_t>(unit)], weights(unit));
     if (step) bound.gradients = model::block_gradients(units_[static_cast<size_t>(unit)], gradient(unit));
     model::Carver saved(find(BufferKind::saved, op.index, op.micro, program));
-    bound.saved = model::carve_block_saved(saved, config, shape);
+    bound.saved = model::carve_block_saved(saved, config, shape, model::Recompute::none);
     bound.scratch = model::carve_block_scratch(
-        scratch, config, shape, op.kind == OpKind::forward ? model::Pass::forward : model::Pass::backward);
-  } else if (op.kind == OpKind::backward) {
-    bound.embedding_scratch = model::carve_embedding_scratch(scratch, config, shape);
+        scratch, config, shape, op.kind == OpKind::forward ? model::Pass::forward : model::Pass::backward,
+        model::Recompute::none);
+  } else {
+    bound.embedding_weights = model::embedding_weights(config, units_, [&](int unit) { return weights(unit); });
+    if (op.kind == OpKind::backward) {
+      bound.embedding_gradients = model::embedding_gradients(config, units_, [&](int unit) { return gradient(unit); });
+      bound.embedding_scratch = model::carve_embedding_scratch(scratch, config, shape);
+    }
   }
   return bound;
 }
@@ -233,20 +250,19 @@ void Executor::run_op(int program, int position, const StepInput& input) {
     const Op& awaited = list.ops[static_cast<size_t>(other)];
     if (awaited.kind == OpKind::reduce) finish_reduction();
   }
-  const int final_norm = static_cast<int>(units_.size()) - 1;
   switch (op.kind) {
     case OpKind::count:
       return count_tokens(program, input);
     case OpKind::forward:
       return run_forward(op, bound, shape, input);
     case OpKind::loss:
-      model::loss(stream_, run_.config, shape, bound.batch, weights(final_norm), weights(0), bound.input,
+      model::loss(stream_, run_.config, shape, bound.batch, bound.head_weights, bound.input,
                   result_.tokens > 0 ? 1.0F / static_cast<float>(result_.tokens) : 0.0F, bound.gradient,
-                  gradient(final_norm), gradient(0), bound.losses, bound.loss_scratch);
+                  bound.head_gradients, bound.losses, bound.loss_scratch);
       return;
     case OpKind::evaluate:
-      model::loss(stream_, run_.config, shape, bound.batch, weights(final_norm), weights(0), bound.input, 0.0F, {},
-                  nullptr, nullptr, bound.losses, bound.loss_scratch);
+      model::loss(stream_, run_.config, shape, bound.batch, bound.head_weights, bound.input, 0.0F, {}, {}, bound.losses,
+                  bound.loss_scratch);
       return;
     case OpKind::backward:
       return run_backward(op, bound, input);
@@ -263,21 +279,22 @@ void Executor::run_op(int program, int position, const StepInput& input) {
 
 void Executor::run_forward(const Op& op, const Bound& bound, const model::BatchShape& shape, const StepInput& input) {
   if (op.index < 0) {
-    model::embedding_forward(stream_, run_.config, shape, bound.batch, input.random, weights(0), weights(1),
+    model::embedding_forward(stream_, run_.config, shape, bound.batch, input.random, bound.embedding_weights,
                              bound.output);
   } else {
     model::block_forward(stream_, run_.config, shape, op.index, bound.batch, input.random, bound.weights, bound.input,
-                         bound.saved, bound.output, bound.scratch);
+                         bound.saved, bound.output, bound.scratch, model::Recompute::none);
   }
 }
 
 void Executor::run_backward(const Op& op, const Bound& bound, const StepInput& input) {
   if (op.index < 0) {
-    model::embedding_backward(stream_, run_.config, run_.batch, bound.batch, input.random, bound.gradient, gradient(0),
-                              gradient(1), bound.embedding_scratch);
+    model::embedding_backward(stream_, run_.config, run_.batch, bound.batch, input.random, bound.gradient,
+                              bound.embedding_gradients, bound.embedding_scratch);
   } else {
     model::block_backward(stream_, run_.config, run_.batch, op.index, bound.batch, input.random, bound.weights,
-                          bound.gradients, bound.input, bound.saved, bound.gradient, bound.scratch);
+                          bound.gradients, bound.input, bound.saved, bound.gradient, bound.scratch,
+                          model::Recompute::none);
   }
 }
 
@@ -429,7 +446,8 @@ std::vector<float> Executor::logits(int program, int micro) {
   model::Carver carver(memory.data());
   const model::LossScratch scratch = model::carve_loss_scratch(carver, run_.config, shape, false);
   const int last = static_cast<int>(run_.config.layers) - 1;
-  model::head_forward(stream_, run_.config, n, weights(static_cast<int>(units_.size()) - 1), weights(0),
+  model::head_forward(stream_, run_.config, n,
+                      model::head_weights(run_.config, units_, [&](int unit) { return weights(unit); }),
                       ConstRef(find(BufferKind::activation, last, micro, program), shape.dtype), scratch);
   std::vector<float> result(static_cast<size_t>(n * v));
   for (int64_t i = 0; i < n; ++i) ops::cast(stream_, v, scratch.logits.at(i * scratch.ld), Ref(result.data() + i * v));

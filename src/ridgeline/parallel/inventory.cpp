@@ -51,6 +51,13 @@ class Builder {
       add(BufferKind::moment1, "Adam first moment (f32)", Category::optimizer, Space::host, DType::f32);
       add(BufferKind::moment2, "Adam second moment (f32)", Category::optimizer, Space::host, DType::f32);
     }
+    const int64_t positions = std::max(run_.batch.sequence, run_.evaluation_batch.sequence);
+    if (const int64_t floats = model::rotary_table_floats(run_.config, positions); floats > 0) {
+      buffers_.push_back({.kind = BufferKind::rotary_table,
+                          .name = "rotary positions",
+                          .category = Category::workspace,
+                          .bytes = round_up(floats * 4, kAlignment)});
+    }
     if (!run_.training) return;
     int64_t blocks = 0;
     for (const model::Unit& unit : units_)
@@ -115,7 +122,9 @@ class Builder {
           bytes);
     };
     const auto block_scratch = [&](model::Pass pass) {
-      return carved([&](model::Carver& carver) { model::carve_block_scratch(carver, run_.config, shape, pass); });
+      return carved([&](model::Carver& carver) {
+        model::carve_block_scratch(carver, run_.config, shape, pass, model::Recompute::none);
+      });
     };
     switch (op.kind) {
       case OpKind::forward: {
@@ -126,7 +135,9 @@ class Builder {
         add(BufferKind::saved, op.index, op.micro, at,
             step ? position(program, OpKind::backward, op.index, op.micro) : at,
             fmt::format("saved for backward of block {}", op.index), Category::activations,
-            carved([&](model::Carver& carver) { model::carve_block_saved(carver, run_.config, shape); }));
+            carved([&](model::Carver& carver) {
+              model::carve_block_saved(carver, run_.config, shape, model::Recompute::none);
+            }));
         scratch(block_scratch(model::Pass::forward));
         return;
       }

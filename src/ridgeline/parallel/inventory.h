@@ -33,6 +33,7 @@ enum class BufferKind {
   stream_gradient,  // [micro] gradient of the residual stream
   scratch,          // [operation] of one operation
   losses,           // [micro] f32 per token
+  rotary_table,     // cosines and sines of rotary positions
   norm_partials,    // fp64 per norm block
   batch             // [micro] tokens, labels, positions, sample numbers
 };

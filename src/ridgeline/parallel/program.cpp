@@ -39,7 +39,7 @@ class Lowering {
   Lowering(const model::TransformerConfig& config, int micro_batches)
       : config_(config),
         layers_(static_cast<int>(config.layers)),
-        unit_count_(layers_ + 3),
+        unit_count_(model::unit_index(config).count),
         last_micro_(micro_batches - 1) {}
 
   Program run(const std::vector<ScheduleEntry>& schedule) {
