@@ -27,6 +27,9 @@ void store(DType dtype, std::byte* at, int64_t i, double value) {
     case DType::bf16:
       reinterpret_cast<bf16*>(at)[i] = bf16(static_cast<float>(value));
       return;
+    case DType::f16:
+      reinterpret_cast<f16*>(at)[i] = f16(static_cast<float>(value));
+      return;
     case DType::f64:
       reinterpret_cast<double*>(at)[i] = value;
       return;
@@ -41,6 +44,8 @@ double load(DType dtype, const std::byte* at, int64_t i) {
       return reinterpret_cast<const float*>(at)[i];
     case DType::bf16:
       return static_cast<float>(reinterpret_cast<const bf16*>(at)[i]);
+    case DType::f16:
+      return static_cast<float>(reinterpret_cast<const f16*>(at)[i]);
     case DType::f64:
       return reinterpret_cast<const double*>(at)[i];
     default:
@@ -143,7 +148,7 @@ double relative_error(std::span<const double> computed, std::span<const double> 
 }
 
 double tolerance(DType dtype) {
-  return dtype == DType::bf16 ? 4e-3 : 2e-6;
+  return dtype == DType::bf16 ? 4e-3 : dtype == DType::f16 ? 5e-4 : 2e-6;
 }
 
 void Report::compare(const std::string& part, const Tensor& computed, std::span<const double> expected,

@@ -36,12 +36,15 @@ namespace ridgeline::op_check {
 
 using device::Stream;
 
+// The dtypes of activations and weights.
+inline constexpr DType kStored[] = {DType::f32, DType::bf16, DType::f16};
+
 // A buffer of `count` elements of one dtype between guard zones, 64-byte aligned.
 class Tensor {
  public:
   // Zeros.
   Tensor(DType dtype, int64_t count);
-  // `values` rounded to dtype (f32, bf16, f64).
+  // `values` rounded to dtype (f32, bf16, f16, f64).
   Tensor(DType dtype, std::span<const double> values);
   // Movable only: the aligned address belongs to the storage.
   Tensor(Tensor&&) noexcept = default;
@@ -97,7 +100,8 @@ double relative_error(std::span<const double> computed, std::span<const double> 
 double dot(std::span<const double> a, std::span<const double> b);
 
 // The usual tolerance of an op with fp32 arithmetic whose results are stored as dtype: 2e-6 (f32), 4e-3 (bf16: half an
-// ulp is 2^-9, its root mean square over a vector about 2^-9/sqrt(3) = 1.1e-3; room for one more rounding in between).
+// ulp is 2^-9, its root mean square over a vector about 2^-9/sqrt(3) = 1.1e-3; room for one more rounding in between),
+// 5e-4 (f16: an eighth of that).
 double tolerance(DType dtype);
 
 struct Row {
@@ -135,7 +139,7 @@ class Report {
 
 struct Case {
   std::string op;     // "layernorm"; what --op selects
-  DType dtype;        // f32 or bf16
+  DType dtype;        // f32, bf16 or f16
   std::string sizes;  // "N=5 C=33 ...": unique together with op and dtype
   std::function<void(Stream&, Report&)> run;
 };
@@ -146,7 +150,9 @@ std::vector<Case> all_cases();
 void add_matmul_cases(std::vector<Case>& cases);
 void add_attention_cases(std::vector<Case>& cases);
 void add_norm_cases(std::vector<Case>& cases);
+void add_activation_cases(std::vector<Case>& cases);
 void add_elementwise_cases(std::vector<Case>& cases);
+void add_rotary_cases(std::vector<Case>& cases);
 void add_embedding_cases(std::vector<Case>& cases);
 void add_cross_entropy_cases(std::vector<Case>& cases);
 void add_adam_cases(std::vector<Case>& cases);

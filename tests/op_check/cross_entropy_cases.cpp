@@ -82,7 +82,7 @@ void check(Stream& stream, Report& report, DType dtype, Sizes s) {
 }  // namespace
 
 void add_cross_entropy_cases(std::vector<Case>& cases) {
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : kStored) {
     for (const Sizes s : {Sizes{1, 2, 2, 1}, Sizes{7, 37, 40, 3}, Sizes{20, 515, 515, 30}, Sizes{3, 5003, 5056, 10},
                           Sizes{65, 300, 304, 2}}) {
       cases.push_back({"cross_entropy", dtype, fmt::format("N={} V={} ld={} width={}", s.n, s.v, s.ld, s.width),

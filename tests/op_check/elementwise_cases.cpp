@@ -2,7 +2,6 @@
 
 #include <cmath>
 #include <limits>
-#include <numbers>
 
 #include "case.h"
 #include "ridgeline/base/random.h"
@@ -13,41 +12,6 @@ namespace ridgeline::op_check {
 namespace {
 
 using Doubles = std::vector<double>;
-constexpr DType kStored[] = {DType::f32, DType::bf16};
-
-// ---- GELU -------------------------------------------------------------------------------------------------------
-
-double gelu(double x) {
-  const double u = std::sqrt(2.0 / std::numbers::pi) * (x + 0.044715 * x * x * x);
-  return 0.5 * x * (1.0 + std::tanh(u));
-}
-
-double gelu_slope(double x) {
-  const double k = std::sqrt(2.0 / std::numbers::pi);
-  const double t = std::tanh(k * (x + 0.044715 * x * x * x));
-  return 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * k * (1.0 + 3.0 * 0.044715 * x * x);
-}
-
-void check_gelu(Stream& stream, Report& report, DType dtype, int64_t count, double width) {
-  const Tensor x = Tensor::random(dtype, count, 1, width), dy = Tensor::random(dtype, count, 2);
-  Tensor y(dtype, count), dx(dtype, count);
-  ops::gelu_forward(stream, count, x.ref(), y.ref());
-  ops::gelu_backward(stream, count, x.ref(), dy.ref(), dx.ref());
-  const Doubles xs = x.values(), dys = dy.values();
-  Doubles expected(xs.size()), slope(xs.size());
-  for (size_t i = 0; i < xs.size(); ++i) {
-    expected[i] = gelu(xs[i]);
-    slope[i] = dys[i] * gelu_slope(xs[i]);
-  }
-  report.compare("y", y, expected, tolerance(dtype));
-  report.compare("dx", dx, slope, tolerance(dtype));
-  const auto weighted = [&](std::span<const double> at) {
-    double sum = 0.0;
-    for (size_t i = 0; i < at.size(); ++i) sum += gelu(at[i]) * dys[i];
-    return sum;
-  };
-  report.finite_differences("dx", weighted, xs, slope);
-}
 
 // ---- add, cast, zero --------------------------------------------------------------------------------------------
 
@@ -179,14 +143,6 @@ void add_dropout_and_reductions(std::vector<Case>& cases, DType dtype) {
 
 void add_elementwise_cases(std::vector<Case>& cases) {
   constexpr int64_t kCounts[] = {1, 37, 1024, 50003};
-  for (const DType dtype : kStored) {
-    for (const int64_t count : kCounts) {
-      for (const double width : {0.5, 4.0}) {
-        cases.push_back({"gelu", dtype, fmt::format("count={} width={}", count, width),
-                         [=](Stream& stream, Report& report) { check_gelu(stream, report, dtype, count, width); }});
-      }
-    }
-  }
   for (const DType dtype : kStored) {
     for (const int64_t count : kCounts) {
       const std::string sizes = fmt::format("count={}", count);

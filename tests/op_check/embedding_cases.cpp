@@ -54,8 +54,8 @@ void check(Stream& stream, Report& report, DType dtype, DType out_dtype, Sizes s
 }  // namespace
 
 void add_embedding_cases(std::vector<Case>& cases) {
-  for (const DType dtype : {DType::f32, DType::bf16}) {
-    for (const DType out : {DType::f32, DType::bf16}) {
+  for (const DType dtype : kStored) {
+    for (const DType out : kStored) {
       for (const Sizes s : {Sizes{1, 3, 1, 1}, Sizes{50, 37, 11, 5}, Sizes{129, 260, 17, 129}, Sizes{70, 400, 1, 3}}) {
         cases.push_back({"embedding", dtype,
                          fmt::format("N={} C={} V={} P={} out={}", s.n, s.c, s.v, s.p, name_of(out)),

@@ -116,6 +116,90 @@ void check(Stream& stream, Report& report, DType dtype, DType weights, int64_t n
       "dbias", [&](auto at) { return dot(op.forward(xs, ws, at), dys); }, bs, expected.dbias);
 }
 
+// A norm without bias is one with a bias of 0, to the bit (sums of +0 and -0 apart, which compare as equal values).
+void check_no_bias(Stream& stream, Report& report, DType dtype, DType weights, int64_t n, int64_t c) {
+  const Tensor x = Tensor::random(dtype, n * c, 1, 2.0), dy = Tensor::random(dtype, n * c, 2);
+  const Tensor weight = Tensor::random(weights, c, 4, 0.5, 1.0), zero(weights, c);
+  Tensor y(dtype, n * c), expected_y(dtype, n * c), dx(dtype, n * c), expected_dx(dtype, n * c);
+  Tensor mean(DType::f32, n), rstd(DType::f32, n), dweight(DType::f32, c), expected_dweight(DType::f32, c);
+  Tensor dbias(DType::f32, c);
+  const auto epsilon = static_cast<float>(kEpsilon);
+  ops::layernorm_forward(stream, n, c, epsilon, x.ref(), weight.ref(), zero.ref(), expected_y.ref(), nullptr, nullptr);
+  ops::layernorm_forward(stream, n, c, epsilon, x.ref(), weight.ref(), {}, y.ref(), mean.as<float>(), rstd.as<float>());
+  Workspace workspace(ops::layernorm_backward_workspace_bytes(n, c, stream.team().size()));
+  ops::layernorm_backward(stream, n, c, x.ref(), weight.ref(), mean.as<float>(), rstd.as<float>(), dy.ref(), {},
+                          expected_dx.ref(), expected_dweight.as<float>(), dbias.as<float>(), workspace.data());
+  ops::layernorm_backward(stream, n, c, x.ref(), weight.ref(), mean.as<float>(), rstd.as<float>(), dy.ref(), {},
+                          dx.ref(), dweight.as<float>(), nullptr, workspace.data());
+  report.compare("y", y, expected_y.values(), 0.0);
+  report.compare("dx", dx, expected_dx.values(), 0.0);
+  report.compare("dweight", dweight, expected_dweight.values(), 0.0);
+}
+
+struct RmsNorm {
+  int64_t n, c;
+
+  double rstd(std::span<const double> x, int64_t i) const {
+    const auto row = x.subspan(i * c, c);
+    return 1.0 / std::sqrt(dot(row, row) / static_cast<double>(c) + static_cast<double>(static_cast<float>(kEpsilon)));
+  }
+
+  Doubles forward(std::span<const double> x, std::span<const double> weight) const {
+    Doubles y(x.size());
+    for (int64_t i = 0; i < n; ++i) {
+      const double r = rstd(x, i);
+      for (int64_t j = 0; j < c; ++j) y[i * c + j] = x[i * c + j] * r * weight[j];
+    }
+    return y;
+  }
+
+  struct Gradients {
+    Doubles dx, dweight;
+  };
+
+  // From the quotient rule: d rstd / dx_k = -rstd^3 x_k / C.
+  Gradients backward(std::span<const double> x, std::span<const double> weight, std::span<const double> dy) const {
+    Gradients g{Doubles(x.size()), Doubles(c)};
+    for (int64_t i = 0; i < n; ++i) {
+      const double r = rstd(x, i);
+      double sum = 0.0;
+      for (int64_t j = 0; j < c; ++j) {
+        sum += dy[i * c + j] * weight[j] * x[i * c + j];
+        g.dweight[j] += dy[i * c + j] * x[i * c + j] * r;
+      }
+      for (int64_t j = 0; j < c; ++j) {
+        g.dx[i * c + j] = dy[i * c + j] * weight[j] * r - r * r * r * x[i * c + j] * sum / static_cast<double>(c);
+      }
+    }
+    return g;
+  }
+};
+
+void check_rms(Stream& stream, Report& report, DType dtype, DType weights, int64_t n, int64_t c, double center) {
+  const RmsNorm op{n, c};
+  const Tensor x = Tensor::random(dtype, n * c, 1, 2.0, center), dy = Tensor::random(dtype, n * c, 2);
+  const Tensor dresidual = Tensor::random(dtype, n * c, 3), weight = Tensor::random(weights, c, 4, 0.5, 1.0);
+  Tensor y(dtype, n * c), rstd(DType::f32, n), dx(dtype, n * c), dweight = Tensor::random(DType::f32, c, 6);
+  const Doubles dweight0 = dweight.values();
+  ops::rmsnorm_forward(stream, n, c, static_cast<float>(kEpsilon), x.ref(), weight.ref(), y.ref(), rstd.as<float>());
+  Workspace workspace(ops::rmsnorm_backward_workspace_bytes(n, c, stream.team().size()));
+  ops::rmsnorm_backward(stream, n, c, x.ref(), weight.ref(), rstd.as<float>(), dy.ref(), dresidual.ref(), dx.ref(),
+                        dweight.as<float>(), workspace.data());
+
+  const Doubles xs = x.values(), ws = weight.values(), dys = dy.values();
+  const auto expected = op.backward(xs, ws, dys);
+  Doubles statistics;
+  for (int64_t i = 0; i < n; ++i) statistics.push_back(op.rstd(xs, i));
+  report.compare("y", y, op.forward(xs, ws), tolerance(dtype));
+  report.compare("rstd", rstd, statistics, 2e-6);
+  report.compare("dx", dx, plus(expected.dx, dresidual.values()), tolerance(dtype));
+  report.compare("dweight", dweight, plus(expected.dweight, dweight0), 2e-6);
+  report.finite_differences(
+      "dx", [&](auto at) { return dot(op.forward(at, ws), dys); }, xs, expected.dx);
+  report.finite_differences(
+      "dweight", [&](auto at) { return dot(op.forward(xs, at), dys); }, ws, expected.dweight);
+}
+
 }  // namespace
 
 void add_norm_cases(std::vector<Case>& cases) {
@@ -123,13 +207,21 @@ void add_norm_cases(std::vector<Case>& cases) {
     int64_t n, c;
     double center;
   };
-  for (const DType dtype : {DType::f32, DType::bf16}) {
-    for (const DType weights : {DType::f32, DType::bf16}) {
+  for (const DType dtype : kStored) {
+    for (const DType weights : kStored) {
+      // Weights are f32, or x's dtype, or bf16 beside an f32 x.
+      if (weights != dtype && (weights == DType::f16 || dtype == DType::f16) && weights != DType::f32) continue;
       for (const auto& [n, c, center] :
            {Size{1, 2, 0}, Size{5, 37, 0}, Size{33, 64, 0.5}, Size{19, 131, 3}, Size{300, 96, 0}}) {
         cases.push_back({"layernorm", dtype,
                          fmt::format("N={} C={} center={} weights={}", n, c, center, name_of(weights)),
                          [=](Stream& stream, Report& report) { check(stream, report, dtype, weights, n, c, center); }});
+        cases.push_back({"layernorm", dtype,
+                         fmt::format("N={} C={} center={} weights={} no bias", n, c, center, name_of(weights)),
+                         [=](Stream& stream, Report& report) { check_no_bias(stream, report, dtype, weights, n, c); }});
+        cases.push_back(
+            {"rmsnorm", dtype, fmt::format("N={} C={} center={} weights={}", n, c, center, name_of(weights)),
+             [=](Stream& stream, Report& report) { check_rms(stream, report, dtype, weights, n, c, center); }});
       }
     }
   }

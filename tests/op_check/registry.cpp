@@ -5,8 +5,8 @@ namespace {
 
 using AddCases = void (*)(std::vector<Case>&);
 constexpr AddCases kFamilies[] = {
-    add_matmul_cases,    add_attention_cases,     add_norm_cases, add_elementwise_cases,
-    add_embedding_cases, add_cross_entropy_cases, add_adam_cases,
+    add_matmul_cases, add_attention_cases, add_norm_cases,          add_activation_cases, add_elementwise_cases,
+    add_rotary_cases, add_embedding_cases, add_cross_entropy_cases, add_adam_cases,
 };
 
 }  // namespace

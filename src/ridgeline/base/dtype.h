@@ -48,6 +48,39 @@ struct bf16 {
 };
 static_assert(sizeof(bf16) == 2);
 
+// IEEE 754 binary16 storage. Conversion from float rounds to nearest, ties to even; what rounds beyond 65504 becomes
+// infinity; subnormals (down to 2^-24) are kept; NaN stays NaN (quiet, with the upper bits of its payload). The same
+// bits as the conversion instructions of x86 (F16C, AVX-512) and Arm.
+struct f16 {
+  uint16_t bits = 0;
+
+  f16() = default;
+  explicit f16(float value) {
+    const uint32_t u = std::bit_cast<uint32_t>(value);
+    const uint32_t sign = (u >> 16) & 0x8000U, magnitude = u & 0x7fffffffU;
+    bits = static_cast<uint16_t>(sign | rounded(magnitude));
+  }
+  explicit operator float() const {
+    const uint32_t sign = static_cast<uint32_t>(bits & 0x8000U) << 16, magnitude = bits & 0x7fffU;
+    if (magnitude < 0x400U) {  // 0 or subnormal: a multiple of 2^-24
+      return std::bit_cast<float>(std::bit_cast<uint32_t>(static_cast<float>(magnitude) * 0x1p-24F) | sign);
+    }
+    uint32_t u = (magnitude << 13) + 0x38000000U;
+    if (magnitude >= 0x7c00U) u = 0x7f800000U | (magnitude << 13) | (magnitude > 0x7c00U ? 0x400000U : 0U);
+    return std::bit_cast<float>(u | sign);
+  }
+
+ private:
+  static uint32_t rounded(uint32_t magnitude) {
+    if (magnitude > 0x7f800000U) return 0x7e00U | ((magnitude >> 13) & 0x3ffU);
+    if (magnitude >= 0x477ff000U) return 0x7c00U;  // 65520, half way from the largest value to 2^16
+    // Below 2^-14 the last place is 2^-24, as it is of floats in [0.5, 1): the addition rounds.
+    if (magnitude < 0x38800000U) return std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 0.5F) - 0x3f000000U;
+    return (magnitude + 0xfffU + ((magnitude >> 13) & 1U) - 0x38000000U) >> 13;
+  }
+};
+static_assert(sizeof(f16) == 2);
+
 template <typename T>
 struct DTypeOf;
 template <>
@@ -61,6 +94,10 @@ struct DTypeOf<double> {
 template <>
 struct DTypeOf<bf16> {
   static constexpr DType value = DType::bf16;
+};
+template <>
+struct DTypeOf<f16> {
+  static constexpr DType value = DType::f16;
 };
 template <>
 struct DTypeOf<uint8_t> {

@@ -54,11 +54,15 @@ bool is_float(const std::optional<DType>& dtype) {
   return dtype.has_value() && convertible(*dtype, DType::f32);
 }
 
-// Their tensors by name without prefix; two that differ only in the prefix are ambiguous.
-std::map<std::string_view, TensorFolder::Place> names_in(const TensorFolder& files, const std::string& prefix) {
+// Their tensors by name as in the table, without prefix; two that mean the same one are ambiguous.
+std::map<std::string_view, TensorFolder::Place> names_in(const TensorFolder& files, const NameTable& table) {
   std::map<std::string_view, TensorFolder::Place> found;
   for (const TensorFolder::Place& place : files.tensors()) {
-    const auto [other, inserted] = found.emplace(without_prefix(place.tensor->name, prefix), place);
+    std::string_view name = without_prefix(place.tensor->name, table.optional_prefix);
+    for (const auto& [alias, meant] : table.aliases) {
+      if (name == alias) name = without_prefix(meant, table.optional_prefix);
+    }
+    const auto [other, inserted] = found.emplace(name, place);
     if (!inserted) {
       throw Error(fmt::format("'{}' has both '{}' and '{}'", place.file->path().string(), place.tensor->name,
                               other->second.tensor->name),
@@ -75,7 +79,7 @@ HuggingFaceModel::HuggingFaceModel(const fs::path& folder_or_file, NameTable tab
       files_(fs::is_directory(folder_or_file) ? TensorFolder::open_hugging_face(folder_or_file)
                                               : TensorFolder::open_file(folder_or_file)) {
   const std::string& prefix = table_.optional_prefix;
-  std::map<std::string_view, TensorFolder::Place> found = names_in(files_, prefix);
+  std::map<std::string_view, TensorFolder::Place> found = names_in(files_, table_);
   std::set<std::string_view> used;
   std::vector<std::string> missing, unknown, different;
   for (const Mapping& mapping : table_.tensors) {

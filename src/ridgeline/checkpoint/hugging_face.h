@@ -18,6 +18,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "ridgeline/base/dtype.h"
@@ -50,6 +51,8 @@ struct NameTable {
   std::string optional_prefix;
   // Names in files that mean nothing to us, `*` standing for any text ("h.*.attn.bias"); matched without the prefix.
   std::vector<std::string> ignored;
+  // Other names in files: {theirs in that file, theirs in this table}; matched without the prefix.
+  std::vector<std::pair<std::string, std::string>> aliases;
 };
 
 // -------------------------------------------------------------------------------- tables from a few lines per family

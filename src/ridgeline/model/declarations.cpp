@@ -28,6 +28,19 @@ Tensor vector(std::string name, Shape shape, int split_axis, Init init) {
   return {.name = std::move(name), .shape = std::move(shape), .split_axis = split_axis, .init = init};
 }
 
+// Tensors of a norm; RMS norm has no bias.
+void add_norm(std::vector<Tensor>& tensors, const TransformerConfig& config, const std::string& name) {
+  tensors.push_back(vector(name + ".weight", {config.width}, -1, Init::ones));
+  if (config.norm == Norm::layer) tensors.push_back(vector(name + ".bias", {config.width}, -1, Init::zeros));
+}
+
+// A matrix and, where it has one, the bias of its output.
+void add_matrix(std::vector<Tensor>& tensors, const std::string& name, Tensor weight, bool biased, Shape bias,
+                int bias_split) {
+  tensors.push_back(std::move(weight));
+  if (biased) tensors.push_back(vector(name + ".bias", std::move(bias), bias_split, Init::zeros));
+}
+
 Unit make_unit(std::string name, UnitKind kind, int layer, std::vector<Tensor> tensors) {
   Unit unit{.name = std::move(name), .kind = kind, .layer = layer, .tensors = std::move(tensors)};
   std::stable_partition(unit.tensors.begin(), unit.tensors.end(), [](const Tensor& t) { return t.decay; });
@@ -39,25 +52,6 @@ Unit make_unit(std::string name, UnitKind kind, int layer, std::vector<Tensor> t
   return unit;
 }
 
-Unit make_block(const TransformerConfig& config, int layer) {
-  const int64_t c = config.width, h = config.heads, d = config.head_width(), f = config.ffn;
-  const std::string prefix = fmt::format("block.{}.", layer);
-  const float deviation = config.init_deviation;
-  // Products that write into the residual stream start smaller, so that its variance does not grow with depth (GPT-2).
-  const float residual_deviation = deviation / std::sqrt(2.0F * static_cast<float>(config.layers));
-  return make_unit(
-      fmt::format("block.{}", layer), UnitKind::block, layer,
-      {vector(prefix + "norm1.weight", {c}, -1, Init::ones), vector(prefix + "norm1.bias", {c}, -1, Init::zeros),
-       matrix(prefix + "attention.qkv.weight", {3, h, d, c}, 1, deviation),
-       vector(prefix + "attention.qkv.bias", {3, h, d}, 1, Init::zeros),
-       matrix(prefix + "attention.out.weight", {h, d, c}, 0, residual_deviation),
-       vector(prefix + "attention.out.bias", {c}, -1, Init::zeros),
-       vector(prefix + "norm2.weight", {c}, -1, Init::ones), vector(prefix + "norm2.bias", {c}, -1, Init::zeros),
-       matrix(prefix + "mlp.up.weight", {f, c}, 0, deviation), vector(prefix + "mlp.up.bias", {f}, 0, Init::zeros),
-       matrix(prefix + "mlp.down.weight", {f, c}, 0, residual_deviation),
-       vector(prefix + "mlp.down.bias", {c}, -1, Init::zeros)});
-}
-
 }  // namespace
 
 int64_t element_count(const Shape& shape) {
@@ -66,16 +60,62 @@ int64_t element_count(const Shape& shape) {
   return count;
 }
 
-const Tensor& Unit::tensor(std::string_view suffix) const {
+const Tensor* Unit::find(std::string_view suffix) const {
   for (const Tensor& tensor : tensors) {
-    if (std::string_view(tensor.name).ends_with(suffix)) return tensor;
+    if (std::string_view(tensor.name).ends_with(suffix)) return &tensor;
   }
-  RL_REQUIRE(false, "unit {} has no tensor {}", name, suffix);
-  return tensors.front();
+  return nullptr;
+}
+
+const Tensor& Unit::tensor(std::string_view suffix) const {
+  const Tensor* const found = find(suffix);
+  RL_REQUIRE(found != nullptr, "unit {} has no tensor {}", name, suffix);
+  return *found;
+}
+
+ConstRef part_of(const Unit& unit, ConstRef segment, std::string_view suffix) {
+  const Tensor* const tensor = unit.find(suffix);
+  return tensor == nullptr ? ConstRef(nullptr, segment.dtype) : segment.at(tensor->offset);
+}
+
+float* part_of(const Unit& unit, float* segment, std::string_view suffix) {
+  const Tensor* const tensor = unit.find(suffix);
+  return tensor == nullptr ? nullptr : segment + tensor->offset;
 }
 
 int64_t Unit::padded(int64_t shards) const {
   return round_up(count, shards * kNormBlock);
+}
+
+Unit declare_block(const TransformerConfig& config, int layer) {
+  const int64_t c = config.width, h = config.heads, kv = config.kv_heads, d = config.head_width(), f = config.ffn;
+  const std::string prefix = fmt::format("block.{}.", layer);
+  const float deviation = config.init_deviation;
+  // Products that write into the residual stream start smaller, so that its variance does not grow with depth (GPT-2).
+  const float residual_deviation = deviation / std::sqrt(2.0F * static_cast<float>(config.layers));
+  std::vector<Tensor> tensors;
+  const auto add = [&](const char* place, Shape shape, int split, float spread, bool biased, Shape bias,
+                       int bias_split) {
+    const std::string name = prefix + place;
+    add_matrix(tensors, name, matrix(name + ".weight", std::move(shape), split, spread), biased, std::move(bias),
+               bias_split);
+  };
+  add_norm(tensors, config, prefix + "norm1");
+  if (config.grouped_query()) {
+    add("attention.q", {h, d, c}, 0, deviation, config.qkv_bias, {h, d}, 0);
+    add("attention.kv", {2, kv, d, c}, 1, deviation, config.qkv_bias, {2, kv, d}, 1);
+  } else {
+    add("attention.qkv", {3, h, d, c}, 1, deviation, config.qkv_bias, {3, h, d}, 1);
+  }
+  add("attention.out", {h, d, c}, 0, residual_deviation, config.out_bias, {c}, -1);
+  if (config.residual != Residual::parallel_one_norm) add_norm(tensors, config, prefix + "norm2");
+  if (config.mlp == Mlp::swiglu) {
+    add("mlp.up", {2, f, c}, 1, deviation, config.mlp_bias, {2, f}, 1);
+  } else {
+    add("mlp.up", {f, c}, 0, deviation, config.mlp_bias, {f}, 0);
+  }
+  add("mlp.down", {f, c}, 0, residual_deviation, config.mlp_bias, {c}, -1);
+  return make_unit(fmt::format("block.{}", layer), UnitKind::block, layer, std::move(tensors));
 }
 
 std::vector<Unit> declare(const TransformerConfig& config) {
@@ -83,20 +123,52 @@ std::vector<Unit> declare(const TransformerConfig& config) {
   const int64_t c = config.width;
   units.push_back(make_unit("vocabulary", UnitKind::vocabulary, -1,
                             {matrix("embedding.weight", {config.vocab, c}, 0, config.init_deviation)}));
-  units.push_back(make_unit("positions", UnitKind::positions, -1,
-                            {matrix("positions.weight", {config.context, c}, -1, config.init_deviation)}));
-  for (int layer = 0; layer < config.layers; ++layer) units.push_back(make_block(config, layer));
-  units.push_back(
-      make_unit("final_norm", UnitKind::final_norm, -1,
-                {vector("final_norm.weight", {c}, -1, Init::ones), vector("final_norm.bias", {c}, -1, Init::zeros)}));
+  if (config.positions == Positions::learned) {
+    units.push_back(make_unit("positions", UnitKind::positions, -1,
+                              {matrix("positions.weight", {config.context, c}, -1, config.init_deviation)}));
+  }
+  for (int layer = 0; layer < config.layers; ++layer) units.push_back(declare_block(config, layer));
+  std::vector<Tensor> norm, head;
+  add_norm(norm, config, "final_norm");
+  units.push_back(make_unit("final_norm", UnitKind::final_norm, -1, std::move(norm)));
+  if (!config.tied) head.push_back(matrix("head.weight", {config.vocab, c}, 0, config.init_deviation));
+  if (config.head_bias) head.push_back(vector("head.bias", {config.vocab}, 0, Init::zeros));
+  if (!head.empty()) units.push_back(make_unit("head", UnitKind::head, -1, std::move(head)));
   return units;
 }
 
+UnitIndex unit_index(const TransformerConfig& config) {
+  UnitIndex index;
+  if (config.positions == Positions::learned) index.positions = 1;
+  index.first_block = config.positions == Positions::learned ? 2 : 1;
+  index.final_norm = index.first_block + static_cast<int>(config.layers);
+  if (config.has_head_unit()) index.head = index.final_norm + 1;
+  index.count = index.final_norm + (config.has_head_unit() ? 2 : 1);
+  return index;
+}
+
 std::vector<int> units_of_element(const TransformerConfig& config, int element) {
-  const int layers = static_cast<int>(config.layers);
-  if (element < 0) return {0, 1};
-  if (element < layers) return {2 + element};
-  return {2 + layers, 0};
+  const UnitIndex index = unit_index(config);
+  std::vector<int> units;
+  if (element < 0) {
+    units.push_back(index.vocabulary);
+    if (index.positions >= 0) units.push_back(index.positions);
+  } else if (element < static_cast<int>(config.layers)) {
+    units.push_back(index.first_block + element);
+  } else {
+    units.push_back(index.final_norm);
+    if (config.tied) units.push_back(index.vocabulary);
+    if (index.head >= 0) units.push_back(index.head);
+  }
+  return units;
+}
+
+int64_t TransformerConfig::parameters() const {
+  int64_t total = 0;
+  for (const Unit& unit : declare(*this)) {
+    for (const Tensor& tensor : unit.tensors) total += tensor.count();
+  }
+  return total;
 }
 
 void initial_values(const Tensor& tensor, uint64_t seed, int64_t first, int64_t count, float* values) {
@@ -117,8 +189,10 @@ void initial_values(const Tensor& tensor, uint64_t seed, int64_t first, int64_t 
 Flops training_flops(const TransformerConfig& config, int64_t sequence) {
   const double c = static_cast<double>(config.width), f = static_cast<double>(config.ffn);
   const double layers = static_cast<double>(config.layers);
-  const double weights = layers * (4 * c * c + 2 * c * f) + c * static_cast<double>(config.vocab);
-  return {.products = 6 * weights, .attention = 3 * layers * 4 * c * (static_cast<double>(sequence) + 1) / 2};
+  const double attended = static_cast<double>(config.heads * config.head_width());
+  const double qkv = static_cast<double>(config.qkv_width()), up = static_cast<double>(config.up_width());
+  const double weights = layers * c * (qkv + attended + up + f) + c * static_cast<double>(config.vocab);
+  return {.products = 6 * weights, .attention = 3 * layers * 4 * attended * (static_cast<double>(sequence) + 1) / 2};
 }
 
 }  // namespace ridgeline::model

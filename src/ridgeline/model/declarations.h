@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "ridgeline/base/dtype.h"
 #include "ridgeline/model/transformer_config.h"
 
 namespace ridgeline::model {
@@ -34,12 +35,12 @@ constexpr int64_t kTensorAlignment = 32;
 // the same bits at every sharding level.
 constexpr int64_t kNormBlock = 4096;
 
-enum class UnitKind { vocabulary, positions, block, final_norm };
+enum class UnitKind { vocabulary, positions, block, final_norm, head };
 
 // Parameters that are gathered, reduced and updated together: one flat buffer (segment), tensors of the decayed group
 // first.
 struct Unit {
-  std::string name;  // "vocabulary", "positions", "block.3", "final_norm"
+  std::string name;  // "vocabulary", "positions", "block.3", "final_norm", "head"
   UnitKind kind = UnitKind::block;
   int layer = -1;  // of a block
   std::vector<Tensor> tensors;
@@ -47,15 +48,38 @@ struct Unit {
   int64_t decayed = 0;  // elements [0, decayed) belong to decayed tensors
 
   const Tensor& tensor(std::string_view suffix) const;  // by the end of its name ("attention.qkv.weight")
+  const Tensor* find(std::string_view suffix) const;    // null when there is none
   // Elements when cut into `shards` equal parts, each a multiple of kNormBlock.
   int64_t padded(int64_t shards) const;
 };
 
-// In forward order: vocabulary, positions, block 0 … L-1, final norm.
-std::vector<Unit> declare(const TransformerConfig& config);
+// Where a tensor lies in its unit's segment: of weights, or of f32 gradients. Null when the unit has none of this name.
+ConstRef part_of(const Unit& unit, ConstRef segment, std::string_view suffix);
+float* part_of(const Unit& unit, float* segment, std::string_view suffix);
 
-// Which units an element of the computation reads. Element -1 is the embedding, 0 … L-1 the blocks, L the loss
-// (final norm, head, cross-entropy).
+// In forward order: vocabulary, positions where they are learned, block 0 … L-1, final norm, head where it is not the
+// vocabulary matrix alone. Tensors by unit, in brackets those that only some options have:
+//   vocabulary  embedding.weight [V][C]
+//   positions   positions.weight [T][C]
+//   block       norm1.weight [C], (norm1.bias [C]); attention.qkv.weight [3][H][D][C], (.bias [3][H][D]), or with
+//               fewer key heads attention.q.weight [H][D][C], (.bias), attention.kv.weight [2][KV][D][C], (.bias);
+//               attention.out.weight [H][D][C], (.bias [C]); (norm2.weight, norm2.bias [C]);
+//               mlp.up.weight [F][C], with SwiGLU [2][F][C] (gate, up), (.bias); mlp.down.weight [F][C], (.bias [C])
+//   final_norm  final_norm.weight [C], (.bias [C])
+//   head        (head.weight [V][C]), (head.bias [V])
+std::vector<Unit> declare(const TransformerConfig& config);
+// Block `layer` of declare().
+Unit declare_block(const TransformerConfig& config, int layer);
+
+// Where the units stand in declare(); -1: there is none.
+struct UnitIndex {
+  int vocabulary = 0, positions = -1, first_block = 0, final_norm = 0, head = -1;
+  int count = 0;
+};
+UnitIndex unit_index(const TransformerConfig& config);
+
+// Which units an element of the computation reads, and adds gradients to. Element -1 is the embedding, 0 … L-1 the
+// blocks, L the loss (final norm, head, cross-entropy), which reads the vocabulary only when the head is tied.
 std::vector<int> units_of_element(const TransformerConfig& config, int element);
 
 // Writes elements [first, first + count) of the tensor's initial value: a pure function of (seed, name, index).

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <type_traits>
 
 #include "ridgeline/base/error.h"
 
@@ -13,13 +13,22 @@ namespace {
 
 struct Preset {
   const char* name;
-  const char* by_size;
-  int64_t layers, width, heads;
+  const char* also;  // its other name, or ""
+  const char* family;
+  int64_t layers, width, heads, kv_heads, ffn, vocab, context, rotary_width;
+  double rotary_base;
 };
-constexpr std::array<Preset, 4> kPresets = {{{"gpt2", "gpt2-124m", 12, 768, 12},
-                                             {"gpt2-medium", "gpt2-350m", 24, 1024, 16},
-                                             {"gpt2-large", "gpt2-774m", 36, 1280, 20},
-                                             {"gpt2-xl", "gpt2-1.5b", 48, 1600, 25}}};
+constexpr double kBase = 10000.0;
+constexpr std::array<Preset, 7> kPresets = {
+    {{"gpt2", "gpt2-124m", "gpt2", 12, 768, 12, 0, 0, 50257, 1024, 0, kBase},
+     {"gpt2-medium", "gpt2-350m", "gpt2", 24, 1024, 16, 0, 0, 50257, 1024, 0, kBase},
+     {"gpt2-large", "gpt2-774m", "gpt2", 36, 1280, 20, 0, 0, 50257, 1024, 0, kBase},
+     {"gpt2-xl", "gpt2-1.5b", "gpt2", 48, 1600, 25, 0, 0, 50257, 1024, 0, kBase},
+     {"gptj-6b", "", "gptj", 28, 4096, 16, 0, 0, 50400, 2048, 64, kBase},
+     {"llama3-8b", "", "llama", 32, 4096, 32, 8, 14336, 128256, 8192, 0, 500000.0},
+     {"gpt-neox-20b", "", "gpt_neox", 44, 6144, 64, 0, 0, 50432, 2048, 24, kBase}}};
+
+constexpr std::array<std::string_view, 4> kFamilies = {"gpt2", "gptj", "gpt_neox", "llama"};
 
 // Limits that keep every product of sizes inside 64 bits and every index of a single axis inside 32.
 constexpr int64_t kMaxLayers = 10'000;
@@ -36,106 +45,205 @@ int64_t nearest_heads(int64_t width, int64_t heads) {
   return best;
 }
 
+int64_t nearest_divisor(int64_t value, int64_t wanted) {
+  int64_t best = 1;
+  for (int64_t candidate = 1; candidate <= value; ++candidate) {
+    if (value % candidate == 0 && std::abs(candidate - wanted) < std::abs(best - wanted)) best = candidate;
+  }
+  return best;
+}
+
 void require_range(const char* key, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return;
   throw Error(fmt::format("{} = {}: must lie between {} and {}", key, value, low, high),
               fmt::format("The nearest valid value is {}.", std::clamp(value, low, high)));
 }
 
-void require_rate(const char* key, float value, float low, float high, const char* expected) {
+void require_rate(const char* key, double value, double low, double high, const char* expected) {
   if (value >= low && value <= high) return;  // false for NaN
-  throw Error(fmt::format("{} = {}: must be {}", key, value, expected));
+  throw Error(fmt::format("{} = {}: must be {}", key, static_cast<float>(value), expected));
 }
 
-// A float as the shortest decimal that reads back as the same float: 1e-05 in the file, not 9.999999747378752e-06.
-double shortest(float value) {
-  std::array<char, 32> text{};
-  const auto written = std::to_chars(text.data(), text.data() + text.size(), value);
-  double result = 0;
-  std::from_chars(text.data(), written.ptr, result);
-  return result;
-}
-
-// Reads keys of one config.json; every error names file and key.
-class Reader {
- public:
-  Reader(const nlohmann::json& config, std::string_view where) : config_(config), where_(where) {
-    if (!config.is_object()) throw Error(fmt::format("{}: not a JSON object", where), "Give a model's config.json.");
-  }
-
-  bool has(const char* key) const { return config_.contains(key) && !config_.at(key).is_null(); }
-
-  int64_t integer(const char* key, int64_t otherwise) const {
-    if (!has(key)) return otherwise;
-    const nlohmann::json& value = config_.at(key);
-    if (!value.is_number_integer()) fail(key, "must be a whole number");
-    return value.get<int64_t>();
-  }
-
-  float number(const char* key, float otherwise) const {
-    if (!has(key)) return otherwise;
-    const nlohmann::json& value = config_.at(key);
-    if (!value.is_number()) fail(key, "must be a number");
-    return value.get<float>();
-  }
-
-  // An option with only one implemented value, which is also Hugging Face's default.
-  void require(const char* key, const nlohmann::json& implemented) const {
-    if (!has(key) || config_.at(key) == implemented) return;
-    throw Error(fmt::format("{}: {} = {}: this version runs only {} = {}", where_, key, config_.at(key).dump(), key,
-                            implemented.dump()),
-                "Choose a model with the usual GPT-2 block.");
-  }
-
-  // The words of a list of architectures, or the only word of model_type.
-  std::string text(const char* key) const {
-    if (!has(key)) return {};
-    if (!config_.at(key).is_string()) fail(key, "must be a string");
-    return config_.at(key).get<std::string>();
-  }
-
-  [[noreturn]] void fail(const char* key, std::string_view expected) const {
-    throw Error(fmt::format("{}: {} = {}: {}", where_, key, config_.at(key).dump(), expected));
-  }
-
-  std::string_view where() const { return where_; }
-
- private:
-  const nlohmann::json& config_;
-  std::string_view where_;
-};
-
-float common_dropout(const Reader& reader) {
-  constexpr float kTheirDefault = 0.1F;
-  const float residual = reader.number("resid_pdrop", kTheirDefault);
-  for (const char* key : {"embd_pdrop", "attn_pdrop"}) {
-    if (const float other = reader.number(key, kTheirDefault); other != residual) {
-      throw Error(fmt::format("{}: resid_pdrop = {} but {} = {}: Ridgeline has one dropout rate for all three",
-                              reader.where(), residual, key, other),
-                  "Make embd_pdrop, attn_pdrop and resid_pdrop equal in that file; they only matter in training.");
+void validate_heads(const TransformerConfig& config) {
+  if (config.separate_head_width > 0) {
+    require_range("model.heads", config.heads, 1, kMaxExtent);
+    require_range("model.head_width", config.separate_head_width, 1, kMaxHeadWidth);
+  } else {
+    require_range("model.heads", config.heads, 1, config.width);
+    if (config.width % config.heads != 0) {
+      throw Error(fmt::format("model.heads = {}: does not divide model.width = {}", config.heads, config.width),
+                  fmt::format("The nearest valid value is {}; or give model.head_width.",
+                              nearest_heads(config.width, config.heads)));
+    }
+    if (config.head_width() > kMaxHeadWidth) {
+      throw Error(fmt::format("model.heads = {}: a head would be {} wide (model.width = {}); at most {} is implemented",
+                              config.heads, config.head_width(), config.width, kMaxHeadWidth),
+                  fmt::format("The nearest valid value is {}.", nearest_heads(config.width, config.heads)));
     }
   }
-  return residual;
+  if (config.kv_heads < 1 || config.heads % config.kv_heads != 0) {
+    throw Error(fmt::format("model.kv_heads = {}: does not divide model.heads = {}", config.kv_heads, config.heads),
+                fmt::format("The nearest valid value is {}.", nearest_divisor(config.heads, config.kv_heads)));
+  }
 }
+
+void validate_positions(const TransformerConfig& config) {
+  if (config.positions == Positions::learned) {
+    const auto only_rotary = [](const char* key, double value, double neutral) {
+      if (value == neutral) return;
+      throw Error(fmt::format("{} = {}: only with model.positions = rotary", key, value),
+                  fmt::format("Leave it out (its default is {}), or set model.positions = \"rotary\".", neutral));
+    };
+    const TransformerConfig defaults;
+    only_rotary("model.rotary_width", static_cast<double>(config.rotary_width), 0);
+    only_rotary("model.rotary_base", config.rotary_base, defaults.rotary_base);
+    only_rotary("model.rotary_scaling", config.rotary_scaling, defaults.rotary_scaling);
+    return;
+  }
+  const int64_t d = config.head_width(), r = config.rotated_width();
+  if (r < 2 || r > d || r % 2 != 0) {
+    throw Error(fmt::format("model.rotary_width = {}: must be even and between 2 and a head's width of {}", r, d),
+                d < 2 ? "Make heads at least 2 wide (model.heads)."
+                      : fmt::format("The nearest valid value is {}.", std::clamp<int64_t>(r / 2 * 2, 2, d / 2 * 2)));
+  }
+  require_rate("model.rotary_base", config.rotary_base, 1.0, 1e12, "between 1 and 1e12 (usual: 10000)");
+  require_rate("model.rotary_scaling", config.rotary_scaling, 1.0, 1e6, "between 1 (none) and 1e6");
+  if (config.rotary_scaling == 1.0) return;
+  require_rate("model.rotary_low_frequency_factor", config.rotary_low_frequency_factor, 1e-6, 1e6, "positive");
+  if (!(config.rotary_high_frequency_factor > config.rotary_low_frequency_factor)) {
+    throw Error(fmt::format("model.rotary_high_frequency_factor = {}: must be above "
+                            "model.rotary_low_frequency_factor = {}",
+                            config.rotary_high_frequency_factor, config.rotary_low_frequency_factor),
+                "Usual values are 4 and 1.");
+  }
+  require_range("model.rotary_original_context", config.rotary_original_context, 1, kMaxExtent);
+}
+
+// A float as the double of its shortest decimal: 1e-05 in a file, not 9.999999747378752e-06.
+struct FieldWriter {
+  nlohmann::json& json;
+  template <typename T>
+  void operator()(const char* name, const T& value) const {
+    if constexpr (std::is_enum_v<T>) {
+      json[name] = words_of(value)[static_cast<size_t>(value)];
+    } else if constexpr (std::is_same_v<T, float>) {
+      json[name] = std::stod(fmt::format("{}", value));
+    } else {
+      json[name] = value;
+    }
+  }
+};
+
+struct FieldReader {
+  const nlohmann::json& json;
+  std::string_view where;
+  template <typename T>
+  void operator()(const char* name, T& value) const {
+    const auto found = json.find(name);
+    if (found == json.end()) throw Error(fmt::format("{}: the model lacks '{}'", where, name));
+    try {
+      if constexpr (std::is_enum_v<T>) {
+        const auto words = words_of(value);
+        const auto word = std::find(words.begin(), words.end(), found->template get<std::string>());
+        if (word == words.end()) throw Error(fmt::format("{}: {} = {}: no such option", where, name, found->dump()));
+        value = static_cast<T>(word - words.begin());
+      } else {
+        value = found->template get<T>();
+      }
+    } catch (const nlohmann::json::exception& error) {
+      throw Error(fmt::format("{}: {} = {}: {}", where, name, found->dump(), error.what()));
+    }
+  }
+};
 
 }  // namespace
 
-int64_t TransformerConfig::parameters() const {
-  const int64_t block = 4 * width * width + 2 * width * ffn  // qkv and out, up and down
-                        + 3 * width + width + ffn + width    // their biases
-                        + 4 * width;                         // two norms
-  return vocab * width + context * width + layers * block + 2 * width;
+std::span<const std::string_view> words_of(Positions /*option*/) {
+  static constexpr std::array<std::string_view, 2> kWords = {"learned", "rotary"};
+  return kWords;
+}
+std::span<const std::string_view> words_of(Norm /*option*/) {
+  static constexpr std::array<std::string_view, 2> kWords = {"layer", "rms"};
+  return kWords;
+}
+std::span<const std::string_view> words_of(Residual /*option*/) {
+  static constexpr std::array<std::string_view, 3> kWords = {"sequential", "parallel", "parallel_one_norm"};
+  return kWords;
+}
+std::span<const std::string_view> words_of(Mlp /*option*/) {
+  static constexpr std::array<std::string_view, 3> kWords = {"gelu_tanh", "gelu_erf", "swiglu"};
+  return kWords;
+}
+std::span<const std::string_view> words_of(Pairing /*option*/) {
+  static constexpr std::array<std::string_view, 2> kWords = {"interleaved", "half_split"};
+  return kWords;
+}
+
+ops::RotaryScaling TransformerConfig::scaling() const {
+  if (rotary_scaling == 1.0) return {};
+  return {.llama3 = true,
+          .factor = rotary_scaling,
+          .low_freq_factor = rotary_low_frequency_factor,
+          .high_freq_factor = rotary_high_frequency_factor,
+          .original_context = rotary_original_context};
+}
+
+std::span<const std::string_view> family_names() {
+  return kFamilies;
+}
+
+TransformerConfig family_options(std::string_view family) {
+  TransformerConfig config;
+  config.family = family;
+  if (family == "gpt2") return config;
+  config.positions = Positions::rotary;
+  config.tied = false;
+  if (family == "gptj") {
+    config.rotary_pairing = Pairing::interleaved;
+    config.residual = Residual::parallel_one_norm;
+    config.qkv_bias = config.out_bias = false;
+    config.head_bias = true;
+    return config;
+  }
+  if (family == "gpt_neox") {
+    config.residual = Residual::parallel;
+    config.mlp = Mlp::gelu_erf;
+    return config;
+  }
+  if (family == "llama") {
+    config.norm = Norm::rms;
+    config.mlp = Mlp::swiglu;
+    config.qkv_bias = config.out_bias = config.mlp_bias = false;
+    return config;
+  }
+  const std::vector<std::string> names(kFamilies.begin(), kFamilies.end());
+  const std::string guess = nearest(family, names);
+  throw Error(fmt::format("model.family = \"{}\": no such family", family),
+              fmt::format("{}Families: {}.", guess.empty() ? "" : fmt::format("Did you mean {}? ", guess),
+                          fmt::join(kFamilies, ", ")));
 }
 
 TransformerConfig preset(std::string_view name) {
-  for (const Preset& known : kPresets) {
-    if (name != known.name && name != known.by_size) continue;
-    return with_usual_sizes(
-        {.layers = known.layers, .width = known.width, .heads = known.heads, .vocab = 50257, .context = 1024});
-  }
   std::string list;
-  for (const Preset& known : kPresets)
-    list += fmt::format("{}{} (= {})", list.empty() ? "" : ", ", known.name, known.by_size);
+  for (const Preset& known : kPresets) {
+    if (name == known.name || (name == known.also && !name.empty())) {
+      TransformerConfig config = family_options(known.family);
+      config.layers = known.layers;
+      config.width = known.width;
+      config.heads = known.heads;
+      config.kv_heads = known.kv_heads;
+      config.ffn = known.ffn;
+      config.vocab = known.vocab;
+      config.context = known.context;
+      config.rotary_width = known.rotary_width;
+      config.rotary_base = known.rotary_base;
+      // GPT-NeoX-20B was trained with the tanh form, unlike the family's default.
+      if (name == "gpt-neox-20b") config.mlp = Mlp::gelu_tanh;
+      return with_usual_sizes(config);
+    }
+    list += fmt::format("{}{}", list.empty() ? "" : ", ", known.name);
+    if (*known.also != '\0') list += fmt::format(" (= {})", known.also);
+  }
   const std::string guess = nearest(name, preset_names());
   throw Error(
       fmt::format("model.preset = \"{}\": no such preset", name),
@@ -146,101 +254,56 @@ std::vector<std::string> preset_names() {
   std::vector<std::string> names;
   for (const Preset& known : kPresets) {
     names.emplace_back(known.name);
-    names.emplace_back(known.by_size);
+    if (*known.also != '\0') names.emplace_back(known.also);
   }
   return names;
 }
 
 TransformerConfig with_usual_sizes(TransformerConfig config) {
+  constexpr int64_t kSwigluUnit = 256;
   if (config.kv_heads == 0) config.kv_heads = config.heads;
-  if (config.ffn == 0) config.ffn = 4 * config.width;
+  if (config.ffn == 0) {
+    config.ffn = config.mlp == Mlp::swiglu ? (8 * config.width / 3 + kSwigluUnit - 1) / kSwigluUnit * kSwigluUnit
+                                           : 4 * config.width;
+  }
+  if (config.separate_head_width * config.heads == config.width) config.separate_head_width = 0;
+  if (config.positions == Positions::rotary && config.rotary_width == 0) config.rotary_width = config.head_width();
   return config;
 }
 
 void validate(const TransformerConfig& config) {
-  if (config.family != "gpt2") {
-    throw Error(fmt::format("model.family = \"{}\": this version knows gpt2", config.family),
-                "Set model.family = \"gpt2\".");
-  }
+  family_options(config.family);  // Error for an unknown family
   require_range("model.layers", config.layers, 1, kMaxLayers);
   require_range("model.width", config.width, 1, kMaxExtent);
-  require_range("model.heads", config.heads, 1, config.width);
+  validate_heads(config);
   require_range("model.ffn", config.ffn, 1, kMaxExtent);
   require_range("model.vocab", config.vocab, 2, kMaxExtent);
   require_range("model.context", config.context, 1, kMaxExtent);
-  if (config.width % config.heads != 0) {
-    throw Error(fmt::format("model.heads = {}: does not divide model.width = {}", config.heads, config.width),
-                fmt::format("The nearest valid value is {}.", nearest_heads(config.width, config.heads)));
-  }
-  if (config.head_width() > kMaxHeadWidth) {
-    throw Error(fmt::format("model.heads = {}: a head would be {} wide (model.width = {}); at most {} is implemented",
-                            config.heads, config.head_width(), config.width, kMaxHeadWidth),
-                fmt::format("The nearest valid value is {}.", nearest_heads(config.width, config.heads)));
-  }
-  if (config.kv_heads != config.heads) {
-    throw Error(
-        fmt::format("model.kv_heads = {}: the gpt2 family has as many key heads as query heads (model.heads = {})",
-                    config.kv_heads, config.heads),
-        fmt::format("The nearest valid value is {}.", config.heads));
-  }
-  require_rate("model.norm_epsilon", config.norm_epsilon, 1e-12F, 1.0F, "between 1e-12 and 1 (usual: 1e-5)");
-  require_rate("model.dropout", config.dropout, 0.0F, 0.999F, "at least 0 and below 1");
-  require_rate("model.init_deviation", config.init_deviation, 0.0F, 10.0F, "between 0 and 10 (usual: 0.02)");
+  validate_positions(config);
+  require_rate("model.norm_epsilon", static_cast<double>(config.norm_epsilon), 9.9e-13, 1.0,
+               "between 1e-12 and 1 (usual: 1e-5)");
+  require_rate("model.dropout", static_cast<double>(config.dropout), 0.0, 0.9991, "at least 0 and below 1");
+  require_rate("model.init_deviation", static_cast<double>(config.init_deviation), 0.0, 10.0,
+               "between 0 and 10 (usual: 0.02)");
 }
 
-TransformerConfig from_hugging_face(const nlohmann::json& json, std::string_view where) {
-  const Reader reader(json, where);
-  if (const std::string type = reader.text("model_type"); type != "gpt2") {
-    throw Error(fmt::format("{}: model_type = \"{}\": this version reads gpt2", where, type),
-                "Choose a GPT-2 model (GPT2LMHeadModel).");
-  }
-  reader.require("activation_function", "gelu_new");
-  reader.require("scale_attn_weights", true);
-  reader.require("scale_attn_by_inverse_layer_idx", false);
-  reader.require("reorder_and_upcast_attn", false);
-  reader.require("tie_word_embeddings", true);
-  reader.require("add_cross_attention", false);
-  TransformerConfig config = with_usual_sizes({.layers = reader.integer("n_layer", 12),
-                                               .width = reader.integer("n_embd", 768),
-                                               .heads = reader.integer("n_head", 12),
-                                               .ffn = reader.integer("n_inner", 0),
-                                               .vocab = reader.integer("vocab_size", 50257),
-                                               .context = reader.integer("n_positions", 1024),
-                                               .norm_epsilon = reader.number("layer_norm_epsilon", 1e-5F),
-                                               .dropout = common_dropout(reader),
-                                               .init_deviation = reader.number("initializer_range", 0.02F)});
+nlohmann::json to_json(const TransformerConfig& config) {
+  nlohmann::json json;
+  for_each_field(config, FieldWriter{json});
+  return json;
+}
+
+TransformerConfig from_json(const nlohmann::json& json, std::string_view where) {
+  if (!json.is_object()) throw Error(fmt::format("{}: the model is no JSON object", where));
+  if (json.contains("model_type")) return from_hugging_face(json, where);
+  TransformerConfig config;
+  for_each_field(config, FieldReader{json, where});
   try {
     validate(config);
   } catch (const Error& error) {
-    throw Error(fmt::format("{}: {}", where, error.message()),
-                "The file describes a model that cannot exist; fetch it again.");
+    throw Error(fmt::format("{}: {}", where, error.message()), "The file describes a model that cannot exist.");
   }
   return config;
-}
-
-nlohmann::json to_hugging_face(const TransformerConfig& config) {
-  validate(config);
-  const double dropout = shortest(config.dropout);
-  return {{"activation_function", "gelu_new"},
-          {"architectures", {"GPT2LMHeadModel"}},
-          {"attn_pdrop", dropout},
-          {"embd_pdrop", dropout},
-          {"initializer_range", shortest(config.init_deviation)},
-          {"layer_norm_epsilon", shortest(config.norm_epsilon)},
-          {"model_type", "gpt2"},
-          {"n_ctx", config.context},
-          {"n_embd", config.width},
-          {"n_head", config.heads},
-          {"n_inner", config.ffn == 4 * config.width ? nlohmann::json(nullptr) : nlohmann::json(config.ffn)},
-          {"n_layer", config.layers},
-          {"n_positions", config.context},
-          {"reorder_and_upcast_attn", false},
-          {"resid_pdrop", dropout},
-          {"scale_attn_by_inverse_layer_idx", false},
-          {"scale_attn_weights", true},
-          {"tie_word_embeddings", true},
-          {"use_cache", true},
-          {"vocab_size", config.vocab}};
 }
 
 }  // namespace ridgeline::model

@@ -1,61 +1,175 @@
-// What a decoder-only transformer consists of: its sizes, and the few constants that its mathematics needs. Everything
-// else about a model (tensors, offsets, names in files) follows from this by pure functions.
+// What a decoder-only transformer consists of: its sizes, its options, and the few constants that its mathematics
+// needs. Everything else about a model (tensors, offsets, names in files) follows from this by pure functions.
+//
+// A family (gpt2, gptj, gpt_neox, llama) is a set of options and, elsewhere, a table of names; the mathematics reads
+// the options alone, which combine freely.
 #pragma once
 
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "ridgeline/ops/rotary.h"
+
 namespace ridgeline::model {
 
-// Letters: L layers, C width, H heads, KV kv_heads, D = C / H, F ffn, V vocab, T <= context.
-// gpt2: pre-norm blocks, biases everywhere, GELU (tanh form), learned positions, head tied to the vocabulary matrix
-// (Radford et al., "Language models are unsupervised multitask learners", 2019).
+// How a token's position enters: a row of a trained table is added to its embedding, or queries and keys are turned by
+// an angle that grows with it (ops/rotary.h).
+enum class Positions : uint8_t { learned, rotary };
+// ops/norm.h. RMS norm has no bias.
+enum class Norm : uint8_t { layer, rms };
+// r = x + attention(norm1(x)), then
+//   sequential:         y = r + mlp(norm2(r))       GPT-2, LLaMA
+//   parallel:           y = r + mlp(norm2(x))       GPT-NeoX
+//   parallel_one_norm:  y = r + mlp(norm1(x))       GPT-J
+enum class Residual : uint8_t { sequential, parallel, parallel_one_norm };
+// gelu_*: down(f(up(x))); swiglu: down(silu(gate(x)) * up(x)), with gate and up in one matrix.
+enum class Mlp : uint8_t { gelu_tanh, gelu_erf, swiglu };
+// Which elements of a head turn together (ops/rotary.h).
+enum class Pairing : uint8_t { interleaved, half_split };
+
+// The words for an option's values in configurations, in the order of the values.
+std::span<const std::string_view> words_of(Positions option);
+std::span<const std::string_view> words_of(Norm option);
+std::span<const std::string_view> words_of(Residual option);
+std::span<const std::string_view> words_of(Mlp option);
+std::span<const std::string_view> words_of(Pairing option);
+
+// Letters: L layers, C width, H heads, KV kv_heads, D head width, F ffn, V vocab, T <= context, R rotated elements of a
+// head.
 struct TransformerConfig {
   std::string family = "gpt2";
   int64_t layers = 0;
   int64_t width = 0;
   int64_t heads = 0;
-  int64_t kv_heads = 0;
+  int64_t kv_heads = 0;             // divides heads; smaller: grouped-query attention
+  int64_t separate_head_width = 0;  // D where it is not C / H; 0: C / H
   int64_t ffn = 0;
   int64_t vocab = 0;    // as declared: never padded for a layout
   int64_t context = 0;  // the longest sequence: rows of the position table
+
+  Positions positions = Positions::learned;
+  int64_t rotary_width = 0;  // R, even; 0: D
+  double rotary_base = 10000.0;
+  Pairing rotary_pairing = Pairing::half_split;
+  double rotary_scaling = 1.0;  // Llama 3.1's factor for longer contexts; 1: none, and the next three mean nothing
+  double rotary_low_frequency_factor = 1.0;
+  double rotary_high_frequency_factor = 4.0;
+  int64_t rotary_original_context = 8192;
+
+  Norm norm = Norm::layer;
+  Residual residual = Residual::sequential;
+  Mlp mlp = Mlp::gelu_tanh;
+  bool qkv_bias = true;
+  bool out_bias = true;
+  bool mlp_bias = true;
+  bool tied = true;  // the head is the vocabulary matrix
+  bool head_bias = false;
+
   float norm_epsilon = 1e-5F;
   float dropout = 0.0F;          // of embeddings, residual branches and attention probabilities
   float init_deviation = 0.02F;  // of initial weights; matrices that end in the residual stream: / sqrt(2 L)
 
-  int64_t head_width() const { return heads > 0 ? width / heads : 0; }
-  // Exact number of trained parameters. gpt2: V C + T C + L (4 C^2 + 2 C F + 9 C + F) + 2 C, with T = context.
+  int64_t head_width() const {
+    if (separate_head_width > 0) return separate_head_width;
+    return heads > 0 ? width / heads : 0;
+  }
+  // Elements of a token's queries, keys and values: (H + 2 KV) D.
+  int64_t qkv_width() const { return (heads + 2 * kv_heads) * head_width(); }
+  // Queries are a tensor of their own.
+  bool grouped_query() const { return kv_heads != heads; }
+  // Elements of the first product of the MLP: F, or 2 F (gate and up).
+  int64_t up_width() const { return mlp == Mlp::swiglu ? 2 * ffn : ffn; }
+  // R, 0 without rotary positions.
+  int64_t rotated_width() const {
+    if (positions == Positions::learned) return 0;
+    return rotary_width > 0 ? rotary_width : head_width();
+  }
+  ops::RotaryScaling scaling() const;
+  bool has_head_unit() const { return !tied || head_bias; }
+
+  // Exact number of trained parameters: the elements of the declared tensors.
   int64_t parameters() const;
 
   bool operator==(const TransformerConfig&) const = default;
 };
 
+// Calls f(name, member) for every member: the names by which files and errors know them.
+template <typename Config, typename F>
+void for_each_field(Config& config, F&& f) {
+  f("family", config.family);
+  f("layers", config.layers);
+  f("width", config.width);
+  f("heads", config.heads);
+  f("kv_heads", config.kv_heads);
+  f("head_width", config.separate_head_width);
+  f("ffn", config.ffn);
+  f("vocab", config.vocab);
+  f("context", config.context);
+  f("positions", config.positions);
+  f("rotary_width", config.rotary_width);
+  f("rotary_base", config.rotary_base);
+  f("rotary_pairing", config.rotary_pairing);
+  f("rotary_scaling", config.rotary_scaling);
+  f("rotary_low_frequency_factor", config.rotary_low_frequency_factor);
+  f("rotary_high_frequency_factor", config.rotary_high_frequency_factor);
+  f("rotary_original_context", config.rotary_original_context);
+  f("norm", config.norm);
+  f("residual", config.residual);
+  f("mlp", config.mlp);
+  f("qkv_bias", config.qkv_bias);
+  f("out_bias", config.out_bias);
+  f("mlp_bias", config.mlp_bias);
+  f("tied", config.tied);
+  f("head_bias", config.head_bias);
+  f("norm_epsilon", config.norm_epsilon);
+  f("dropout", config.dropout);
+  f("init_deviation", config.init_deviation);
+}
+
+// A family's options, sizes 0. Error that lists the families (and the nearest one) for any other.
+//   gpt2:      learned positions, biases everywhere, GELU (tanh), tied head (Radford et al. 2019)
+//   gptj:      interleaved rotary positions, one norm for attention and MLP in parallel, no biases in attention, GELU
+//              (tanh), head of its own with a bias (Wang & Komatsuzaki 2021)
+//   gpt_neox:  half-split rotary positions, parallel residual with two norms, GELU (erf), head of its own (Black et al.
+//              2022)
+//   llama:     half-split rotary positions, RMS norm, SwiGLU, no biases, head of its own (Touvron et al. 2023)
+TransformerConfig family_options(std::string_view family);
+std::span<const std::string_view> family_names();
+
 // Sizes of a known model: gpt2 (= gpt2-124m), gpt2-medium (= gpt2-350m), gpt2-large (= gpt2-774m), gpt2-xl (=
-// gpt2-1.5b). V = 50257, context 1024, dropout 0. Error that lists the names (and the nearest one) for any other.
+// gpt2-1.5b), gptj-6b, llama3-8b, gpt-neox-20b. Dropout 0. Error that lists the names (and the nearest one) for any
+// other.
 TransformerConfig preset(std::string_view name);
 // Every accepted name, both spellings, smallest model first.
 std::vector<std::string> preset_names();
 
-// kv_heads and ffn that are 0 take their usual values: H and 4 C.
+// Sizes that are 0 take their usual values: kv_heads H; ffn 4 C, with SwiGLU 8/3 C rounded up to a multiple of 256;
+// rotary_width D. A separate head width that is C / H is none.
 TransformerConfig with_usual_sizes(TransformerConfig config);
 
 // Error for a model that cannot exist or that this version does not run: it names the field as the configuration spells
-// it
-// ("model.heads"), the value, what is required and the nearest valid value.
+// it ("model.heads"), the value, what is required and the nearest valid value.
 void validate(const TransformerConfig& config);
 
-// The model that a Hugging Face config.json describes (model_type gpt2), validated. Where the file leaves a size out,
-// the default of Hugging Face's GPT2Config holds. Error that names the key for an option whose mathematics is not
-// implemented (activation_function other than gelu_new, scale_attn_by_inverse_layer_idx, reorder_and_upcast_attn,
-// untied embeddings, …) and for a missing or ill-typed size. `where` names the file in errors. The three dropout rates
-// must agree: there is one here.
+// Every field by name, as a checkpoint keeps it. from_json(to_json(c)) == c. Error that names the field for anything
+// else; a Hugging Face config.json (which has a model_type) is read too.
+nlohmann::json to_json(const TransformerConfig& config);
+TransformerConfig from_json(const nlohmann::json& json, std::string_view where);
+
+// The model that a Hugging Face config.json describes (model_type gpt2, gptj, gpt_neox or llama), validated. Where the
+// file leaves a size out, the default of Hugging Face's configuration class holds. Error that names the key for an
+// option whose mathematics is not implemented (another activation, scale_attn_by_inverse_layer_idx, rope types other
+// than default and llama3, …) and for a missing or ill-typed size. `where` names the file in errors. The dropout rates
+// must agree: there is one here (llama has only attention_dropout).
 TransformerConfig from_hugging_face(const nlohmann::json& config, std::string_view where = "config.json");
 
-// config.json of a GPT2LMHeadModel (without token ids, which belong to the tokenizer).
-// from_hugging_face(to_hugging_face(c)) == c for every valid c, init_deviation included.
+// config.json of a GPT2LMHeadModel, GPTJForCausalLM, GPTNeoXForCausalLM or LlamaForCausalLM (without token ids, which
+// belong to the tokenizer). from_hugging_face(to_hugging_face(c)) == c for every c that it accepts, init_deviation
+// included. Error that names the option for a model that the family's class cannot express.
 nlohmann::json to_hugging_face(const TransformerConfig& config);
 
 }  // namespace ridgeline::model

@@ -3,7 +3,8 @@
 //   x[n][v]     <- scale * (softmax(x[n])[v] - [v == label[n]])      (0 when label[n] = -100), in place, when
 //   with_gradient
 // Shapes: logits [N][V] with leading dimension ld >= V (columns V … ld-1 are not read; with_gradient sets them to 0);
-// labels i32 [N], each in [0, V) or -100; losses f32 [N]. Logits f32 or bf16; arithmetic fp32.
+// labels i32 [N], each in [0, V) or -100; losses f32 [N]. Logits f32, bf16 or f16; arithmetic fp32, one
+// rounding. A gradient beyond the dtype becomes infinite (f16: loss scaling looks for that); nothing is clamped.
 #pragma once
 
 #include <cstdint>

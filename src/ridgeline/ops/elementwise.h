@@ -1,5 +1,5 @@
 // Element-wise operators and small reductions. All bandwidth-bound; arithmetic in fp32, one rounding to the output's
-// dtype. Refs of one call may mix f32 and bf16 only where said.
+// dtype. Dtypes: f32, bf16 and f16 (what overflows becomes infinite); one call mixes them only where said.
 #pragma once
 
 #include <cstdint>
@@ -9,12 +9,29 @@
 
 namespace ridgeline::ops {
 
-// y = 0.5 x (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3). In f32 within 4 ulp; in the left tail, where y is about
-// x e^(2u), within 4 + 2 |2u| ulp, and below x = -9.5 (y > -1e-31) within 1e-30. x, y one dtype; y may be x. Any cut of
-// the range gives the same bits.
+enum class Activation { gelu_tanh, gelu_erf, silu };
+
+// y = f(x); x, y one dtype; y may be x. Any cut of the range gives the same bits.
+//   gelu_tanh: 0.5 x (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3)     in f32 within 4 ulp; in the left tail, where
+//   y
+//              is about x e^(2u), within 4 + 2 |2u| ulp, and below x = -9.5 (y > -1e-31) within 1e-30
+//   gelu_erf:  0.5 x (1 + erf(x / sqrt 2)) = x Phi(x)
+//   silu:      x / (1 + e^-x)
+// Sources: Hendrycks & Gimpel 2016 (GELU); Elfwing, Uchibe & Doya 2017 (SiLU).
+void activation_forward(device::Stream& stream, Activation activation, int64_t count, ConstRef x, Ref y);
+// dx = dy * f'(x); dx may be dy or x. One dtype.
+void activation_backward(device::Stream& stream, Activation activation, int64_t count, ConstRef x, ConstRef dy, Ref dx);
+
+// The tanh form, with the bits of the epilogues in matmul.h.
 void gelu_forward(device::Stream& stream, int64_t count, ConstRef x, Ref y);
-// dx = dy * gelu'(x); dx may be dy. One dtype.
 void gelu_backward(device::Stream& stream, int64_t count, ConstRef x, ConstRef dy, Ref dx);
+
+// SwiGLU (Shazeer 2020), gate_up [N][2][F] (gate, then up):
+//   out[n][f] = silu(gate[n][f]) * up[n][f],   out [N][F]
+// One dtype, one rounding. out must not overlap gate_up.
+void swiglu_forward(device::Stream& stream, int64_t n, int64_t f, ConstRef gate_up, Ref out);
+// dgate = dout * up * silu'(gate),  dup = dout * silu(gate). dgate_up [N][2][F] may be gate_up. One dtype.
+void swiglu_backward(device::Stream& stream, int64_t n, int64_t f, ConstRef gate_up, ConstRef dout, Ref dgate_up);
 
 // out = a + b; out may be a or b. One dtype.
 void add(device::Stream& stream, int64_t count, ConstRef a, ConstRef b, Ref out);
@@ -22,13 +39,13 @@ void add(device::Stream& stream, int64_t count, ConstRef a, ConstRef b, Ref out)
 // sum += x, in fp32; x f32 or a 2-byte float.
 void accumulate(device::Stream& stream, int64_t count, ConstRef x, float* sum);
 
-// out = in with the dtype of `out` (f32 <-> bf16, or a copy). No overlap.
+// out = in with the dtype of `out` (any of f32, bf16, f16). No overlap.
 void cast(device::Stream& stream, int64_t count, ConstRef in, Ref out);
 
 // Sets `bytes` bytes to zero.
 void zero(device::Stream& stream, void* data, int64_t bytes);
 
-// sums[c] += sum_n x[n][c], x [N][C] (f32 or bf16, leading dimension ld): a bias gradient. Fixed blocks of rows,
+// sums[c] += sum_n x[n][c], x [N][C] (leading dimension ld): a bias gradient. Fixed blocks of rows,
 // ascending.
 int64_t column_sums_workspace_bytes(int64_t n, int64_t c, int team_size);
 void column_sums(device::Stream& stream, int64_t n, int64_t c, ConstRef x, int64_t ld, float* sums, void* workspace);
@@ -55,7 +72,7 @@ void dropout_forward(device::Stream& stream, int64_t n, int64_t c, const Dropout
 // dx = dropout mask applied to dy; dx may be dy.
 void dropout_backward(device::Stream& stream, int64_t n, int64_t c, const Dropout& dropout, ConstRef dy, Ref dx);
 
-// partials[b] = sum over block b of x[i]^2 in fp64 (x f32 or bf16; square and sum in fp64 or with an error below 1e-12
+// partials[b] = sum over block b of x[i]^2 in fp64 (square and sum in fp64 or with an error below 1e-12
 // relative), blocks of `block` elements, ceil(count/block) of them. A non-finite element makes its partial non-finite.
 void sums_of_squares(device::Stream& stream, int64_t count, int64_t block, ConstRef x, double* partials);
 

@@ -1,7 +1,7 @@
 // Token (and learned position) embedding.
 //   out[n] = table[tokens[n]] + positions_table[positions[n]]      (the second term only when a table is given)
 // Shapes: tokens, positions i32 [N]; table [V][C]; positions_table [P][C]; out [N][C].
-// Dtypes: tables f32 or bf16 (the same), out f32 or bf16; gradients accumulate into f32.
+// Dtypes: tables f32, bf16 or f16 (both the same), out and dout any of the three; gradients accumulate into f32.
 // Tokens must lie in [0, V), positions in [0, P): checked (RL_CHECK), since outside data was validated before.
 #pragma once
 

@@ -132,30 +132,28 @@ void Executor::accumulate(const Bound& bound, const Op& op) {
 
 void Executor::run_forward(const Op& op, const Bound& bound, const model::BatchShape& shape, const StepInput& input) {
   if (op.index < 0) {
-    model::embedding_forward(stream_, run_.config, shape, bound.batch, input.random, bound.weights_of(0),
-                             bound.weights_of(1), bound.output);
+    model::embedding_forward(stream_, run_.config, shape, bound.batch, input.random, bound.embedding_weights,
+                             bound.output);
   } else {
     model::block_forward(stream_, run_.config, shape, op.index, bound.batch, input.random, bound.weights, bound.input,
-                         bound.saved, bound.output, bound.scratch);
+                         bound.saved, bound.output, bound.scratch, bound.recompute);
   }
 }
 
 void Executor::run_loss(const Op& op, const Bound& bound, const model::BatchShape& shape) {
-  const int final_norm = static_cast<int>(units_.size()) - 1;
   const bool trains = op.kind == OpKind::loss;
   const float scale = trains && result_.tokens > 0 ? 1.0F / static_cast<float>(result_.tokens) : 0.0F;
-  model::loss(stream_, run_.config, shape, bound.batch, bound.weights_of(final_norm), bound.weights_of(0), bound.input,
-              scale, trains ? bound.gradient : Ref(), bound.gradient_of(final_norm), bound.gradient_of(0), bound.losses,
-              bound.loss_scratch);
+  model::loss(stream_, run_.config, shape, bound.batch, bound.head_weights, bound.input, scale,
+              trains ? bound.gradient : Ref(), bound.head_gradients, bound.losses, bound.loss_scratch);
 }
 
 void Executor::run_backward(const Op& op, const Bound& bound, const StepInput& input) {
   if (op.index < 0) {
     model::embedding_backward(stream_, run_.config, run_.batch, bound.batch, input.random, bound.gradient,
-                              bound.gradient_of(0), bound.gradient_of(1), bound.embedding_scratch);
+                              bound.embedding_gradients, bound.embedding_scratch);
   } else {
     model::block_backward(stream_, run_.config, run_.batch, op.index, bound.batch, input.random, bound.weights,
-                          bound.gradients, bound.input, bound.saved, bound.gradient, bound.scratch);
+                          bound.gradients, bound.input, bound.saved, bound.gradient, bound.scratch, bound.recompute);
   }
 }
 
@@ -315,9 +313,8 @@ std::vector<float> Executor::logits(int program, int micro) {
   model::Carver carver(memory.data());
   const model::LossScratch scratch = model::carve_loss_scratch(carver, run_.config, shape, false);
   const int last = static_cast<int>(run_.config.layers) - 1;
-  model::head_forward(stream_, run_.config, n, bound.weights_of(static_cast<int>(units_.size()) - 1),
-                      bound.weights_of(0), ConstRef(find(BufferKind::activation, last, micro, program), shape.dtype),
-                      scratch);
+  model::head_forward(stream_, run_.config, n, bound.head_weights,
+                      ConstRef(find(BufferKind::activation, last, micro, program), shape.dtype), scratch);
   std::vector<float> result(static_cast<size_t>(n * v));
   for (int64_t i = 0; i < n; ++i) ops::cast(stream_, v, scratch.logits.at(i * scratch.ld), Ref(result.data() + i * v));
   return result;

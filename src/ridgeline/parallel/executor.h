@@ -140,9 +140,13 @@ class Executor {
   void locate_units();
   void bind();
   Bound bind_op(int program, int position);
-  void bind_block(Bound& bound, int program, int position, const model::BatchShape& shape);
-  void bind_units(Bound& bound, int program, int position);
-  Ref own_weights(int unit) const;
+  void bind_computation(Bound& bound, int program, int position);
+  // Whole weights of a unit as operation `position` reads them, or as operation `gather` makes them.
+  ConstRef weights(int program, int position, int unit) const;
+  Ref gathered_weights(int program, int gather) const;
+  // Where backward adds to, and what travels.
+  Ref written_gradient(int program, int unit, int micro) const;
+  Ref wire_gradient(int program, int unit, int micro) const;
   void refresh_working_copy(int unit);
   const model::BatchShape& shape_of(int program) const;
 

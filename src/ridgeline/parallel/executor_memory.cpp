@@ -55,6 +55,8 @@ Executor::Executor(RunShape run, std::vector<Program> programs, comm::World& wor
   reductions_.resize(units_.size(), -1);
   locate_units();
   bind();
+  if (auto* const table = reinterpret_cast<float*>(find(BufferKind::rotary_table, 0, 0, -1)))
+    model::fill_rotary_table(run_.config, std::max(run_.batch.sequence, run_.evaluation_batch.sequence), table);
 }
 
 Executor::~Executor() = default;
@@ -188,99 +190,104 @@ void Executor::bind() {
   }
 }
 
-// Segments of the units that operation `position` reads and adds to, or, of an operation on a whole unit, from where to
-// where it works.
-void Executor::bind_units(Bound& bound, int program, int position) {
-  const Program& list = programs_[static_cast<size_t>(program)];
-  const Op& op = list.ops[static_cast<size_t>(position)];
+Ref Executor::gathered_weights(int program, int gather) const {
+  const Op& op = programs_[static_cast<size_t>(program)].ops[static_cast<size_t>(gather)];
+  const UnitMemory& memory = memory_[static_cast<size_t>(op.index)];
+  if (memory.whole_weights) return memory.whole_weights;
+  return {find(BufferKind::gathered, op.index, op.micro, program), run_.sharding.weights};
+}
+
+ConstRef Executor::weights(int program, int position, int unit) const {
+  const UnitMemory& memory = memory_[static_cast<size_t>(unit)];
+  if (memory.whole_weights) return memory.whole_weights;
+  return gathered_weights(program, programs_[static_cast<size_t>(program)].gather_of(position, unit));
+}
+
+Ref Executor::written_gradient(int program, int unit, int micro) const {
+  if (!run_.sharding.separate_gradient()) return memory_[static_cast<size_t>(unit)].whole_gradient;
+  return {find(BufferKind::unit_gradient, unit, micro, program), DType::f32};
+}
+
+Ref Executor::wire_gradient(int program, int unit, int micro) const {
   const Sharding& sharding = run_.sharding;
-  const auto gathered = [&](int at) {
-    const Op& gather = list.ops[static_cast<size_t>(at)];
-    return Ref(find(BufferKind::gathered, gather.index, gather.micro, program), sharding.weights);
-  };
-  const auto written = [&](int unit, int micro) {
-    const UnitMemory& memory = memory_[static_cast<size_t>(unit)];
-    return sharding.separate_gradient() ? Ref(find(BufferKind::unit_gradient, unit, micro, program), DType::f32)
-                                        : memory.whole_gradient;
-  };
-  for (const int unit : units_read(run_.config, op)) {
-    const UnitMemory& memory = memory_[static_cast<size_t>(unit)];
-    const int gather = memory.whole_weights ? -1 : list.gather_of(position, unit);
-    bound.unit_weights.emplace_back(unit, gather < 0 ? memory.whole_weights : gathered(gather));
-  }
-  for (const int unit : units_written(run_.config, op))
-    bound.unit_gradients.emplace_back(unit, written(unit, op.micro).as<float>());
-  const auto on_wire = [&] {
-    const UnitMemory& memory = memory_[static_cast<size_t>(op.index)];
-    if (sharding.separate_wire())
-      return Ref(find(BufferKind::wire_gradient, op.index, op.micro, program), sharding.wire);
-    return sharding.wire_is_gradient() ? memory.whole_gradient : written(op.index, op.micro);
-  };
-  switch (op.kind) {
-    case OpKind::gather: {
-      const UnitMemory& memory = memory_[static_cast<size_t>(op.index)];
-      bound.source = memory.own_weights;
-      bound.target = memory.whole_weights ? memory.whole_weights : gathered(position);
-      return;
-    }
-    case OpKind::clear:
-      bound.target = written(op.index, op.micro);
-      return;
-    case OpKind::pack:
-      bound.source = written(op.index, op.micro);
-      bound.target = on_wire();
-      return;
-    case OpKind::reduce:
-    case OpKind::replicate:
-    case OpKind::accumulate:
-      bound.source = on_wire();
-      return;
-    default:
-      return;
-  }
+  if (sharding.separate_wire()) return {find(BufferKind::wire_gradient, unit, micro, program), sharding.wire};
+  if (sharding.wire_is_gradient()) return memory_[static_cast<size_t>(unit)].whole_gradient;
+  return written_gradient(program, unit, micro);
 }
 
 Executor::Bound Executor::bind_op(int program, int position) {
-  const Program& list = programs_[static_cast<size_t>(program)];
-  const Op& op = list.ops[static_cast<size_t>(position)];
-  const model::BatchShape& shape = shape_of(program);
-  const model::TransformerConfig& config = run_.config;
+  const Op& op = programs_[static_cast<size_t>(program)].ops[static_cast<size_t>(position)];
   Bound bound{};
-  bind_units(bound, program, position);
-  const bool computes = op.kind == OpKind::forward || op.kind == OpKind::loss || op.kind == OpKind::evaluate ||
-                        op.kind == OpKind::backward;
-  if (!computes) return bound;
-
-  const BatchBuffers tokens = batch(program, op.micro);
-  bound.batch = {tokens.inputs, tokens.labels, tokens.positions, tokens.samples, tokens.sample_of_row};
-  bound.losses = reinterpret_cast<float*>(find(BufferKind::losses, 0, op.micro, program));
-  bound.input = ConstRef(find(BufferKind::activation, op.index - 1, op.micro, program), shape.dtype);
-  bound.output = Ref(find(BufferKind::activation, op.index, op.micro, program), shape.dtype);
-  bound.gradient = Ref(find(BufferKind::stream_gradient, 0, op.micro, program), shape.dtype);
-  if (op.kind == OpKind::loss || op.kind == OpKind::evaluate) {
-    model::Carver scratch(find(BufferKind::scratch, position, op.micro, program));
-    bound.loss_scratch = model::carve_loss_scratch(scratch, config, shape, op.kind == OpKind::loss);
-  } else if (op.index >= 0) {
-    bind_block(bound, program, position, shape);
-  } else if (op.kind == OpKind::backward) {
-    model::Carver scratch(find(BufferKind::scratch, position, op.micro, program));
-    bound.embedding_scratch = model::carve_embedding_scratch(scratch, config, shape);
+  switch (op.kind) {
+    case OpKind::forward:
+    case OpKind::loss:
+    case OpKind::evaluate:
+    case OpKind::backward:
+      bind_computation(bound, program, position);
+      break;
+    case OpKind::gather:
+      bound.source = memory_[static_cast<size_t>(op.index)].own_weights;
+      bound.target = gathered_weights(program, position);
+      break;
+    case OpKind::clear:
+      bound.target = written_gradient(program, op.index, op.micro);
+      break;
+    case OpKind::pack:
+      bound.source = written_gradient(program, op.index, op.micro);
+      bound.target = wire_gradient(program, op.index, op.micro);
+      break;
+    case OpKind::reduce:
+    case OpKind::replicate:
+    case OpKind::accumulate:
+      bound.source = wire_gradient(program, op.index, op.micro);
+      break;
+    case OpKind::count:
+    case OpKind::measure:
+    case OpKind::agree:
+    case OpKind::update:
+      break;
   }
   return bound;
 }
 
-void Executor::bind_block(Bound& bound, int program, int position, const model::BatchShape& shape) {
+void Executor::bind_computation(Bound& bound, int program, int position) {
   const Op& op = programs_[static_cast<size_t>(program)].ops[static_cast<size_t>(position)];
-  const auto& [unit, weights] = bound.unit_weights.front();
-  const model::Unit& declared = units_[static_cast<size_t>(unit)];
-  bound.weights = model::block_weights(declared, weights);
-  if (!bound.unit_gradients.empty())
-    bound.gradients = model::block_gradients(declared, bound.unit_gradients.front().second);
-  model::Carver saved(find(BufferKind::saved, op.index, op.micro, program));
-  bound.saved = model::carve_block_saved(saved, run_.config, shape);
+  const model::BatchShape& shape = shape_of(program);
+  const model::TransformerConfig& config = run_.config;
+  const bool writes = op.kind == OpKind::loss || op.kind == OpKind::backward;
+  const auto weights_of = [&](int unit) { return weights(program, position, unit); };
+  const auto gradient_of = [&](int unit) { return written_gradient(program, unit, op.micro).as<float>(); };
+  const BatchBuffers tokens = batch(program, op.micro);
+  bound.batch = {tokens.inputs,        tokens.labels,
+                 tokens.positions,     tokens.samples,
+                 tokens.sample_of_row, reinterpret_cast<const float*>(find(BufferKind::rotary_table, 0, 0, -1))};
+  bound.losses = reinterpret_cast<float*>(find(BufferKind::losses, 0, op.micro, program));
+  bound.input = ConstRef(find(BufferKind::activation, op.index - 1, op.micro, program), shape.dtype);
+  bound.output = Ref(find(BufferKind::activation, op.index, op.micro, program), shape.dtype);
+  bound.gradient = Ref(find(BufferKind::stream_gradient, 0, op.micro, program), shape.dtype);
   model::Carver scratch(find(BufferKind::scratch, position, op.micro, program));
-  bound.scratch = model::carve_block_scratch(scratch, run_.config, shape,
-                                             op.kind == OpKind::forward ? model::Pass::forward : model::Pass::backward);
+  if (op.kind == OpKind::loss || op.kind == OpKind::evaluate) {
+    bound.head_weights = model::head_weights(config, units_, weights_of);
+    if (writes) bound.head_gradients = model::head_gradients(config, units_, gradient_of);
+    bound.loss_scratch = model::carve_loss_scratch(scratch, config, shape, writes);
+  } else if (op.index >= 0) {
+    const int unit = model::unit_index(config).first_block + op.index;
+    const model::Unit& declared = units_[static_cast<size_t>(unit)];
+    bound.recompute =
+        programs_[static_cast<size_t>(program)].trains() ? run_.recompute_of(op.index) : model::Recompute::none;
+    bound.weights = model::block_weights(declared, weights_of(unit));
+    if (writes) bound.gradients = model::block_gradients(declared, gradient_of(unit));
+    model::Carver saved(find(BufferKind::saved, op.index, op.micro, program));
+    bound.saved = model::carve_block_saved(saved, config, shape, bound.recompute);
+    bound.scratch = model::carve_block_scratch(
+        scratch, config, shape, op.kind == OpKind::forward ? model::Pass::forward : model::Pass::backward,
+        bound.recompute);
+  } else if (op.kind == OpKind::forward) {
+    bound.embedding_weights = model::embedding_weights(config, units_, weights_of);
+  } else {
+    bound.embedding_gradients = model::embedding_gradients(config, units_, gradient_of);
+    bound.embedding_scratch = model::carve_embedding_scratch(scratch, config, shape);
+  }
 }
 
 void Executor::guard(int program, bool readable) {

@@ -13,30 +13,19 @@ struct Executor::Bound {
   model::Batch batch;
   ConstRef input;
   Ref output, gradient;
+  model::EmbeddingWeights embedding_weights;
+  model::EmbeddingGradients embedding_gradients;
   model::BlockWeights weights;
   model::BlockGradients gradients;
+  model::HeadWeights head_weights;
+  model::HeadGradients head_gradients;
+  model::Recompute recompute = model::Recompute::none;
   model::BlockSaved saved;
   model::BlockScratch scratch;
   model::LossScratch loss_scratch;
   void* embedding_scratch = nullptr;
   float* losses = nullptr;
-  // Segments of the units that the operation reads or adds to, [unit - first of them].
-  std::vector<std::pair<int, ConstRef>> unit_weights;
-  std::vector<std::pair<int, float*>> unit_gradients;
   Ref source, target;  // of an operation on a whole unit
-
-  ConstRef weights_of(int unit) const {
-    for (const auto& [number, segment] : unit_weights) {
-      if (number == unit) return segment;
-    }
-    return {};
-  }
-  float* gradient_of(int unit) const {
-    for (const auto& [number, segment] : unit_gradients) {
-      if (number == unit) return segment;
-    }
-    return nullptr;
-  }
 };
 
 // Where a unit's state lies. `part` of a buffer is this rank's shard of it.

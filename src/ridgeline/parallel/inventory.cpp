@@ -65,6 +65,13 @@ class Builder {
       add(BufferKind::moment1, "Adam first moment", Category::optimizer, false, cut, DType::f32);
       add(BufferKind::moment2, "Adam second moment", Category::optimizer, false, cut, DType::f32);
     }
+    const int64_t positions = std::max(run_.batch.sequence, run_.evaluation_batch.sequence);
+    if (const int64_t floats = model::rotary_table_floats(run_.config, positions); floats > 0) {
+      buffers_.push_back({.kind = BufferKind::rotary_table,
+                          .name = "rotary positions",
+                          .category = Category::workspace,
+                          .bytes = round_up(floats * 4, kAlignment)});
+    }
     if (!run_.training) return;
     buffers_.push_back({.kind = BufferKind::norm_partials,
                         .name = "partial sums of the global norm",
@@ -169,8 +176,10 @@ class Builder {
       add(BufferKind::scratch, at, op.micro, at, at, fmt::format("scratch of {}", op.name()), Category::workspace,
           bytes);
     };
+    const model::Recompute recompute = step ? run_.recompute_of(op.index) : model::Recompute::none;
     const auto block_scratch = [&](model::Pass pass) {
-      return carved([&](model::Carver& carver) { model::carve_block_scratch(carver, run_.config, shape, pass); });
+      return carved(
+          [&](model::Carver& carver) { model::carve_block_scratch(carver, run_.config, shape, pass, recompute); });
     };
     switch (op.kind) {
       case OpKind::forward: {
@@ -181,7 +190,7 @@ class Builder {
         add(BufferKind::saved, op.index, op.micro, at,
             step ? position(program, OpKind::backward, op.index, op.micro) : at,
             fmt::format("saved for backward of block {}", op.index), Category::activations,
-            carved([&](model::Carver& carver) { model::carve_block_saved(carver, run_.config, shape); }));
+            carved([&](model::Carver& carver) { model::carve_block_saved(carver, run_.config, shape, recompute); }));
         scratch(block_scratch(model::Pass::forward));
         return;
       }

@@ -36,6 +36,7 @@ enum class BufferKind {
   stream_gradient,  // [micro] gradient of the residual stream
   scratch,          // [operation] of one operation
   losses,           // [micro] f32 per token
+  rotary_table,     // cosines and sines of rotary positions
   norm_partials,    // fp64 per norm block
   batch             // [micro] tokens, labels, positions, sample numbers
 };
@@ -59,6 +60,13 @@ struct RunShape {
   model::BatchShape evaluation_batch;  // of one micro-batch in evaluation
   Sharding sharding;                   // its weights' dtype is the batch's
   bool training = true;                // false: evaluation only, no gradients or optimizer state
+  // What blocks 0, k, 2 k … compute again in their backward; the others keep everything.
+  model::Recompute recompute = model::Recompute::none;
+  int recompute_every = 1;  // k
+
+  model::Recompute recompute_of(int layer) const {
+    return layer % recompute_every == 0 ? recompute : model::Recompute::none;
+  }
 
   bool mixed() const { return sharding.mixed(); }
 };

@@ -21,7 +21,7 @@ class Machine {
         program_(program),
         rank_(rank),
         layers_(static_cast<int>(config.layers)),
-        units_(static_cast<int>(model::declare(config).size())) {}
+        units_(model::unit_index(config).count) {}
 
   bool finished() const { return next_ == program_.ops.size(); }
   const Op& current() const { return program_.ops[next_]; }

@@ -80,50 +80,98 @@ struct Setter {
   bool operator()(float* member) const { return set(member, number()); }
   bool operator()(bool* member) const { return set(member, node.value_exact<bool>()); }
   bool operator()(std::string* member) const { return set(member, node.value_exact<std::string>()); }
+  bool operator()(const Choice<uint8_t>& member) const {
+    const auto word = node.value_exact<std::string>();
+    const auto found = std::find(member.words.begin(), member.words.end(), word.value_or(""));
+    if (found != member.words.end()) *member.value = static_cast<uint8_t>(found - member.words.begin());
+    return found != member.words.end();
+  }
   std::optional<double> number() const { return node.is_number() ? node.value<double>() : std::nullopt; }
 };
 
-void assign(const Key& key, const Assignment& given, Config& config) {
-  if (!std::visit(Setter{*given.node}, key.slot(config))) wrong_type(key, given);
-  config.origins[std::string(key.name)] = given.origin;
+// Runs `body`, whose errors begin with the key's name, and adds where it was given.
+template <typename Body>
+void located(const Assignment& given, Body body) {
   try {
-    check_value(key, config);
+    body();
   } catch (const Error& error) {
     throw Error(fmt::format("{}: {}", given.origin, error.message()), error.next_step());
+  }
+}
+
+void assign(const Key& key, const Assignment& given, Config& config) {
+  if (const auto word = given.node->value_exact<std::string>()) located(given, [&] { check_word(key, *word); });
+  if (!std::visit(Setter{*given.node}, key.slot(config))) wrong_type(key, given);
+  config.origins[std::string(key.name)] = given.origin;
+  located(given, [&] { check_value(key, config); });
+}
+
+// What a run sets beside any model, whichever it is.
+bool setting_of_run(std::string_view key) {
+  return key == "model.norm_epsilon" || key == "model.dropout" || key == "model.init_deviation";
+}
+
+// Takes the sizes and options of `model` over; `given` is where they come from.
+void apply_model(const ridgeline::model::TransformerConfig& model, const Assignment& given, Config& config) {
+  ridgeline::model::TransformerConfig& target = config.model.transformer;
+  const ridgeline::model::TransformerConfig before = target;
+  target = model;
+  target.norm_epsilon = before.norm_epsilon;
+  target.dropout = before.dropout;
+  target.init_deviation = before.init_deviation;
+  for (const Key& key : keys()) {
+    if (key.group() == "model" && key.name != "model.preset" && !setting_of_run(key.name))
+      config.origins[std::string(key.name)] = given.origin;
   }
 }
 
 void apply_preset(const Assignment& given, Config& config) {
   assign(*find_key("model.preset"), given, config);
   if (config.model.preset.empty()) return;
-  namespace m = ridgeline::model;
-  m::TransformerConfig sizes;
-  try {
-    sizes = m::preset(config.model.preset);
-  } catch (const Error& error) {
-    throw Error(fmt::format("{}: {}", given.origin, error.message()), error.next_step());
-  }
-  m::TransformerConfig& target = config.model.transformer;
-  sizes.norm_epsilon = target.norm_epsilon;
-  sizes.dropout = target.dropout;
-  sizes.init_deviation = target.init_deviation;
-  // Left open until all keys are read, so that a width given beside the preset takes them along.
-  sizes.kv_heads = 0;
-  sizes.ffn = 0;
-  target = sizes;
-  for (const char* key : {"family", "layers", "width", "heads", "kv_heads", "ffn", "vocab", "context"}) {
-    config.origins[fmt::format("model.{}", key)] = given.origin;
-  }
+  ridgeline::model::TransformerConfig sizes;
+  located(given, [&] { sizes = ridgeline::model::preset(config.model.preset); });
+  // Left open until all keys are read, so that a width given beside the preset takes the usual sizes along.
+  ridgeline::model::TransformerConfig open = sizes;
+  open.kv_heads = open.ffn = open.rotary_width = 0;
+  const ridgeline::model::TransformerConfig usual = ridgeline::model::with_usual_sizes(open);
+  if (usual.kv_heads == sizes.kv_heads) sizes.kv_heads = 0;
+  if (usual.ffn == sizes.ffn) sizes.ffn = 0;
+  if (usual.rotary_width == sizes.rotary_width) sizes.rotary_width = 0;
+  apply_model(sizes, given, config);
 }
 
-// A preset comes before the sizes given beside it, wherever they stand.
+// A family's options replace those given before it; sizes stay.
+void apply_family(const Assignment& given, Config& config) {
+  const std::string before = config.model.transformer.family;
+  assign(*find_key("model.family"), given, config);
+  if (config.model.transformer.family == before) return;
+  const ridgeline::model::TransformerConfig sizes = config.model.transformer;
+  ridgeline::model::TransformerConfig target = ridgeline::model::family_options(sizes.family);
+  target.layers = sizes.layers;
+  target.width = sizes.width;
+  target.heads = sizes.heads;
+  target.kv_heads = sizes.kv_heads;
+  target.separate_head_width = sizes.separate_head_width;
+  target.ffn = sizes.ffn;
+  target.vocab = sizes.vocab;
+  target.context = sizes.context;
+  target.norm_epsilon = sizes.norm_epsilon;
+  target.dropout = sizes.dropout;
+  target.init_deviation = sizes.init_deviation;
+  config.model.transformer = target;
+}
+
+// A preset comes before the family, and that before the sizes and options given beside it, wherever they stand.
 void apply_layer(const std::vector<Assignment>& layer, Config& config) {
   for (const Assignment& given : layer) {
     if (find_key(given.name) == nullptr) unknown(given);
     if (given.name == "model.preset") apply_preset(given, config);
   }
   for (const Assignment& given : layer) {
-    if (given.name != "model.preset") assign(*find_key(given.name), given, config);
+    if (given.name == "model.family") apply_family(given, config);
+  }
+  for (const Assignment& given : layer) {
+    if (given.name != "model.preset" && given.name != "model.family") assign(*find_key(given.name), given, config);
   }
 }
 
@@ -175,7 +223,7 @@ std::string_view trimmed(std::string_view text) {
 toml::table override_value(const Key* key, std::string_view value) {
   const bool quotes = !value.empty() && (value.front() == '"' || value.front() == '\'');
   const Config defaults;
-  const bool text_key = key != nullptr && std::holds_alternative<const std::string*>(slot_of(*key, defaults));
+  const bool text_key = key != nullptr && is_word(slot_of(*key, defaults));
   if (!text_key || quotes) {
     try {
       toml::table parsed = toml::parse(fmt::format("value = {}", value));
@@ -271,7 +319,8 @@ Config with_imported_model(Config config, const ridgeline::model::TransformerCon
     const auto origin = config.origins.find(key.name);
     if (key.group() != "model" || key.name == "model.preset" || origin == config.origins.end()) continue;
     const std::string given = value_text(slot_of(key, config)), theirs = value_text(slot_of(key, result));
-    const bool left_open = given == "0" && (key.member() == "kv_heads" || key.member() == "ffn");
+    const bool left_open = given == "0" && (key.member() == "kv_heads" || key.member() == "ffn" ||
+                                            key.member() == "rotary_width" || key.member() == "head_width");
     if (given == theirs || left_open) continue;
     throw Error(fmt::format("{}: {} = {}: the model in train.init_from ({}) has {}", origin->second, key.name, given,
                             config.train.init_from, theirs),

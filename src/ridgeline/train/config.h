@@ -24,9 +24,9 @@ namespace ridgeline::train {
 struct Config {
   struct Model {
     std::string preset;  // "" = sizes given one by one
-    // model.{family,layers,width,heads,kv_heads,ffn,vocab,context,dropout,norm_epsilon,init_deviation}. Complete after
-    // parsing: the preset's sizes, changed by keys given beside it; kv_heads and ffn have their usual values where left
-    // out. All sizes 0 when neither preset nor sizes are given (train.init_from then says; see with_imported_model).
+    // Every other key of [model]. Complete after parsing: the preset's sizes and the family's options, changed by keys
+    // given beside them; sizes left out have their usual values. All sizes 0 when neither preset nor sizes are given
+    // (train.init_from then says; see with_imported_model).
     ridgeline::model::TransformerConfig transformer;
   };
   struct Data {
@@ -43,6 +43,7 @@ struct Config {
     std::string precision = "fp32";
     int64_t seed = 1234;
     std::string recompute = "none";
+    int64_t recompute_every = 1;
     int64_t eval_every = 0;
     int64_t eval_samples = 0;
     int64_t save_every = 0;
@@ -96,14 +97,16 @@ struct Config {
 
 // The file (TOML 1.0), then the overrides in order, the last one winning. An override is "key=value": the value as TOML
 // would have it, or, for a key that holds a string, the bare text ("train.precision=bf16"). `model.preset` as an
-// override replaces every size that the file gives. An empty path: defaults and overrides only. Single values are
-// checked (type, range, allowed words); what needs several keys or the number of ranks is check()'s.
+// override replaces every size and option that the file gives, `model.family` every option. An empty path: defaults and
+// overrides only. Single values are checked (type, range, allowed words); what needs several keys or the number of
+// ranks is check()'s.
 Config parse_config(const std::filesystem::path& file, std::span<const std::string> overrides = {});
 // The same from text; `source` names it in errors.
 Config parse_config_text(std::string_view text, std::string_view source, std::span<const std::string> overrides = {});
 
-// The configuration of a run that starts from an existing model (train.init_from): sizes, family and norm_epsilon are
-// the imported model's, dropout and init_deviation this configuration's. Error when a model key was given and differs.
+// The configuration of a run that starts from an existing model (train.init_from): sizes, options and norm_epsilon
+// are the imported model's, dropout and init_deviation this configuration's. Error when a model key was given and
+// differs.
 Config with_imported_model(Config config, const ridgeline::model::TransformerConfig& imported);
 
 // ----------------------------------------------------------------------------------------------------------- checking

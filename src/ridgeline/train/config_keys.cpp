@@ -12,18 +12,24 @@ namespace {
 constexpr double kNoLimit = 9e18;  // of whole numbers
 constexpr double kMaxRanks = 1 << 20;
 
+std::vector<std::string> words(std::span<const std::string_view> all) {
+  return {all.begin(), all.end()};
+}
+
 std::vector<Key> model_keys() {
   return {
       {.name = "model.preset",
        .unit = "",
        .slot = [](Config& c) -> Slot { return &c.model.preset; },
-       .meaning = "A known model's sizes: gpt2 (= gpt2-124m), gpt2-medium (= gpt2-350m), gpt2-large (= gpt2-774m), "
-                  "gpt2-xl (= gpt2-1.5b). Sizes given beside it replace the preset's; empty: give all sizes."},
+       .meaning = "A known model: gpt2 (= gpt2-124m), gpt2-medium (= gpt2-350m), gpt2-large (= gpt2-774m), gpt2-xl (= "
+                  "gpt2-1.5b), gptj-6b, llama3-8b, gpt-neox-20b. Sizes and options given beside it replace the "
+                  "preset's; empty: give all sizes."},
       {.name = "model.family",
        .unit = "",
        .slot = [](Config& c) -> Slot { return &c.model.transformer.family; },
-       .meaning = "Architecture. gpt2: pre-norm blocks, GELU, learned positions, head tied to the embedding.",
-       .words = {"gpt2"}},
+       .meaning = "Sets the options below to those of a known architecture, and the class to export as; options given "
+                  "beside it replace the family's and combine freely.",
+       .words = words(ridgeline::model::family_names())},
       {.name = "model.layers",
        .unit = "blocks",
        .slot = [](Config& c) -> Slot { return &c.model.transformer.layers; },
@@ -33,7 +39,7 @@ std::vector<Key> model_keys() {
       {.name = "model.width",
        .unit = "elements",
        .slot = [](Config& c) -> Slot { return &c.model.transformer.width; },
-       .meaning = "Width of the residual stream; a multiple of model.heads.",
+       .meaning = "Width of the residual stream; a multiple of model.heads unless model.head_width is given.",
        .low = 0,
        .high = 1 << 24},
       {.name = "model.heads",
@@ -45,13 +51,21 @@ std::vector<Key> model_keys() {
       {.name = "model.kv_heads",
        .unit = "heads",
        .slot = [](Config& c) -> Slot { return &c.model.transformer.kv_heads; },
-       .meaning = "Heads of keys and values. 0: as many as model.heads (which gpt2 requires).",
+       .meaning = "Heads of keys and values, a divisor of model.heads (fewer: grouped-query attention). 0: as many as "
+                  "model.heads.",
        .low = 0,
        .high = 1 << 24},
+      {.name = "model.head_width",
+       .unit = "elements",
+       .slot = [](Config& c) -> Slot { return &c.model.transformer.separate_head_width; },
+       .meaning = "Width of a head, at most 256. 0: width / heads.",
+       .low = 0,
+       .high = 256},
       {.name = "model.ffn",
        .unit = "elements",
        .slot = [](Config& c) -> Slot { return &c.model.transformer.ffn; },
-       .meaning = "Width of the feed-forward layer. 0: 4 x model.width.",
+       .meaning = "Width of the feed-forward layer. 0: 4 x model.width, with swiglu 8/3 x model.width rounded up to a "
+                  "multiple of 256.",
        .low = 0,
        .high = 1 << 24},
       {.name = "model.vocab",
@@ -66,6 +80,98 @@ std::vector<Key> model_keys() {
        .meaning = "The longest sequence the model can see.",
        .low = 0,
        .high = 1 << 24},
+  };
+}
+
+template <typename E>
+std::vector<std::string> words_for(E option) {
+  return words(words_of(option));
+}
+
+std::vector<Key> model_option_keys() {
+  namespace m = ridgeline::model;
+  return {
+      {.name = "model.positions",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return choice(c.model.transformer.positions); },
+       .meaning = "learned: a trained table with model.context rows; rotary: queries and keys are turned.",
+       .words = words_for(m::Positions{})},
+      {.name = "model.rotary_width",
+       .unit = "elements",
+       .slot = [](Config& c) -> Slot { return &c.model.transformer.rotary_width; },
+       .meaning = "Elements of a head that rotary positions turn, even. 0: the whole head.",
+       .low = 0,
+       .high = 256},
+      {.name = "model.rotary_base",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return &c.model.transformer.rotary_base; },
+       .meaning = "Base of rotary frequencies.",
+       .low = 1,
+       .high = 1e12},
+      {.name = "model.rotary_pairing",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return choice(c.model.transformer.rotary_pairing); },
+       .meaning = "Which elements turn together: neighbours (interleaved, GPT-J) or i and i + R/2 (half_split).",
+       .words = words_for(m::Pairing{})},
+      {.name = "model.rotary_scaling",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return &c.model.transformer.rotary_scaling; },
+       .meaning = "Llama 3.1's factor by which low rotary frequencies are divided for longer contexts. 1: none.",
+       .low = 1,
+       .high = 1e6},
+      {.name = "model.rotary_low_frequency_factor",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return &c.model.transformer.rotary_low_frequency_factor; },
+       .meaning = "Wavelengths above model.rotary_original_context / this are scaled in full.",
+       .low = 1e-6,
+       .high = 1e6},
+      {.name = "model.rotary_high_frequency_factor",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return &c.model.transformer.rotary_high_frequency_factor; },
+       .meaning = "Wavelengths below model.rotary_original_context / this stay as they are.",
+       .low = 1e-6,
+       .high = 1e6},
+      {.name = "model.rotary_original_context",
+       .unit = "tokens",
+       .slot = [](Config& c) -> Slot { return &c.model.transformer.rotary_original_context; },
+       .meaning = "The context before scaling.",
+       .low = 1,
+       .high = 1 << 24},
+      {.name = "model.norm",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return choice(c.model.transformer.norm); },
+       .meaning = "Layer norm, or RMS norm (no mean, no bias).",
+       .words = words_for(m::Norm{})},
+      {.name = "model.residual",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return choice(c.model.transformer.residual); },
+       .meaning = "Attention and MLP one after the other, or both from the block's input (with two norms, or one).",
+       .words = words_for(m::Residual{})},
+      {.name = "model.mlp",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return choice(c.model.transformer.mlp); },
+       .meaning = "Activation of the feed-forward layer.",
+       .words = words_for(m::Mlp{})},
+      {.name = "model.qkv_bias",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return &c.model.transformer.qkv_bias; },
+       .meaning = "Biases of queries, keys and values."},
+      {.name = "model.out_bias",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return &c.model.transformer.out_bias; },
+       .meaning = "Bias of the attention's output."},
+      {.name = "model.mlp_bias",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return &c.model.transformer.mlp_bias; },
+       .meaning = "Biases of the feed-forward layer."},
+      {.name = "model.tied",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return &c.model.transformer.tied; },
+       .meaning = "The head is the embedding's matrix."},
+      {.name = "model.head_bias",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return &c.model.transformer.head_bias; },
+       .meaning = "Bias of the logits."},
       {.name = "model.dropout",
        .unit = "probability",
        .slot = [](Config& c) -> Slot { return &c.model.transformer.dropout; },
@@ -77,7 +183,7 @@ std::vector<Key> model_keys() {
       {.name = "model.norm_epsilon",
        .unit = "",
        .slot = [](Config& c) -> Slot { return &c.model.transformer.norm_epsilon; },
-       .meaning = "Added to the variance in layer norms.",
+       .meaning = "Added to the variance in norms.",
        .low = 1e-12,
        .high = 1},
       {.name = "model.init_deviation",
@@ -155,9 +261,16 @@ std::vector<Key> train_keys() {
       {.name = "train.recompute",
        .unit = "",
        .slot = [](Config& c) -> Slot { return &c.train.recompute; },
-       .meaning = "Activations computed again in the backward pass instead of kept.",
-       .words = {"none"},
-       .later_words = {"selective", "full"}},
+       .meaning = "What a block computes again in the backward pass instead of keeping it, with the same bits. "
+                  "selective: norm outputs and the activation's output (attention scores are never kept). full: all "
+                  "but the block's input (activation checkpointing).",
+       .words = {"none", "selective", "full"}},
+      {.name = "train.recompute_every",
+       .unit = "blocks",
+       .slot = [](Config& c) -> Slot { return &c.train.recompute_every; },
+       .meaning = "train.recompute applies to blocks 0, k, 2 k … of this k; the others keep everything.",
+       .low = 1,
+       .high = 10'000},
       {.name = "train.eval_every",
        .unit = "steps",
        .slot = [](Config& c) -> Slot { return &c.train.eval_every; },
@@ -186,7 +299,9 @@ std::vector<Key> train_keys() {
       {.name = "train.init_from",
        .unit = "path",
        .slot = [](Config& c) -> Slot { return &c.train.init_from; },
-       .meaning = "Hugging Face GPT-2 folder (config.json, safetensors) to start from. Empty: random initial weights."},
+       .meaning =
+           "Hugging Face folder (config.json, safetensors) of a known family to start from. Empty: random initial "
+           "weights."},
       {.name = "train.threads",
        .unit = "threads",
        .slot = [](Config& c) -> Slot { return &c.train.threads; },
@@ -360,7 +475,7 @@ std::vector<Key> parallel_keys() {
 const std::vector<Key>& table() {
   static const std::vector<Key> kTable = [] {
     std::vector<Key> all;
-    for (auto part : {model_keys, data_keys, train_keys, optimizer_keys, parallel_keys}) {
+    for (auto part : {model_keys, model_option_keys, data_keys, train_keys, optimizer_keys, parallel_keys}) {
       for (Key& key : part()) all.push_back(std::move(key));
     }
     return all;
@@ -417,6 +532,8 @@ void check_number(const Key& key, ConstSlot slot, double value) {
               fmt::format("{} is {}.", next, default_text(key)));
 }
 
+}  // namespace
+
 void check_word(const Key& key, const std::string& word) {
   if (key.words.empty() || std::find(key.words.begin(), key.words.end(), word) != key.words.end()) return;
   const std::string list = fmt::format("{}", fmt::join(key.words, ", "));
@@ -428,8 +545,6 @@ void check_word(const Key& key, const std::string& word) {
   throw Error(fmt::format("{} = \"{}\": must be {}", key.name, word, allowed_text(key)),
               fmt::format("The nearest valid value is {}.", guess.empty() ? default_text(key) : in_quotes(guess)));
 }
-
-}  // namespace
 
 std::span<const Key> keys() {
   return table();
@@ -466,7 +581,21 @@ std::string unknown_key_hint(std::string_view name) {
 ConstSlot slot_of(const Key& key, const Config& config) {
   // The table has one accessor per key, for writing; this use of it only reads.
   const Slot slot = key.slot(const_cast<Config&>(config));  // NOLINT(cppcoreguidelines-pro-type-const-cast)
-  return std::visit([](auto* member) -> ConstSlot { return member; }, slot);
+  struct Constant {
+    ConstSlot operator()(const Choice<uint8_t>& member) const {
+      return Choice<const uint8_t>{member.value, member.words};
+    }
+    ConstSlot operator()(const int64_t* member) const { return member; }
+    ConstSlot operator()(const double* member) const { return member; }
+    ConstSlot operator()(const float* member) const { return member; }
+    ConstSlot operator()(const bool* member) const { return member; }
+    ConstSlot operator()(const std::string* member) const { return member; }
+  };
+  return std::visit(Constant{}, slot);
+}
+
+bool is_word(ConstSlot slot) {
+  return std::holds_alternative<const std::string*>(slot) || std::holds_alternative<Choice<const uint8_t>>(slot);
 }
 
 std::string value_text(ConstSlot slot) {
@@ -476,13 +605,14 @@ std::string value_text(ConstSlot slot) {
     std::string operator()(const float* v) const { return number_text(*v); }
     std::string operator()(const bool* v) const { return *v ? "true" : "false"; }
     std::string operator()(const std::string* v) const { return in_quotes(*v); }
+    std::string operator()(const Choice<const uint8_t>& v) const { return in_quotes(v.words[*v.value]); }
   };
   return std::visit(Writer{}, slot);
 }
 
 std::string_view type_name(ConstSlot slot) {
-  constexpr std::array<std::string_view, 5> kNames = {"a whole number", "a number", "a number", "true or false",
-                                                      "a string"};
+  constexpr std::array<std::string_view, 6> kNames = {"a whole number", "a number", "a number",
+                                                      "true or false",  "a string", "a string"};
   return kNames.at(slot.index());
 }
 
@@ -515,6 +645,7 @@ void check_value(const Key& key, const Config& config) {
     void operator()(const float* v) const { check_number(key, slot, static_cast<double>(*v)); }
     void operator()(const bool* /*v*/) const {}
     void operator()(const std::string* v) const { check_word(key, *v); }
+    void operator()(const Choice<const uint8_t>& /*v*/) const {}
   };
   std::visit(Checker{key, slot}, slot);
 }

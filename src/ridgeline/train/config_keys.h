@@ -13,9 +13,22 @@
 
 namespace ridgeline::train {
 
+// An option with a few values, each known by a word: the value is the word's number.
+template <typename Value>
+struct Choice {
+  Value* value;
+  std::span<const std::string_view> words;
+};
+template <typename E>
+Choice<uint8_t> choice(E& option) {
+  static_assert(sizeof(E) == sizeof(uint8_t));
+  return {reinterpret_cast<uint8_t*>(&option), words_of(option)};
+}
+
 // The member of a Config that a key sets.
-using Slot = std::variant<int64_t*, double*, float*, bool*, std::string*>;
-using ConstSlot = std::variant<const int64_t*, const double*, const float*, const bool*, const std::string*>;
+using Slot = std::variant<int64_t*, double*, float*, bool*, std::string*, Choice<uint8_t>>;
+using ConstSlot =
+    std::variant<const int64_t*, const double*, const float*, const bool*, const std::string*, Choice<const uint8_t>>;
 
 struct Key {
   std::string_view name;  // "train.steps"
@@ -43,6 +56,8 @@ const Key* find_key(std::string_view name);
 std::string unknown_key_hint(std::string_view name);
 
 ConstSlot slot_of(const Key& key, const Config& config);
+// Holds text: a string or one of an option's words.
+bool is_word(ConstSlot slot);
 // The value in TOML's spelling; numbers in the fewest digits that read back exactly.
 std::string value_text(ConstSlot slot);
 // "a whole number", "a number", "true or false", "a string".
@@ -50,6 +65,8 @@ std::string_view type_name(ConstSlot slot);
 // "at least 1", "fp32 | bf16", "at least 0 and below 1"; "" when anything goes. Very high limits are left out.
 std::string allowed_text(const Key& key);
 
+// Error unless the word is one of the key's.
+void check_word(const Key& key, const std::string& word);
 // Error unless the value is allowed; its message begins "NAME = VALUE: ".
 void check_value(const Key& key, const Config& config);
 

@@ -10,6 +10,7 @@
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/random.h"
+#include "ridgeline/ops/elementwise.h"
 
 namespace ridgeline::train {
 namespace {
@@ -75,6 +76,13 @@ Generator::Generator(const ModelSource& source, DType dtype, int threads)
   caches_.clear();
   model::Carver carver(memory_->data());
   carve(carver);
+  model::fill_rotary_table(config_, config_.context, rotary_);
+  const auto segment = [&](int unit) -> ConstRef { return segments_[static_cast<size_t>(unit)]; };
+  embedding_weights_ = model::embedding_weights(config_, units_, segment);
+  head_weights_ = model::head_weights(config_, units_, segment);
+  const int first_block = model::unit_index(config_).first_block;
+  for (int unit = first_block; unit < first_block + config_.layers; ++unit)
+    block_weights_.push_back(model::block_weights(units_[static_cast<size_t>(unit)], segment(unit)));
   for (size_t u = 0; u < units_.size(); ++u) {
     for (const model::Tensor& tensor : units_[u].tensors) {
       std::mutex mutex;
@@ -97,12 +105,14 @@ Generator::~Generator() = default;
 void Generator::carve(model::Carver& carver) {
   for (const model::Unit& unit : units_) segments_.push_back(carver.take("weights", unit.count, dtype_));
   for (int64_t layer = 0; layer < config_.layers; ++layer) {
-    caches_.push_back(carver.take("keys and values", config_.context * 2 * config_.width, dtype_));
+    caches_.push_back(
+        carver.take("keys and values", config_.context * 2 * config_.kv_heads * config_.head_width(), dtype_));
   }
   const int64_t piece = std::min(kPiece, config_.context);
   hidden_ = carver.take("hidden", piece * config_.width, dtype_);
   inputs_ = carver.take("tokens", piece, DType::i32).as<int32_t>();
   positions_ = carver.take("positions", piece, DType::i32).as<int32_t>();
+  rotary_ = carver.floats("rotary positions", model::rotary_table_floats(config_, config_.context));
   scratch_ = model::carve_cached_scratch(carver, config_, dtype_, piece, team_.size());
   const model::BatchShape one{.batch = 1, .sequence = 1, .dtype = dtype_, .head_chunk = 1, .team_size = team_.size()};
   head_ = model::carve_loss_scratch(carver, config_, one, false);
@@ -125,17 +135,16 @@ std::span<const float> Generator::feed(std::span<const int32_t> tokens) {
       inputs_[i] = id;
       positions_[i] = static_cast<int32_t>(position_ + i);
     }
-    const model::Batch batch{.inputs = inputs_, .positions = positions_};
+    const model::Batch batch{.inputs = inputs_, .positions = positions_, .rotary = rotary_};
     const model::BatchShape shape{.batch = 1, .sequence = n, .dtype = dtype_, .team_size = team_.size()};
-    model::embedding_forward(stream_, config_, shape, batch, {}, segments_[0], segments_[1], hidden_);
+    model::embedding_forward(stream_, config_, shape, batch, {}, embedding_weights_, hidden_);
     for (int64_t layer = 0; layer < config_.layers; ++layer) {
       const size_t l = static_cast<size_t>(layer);
-      model::block_cached(stream_, config_, position_, n, model::block_weights(units_[l + 2], segments_[l + 2]),
-                          caches_[l], hidden_, scratch_);
+      model::block_cached(stream_, config_, batch, position_, n, block_weights_[l], caches_[l], hidden_, scratch_);
     }
     position_ += n;
   }
-  model::head_forward(stream_, config_, 1, segments_.back(), segments_[0], hidden_.at((n - 1) * config_.width), head_);
+  model::head_forward(stream_, config_, 1, head_weights_, hidden_.at((n - 1) * config_.width), head_);
   ops::cast(stream_, config_.vocab, head_.logits, Ref(logits_.data()));
   return logits_;
 }

@@ -51,7 +51,11 @@ class Generator {
   std::vector<model::Unit> units_;
   std::unique_ptr<device::Arena> memory_;
   std::vector<Ref> segments_, caches_;
+  model::EmbeddingWeights embedding_weights_;
+  std::vector<model::BlockWeights> block_weights_;
+  model::HeadWeights head_weights_;
   Ref hidden_;
+  float* rotary_ = nullptr;
   int32_t* positions_ = nullptr;
   int32_t* inputs_ = nullptr;
   model::CachedScratch scratch_;

@@ -23,6 +23,11 @@ int micro_batches(const Config& config, int ranks) {
   return static_cast<int>(config.train.global_batch / (config.train.micro_batch * ranks));
 }
 
+model::Recompute recompute_of(const Config& config) {
+  if (config.train.recompute == "full") return model::Recompute::full;
+  return config.train.recompute == "selective" ? model::Recompute::selective : model::Recompute::none;
+}
+
 // Checks that the output folder fits what is asked: a new run does not write over an old one.
 void check_output(const JobOptions& options) {
   const bool has_run = !checkpoint::list_checkpoints(options.out / "checkpoints").empty();
@@ -125,7 +130,9 @@ parallel::RunShape run_shape(const Config& config, int ranks) {
   return {.config = config.model.transformer,
           .batch = batch,
           .evaluation_batch = evaluation,
-          .sharding = sharding_of(config, ranks)};
+          .sharding = sharding_of(config, ranks),
+          .recompute = recompute_of(config),
+          .recompute_every = static_cast<int>(config.train.recompute_every)};
 }
 
 std::vector<parallel::Program> run_programs(const Config& config, int ranks) {

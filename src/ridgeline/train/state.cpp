@@ -80,7 +80,7 @@ std::vector<checkpoint::Piece> gather_pieces(comm::Communicator& communicator,
 
 nlohmann::json to_json(const RunState& state, const model::TransformerConfig& config) {
   nlohmann::json json;
-  json["model"] = model::to_hugging_face(config);
+  json["model"] = model::to_json(config);
   json["consumed_samples"] = state.consumed_samples;
   json["consumed_tokens"] = state.consumed_tokens;
   json["best_validation_loss"] =
@@ -112,7 +112,7 @@ model::TransformerConfig model_config_of(const nlohmann::json& extra, std::strin
     throw Error(fmt::format("'{}' does not say which model it holds", where),
                 "Name a checkpoint that `ridgeline train` wrote.");
   }
-  return model::from_hugging_face(extra.at("model"));
+  return model::from_json(extra.at("model"), where);
 }
 
 std::filesystem::path save_state(Executor& executor, const std::filesystem::path& parent, const RunState& state) {

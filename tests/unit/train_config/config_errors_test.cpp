@@ -148,7 +148,6 @@ const BadInput kBadInputs[] = {
      "[train]\nprecision = \"fp16\"\n",
      "",
      {"dir/a.toml:2: train.precision = \"fp16\": not in this version", "This version has: fp32, bf16"}},
-    {"recompute", "[train]\nrecompute = \"full\"\n", "", {"train.recompute = \"full\": not in this version"}},
     {"shard",
      "[parallel]\nshard = \"parameter\"\n",
      "",

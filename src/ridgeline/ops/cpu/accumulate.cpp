@@ -22,6 +22,7 @@ HWY_INLINE void add_to(int64_t count, const T* x, float* sum) {
 
 void accumulate_part(int64_t count, ConstRef x, float* sum) {
   if (x.dtype == DType::f32) return add_to(count, x.as<float>(), sum);
+  if (x.dtype == DType::f16) return add_to(count, x.as<f16>(), sum);
   add_to(count, x.as<bf16>(), sum);
 }
 
@@ -37,7 +38,7 @@ HWY_EXPORT(accumulate_part);
 
 void accumulate(device::Stream& stream, int64_t count, ConstRef x, float* sum) {
   constexpr int64_t kGrain = 16384;
-  RL_REQUIRE(x.dtype == DType::f32 || x.dtype == DType::bf16, "dtype {}", name_of(x.dtype));
+  RL_REQUIRE(x.dtype == DType::f32 || x.dtype == DType::bf16 || x.dtype == DType::f16, "dtype {}", name_of(x.dtype));
   cpu::agree_on_targets();
   const auto part = HWY_DYNAMIC_DISPATCH(cpu::accumulate_part);
   stream.team().parallel_for(count, kGrain,

@@ -7,6 +7,7 @@
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/device/cpu/worker_team.h"
+#include "ridgeline/ops/cpu/require.h"
 #include "ridgeline/ops/cpu/simd_targets.h"
 
 #ifndef RIDGELINE_OPS_CPU_CROSS_ENTROPY_ROW  // this file is included once per target
@@ -131,8 +132,7 @@ void rows_of(const CrossEntropy& p, int64_t first, int64_t last) {
 }
 
 void cross_entropy_rows(const CrossEntropy& p, int64_t first, int64_t last) {
-  if (p.logits.dtype == DType::f32) return rows_of<float>(p, first, last);
-  rows_of<bf16>(p, first, last);
+  with_type(p.logits.dtype, [&](auto type) { rows_of<decltype(type)>(p, first, last); });
 }
 
 }  // namespace
@@ -147,7 +147,7 @@ HWY_EXPORT(cross_entropy_rows);
 
 void cross_entropy(device::Stream& stream, int64_t n, int64_t v, int64_t ld, Ref logits, const int32_t* labels,
                    float scale, bool with_gradient, float* losses) {
-  RL_REQUIRE(logits.dtype == DType::f32 || logits.dtype == DType::bf16, "dtype {}", name_of(logits.dtype));
+  cpu::require_float(logits);
   RL_CHECK(v, >, 0);
   RL_CHECK(ld, >=, v);
   for (int64_t i = 0; i < n; ++i) {

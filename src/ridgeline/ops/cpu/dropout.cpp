@@ -4,6 +4,7 @@
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/random.h"
 #include "ridgeline/device/cpu/worker_team.h"
+#include "ridgeline/ops/cpu/require.h"
 #include "ridgeline/ops/cpu/simd_targets.h"
 #include "ridgeline/ops/elementwise.h"
 
@@ -116,8 +117,10 @@ void dropout_row_of(const DropoutRow& row, int64_t c, const T* x, const T* resid
 #endif
 
 void dropout_row(const DropoutRow& row, int64_t c, ConstRef x, ConstRef residual, Ref out) {
-  if (x.dtype == DType::f32) return dropout_row_of(row, c, x.as<float>(), residual.as<float>(), out.as<float>());
-  dropout_row_of(row, c, x.as<bf16>(), residual.as<bf16>(), out.as<bf16>());
+  with_type(x.dtype, [&](auto type) {
+    using T = decltype(type);
+    dropout_row_of(row, c, x.as<T>(), residual.as<T>(), out.as<T>());
+  });
 }
 
 }  // namespace
@@ -134,9 +137,9 @@ namespace {
 
 void apply(device::Stream& stream, int64_t n, int64_t c, const Dropout& dropout, ConstRef x, ConstRef residual,
            Ref out) {
-  RL_REQUIRE(x.dtype == DType::f32 || x.dtype == DType::bf16, "dtype {}", name_of(x.dtype));
-  RL_CHECK(name_of(x.dtype), ==, name_of(out.dtype));
-  if (residual) RL_CHECK(name_of(x.dtype), ==, name_of(residual.dtype));
+  cpu::require_float(x);
+  cpu::require_one_dtype(x, out);
+  if (residual) cpu::require_one_dtype(x, residual);
   RL_REQUIRE(dropout.probability >= 0.0F && dropout.probability < 1.0F, "probability {}", dropout.probability);
   cpu::agree_on_targets();
   const auto one = HWY_DYNAMIC_DISPATCH(cpu::dropout_row);

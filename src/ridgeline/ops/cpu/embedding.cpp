@@ -4,6 +4,7 @@
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/device/cpu/worker_team.h"
+#include "ridgeline/ops/cpu/require.h"
 #include "ridgeline/ops/cpu/simd_targets.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -30,11 +31,12 @@ void embed_row_of(int64_t c, const In* token, const In* position, Out* out) {
 
 // position.data may be null.
 void embed_row(int64_t c, ConstRef token, ConstRef position, Ref out) {
-  const bool wide = token.dtype == DType::f32, wide_out = out.dtype == DType::f32;
-  if (wide && wide_out) return embed_row_of(c, token.as<float>(), position.as<float>(), out.as<float>());
-  if (wide) return embed_row_of(c, token.as<float>(), position.as<float>(), out.as<bf16>());
-  if (wide_out) return embed_row_of(c, token.as<bf16>(), position.as<bf16>(), out.as<float>());
-  embed_row_of(c, token.as<bf16>(), position.as<bf16>(), out.as<bf16>());
+  with_type(token.dtype, [&](auto in) {
+    with_type(out.dtype, [&](auto to) {
+      using In = decltype(in);
+      embed_row_of(c, token.as<In>(), position.as<In>(), out.as<decltype(to)>());
+    });
+  });
 }
 
 template <typename T>
@@ -47,8 +49,7 @@ void accumulate_row_of(int64_t c, const T* gradient, float* sums) {
 }
 
 void accumulate_row(int64_t c, ConstRef gradient, float* sums) {
-  if (gradient.dtype == DType::f32) return accumulate_row_of(c, gradient.as<float>(), sums);
-  accumulate_row_of(c, gradient.as<bf16>(), sums);
+  with_type(gradient.dtype, [&](auto type) { accumulate_row_of(c, gradient.as<decltype(type)>(), sums); });
 }
 
 }  // namespace
@@ -63,10 +64,6 @@ HWY_EXPORT(accumulate_row);
 }  // namespace cpu
 
 namespace {
-
-void require_float(ConstRef x) {
-  RL_REQUIRE(x.dtype == DType::f32 || x.dtype == DType::bf16, "dtype {}", name_of(x.dtype));
-}
 
 void check_rows(int64_t n, int64_t bound, const int32_t* rows) {
   for (int64_t i = 0; i < n; ++i) {
@@ -91,9 +88,9 @@ struct Shares {
 
 void embedding_forward(device::Stream& stream, int64_t n, int64_t c, int64_t v, int64_t p, const int32_t* tokens,
                        const int32_t* positions, ConstRef table, ConstRef positions_table, Ref out) {
-  require_float(table);
-  require_float(out);
-  if (positions_table) RL_CHECK(name_of(table.dtype), ==, name_of(positions_table.dtype));
+  cpu::require_float(table);
+  cpu::require_float(out);
+  if (positions_table) cpu::require_one_dtype(table, positions_table);
   check_rows(n, v, tokens);
   if (positions_table) check_rows(n, p, positions);
   cpu::agree_on_targets();
@@ -113,7 +110,7 @@ int64_t embedding_backward_workspace_bytes(int64_t, int64_t, int) {
 
 void embedding_backward(device::Stream& stream, int64_t n, int64_t c, int64_t v, const int32_t* rows, ConstRef dout,
                         float* dtable, void*) {
-  require_float(dout);
+  cpu::require_float(dout);
   check_rows(n, v, rows);
   cpu::agree_on_targets();
   const auto accumulate = HWY_DYNAMIC_DISPATCH(cpu::accumulate_row);

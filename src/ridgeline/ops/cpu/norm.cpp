@@ -7,24 +7,28 @@
 #include "ridgeline/base/error.h"
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/ops/cpu/block_sums.h"
+#include "ridgeline/ops/cpu/require.h"
 #include "ridgeline/ops/cpu/simd_targets.h"
 
 #ifndef RIDGELINE_OPS_CPU_NORM_ARGUMENTS  // this file is included once per target
 #define RIDGELINE_OPS_CPU_NORM_ARGUMENTS
 namespace ridgeline::ops::cpu {
 
+// RMS norm is layer norm with a mean of 0 and without bias.
 struct NormForward {
+  bool rms;
   int64_t c;
   float epsilon;
-  ConstRef x, weight, bias;
+  ConstRef x, weight, bias;  // bias may be null
   Ref y;
-  float *mean, *rstd;
+  float *mean, *rstd;  // may be null
 };
 
 struct NormBackward {
   int64_t c;
+  bool with_dbias;
   ConstRef x, weight;
-  const float *mean, *rstd;
+  const float *mean, *rstd;  // no mean: RMS norm
   ConstRef dy, dresidual;
   Ref dx;
 };
@@ -91,30 +95,37 @@ void forward_rows_of(const NormForward& p, int64_t first, int64_t last) {
   for (int64_t n = first; n < last; ++n) {
     const T* x = p.x.as<T>() + n * p.c;
     T* y = p.y.as<T>() + n * p.c;
-    const float mean = sum(x, p.c) / static_cast<float>(p.c);
+    const float mean = p.rms ? 0.0F : sum(x, p.c) / static_cast<float>(p.c);
     const float variance = sum_of_squared_deviations(x, p.c, set(mean)) / static_cast<float>(p.c);
     const float rstd = 1.0F / std::sqrt(variance + p.epsilon);
     const Floats center = set(mean), scale = set(rstd);
     int64_t i = 0;
     for (; i + kLanes <= p.c; i += kLanes) {
       const Floats normed = hn::Mul(hn::Sub(load(x + i), center), scale);
-      store(hn::MulAdd(normed, load(weight + i), load(bias + i)), y + i);
+      const Floats shift = bias != nullptr ? load(bias + i) : zeros();
+      store(hn::MulAdd(normed, load(weight + i), shift), y + i);
     }
     if (const int64_t rest = p.c - i; rest > 0) {
       const Floats normed = hn::Mul(hn::Sub(load_part(x + i, rest), center), scale);
-      store_part(hn::MulAdd(normed, load_part(weight + i, rest), load_part(bias + i, rest)), y + i, rest);
+      const Floats shift = bias != nullptr ? load_part(bias + i, rest) : zeros();
+      store_part(hn::MulAdd(normed, load_part(weight + i, rest), shift), y + i, rest);
     }
     if (p.mean != nullptr) p.mean[n] = mean;
     if (p.rstd != nullptr) p.rstd[n] = rstd;
   }
 }
 
+// f(T(), W()) with the storage types of x and of the weights.
+template <class F>
+HWY_INLINE void with_types(DType x, DType weights, const F& f) {
+  if (x == DType::f32) return weights == DType::f32 ? f(float(), float()) : f(float(), bf16());
+  if (x == DType::bf16) return weights == DType::f32 ? f(bf16(), float()) : f(bf16(), bf16());
+  return weights == DType::f32 ? f(f16(), float()) : f(f16(), f16());
+}
+
 void norm_forward_rows(const NormForward& p, int64_t first, int64_t last) {
-  const bool wide = p.x.dtype == DType::f32, wide_weights = p.weight.dtype == DType::f32;
-  if (wide && wide_weights) return forward_rows_of<float, float>(p, first, last);
-  if (wide) return forward_rows_of<float, bf16>(p, first, last);
-  if (wide_weights) return forward_rows_of<bf16, float>(p, first, last);
-  forward_rows_of<bf16, bf16>(p, first, last);
+  with_types(p.x.dtype, p.weight.dtype,
+             [&](auto x, auto weight) { forward_rows_of<decltype(x), decltype(weight)>(p, first, last); });
 }
 
 // With g = dy * weight and h = (x - mean) * rstd of one row: sum g and sum g h.
@@ -124,18 +135,18 @@ struct Projections {
 
 // Where a block of rows adds up dy h and dy; or nothing, for rows whose weight gradients are not wanted.
 struct WeightSums {
-  float *dweight, *dbias;
+  float *dweight, *dbias;  // dbias may be null
 };
 struct NoSums {};
 
 HWY_INLINE void add_to(WeightSums sums, int64_t i, Floats h, Floats dy) {
   store(hn::MulAdd(dy, h, load(sums.dweight + i)), sums.dweight + i);
-  store(hn::Add(dy, load(sums.dbias + i)), sums.dbias + i);
+  if (sums.dbias != nullptr) store(hn::Add(dy, load(sums.dbias + i)), sums.dbias + i);
 }
 HWY_INLINE void add_to(NoSums, int64_t, Floats, Floats) {}
 HWY_INLINE void add_part_to(WeightSums sums, int64_t i, Floats h, Floats dy, int64_t rest) {
   store_part(hn::MulAdd(dy, h, load_part(sums.dweight + i, rest)), sums.dweight + i, rest);
-  store_part(hn::Add(dy, load_part(sums.dbias + i, rest)), sums.dbias + i, rest);
+  if (sums.dbias != nullptr) store_part(hn::Add(dy, load_part(sums.dbias + i, rest)), sums.dbias + i, rest);
 }
 HWY_INLINE void add_part_to(NoSums, int64_t, Floats, Floats, int64_t) {}
 
@@ -166,7 +177,7 @@ HWY_INLINE void backward_row(const NormBackward& p, int64_t n, Sums sums) {
   const T* dresidual = p.dresidual ? p.dresidual.as<T>() + n * p.c : nullptr;
   const W* weight = p.weight.as<W>();
   T* dx = p.dx.as<T>() + n * p.c;
-  const Floats center = set(p.mean[n]), scale = set(p.rstd[n]);
+  const Floats center = set(p.mean != nullptr ? p.mean[n] : 0.0F), scale = set(p.rstd[n]);
   const int64_t whole = p.c / kLanes * kLanes, rest = p.c - whole;
   Projections even{zeros(), zeros()}, odd{zeros(), zeros()};
   int64_t i = 0;
@@ -184,7 +195,7 @@ HWY_INLINE void backward_row(const NormBackward& p, int64_t n, Sums sums) {
     add_part_to(sums, whole, h, d, rest);
   }
   const float count = static_cast<float>(p.c);
-  const Floats mean_g = set(sum_of_lanes(hn::Add(even.g, odd.g)) / count);
+  const Floats mean_g = p.mean != nullptr ? set(sum_of_lanes(hn::Add(even.g, odd.g)) / count) : zeros();
   const Floats mean_gh = set(sum_of_lanes(hn::Add(even.gh, odd.gh)) / count);
   for (i = 0; i < whole; i += kLanes) {
     const Floats g = hn::Mul(load(dy + i), load(weight + i));
@@ -203,7 +214,7 @@ HWY_INLINE void backward_row(const NormBackward& p, int64_t n, Sums sums) {
 template <typename T>
 HWY_INLINE void backward_row_weights(const NormBackward& p, int64_t n, WeightSums sums) {
   const T *x = p.x.as<T>() + n * p.c, *dy = p.dy.as<T>() + n * p.c;
-  const Floats center = set(p.mean[n]), scale = set(p.rstd[n]);
+  const Floats center = set(p.mean != nullptr ? p.mean[n] : 0.0F), scale = set(p.rstd[n]);
   int64_t i = 0;
   for (; i + kLanes <= p.c; i += kLanes) add_to(sums, i, normed(x + i, center, scale), load(dy + i));
   if (const int64_t rest = p.c - i; rest > 0) {
@@ -212,15 +223,15 @@ HWY_INLINE void backward_row_weights(const NormBackward& p, int64_t n, WeightSum
   }
 }
 
-// One block of rows. sums: [2][C] for dweight and dbias of this block, or null.
+// One block of rows. sums: for dweight [C] and dbias [C] (with_dbias) of this block, or null.
 template <typename T, typename W>
 void backward_block_of(const NormBackward& p, int64_t first, int64_t last, float* sums) {
   if (sums == nullptr) {
     for (int64_t n = first; n < last; ++n) backward_row<T, W>(p, n, NoSums());
     return;
   }
-  std::memset(sums, 0, static_cast<size_t>(2 * p.c) * sizeof(float));
-  const WeightSums weights{sums, sums + p.c};
+  std::memset(sums, 0, static_cast<size_t>((p.with_dbias ? 2 : 1) * p.c) * sizeof(float));
+  const WeightSums weights{sums, p.with_dbias ? sums + p.c : nullptr};
   for (int64_t n = first; n < last; ++n) {
     if (p.dx) {
       backward_row<T, W>(p, n, weights);
@@ -231,11 +242,8 @@ void backward_block_of(const NormBackward& p, int64_t first, int64_t last, float
 }
 
 void norm_backward_block(const NormBackward& p, int64_t first, int64_t last, float* sums) {
-  const bool wide = p.x.dtype == DType::f32, wide_weights = p.weight.dtype == DType::f32;
-  if (wide && wide_weights) return backward_block_of<float, float>(p, first, last, sums);
-  if (wide) return backward_block_of<float, bf16>(p, first, last, sums);
-  if (wide_weights) return backward_block_of<bf16, float>(p, first, last, sums);
-  backward_block_of<bf16, bf16>(p, first, last, sums);
+  with_types(p.x.dtype, p.weight.dtype,
+             [&](auto x, auto weight) { backward_block_of<decltype(x), decltype(weight)>(p, first, last, sums); });
 }
 
 }  // namespace
@@ -253,24 +261,52 @@ namespace {
 
 constexpr int64_t kGrainElements = 16384;
 
-void require_float(ConstRef x) {
-  RL_REQUIRE(x.dtype == DType::f32 || x.dtype == DType::bf16, "dtype {}", name_of(x.dtype));
+void require_types(ConstRef x, ConstRef weight) {
+  cpu::require_float(x);
+  cpu::require_float(weight);
+  const bool known = weight.dtype == DType::f32 || weight.dtype == x.dtype || weight.dtype == DType::bf16;
+  RL_REQUIRE(known && !(x.dtype == DType::f16 && weight.dtype == DType::bf16), "weight {} beside x {}",
+             name_of(weight.dtype), name_of(x.dtype));
+}
+
+void forward(device::Stream& stream, int64_t n, const cpu::NormForward& p) {
+  require_types(p.x, p.weight);
+  cpu::require_one_dtype(p.x, p.y);
+  if (p.bias) cpu::require_one_dtype(p.weight, p.bias);
+  RL_REQUIRE(p.x.data != p.y.data, "y is x");
+  cpu::agree_on_targets();
+  const auto rows = HWY_DYNAMIC_DISPATCH(cpu::norm_forward_rows);
+  stream.team().parallel_for(n, std::max<int64_t>(1, kGrainElements / p.c),
+                             [&](int64_t first, int64_t last) { rows(p, first, last); });
+}
+
+void backward(device::Stream& stream, int64_t n, const cpu::NormBackward& p, float* dweight, float* dbias,
+              void* workspace) {
+  require_types(p.x, p.weight);
+  cpu::require_one_dtype(p.x, p.dy);
+  if (p.dx) cpu::require_one_dtype(p.x, p.dx);
+  if (p.dresidual) cpu::require_one_dtype(p.x, p.dresidual);
+  if (!p.dx && dweight == nullptr) return;
+  cpu::agree_on_targets();
+  const auto block = HWY_DYNAMIC_DISPATCH(cpu::norm_backward_block);
+  const cpu::RowBlocks blocks(n);
+  const int64_t stride = p.with_dbias ? 2 * p.c : p.c;
+  auto* sums = dweight != nullptr ? static_cast<float*>(workspace) : nullptr;
+  stream.team().parallel_for(blocks.count, 1, [&](int64_t first, int64_t last) {
+    for (int64_t b = first; b < last; ++b) {
+      block(p, blocks.begin(b), blocks.end(b), sums != nullptr ? sums + b * stride : nullptr);
+    }
+  });
+  if (sums == nullptr) return;
+  cpu::add_blocks(stream, blocks.count, stride, p.c, sums, dweight);
+  if (p.with_dbias) cpu::add_blocks(stream, blocks.count, stride, p.c, sums + p.c, dbias);
 }
 
 }  // namespace
 
 void layernorm_forward(device::Stream& stream, int64_t n, int64_t c, float epsilon, ConstRef x, ConstRef weight,
                        ConstRef bias, Ref y, float* mean, float* rstd) {
-  require_float(x);
-  require_float(weight);
-  RL_CHECK(name_of(x.dtype), ==, name_of(y.dtype));
-  RL_CHECK(name_of(weight.dtype), ==, name_of(bias.dtype));
-  RL_REQUIRE(x.data != y.data, "y is x");
-  cpu::agree_on_targets();
-  const auto rows = HWY_DYNAMIC_DISPATCH(cpu::norm_forward_rows);
-  const cpu::NormForward p{c, epsilon, x, weight, bias, y, mean, rstd};
-  stream.team().parallel_for(n, std::max<int64_t>(1, kGrainElements / c),
-                             [&](int64_t first, int64_t last) { rows(p, first, last); });
+  forward(stream, n, {false, c, epsilon, x, weight, bias, y, mean, rstd});
 }
 
 int64_t layernorm_backward_workspace_bytes(int64_t n, int64_t c, int) {
@@ -280,26 +316,23 @@ int64_t layernorm_backward_workspace_bytes(int64_t n, int64_t c, int) {
 void layernorm_backward(device::Stream& stream, int64_t n, int64_t c, ConstRef x, ConstRef weight, const float* mean,
                         const float* rstd, ConstRef dy, ConstRef dresidual, Ref dx, float* dweight, float* dbias,
                         void* workspace) {
-  require_float(x);
-  require_float(weight);
-  RL_CHECK(name_of(x.dtype), ==, name_of(dy.dtype));
-  if (dx) RL_CHECK(name_of(x.dtype), ==, name_of(dx.dtype));
-  if (dresidual) RL_CHECK(name_of(x.dtype), ==, name_of(dresidual.dtype));
-  RL_REQUIRE((dweight == nullptr) == (dbias == nullptr), "dweight and dbias go together");
-  if (!dx && dweight == nullptr) return;
-  cpu::agree_on_targets();
-  const auto block = HWY_DYNAMIC_DISPATCH(cpu::norm_backward_block);
-  const cpu::NormBackward p{c, x, weight, mean, rstd, dy, dresidual, dx};
-  const cpu::RowBlocks blocks(n);
-  auto* sums = dweight != nullptr ? static_cast<float*>(workspace) : nullptr;
-  stream.team().parallel_for(blocks.count, 1, [&](int64_t first, int64_t last) {
-    for (int64_t b = first; b < last; ++b) {
-      block(p, blocks.begin(b), blocks.end(b), sums != nullptr ? sums + b * 2 * c : nullptr);
-    }
-  });
-  if (sums == nullptr) return;
-  cpu::add_blocks(stream, blocks.count, 2 * c, c, sums, dweight);
-  cpu::add_blocks(stream, blocks.count, 2 * c, c, sums + c, dbias);
+  RL_REQUIRE(dweight != nullptr || dbias == nullptr, "dbias without dweight");
+  RL_REQUIRE(mean != nullptr, "no mean");
+  backward(stream, n, {c, dbias != nullptr, x, weight, mean, rstd, dy, dresidual, dx}, dweight, dbias, workspace);
+}
+
+void rmsnorm_forward(device::Stream& stream, int64_t n, int64_t c, float epsilon, ConstRef x, ConstRef weight, Ref y,
+                     float* rstd) {
+  forward(stream, n, {true, c, epsilon, x, weight, {}, y, nullptr, rstd});
+}
+
+int64_t rmsnorm_backward_workspace_bytes(int64_t n, int64_t c, int) {
+  return cpu::RowBlocks(n).count * c * static_cast<int64_t>(sizeof(float));
+}
+
+void rmsnorm_backward(device::Stream& stream, int64_t n, int64_t c, ConstRef x, ConstRef weight, const float* rstd,
+                      ConstRef dy, ConstRef dresidual, Ref dx, float* dweight, void* workspace) {
+  backward(stream, n, {c, false, x, weight, nullptr, rstd, dy, dresidual, dx}, dweight, nullptr, workspace);
 }
 
 }  // namespace ridgeline::ops

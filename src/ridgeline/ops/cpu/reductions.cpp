@@ -6,6 +6,7 @@
 #include "ridgeline/base/error.h"
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/ops/cpu/block_sums.h"
+#include "ridgeline/ops/cpu/require.h"
 #include "ridgeline/ops/cpu/simd_targets.h"
 #include "ridgeline/ops/elementwise.h"
 
@@ -52,8 +53,7 @@ void column_sums_block_of(int64_t c, const T* x, int64_t ld, int64_t first, int6
 }
 
 void column_sums_block(int64_t c, ConstRef x, int64_t ld, int64_t first, int64_t last, float* sums) {
-  if (x.dtype == DType::f32) return column_sums_block_of(c, x.as<float>(), ld, first, last, sums);
-  column_sums_block_of(c, x.as<bf16>(), ld, first, last, sums);
+  with_type(x.dtype, [&](auto type) { column_sums_block_of(c, x.as<decltype(type)>(), ld, first, last, sums); });
 }
 
 void add_blocks_part(int64_t blocks, int64_t stride, int64_t count, const float* partials, float* sums) {
@@ -84,6 +84,15 @@ HWY_INLINE Doubles load_doubles(const bf16* x) {
   const auto bits = hn::LoadU(hn::Rebind<uint16_t, F64>(), reinterpret_cast<const uint16_t*>(x));
   return hn::PromoteTo(F64(), hn::BitCast(hn::Rebind<float, F64>(), hn::ShiftLeft<16>(hn::PromoteTo(u32, bits))));
 }
+HWY_INLINE Doubles load_doubles(const f16* x) {
+#if HWY_TARGET == HWY_SCALAR
+  return hn::PromoteTo(F64(), load(x));
+#else
+  const auto bits = hn::LoadU(hn::Rebind<uint16_t, F64>(), reinterpret_cast<const uint16_t*>(x));
+  const auto halves = hn::BitCast(hn::Rebind<hwy::float16_t, F64>(), bits);
+  return hn::PromoteTo(F64(), hn::PromoteTo(hn::Rebind<float, F64>(), halves));
+#endif
+}
 
 HWY_INLINE Doubles add_square(Doubles x, Doubles sum) {
   return hn::MulAdd(x, x, sum);
@@ -107,7 +116,7 @@ double sum_of_squares(int64_t count, const T* x) {
 }
 
 double sum_of_squares_block(int64_t count, ConstRef x) {
-  return x.dtype == DType::f32 ? sum_of_squares(count, x.as<float>()) : sum_of_squares(count, x.as<bf16>());
+  return with_type(x.dtype, [&](auto type) { return sum_of_squares(count, x.as<decltype(type)>()); });
 }
 
 // ---- non-finite values ------------------------------------------------------------------------------------------
@@ -127,7 +136,7 @@ int64_t first_non_finite_of(int64_t count, const T* x) {
 }
 
 int64_t first_non_finite_part(int64_t count, ConstRef x) {
-  return x.dtype == DType::f32 ? first_non_finite_of(count, x.as<float>()) : first_non_finite_of(count, x.as<bf16>());
+  return with_type(x.dtype, [&](auto type) { return first_non_finite_of(count, x.as<decltype(type)>()); });
 }
 
 }  // namespace
@@ -156,20 +165,12 @@ void add_blocks(device::Stream& stream, int64_t blocks, int64_t stride, int64_t 
 
 }  // namespace cpu
 
-namespace {
-
-void require_float(ConstRef x) {
-  RL_REQUIRE(x.dtype == DType::f32 || x.dtype == DType::bf16, "dtype {}", name_of(x.dtype));
-}
-
-}  // namespace
-
 int64_t column_sums_workspace_bytes(int64_t n, int64_t c, int) {
   return cpu::RowBlocks(n).count * c * static_cast<int64_t>(sizeof(float));
 }
 
 void column_sums(device::Stream& stream, int64_t n, int64_t c, ConstRef x, int64_t ld, float* sums, void* workspace) {
-  require_float(x);
+  cpu::require_float(x);
   RL_CHECK(ld, >=, c);
   cpu::agree_on_targets();
   const auto block = HWY_DYNAMIC_DISPATCH(cpu::column_sums_block);
@@ -182,7 +183,7 @@ void column_sums(device::Stream& stream, int64_t n, int64_t c, ConstRef x, int64
 }
 
 void sums_of_squares(device::Stream& stream, int64_t count, int64_t block, ConstRef x, double* partials) {
-  require_float(x);
+  cpu::require_float(x);
   RL_CHECK(block, >, 0);
   cpu::agree_on_targets();
   const auto sum = HWY_DYNAMIC_DISPATCH(cpu::sum_of_squares_block);
@@ -195,7 +196,7 @@ void sums_of_squares(device::Stream& stream, int64_t count, int64_t block, Const
 }
 
 int64_t first_non_finite(device::Stream& stream, int64_t count, ConstRef x) {
-  require_float(x);
+  cpu::require_float(x);
   cpu::agree_on_targets();
   const auto search = HWY_DYNAMIC_DISPATCH(cpu::first_non_finite_part);
   constexpr int64_t kParts = 64;

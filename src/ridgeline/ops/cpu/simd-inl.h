@@ -1,6 +1,6 @@
-// Vectors of floats for the element-wise operators: loads and stores that convert bf16, sums, exp. Included once per
-// target, inside the translation units that hwy/foreach_target.h compiles again for each (so no include guard of the
-// usual kind). All arithmetic is fp32; fused multiply-adds only where MulAdd is written.
+// Vectors of floats for the element-wise operators: loads and stores that convert bf16 and f16, sums, exp. Included
+// once per target, inside the translation units that hwy/foreach_target.h compiles again for each (so no include guard
+// of the usual kind). All arithmetic is fp32; fused multiply-adds only where MulAdd is written.
 
 // NOLINTNEXTLINE(llvm-header-guard)
 #if defined(RIDGELINE_OPS_CPU_SIMD_INL_H) == defined(HWY_TARGET_TOGGLE)
@@ -27,6 +27,7 @@ using Floats = hn::Vec<F32>;
 using I32 = hn::RebindToSigned<F32>;
 using U32 = hn::RebindToUnsigned<F32>;
 using U16 = hn::Rebind<uint16_t, F32>;
+using F16 = hn::Rebind<hwy::float16_t, F32>;
 constexpr int64_t kLanes = static_cast<int64_t>(hn::MaxLanes(F32()));
 
 HWY_INLINE Floats set(float value) {
@@ -54,6 +55,28 @@ HWY_INLINE hn::Vec<U16> to_bf16(Floats value) {
   return hn::TruncateTo(U16(), hn::IfThenElse(nan, quiet, rounded));
 }
 
+// ---- f16 --------------------------------------------------------------------------------------------------------
+
+HWY_INLINE Floats from_f16(hn::Vec<U16> bits) {
+#if HWY_TARGET == HWY_SCALAR
+  // Highway's emulation flushes subnormals.
+  f16 half;
+  half.bits = hn::GetLane(bits);
+  return hn::Set(F32(), static_cast<float>(half));
+#else
+  return hn::PromoteTo(F32(), hn::BitCast(F16(), bits));
+#endif
+}
+
+// Round to nearest, ties to even; infinity beyond 65504; subnormals are kept.
+HWY_INLINE hn::Vec<U16> to_f16(Floats value) {
+#if HWY_TARGET == HWY_SCALAR
+  return hn::Set(U16(), f16(hn::GetLane(value)).bits);
+#else
+  return hn::BitCast(U16(), hn::DemoteTo(F16(), value));
+#endif
+}
+
 // ---- loads and stores -------------------------------------------------------------------------------------------
 
 HWY_INLINE Floats load(const float* from) {
@@ -62,11 +85,17 @@ HWY_INLINE Floats load(const float* from) {
 HWY_INLINE Floats load(const bf16* from) {
   return from_bf16(hn::LoadU(U16(), reinterpret_cast<const uint16_t*>(from)));
 }
+HWY_INLINE Floats load(const f16* from) {
+  return from_f16(hn::LoadU(U16(), reinterpret_cast<const uint16_t*>(from)));
+}
 HWY_INLINE void store(Floats value, float* to) {
   hn::StoreU(value, F32(), to);
 }
 HWY_INLINE void store(Floats value, bf16* to) {
   hn::StoreU(to_bf16(value), U16(), reinterpret_cast<uint16_t*>(to));
+}
+HWY_INLINE void store(Floats value, f16* to) {
+  hn::StoreU(to_f16(value), U16(), reinterpret_cast<uint16_t*>(to));
 }
 
 // The first `count` < kLanes elements; the other lanes are 0. Through a buffer: masked loads of 16-bit lanes may touch
@@ -95,6 +124,17 @@ HWY_INLINE Floats as_stored(Floats value, const float*) {
 }
 HWY_INLINE Floats as_stored(Floats value, const bf16*) {
   return from_bf16(to_bf16(value));
+}
+HWY_INLINE Floats as_stored(Floats value, const f16*) {
+  return from_f16(to_f16(value));
+}
+
+// f(T()) with T the storage type of `dtype`: float, bf16 or f16.
+template <class F>
+HWY_INLINE auto with_type(DType dtype, const F& f) {
+  if (dtype == DType::f32) return f(float());
+  if (dtype == DType::bf16) return f(bf16());
+  return f(f16());
 }
 
 // ---- sums -------------------------------------------------------------------------------------------------------

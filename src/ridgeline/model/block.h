@@ -1,0 +1,99 @@
+// Forward and backward of one block, written out. Functions on views: they never learn who calls them, when, or how
+// anything is sharded.
+//
+// Letters: B micro-batch, T sequence, N = B T tokens, C width, H heads, KV key heads, D head width, F feed-forward
+// width, U = F, or 2 F with SwiGLU. Activations and their gradients are [N][C] (or as said) in the activation dtype;
+// weights have the same dtype; gradients of weights accumulate in f32; statistics are f32.
+//
+// Pre-norm block (Radford et al. 2019; options and sources in transformer_config.h):
+//   r = x + dropout(attention(norm1(x)) Wout + b),   y = r + dropout(f(norm2(z) Wup^T + b) Wdown + b)
+// with z = r (sequential) or x (parallel), and norm2 = norm1 where there is one norm.
+#pragma once
+
+#include <cstdint>
+
+#include "ridgeline/device/stream.h"
+#include "ridgeline/model/batch.h"
+#include "ridgeline/model/carver.h"
+#include "ridgeline/model/declarations.h"
+
+namespace ridgeline::model {
+
+// A block's tensors inside its segment: weights (activation dtype) or gradients (f32). Null: this model has none.
+// Either qkv or both q and kv.
+struct BlockWeights {
+  ConstRef norm1_weight, norm1_bias, qkv_weight, qkv_bias, q_weight, q_bias, kv_weight, kv_bias, out_weight, out_bias,
+      norm2_weight, norm2_bias, up_weight, up_bias, down_weight, down_bias;
+};
+struct BlockGradients {
+  float *norm1_weight, *norm1_bias, *qkv_weight, *qkv_bias, *q_weight, *q_bias, *kv_weight, *kv_bias, *out_weight,
+      *out_bias, *norm2_weight, *norm2_bias, *up_weight, *up_bias, *down_weight, *down_bias;
+};
+BlockWeights block_weights(const Unit& unit, ConstRef segment);
+BlockGradients block_gradients(const Unit& unit, float* segment);
+
+// What a block keeps between its forward and its backward; the rest is computed again by the backward, with the same
+// bits.
+enum class Recompute : uint8_t {
+  none,       // everything that the backward reads
+  selective,  // not what element-wise operators make again: norm outputs and the activation's output (attention never
+              // keeps T x T anyway)
+  full        // only the block's input: the backward runs the forward again, without the last product
+};
+
+// What a block's forward leaves for its backward. Null: not kept, or this model has none.
+struct BlockSaved {
+  Ref norm1_out;         // [N][C]
+  float *mean1, *rstd1;  // [N]; no mean with RMS norm
+  Ref qkv;               // [N][(H + 2 KV) D]: q, k, v; q and k after rotation
+  Ref attention_out;     // [N][H][D]
+  float* lse;            // [B][H][T]
+  Ref residual;          // [N][C], r; sequential only
+  Ref norm2_out;         // [N][C]
+  float *mean2, *rstd2;  // [N]
+  Ref up;                // [N][U], before the activation
+  Ref activation;        // [N][F]
+};
+BlockSaved carve_block_saved(Carver& carver, const TransformerConfig& config, const BatchShape& shape,
+                             Recompute recompute);
+
+// Scratch of one block's forward or backward; contents undefined before and after.
+struct BlockScratch {
+  Ref wide;          // [N][max(U, (H + 2 KV) D)], backward only: gradients of up and of qkv
+  Ref narrow;        // [N][max(C, H D)], backward only
+  Ref mlp_narrow;    // [N][C], backward of a parallel residual only
+  Ref dactivation;   // [N][F], backward of SwiGLU only
+  Ref dropped;       // [N][C], only with dropout
+  BlockSaved again;  // what is not kept between forward and backward
+  void* workspace;
+};
+enum class Pass : uint8_t { forward, backward };
+BlockScratch carve_block_scratch(Carver& carver, const TransformerConfig& config, const BatchShape& shape, Pass pass,
+                                 Recompute recompute);
+
+// output = block(input). `output` must not alias input. `saved` and `scratch` are carved with the same `recompute`.
+void block_forward(device::Stream& stream, const TransformerConfig& config, const BatchShape& shape, int layer,
+                   const Batch& batch, const StepRandom& random, const BlockWeights& weights, ConstRef input,
+                   const BlockSaved& saved, Ref output, const BlockScratch& scratch, Recompute recompute);
+
+// On entry `gradient` [N][C] is the gradient of the block's output, on return that of its input. Gradients accumulate.
+// `recompute` is the forward's; the bits of all results are the same for each.
+void block_backward(device::Stream& stream, const TransformerConfig& config, const BatchShape& shape, int layer,
+                    const Batch& batch, const StepRandom& random, const BlockWeights& weights,
+                    const BlockGradients& gradients, ConstRef input, const BlockSaved& saved, Ref gradient,
+                    const BlockScratch& scratch, Recompute recompute);
+
+// Generation: one block over `count` new tokens of one sequence that stand at positions start … start + count - 1
+// (batch.positions, where these are rotary), with a cache of keys and values [context][2][KV][D] of this layer that
+// already holds `start` positions and receives the new ones. hidden [count][C] is replaced by the block's output.
+// scratch: carved for at least `count` tokens.
+struct CachedScratch {
+  Ref normed, mlp_normed, qkv, attention_out, up, activation;
+  void* workspace;
+};
+CachedScratch carve_cached_scratch(Carver& carver, const TransformerConfig& config, DType dtype, int64_t count,
+                                   int team_size);
+void block_cached(device::Stream& stream, const TransformerConfig& config, const Batch& batch, int64_t start,
+                  int64_t count, const BlockWeights& weights, Ref cache, Ref hidden, const CachedScratch& scratch);
+
+}  // namespace ridgeline::model

@@ -1,0 +1,351 @@
+// config.json of Hugging Face's model classes, in and out: one reader and one writer per family.
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "ridgeline/base/error.h"
+#include "ridgeline/model/transformer_config.h"
+
+namespace ridgeline::model {
+namespace {
+
+using nlohmann::json;
+
+// A float as the double of its shortest decimal: 1e-05 in the file, not 9.999999747378752e-06.
+double shortest(float value) {
+  return std::stod(fmt::format("{}", value));
+}
+
+// Reads keys of one object in a config.json; every error names file and key.
+class Reader {
+ public:
+  Reader(const json& object, std::string_view where, std::string prefix = "")
+      : object_(object), where_(where), prefix_(std::move(prefix)) {
+    if (!object.is_object()) throw Error(fmt::format("{}: not a JSON object", where), "Give a model's config.json.");
+  }
+
+  bool has(const char* key) const { return object_.contains(key) && !object_.at(key).is_null(); }
+
+  int64_t integer(const char* key, int64_t otherwise) const {
+    if (!has(key)) return otherwise;
+    const json& value = object_.at(key);
+    if (!value.is_number_integer()) fail(key, "must be a whole number");
+    return value.get<int64_t>();
+  }
+
+  double number(const char* key, double otherwise) const {
+    if (!has(key)) return otherwise;
+    const json& value = object_.at(key);
+    if (!value.is_number()) fail(key, "must be a number");
+    return value.get<double>();
+  }
+  float rate(const char* key, float otherwise) const {
+    return has(key) ? static_cast<float>(number(key, 0.0)) : otherwise;
+  }
+
+  bool truth(const char* key, bool otherwise) const {
+    if (!has(key)) return otherwise;
+    const json& value = object_.at(key);
+    if (!value.is_boolean()) fail(key, "must be true or false");
+    return value.get<bool>();
+  }
+
+  std::string text(const char* key, std::string otherwise = "") const {
+    if (!has(key)) return otherwise;
+    if (!object_.at(key).is_string()) fail(key, "must be a string");
+    return object_.at(key).get<std::string>();
+  }
+
+  std::optional<Reader> inner(const char* key) const {
+    if (!has(key)) return std::nullopt;
+    if (!object_.at(key).is_object()) fail(key, "must be an object");
+    return Reader(object_.at(key), where_, prefix_ + key + ".");
+  }
+
+  // An option with only one implemented value, which is also Hugging Face's default.
+  void require(const char* key, const json& implemented) const {
+    if (!has(key) || object_.at(key) == implemented) return;
+    throw Error(fmt::format("{}: {}{} = {}: this version runs only {} = {}", where_, prefix_, key,
+                            object_.at(key).dump(), key, implemented.dump()),
+                "Choose a model with the family's usual block.");
+  }
+
+  // The GELU that a word of theirs means.
+  Mlp gelu(const char* key, const char* otherwise) const {
+    const std::string word = text(key, otherwise);
+    for (const char* tanh : {"gelu_new", "gelu_fast", "gelu_pytorch_tanh"}) {
+      if (word == tanh) return Mlp::gelu_tanh;
+    }
+    if (word == "gelu") return Mlp::gelu_erf;
+    throw Error(fmt::format("{}: {} = \"{}\": this version runs gelu_new, gelu_fast, gelu_pytorch_tanh and gelu",
+                            where_, key, word),
+                "Choose a model with one of these activations.");
+  }
+
+  // Dropout rates of one model must agree: there is one here.
+  float dropout(std::initializer_list<const char*> keys, float otherwise) const {
+    const char* const first = *keys.begin();
+    const float rate_of_first = rate(first, otherwise);
+    for (const char* key : keys) {
+      if (const float other = rate(key, otherwise); other != rate_of_first) {
+        throw Error(fmt::format("{}: {} = {} but {} = {}: Ridgeline has one dropout rate for all", where_, first,
+                                rate_of_first, key, other),
+                    "Make the dropout rates in that file equal; they only matter in training.");
+      }
+    }
+    return rate_of_first;
+  }
+
+  [[noreturn]] void fail(const char* key, std::string_view expected) const {
+    throw Error(fmt::format("{}: {}{} = {}: {}", where_, prefix_, key, object_.at(key).dump(), expected));
+  }
+
+ private:
+  const json& object_;
+  std::string_view where_;
+  std::string prefix_;
+};
+
+// Rotary positions, as transformers 5 writes them (rope_parameters) or older versions (theta and fraction under names
+// of the family's own, rope_scaling).
+void read_rotary(const Reader& reader, const char* base_key, const char* fraction_key, double fraction,
+                 TransformerConfig& config) {
+  config.rotary_base = reader.number(base_key, reader.number("rope_theta", config.rotary_base));
+  fraction = reader.number(fraction_key, reader.number("partial_rotary_factor", fraction));
+  if (const auto rope = reader.inner(reader.has("rope_parameters") ? "rope_parameters" : "rope_scaling")) {
+    config.rotary_base = rope->number("rope_theta", config.rotary_base);
+    fraction = rope->number("partial_rotary_factor", fraction);
+    const char* const type_key = rope->has("rope_type") ? "rope_type" : "type";
+    const std::string type = rope->text(type_key, "default");
+    if (type == "llama3") {
+      config.rotary_scaling = rope->number("factor", 8.0);
+      config.rotary_low_frequency_factor = rope->number("low_freq_factor", 1.0);
+      config.rotary_high_frequency_factor = rope->number("high_freq_factor", 4.0);
+      config.rotary_original_context = rope->integer("original_max_position_embeddings", config.context);
+    } else if (type != "default") {
+      rope->fail(type_key, "this version runs default and llama3");
+    }
+  }
+  // Rounded towards zero, as theirs.
+  config.rotary_width = static_cast<int64_t>(static_cast<double>(config.head_width()) * fraction);
+}
+
+void write_rotary(const TransformerConfig& config, const char* base_key, const char* fraction_key, json& result) {
+  result[base_key] = config.rotary_base;
+  if (fraction_key != nullptr) {
+    const double d = static_cast<double>(config.head_width());
+    double fraction = static_cast<double>(config.rotary_width) / d;
+    if (static_cast<int64_t>(d * fraction) < config.rotary_width) fraction = std::nextafter(fraction, 2.0);
+    result[fraction_key] = fraction;
+  }
+  if (config.rotary_scaling == 1.0) return;
+  result["rope_scaling"] = {{"rope_type", "llama3"},
+                            {"factor", config.rotary_scaling},
+                            {"low_freq_factor", config.rotary_low_frequency_factor},
+                            {"high_freq_factor", config.rotary_high_frequency_factor},
+                            {"original_max_position_embeddings", config.rotary_original_context}};
+}
+
+// What GPT2Config and GPTJConfig name alike.
+void read_openai_sizes(const Reader& reader, const TransformerConfig& defaults, TransformerConfig& config) {
+  config.layers = reader.integer("n_layer", defaults.layers);
+  config.width = reader.integer("n_embd", defaults.width);
+  config.heads = reader.integer("n_head", defaults.heads);
+  config.ffn = reader.integer("n_inner", 0);
+  config.vocab = reader.integer("vocab_size", defaults.vocab);
+  config.context = reader.integer("n_positions", defaults.context);
+  config.norm_epsilon = reader.rate("layer_norm_epsilon", 1e-5F);
+  config.init_deviation = reader.rate("initializer_range", 0.02F);
+  config.mlp = reader.gelu("activation_function", "gelu_new");
+}
+
+const char* gelu_word(const TransformerConfig& config) {
+  return config.mlp == Mlp::gelu_erf ? "gelu" : "gelu_new";
+}
+
+json openai_sizes(const TransformerConfig& config) {
+  const double dropout = shortest(config.dropout);
+  return {{"activation_function", gelu_word(config)},
+          {"attn_pdrop", dropout},
+          {"embd_pdrop", dropout},
+          {"initializer_range", shortest(config.init_deviation)},
+          {"layer_norm_epsilon", shortest(config.norm_epsilon)},
+          {"n_embd", config.width},
+          {"n_head", config.heads},
+          {"n_inner", config.ffn == 4 * config.width ? json(nullptr) : json(config.ffn)},
+          {"n_layer", config.layers},
+          {"n_positions", config.context},
+          {"resid_pdrop", dropout},
+          {"use_cache", true},
+          {"vocab_size", config.vocab}};
+}
+
+TransformerConfig read_gpt2(const Reader& reader) {
+  reader.require("scale_attn_weights", true);
+  reader.require("scale_attn_by_inverse_layer_idx", false);
+  reader.require("reorder_and_upcast_attn", false);
+  reader.require("add_cross_attention", false);
+  TransformerConfig config = family_options("gpt2");
+  read_openai_sizes(reader, preset("gpt2"), config);
+  config.tied = reader.truth("tie_word_embeddings", true);
+  config.dropout = reader.dropout({"resid_pdrop", "embd_pdrop", "attn_pdrop"}, 0.1F);
+  return config;
+}
+
+json write_gpt2(const TransformerConfig& config) {
+  json result = openai_sizes(config);
+  result["n_ctx"] = config.context;
+  result["reorder_and_upcast_attn"] = false;
+  result["scale_attn_by_inverse_layer_idx"] = false;
+  result["scale_attn_weights"] = true;
+  return result;
+}
+
+TransformerConfig read_gptj(const Reader& reader) {
+  TransformerConfig config = family_options("gptj");
+  read_openai_sizes(reader, preset("gptj-6b"), config);
+  config.rotary_width = reader.integer("rotary_dim", 64);
+  config.tied = reader.truth("tie_word_embeddings", false);
+  config.dropout = reader.dropout({"resid_pdrop", "embd_pdrop", "attn_pdrop"}, 0.0F);
+  return config;
+}
+
+json write_gptj(const TransformerConfig& config) {
+  json result = openai_sizes(config);
+  result["rotary"] = true;
+  result["rotary_dim"] = config.rotary_width;
+  return result;
+}
+
+// What GPTNeoXConfig and LlamaConfig name alike.
+void read_common_sizes(const Reader& reader, const TransformerConfig& defaults, TransformerConfig& config) {
+  config.layers = reader.integer("num_hidden_layers", defaults.layers);
+  config.width = reader.integer("hidden_size", defaults.width);
+  config.heads = reader.integer("num_attention_heads", defaults.heads);
+  config.ffn = reader.integer("intermediate_size", defaults.ffn);
+  config.vocab = reader.integer("vocab_size", defaults.vocab);
+  config.context = reader.integer("max_position_embeddings", defaults.context);
+  config.init_deviation = reader.rate("initializer_range", 0.02F);
+  config.tied = reader.truth("tie_word_embeddings", false);
+}
+
+json common_sizes(const TransformerConfig& config) {
+  return {{"attention_bias", config.qkv_bias},
+          {"attention_dropout", shortest(config.dropout)},
+          {"hidden_size", config.width},
+          {"initializer_range", shortest(config.init_deviation)},
+          {"intermediate_size", config.ffn},
+          {"max_position_embeddings", config.context},
+          {"num_attention_heads", config.heads},
+          {"num_hidden_layers", config.layers},
+          {"use_cache", true},
+          {"vocab_size", config.vocab}};
+}
+
+TransformerConfig read_gpt_neox(const Reader& reader) {
+  TransformerConfig config = family_options("gpt_neox");
+  read_common_sizes(reader, preset("gpt-neox-20b"), config);
+  config.norm_epsilon = reader.rate("layer_norm_eps", 1e-5F);
+  config.mlp = reader.gelu("hidden_act", "gelu");
+  config.residual = reader.truth("use_parallel_residual", true) ? Residual::parallel : Residual::sequential;
+  config.qkv_bias = config.out_bias = reader.truth("attention_bias", true);
+  config.dropout = reader.dropout({"hidden_dropout", "attention_dropout"}, 0.0F);
+  read_rotary(reader, "rotary_emb_base", "rotary_pct", 0.25, config);
+  return config;
+}
+
+json write_gpt_neox(const TransformerConfig& config) {
+  json result = common_sizes(config);
+  result["hidden_act"] = gelu_word(config);
+  result["hidden_dropout"] = shortest(config.dropout);
+  result["layer_norm_eps"] = shortest(config.norm_epsilon);
+  result["use_parallel_residual"] = config.residual == Residual::parallel;
+  write_rotary(config, "rotary_emb_base", "rotary_pct", result);
+  return result;
+}
+
+TransformerConfig read_llama(const Reader& reader) {
+  reader.require("hidden_act", "silu");
+  TransformerConfig config = family_options("llama");
+  TransformerConfig defaults = preset("llama3-8b");
+  defaults.ffn = 11008;
+  defaults.vocab = 32000;
+  defaults.context = 2048;
+  read_common_sizes(reader, defaults, config);
+  config.kv_heads = reader.integer("num_key_value_heads", config.heads);
+  config.separate_head_width = reader.integer("head_dim", 0);
+  config.norm_epsilon = reader.rate("rms_norm_eps", 1e-6F);
+  config.qkv_bias = config.out_bias = reader.truth("attention_bias", false);
+  config.mlp_bias = reader.truth("mlp_bias", false);
+  config.dropout = reader.dropout({"attention_dropout"}, 0.0F);
+  read_rotary(reader, "rope_theta", "partial_rotary_factor", 1.0, config);
+  return config;
+}
+
+json write_llama(const TransformerConfig& config) {
+  json result = common_sizes(config);
+  result["head_dim"] = config.head_width();
+  result["hidden_act"] = "silu";
+  result["mlp_bias"] = config.mlp_bias;
+  result["num_key_value_heads"] = config.kv_heads;
+  result["rms_norm_eps"] = shortest(config.norm_epsilon);
+  write_rotary(config, "rope_theta", nullptr, result);
+  return result;
+}
+
+struct Family {
+  std::string_view name, architecture;
+  TransformerConfig (*read)(const Reader& reader);
+  json (*write)(const TransformerConfig& config);
+};
+constexpr std::array<Family, 4> kFamilies = {{{"gpt2", "GPT2LMHeadModel", read_gpt2, write_gpt2},
+                                              {"gptj", "GPTJForCausalLM", read_gptj, write_gptj},
+                                              {"gpt_neox", "GPTNeoXForCausalLM", read_gpt_neox, write_gpt_neox},
+                                              {"llama", "LlamaForCausalLM", read_llama, write_llama}}};
+
+}  // namespace
+
+TransformerConfig from_hugging_face(const json& config, std::string_view where) {
+  const Reader reader(config, where);
+  const std::string type = reader.text("model_type");
+  const auto family = std::find_if(kFamilies.begin(), kFamilies.end(), [&](const Family& f) { return f.name == type; });
+  if (family == kFamilies.end()) {
+    throw Error(
+        fmt::format("{}: model_type = \"{}\": this version reads {}", where, type, fmt::join(family_names(), ", ")),
+        "Choose a model of one of these families.");
+  }
+  TransformerConfig result = family->read(reader);
+  try {
+    result = with_usual_sizes(result);
+    validate(result);
+  } catch (const Error& error) {
+    throw Error(fmt::format("{}: {}", where, error.message()),
+                "The file describes a model that cannot exist; fetch it again.");
+  }
+  return result;
+}
+
+json to_hugging_face(const TransformerConfig& config) {
+  validate(config);
+  const TransformerConfig whole = with_usual_sizes(config);
+  const auto family =
+      std::find_if(kFamilies.begin(), kFamilies.end(), [&](const Family& f) { return f.name == whole.family; });
+  json result = family->write(whole);
+  result["model_type"] = whole.family;
+  result["architectures"] = {family->architecture};
+  result["tie_word_embeddings"] = whole.tied;
+
+  // The class can express the model exactly when its file means the same model.
+  const json ours = to_json(whole), theirs = to_json(from_hugging_face(result));
+  for (const auto& [name, value] : ours.items()) {
+    if (value == theirs.at(name)) continue;
+    throw Error(fmt::format("model.{} = {}: Hugging Face's {} cannot express it (there it is {})", name, value.dump(),
+                            family->architecture, theirs.at(name).dump()),
+                "Only models with a family's own options can be written for Hugging Face; checkpoints hold any model.");
+  }
+  return result;
+}
+
+}  // namespace ridgeline::model

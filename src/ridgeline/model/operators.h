@@ -1,0 +1,161 @@
+// The operators as model code calls them. Without a stream nothing runs: the same code then only finds out how many
+// bytes of workspace it needs, so that a plan and a run cannot disagree.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "ridgeline/device/stream.h"
+#include "ridgeline/model/batch.h"
+#include "ridgeline/ops/attention.h"
+#include "ridgeline/ops/elementwise.h"
+#include "ridgeline/ops/matmul.h"
+#include "ridgeline/ops/norm.h"
+#include "ridgeline/ops/rotary.h"
+
+namespace ridgeline::model {
+
+// An address that stands for any buffer while workspace is counted; never read or written.
+inline void* placeholder() {
+  alignas(64) static std::byte somewhere[64];
+  return somewhere;
+}
+
+class Operators {
+ public:
+  Operators(device::Stream& stream, void* workspace) : stream_(&stream), workspace_(workspace) {}
+  // Counts.
+  explicit Operators(int team_size) : team_size_(team_size) {}
+
+  int64_t workspace_bytes() const { return bytes_; }
+  bool counting() const { return stream_ == nullptr; }
+
+  void matmul(const ops::Matmul& product) {
+    if (counting()) return need(ops::matmul_workspace_bytes(product, team_size_));
+    ops::matmul(*stream_, product, workspace_);
+  }
+
+  void norm_forward(const TransformerConfig& config, int64_t n, ConstRef x, ConstRef weight, ConstRef bias, Ref y,
+                    float* mean, float* rstd) {
+    if (counting()) return;
+    if (config.norm == Norm::rms) {
+      ops::rmsnorm_forward(*stream_, n, config.width, config.norm_epsilon, x, weight, y, rstd);
+    } else {
+      ops::layernorm_forward(*stream_, n, config.width, config.norm_epsilon, x, weight, bias, y, mean, rstd);
+    }
+  }
+  void norm_backward(const TransformerConfig& config, int64_t n, ConstRef x, ConstRef weight, const float* mean,
+                     const float* rstd, ConstRef dy, ConstRef dresidual, Ref dx, float* dweight, float* dbias) {
+    const int64_t c = config.width;
+    if (config.norm == Norm::rms) {
+      if (counting()) return need(ops::rmsnorm_backward_workspace_bytes(n, c, team_size_));
+      ops::rmsnorm_backward(*stream_, n, c, x, weight, rstd, dy, dresidual, dx, dweight, workspace_);
+    } else {
+      if (counting()) return need(ops::layernorm_backward_workspace_bytes(n, c, team_size_));
+      ops::layernorm_backward(*stream_, n, c, x, weight, mean, rstd, dy, dresidual, dx, dweight, dbias, workspace_);
+    }
+  }
+
+  void attention_forward(const ops::Attention& shape, ConstRef q, ConstRef k, ConstRef v, Ref out, float* lse) {
+    if (counting()) return need(ops::attention_workspace_bytes(shape, q.dtype, team_size_));
+    ops::attention_forward(*stream_, shape, q, k, v, out, lse, workspace_);
+  }
+  void attention_backward(const ops::Attention& shape, ConstRef q, ConstRef k, ConstRef v, ConstRef out, ConstRef dout,
+                          const float* lse, Ref dq, Ref dk, Ref dv) {
+    if (counting()) return need(ops::attention_workspace_bytes(shape, q.dtype, team_size_));
+    ops::attention_backward(*stream_, shape, q, k, v, out, dout, lse, dq, dk, dv, workspace_);
+  }
+
+  // sums[c] += sum_n x[n][c]; nothing to do for a bias that the model does not have.
+  void bias_gradient(int64_t n, int64_t c, ConstRef x, float* sums) {
+    if (sums == nullptr) return;
+    if (counting()) return need(ops::column_sums_workspace_bytes(n, c, team_size_));
+    ops::column_sums(*stream_, n, c, x, c, sums, workspace_);
+  }
+
+  // f(stream): an operator without workspace.
+  template <typename F>
+  void apply(F&& f) {
+    if (!counting()) f(*stream_);
+  }
+
+ private:
+  void need(int64_t bytes) { bytes_ = std::max(bytes_, bytes); }
+
+  device::Stream* stream_ = nullptr;
+  void* workspace_ = nullptr;
+  int team_size_ = 1;
+  int64_t bytes_ = 0;
+};
+
+// --------------------------------------------------------------------------------------------------------- products
+// Strides of x and y are their widths where none is given.
+
+// y [n][out] = x [n][in] W + b with W stored [out][in].
+inline ops::Matmul forward_out_in(int64_t n, int64_t in, int64_t out, ConstRef x, ConstRef w, ConstRef bias, Ref y,
+                                  int64_t y_stride) {
+  return {.m = n,
+          .n = out,
+          .k = in,
+          .a = {x, ops::Layout::row_major, in},
+          .b = {w, ops::Layout::column_major, in},
+          .c = y,
+          .ldc = y_stride,
+          .bias = bias};
+}
+// y [n][out] = x [n][in] W + b with W stored [in][out].
+inline ops::Matmul forward_in_out(int64_t n, int64_t in, int64_t out, ConstRef x, ConstRef w, ConstRef bias, Ref y) {
+  return {.m = n,
+          .n = out,
+          .k = in,
+          .a = {x, ops::Layout::row_major, in},
+          .b = {w, ops::Layout::row_major, out},
+          .c = y,
+          .ldc = out,
+          .bias = bias};
+}
+// dx [n][in] = dy [n][out] W^T, W stored [out][in].
+inline ops::Matmul input_gradient_out_in(int64_t n, int64_t in, int64_t out, ConstRef dy, int64_t dy_stride, ConstRef w,
+                                         Ref dx) {
+  return {.m = n,
+          .n = in,
+          .k = out,
+          .a = {dy, ops::Layout::row_major, dy_stride},
+          .b = {w, ops::Layout::row_major, in},
+          .c = dx,
+          .ldc = in};
+}
+// dx [n][in] = dy [n][out] W^T, W stored [in][out].
+inline ops::Matmul input_gradient_in_out(int64_t n, int64_t in, int64_t out, ConstRef dy, ConstRef w, Ref dx) {
+  return {.m = n,
+          .n = in,
+          .k = out,
+          .a = {dy, ops::Layout::row_major, out},
+          .b = {w, ops::Layout::column_major, out},
+          .c = dx,
+          .ldc = in};
+}
+// dW [rows][columns] += left^T right, left [n][rows] with `left_stride`, right [n][columns]; left's column sums are
+// added to `bias` where it is not null.
+inline ops::Matmul weight_gradient(int64_t n, int64_t rows, int64_t columns, ConstRef left, int64_t left_stride,
+                                   ConstRef right, float* dw, float* bias) {
+  return {.m = rows,
+          .n = columns,
+          .k = n,
+          .a = {left, ops::Layout::column_major, left_stride},
+          .b = {right, ops::Layout::row_major, columns},
+          .c = Ref(dw),
+          .ldc = columns,
+          .accumulate = true,
+          .row_sums_of_a = bias};
+}
+
+// Dropout sites of a step: two per layer, and the embedding's.
+constexpr uint32_t kEmbeddingSite = 0xFFFFFFFFU;
+inline ops::Dropout dropout_at(const TransformerConfig& config, const Batch& batch, const StepRandom& random,
+                               uint32_t site) {
+  return {config.dropout, random.dropout, site, {batch.samples, batch.positions}};
+}
+
+}  // namespace ridgeline::model

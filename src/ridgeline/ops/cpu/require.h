@@ -1,0 +1,19 @@
+// Checks that every operator makes of its arguments.
+#pragma once
+
+#include "ridgeline/base/dtype.h"
+#include "ridgeline/base/error.h"
+
+namespace ridgeline::ops::cpu {
+
+inline bool is_float(DType dtype) {
+  return dtype == DType::f32 || dtype == DType::bf16 || dtype == DType::f16;
+}
+inline void require_float(ConstRef x) {
+  RL_REQUIRE(is_float(x.dtype), "dtype {}", name_of(x.dtype));
+}
+inline void require_one_dtype(ConstRef a, ConstRef b) {
+  RL_CHECK(name_of(a.dtype), ==, name_of(b.dtype));
+}
+
+}  // namespace ridgeline::ops::cpu

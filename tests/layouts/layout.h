@@ -1,0 +1,59 @@
+// One small training run on one layout, for comparing layouts with each other: what is computed depends on the model,
+// the precision and the global batch alone, how on everything else here.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "ridgeline/comm/communicator.h"
+#include "ridgeline/parallel/executor.h"
+
+namespace ridgeline::layouts {
+
+struct Layout {
+  std::string family = "gpt2";
+  DType precision = DType::f32;  // of activations; masters are f32
+  float dropout = 0.0F;
+  int64_t micro_batch = 1;
+  // ranks, level, group, cadence, wire, …; weights and ranks are filled in by run().
+  parallel::Sharding sharding;
+  bool overlap = true;
+  int team = 1;
+  model::Recompute recompute = model::Recompute::none;
+  int recompute_every = 1;
+  bool guard = false;
+
+  int64_t global_micro_batches() const { return int64_t{sharding.ranks} * sharding.micro_batches; }
+  std::string describe() const;
+};
+
+struct Outcome {
+  std::vector<double> losses, norms;                // per step
+  std::vector<std::vector<float>> first_gradients;  // [unit], after step 0, before clipping
+  std::vector<std::vector<float>> weights;          // [unit], masters after the last step
+  std::vector<model::Unit> units;
+};
+
+// Sizes that divide by nothing; `vocab` and `width` differ between the families.
+model::TransformerConfig small_model(const std::string& family, float dropout);
+
+// Changes the step program before it runs; for tests that must fail.
+using Change = std::function<void(parallel::Program& step)>;
+
+// `steps` steps from the same initial weights, on thread ranks. Learning rate and clipping are such that both matter.
+Outcome run(const Layout& layout, int steps, const Change& change = {});
+// The same as one rank of a world; every rank returns the outcome.
+Outcome run(const Layout& layout, int steps, comm::World& world, const Change& change = {});
+
+// One rank, the same micro-batches one after the other, nothing cut or computed again.
+Layout one_rank(const Layout& layout);
+
+// The largest relative difference of a tensor of the first gradients: ||a - b|| over max(||b||, a thousandth of its
+// unit's norm), since some gradients (a key bias's) are zero in theory.
+double gradient_difference(const Outcome& outcome, const Outcome& reference);
+// "" or the first unit whose weights, or the first step whose loss or norm, differ in a bit.
+std::string bitwise_difference(const Outcome& outcome, const Outcome& reference);
+
+}  // namespace ridgeline::layouts

@@ -1,0 +1,142 @@
+// Seeded faults of the engine: each must be noticed both by the comparison of layouts and by the simulator, which would
+// refuse the program before it runs. A fault that stays green is a hole in the tests.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "../layouts/layout.h"
+#include "ridgeline/parallel/simulator.h"
+
+namespace ridgeline::layouts {
+namespace {
+
+using parallel::Op;
+using parallel::OpKind;
+using parallel::Program;
+using parallel::Reduce;
+using parallel::Shard;
+using parallel::StreamId;
+
+constexpr int kVocabulary = 0, kSomeBlock = 3;  // units; the block is the second
+
+// The first operation of a kind, on `index` unless negative, of `micro` unless negative.
+size_t position_of(const Program& program, OpKind kind, int index, int micro = -1) {
+  const auto found = std::find_if(program.ops.begin(), program.ops.end(), [&](const Op& op) {
+    return op.kind == kind && (index < -1 || op.index == index) && (micro < 0 || op.micro == micro);
+  });
+  EXPECT_NE(found, program.ops.end());
+  return static_cast<size_t>(found - program.ops.begin());
+}
+
+void remove(Program& program, size_t position) {
+  const int at = static_cast<int>(position);
+  program.ops.erase(program.ops.begin() + at);
+  for (Op& op : program.ops) {
+    std::erase(op.after, at);
+    for (int& other : op.after) other -= other > at ? 1 : 0;
+  }
+}
+
+void insert(Program& program, size_t position, const Op& added) {
+  const int at = static_cast<int>(position);
+  for (Op& op : program.ops) {
+    for (int& other : op.after) other += other >= at ? 1 : 0;
+  }
+  program.ops.insert(program.ops.begin() + at, added);
+}
+
+struct Mutation {
+  const char* name;
+  parallel::Sharding sharding;
+  Change change;
+};
+
+std::vector<Mutation> mutations() {
+  const parallel::Sharding plain{.ranks = 2, .micro_batches = 2};
+  const parallel::Sharding optimizer{.level = Shard::optimizer, .ranks = 2, .micro_batches = 2};
+  const parallel::Sharding every{.level = Shard::parameters, .ranks = 2, .reduce = Reduce::every, .micro_batches = 2};
+  const parallel::Sharding hybrid{.level = Shard::gradients, .ranks = 4, .group = 2, .micro_batches = 1};
+  const auto without = [](OpKind kind, int index, int micro = -1) {
+    return [=](Program& program) { remove(program, position_of(program, kind, index, micro)); };
+  };
+  return {
+      {"a reduction is skipped", plain, without(OpKind::reduce, kSomeBlock)},
+      {"a reduction of a shard is skipped", every, without(OpKind::reduce, kSomeBlock, 1)},
+      {"the sum over replicas is skipped", hybrid, without(OpKind::replicate, kSomeBlock)},
+      {"weights are not gathered after an update", optimizer, without(OpKind::gather, kSomeBlock)},
+      {"last step's gradient is not cleared", plain, without(OpKind::clear, kSomeBlock)},
+      {"one micro-batch is not accumulated", every, without(OpKind::accumulate, kSomeBlock, 1)},
+      {"a unit is not updated", plain, without(OpKind::update, kSomeBlock)},
+      {"a unit is left out of the norm", optimizer, without(OpKind::measure, kSomeBlock)},
+      {"a tied gradient is counted twice", plain,
+       [](Program& program) {
+         const size_t at = position_of(program, OpKind::backward, -1, 1);
+         insert(program, at, program.ops[at]);
+       }},
+      {"the tied matrix is reduced before its last contribution", plain,
+       [](Program& program) {
+         const size_t at = position_of(program, OpKind::reduce, kVocabulary);
+         Op early = program.ops[at];
+         remove(program, at);
+         const size_t before = position_of(program, OpKind::backward, -1, 1);
+         early.after = {static_cast<int>(before) - 1};
+         for (Op& op : program.ops) {
+           if (op.kind == OpKind::measure && op.index == kVocabulary) op.after = {static_cast<int>(before)};
+         }
+         Program copy = program;
+         insert(copy, before, early);
+         // `after` of the measure names the reduction itself.
+         for (Op& op : copy.ops) {
+           if (op.kind == OpKind::measure && op.index == kVocabulary) op.after = {static_cast<int>(before)};
+         }
+         program = copy;
+       }},
+      {"tokens of one micro-batch are not counted", plain, [](Program& program) { program.micro_batches = 1; }},
+      {"a micro-batch's loss is that of another", plain,
+       [](Program& program) { program.ops[position_of(program, OpKind::loss, -2, 1)].micro = 0; }},
+      {"a block's backward is skipped", every, without(OpKind::backward, 1, 0)},
+      {"a gradient is read before its sum is there", every,
+       [](Program& program) { program.ops[position_of(program, OpKind::accumulate, kSomeBlock, 0)].after.clear(); }},
+  };
+}
+
+// Whether the comparison with one rank notices; why, in words.
+std::string red(const Layout& layout, const Outcome& reference, const Change& change) {
+  Outcome outcome;
+  try {
+    outcome = run(layout, 2, change);
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  if (!(gradient_difference(outcome, reference) <= 1e-6)) return "gradients";
+  for (size_t step = 0; step < reference.losses.size(); ++step) {
+    if (!(std::fabs(outcome.losses[step] - reference.losses[step]) <= 1e-5 * reference.losses[step])) return "loss";
+    if (!(std::fabs(outcome.norms[step] - reference.norms[step]) <= 1e-5 * reference.norms[step])) return "norm";
+  }
+  return "";
+}
+
+TEST(mutations, each_turns_the_comparison_of_layouts_red) {
+  for (const Mutation& mutation : mutations()) {
+    Layout layout;
+    layout.sharding = mutation.sharding;
+    const Outcome reference = run(one_rank(layout), 2);
+    EXPECT_EQ(red(layout, reference, {}), "") << "without a fault: " << layout.describe();
+    EXPECT_NE(red(layout, reference, mutation.change), "") << mutation.name << ": " << layout.describe();
+  }
+}
+
+TEST(mutations, each_is_refused_by_the_simulator) {
+  for (const Mutation& mutation : mutations()) {
+    const model::TransformerConfig config = small_model("gpt2", 0.0F);
+    Program program =
+        parallel::lower(config, parallel::schedule(1, mutation.sharding.micro_batches)[0], mutation.sharding);
+    mutation.change(program);
+    const std::vector<Program> ranks(static_cast<size_t>(mutation.sharding.ranks), program);
+    EXPECT_FALSE(parallel::simulate(config, mutation.sharding, ranks).empty()) << mutation.name;
+  }
+}
+
+}  // namespace
+}  // namespace ridgeline::layouts
