@@ -61,7 +61,7 @@ Layout layout_of(const Choice& choice) {
   layout.sharding.ranks = choice[ranks] + 1;
   // All ranks, the smallest divisor above 1, or 1.
   int divisor = 2;
-  while (layout.sharding.ranks % divisor != 0) ++divisor;
+  while (divisor < layout.sharding.ranks && layout.sharding.ranks % divisor != 0) ++divisor;
   layout.sharding.group = choice[group] == 0 ? 0 : (choice[group] == 1 ? std::min(divisor, layout.sharding.ranks) : 1);
   if (layout.sharding.ranks == 1) layout.sharding.group = 0;
   layout.sharding.reduce = choice[cadence] == 0 ? Reduce::last : Reduce::every;

@@ -492,7 +492,9 @@ CachedScratch carve_cached_scratch(Carver& carver, const TransformerConfig& conf
     const BatchShape shape{.batch = 1, .sequence = n, .dtype = dtype, .team_size = team_size};
     const Batch batch;
     const StepRandom random;
-    Work(operators, config, shape, 0, batch, random, weights).cached(config.context - n, any, any, places);
+    // Attention asks for more at the start of a sequence, where a backward is possible, or at its end.
+    for (const int64_t start : {int64_t{0}, config.context - n})
+      Work(operators, config, shape, 0, batch, random, weights).cached(start, any, any, places);
   }
   scratch.workspace = carver.bytes("packing and partial sums", operators.workspace_bytes());
   return scratch;

@@ -99,7 +99,8 @@ class Reader {
   }
 
   [[noreturn]] void fail(const char* key, std::string_view expected) const {
-    throw Error(fmt::format("{}: {}{} = {}: {}", where_, prefix_, key, object_.at(key).dump(), expected));
+    throw Error(
+        fmt::format("{}: {}{} = {}: {}", where_, prefix_, key, has(key) ? object_.at(key).dump() : "null", expected));
   }
 
  private:
@@ -128,6 +129,9 @@ void read_rotary(const Reader& reader, const char* base_key, const char* fractio
       rope->fail(type_key, "this version runs default and llama3");
     }
   }
+  if (!(fraction > 0.0 && fraction <= 1.0))
+    reader.fail(fraction_key,
+                fmt::format("a head's rotated fraction of {} must lie above 0 and not above 1", fraction));
   // Rounded towards zero, as theirs.
   config.rotary_width = static_cast<int64_t>(static_cast<double>(config.head_width()) * fraction);
 }

@@ -261,12 +261,14 @@ std::vector<std::string> preset_names() {
 
 TransformerConfig with_usual_sizes(TransformerConfig config) {
   constexpr int64_t kSwigluUnit = 256;
+  // Not yet validated: no product may overflow.
+  const int64_t width = std::clamp<int64_t>(config.width, 0, kMaxExtent);
   if (config.kv_heads == 0) config.kv_heads = config.heads;
   if (config.ffn == 0) {
-    config.ffn = config.mlp == Mlp::swiglu ? (8 * config.width / 3 + kSwigluUnit - 1) / kSwigluUnit * kSwigluUnit
-                                           : 4 * config.width;
+    config.ffn = config.mlp == Mlp::swiglu ? (8 * width / 3 + kSwigluUnit - 1) / kSwigluUnit * kSwigluUnit : 4 * width;
   }
-  if (config.separate_head_width * config.heads == config.width) config.separate_head_width = 0;
+  if (config.heads > 0 && config.width % config.heads == 0 && config.separate_head_width == config.width / config.heads)
+    config.separate_head_width = 0;
   if (config.positions == Positions::rotary && config.rotary_width == 0) config.rotary_width = config.head_width();
   return config;
 }

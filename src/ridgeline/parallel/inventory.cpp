@@ -127,14 +127,14 @@ class Builder {
     return position(program, step ? OpKind::backward : OpKind::forward, element + 1, micro);
   }
 
-  // The last operation of a kind from `from` on that names `unit` (any micro-batch).
+  // The last operation of a kind on `unit` of micro-batch `micro`. Where there is none, the end: a program that never
+  // gets there is the simulator's to refuse.
   static int last_of(const Program& program, OpKind kind, int unit, int micro) {
     for (size_t i = program.ops.size(); i-- > 0;) {
       const Op& op = program.ops[i];
-      if (op.kind == kind && op.index == unit && (micro < 0 || op.micro == micro)) return static_cast<int>(i);
+      if (op.kind == kind && op.index == unit && op.micro == micro) return static_cast<int>(i);
     }
-    RL_REQUIRE(false, "program {} lacks an operation on unit {}", program.name, unit);
-    return -1;
+    return static_cast<int>(program.ops.size()) - 1;
   }
 
   void add_gathered(const Program& program, int at) {

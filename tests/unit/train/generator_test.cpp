@@ -9,17 +9,35 @@ namespace ridgeline::train {
 namespace {
 
 TEST_F(SmallRun, the_cache_gives_the_same_logits_as_one_pass) {
-  run(config(), 1, "model");
-  const ModelSource source = ModelSource::open(folder_ / "model");
-  Generator one_by_one(source, DType::f32, 1), at_once(source, DType::f32, 2);
-  const std::vector<int32_t> tokens = {3, 18, 32, 41, 7, 7, 60, 0, 1, 12, 5};
-  std::vector<float> last;
-  for (const int32_t token : tokens) {
-    const std::span<const float> logits = one_by_one.feed({&token, 1});
-    last.assign(logits.begin(), logits.end());
+  for (const std::string family : {"gpt2", "gptj", "gpt_neox", "llama"}) {
+    std::vector<std::string> overrides = {"model.family=" + family, "train.steps=2"};
+    if (family == "llama") overrides.emplace_back("model.kv_heads=2");
+    run(config(overrides), 1, family);
+    const ModelSource source = ModelSource::open(folder_ / family);
+    EXPECT_EQ(source.config().family, family);
+    Generator one_by_one(source, DType::f32, 1), at_once(source, DType::f32, 2);
+    const std::vector<int32_t> tokens = {3, 18, 32, 41, 7, 7, 60, 0, 1, 12, 5};
+    std::vector<float> last;
+    for (const int32_t token : tokens) {
+      const std::span<const float> logits = one_by_one.feed({&token, 1});
+      last.assign(logits.begin(), logits.end());
+    }
+    const std::span<const float> whole = at_once.feed(tokens);
+    for (size_t i = 0; i < last.size(); ++i) EXPECT_NEAR(last[i], whole[i], 2e-5F) << family;
   }
-  const std::span<const float> whole = at_once.feed(tokens);
-  for (size_t i = 0; i < last.size(); ++i) EXPECT_NEAR(last[i], whole[i], 2e-5F);
+}
+
+TEST_F(SmallRun, every_family_learns_and_resumes) {
+  for (const std::string family : {"gptj", "gpt_neox", "llama"}) {
+    std::vector<std::string> overrides = {"model.family=" + family, "model.dropout=0.1"};
+    if (family == "llama") overrides.emplace_back("model.kv_heads=1");
+    run(config(overrides), 2, family + "_whole");
+    const std::vector<double> whole = losses(family + "_whole");
+    EXPECT_LT(whole.back(), whole.front() - 0.1) << family;
+    run(config(overrides), 2, family + "_stopped", false, [](Config& c) { c.train.steps = 4; });
+    run(config(overrides), 2, family + "_stopped", true);
+    EXPECT_EQ(state(family + "_whole", 8), state(family + "_stopped", 8)) << family;
+  }
 }
 
 TEST(sample_token, temperature_zero_takes_the_most_likely) {

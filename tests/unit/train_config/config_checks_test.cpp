@@ -25,7 +25,7 @@ Config good(std::vector<std::string> overrides = {}) {
 
 TEST(ConfigCheck, AcceptsWhatFits) {
   for (const int ranks : {1, 2, 4}) EXPECT_NO_THROW(check(good(), ranks)) << ranks;
-  for (const char* preset : {"gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"}) {
+  for (const char* preset : {"gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "gptj-6b", "gpt-neox-20b", "llama3-8b"}) {
     EXPECT_NO_THROW(check(good({std::string("model.preset=") + preset}), 2)) << preset;
   }
 }
@@ -60,6 +60,18 @@ TEST(ConfigCheck, HeadsMustDivideTheWidth) {
         check(good({"model.heads=7", "model.kv_heads=7"}), 1);
       },
       {"--set: model.heads = 7: does not divide model.width = 256", "nearest valid value is 8"});
+}
+
+TEST(ConfigCheck, OptionsNameTheirWordsAndNeighbours) {
+  expect_error([] { good({"model.norm=rsm"}); },
+               {"--set: model.norm = \"rsm\": must be layer | rms", "nearest valid value is \"rms\""});
+  expect_error([] { good({"model.family=lama"}); },
+               {"--set: model.family = \"lama\"", "nearest valid value is \"llama\""});
+  expect_error([] { good({"model.norm=3"}); }, {"--set: model.norm = \"3\": must be layer | rms"});
+  expect_error([] { check(good({"model.rotary_width=4"}), 1); },
+               {"--set: model.rotary_width = 4: only with model.positions = rotary"});
+  EXPECT_NO_THROW(check(good({"model.positions=rotary", "model.rotary_width=4"}), 1));
+  EXPECT_NO_THROW(check(good({"model.kv_heads=2", "model.mlp=swiglu", "model.residual=parallel"}), 1));
 }
 
 TEST(ConfigCheck, ModelErrorsNameFileAndLine) {

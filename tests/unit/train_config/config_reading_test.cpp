@@ -97,6 +97,37 @@ TEST(ConfigReading, PresetAsOverrideReplacesTheFilesSizesButNotOtherOverrides) {
   EXPECT_EQ(config.model.transformer.layers, 2);
 }
 
+TEST(ConfigReading, FamilySetsOptionsAndKeysBesideItReplaceThem) {
+  const auto transformer = [](const std::string& text, const std::vector<std::string>& overrides = {}) {
+    return parse_config_text(text, "a.toml", overrides).model.transformer;
+  };
+  const std::string sizes = "layers = 2\nwidth = 64\nheads = 4\nvocab = 100\ncontext = 32\n";
+  namespace m = ridgeline::model;
+  const m::TransformerConfig llama = transformer("[model]\nnorm = \"layer\"\nfamily = \"llama\"\n" + sizes);
+  EXPECT_EQ(llama.norm, m::Norm::layer) << "given beside the family, wherever it stands";
+  EXPECT_EQ(llama.mlp, m::Mlp::swiglu);
+  EXPECT_EQ(llama.positions, m::Positions::rotary);
+  EXPECT_FALSE(llama.qkv_bias);
+  EXPECT_EQ(llama.ffn, 256);
+  EXPECT_EQ(llama.rotary_width, 16);
+  const m::TransformerConfig changed =
+      transformer("[model]\nfamily = \"llama\"\nnorm = \"layer\"\n" + sizes, {"model.family=gptj", "model.tied=true"});
+  EXPECT_EQ(changed.residual, m::Residual::parallel_one_norm);
+  EXPECT_EQ(changed.mlp, m::Mlp::gelu_tanh);
+  EXPECT_EQ(changed.layers, 2) << "sizes stay";
+  EXPECT_TRUE(changed.tied);
+  EXPECT_TRUE(changed.head_bias);
+}
+
+TEST(ConfigReading, PresetsOfOtherFamiliesKeepTheirSizes) {
+  const std::vector<std::string> llama = {"model.preset=llama3-8b"};
+  EXPECT_EQ(parse_config({}, llama).model.transformer, ridgeline::model::preset("llama3-8b"));
+  const std::vector<std::string> gptj = {"model.preset=gptj-6b", "model.layers=2"};
+  ridgeline::model::TransformerConfig expected = ridgeline::model::preset("gptj-6b");
+  expected.layers = 2;
+  EXPECT_EQ(parse_config({}, gptj).model.transformer, expected);
+}
+
 TEST(ConfigReading, PresetKeepsDropout) {
   EXPECT_EQ(parse("[model]\ndropout = 0.1\npreset = \"gpt2\"\n").model.transformer.dropout, 0.1F);
 }
@@ -138,6 +169,16 @@ TEST(ConfigWriting, AWrittenPresetReadsBackWithItsChanges) {
   EXPECT_EQ(back.model.preset, "gpt2");
 }
 
+TEST(ConfigWriting, EveryFamilyReadsBack) {
+  for (const char* preset : {"gptj-6b", "gpt-neox-20b", "llama3-8b"}) {
+    const std::vector<std::string> overrides = {std::string("model.preset=") + preset, "model.rotary_scaling=8"};
+    const Config config = parse_config({}, overrides);
+    const Config back = parse_config_text(to_toml(config, Detail::documented), "back.toml");
+    EXPECT_EQ(back.model.transformer, config.model.transformer);
+    EXPECT_EQ(back.model.transformer.rotary_scaling, 8.0);
+  }
+}
+
 TEST(ConfigWriting, DefaultsReadBackToo) {
   const Config back = parse_config_text(to_toml(Config{}, Detail::documented), "back.toml");
   EXPECT_THAT(differences(Config{}, back), ElementsAre());
@@ -171,7 +212,11 @@ TEST(ConfigKeys, EachSetsItsOwnMember) {
   std::set<const void*> members;
   Config config;
   for (const Key& key : keys()) {
-    const void* member = std::visit([](auto* p) -> const void* { return p; }, key.slot(config));
+    struct Address {
+      const void* operator()(const Choice<uint8_t>& option) const { return option.value; }
+      const void* operator()(const void* value) const { return value; }
+    };
+    const void* member = std::visit(Address{}, key.slot(config));
     EXPECT_TRUE(members.insert(member).second) << key.name;
   }
 }
