@@ -26,9 +26,10 @@ double samples_per_increment(const BatchRamp& ramp) {
 // The smallest sample count above `consumed` at which the batch is another one; only where it is not yet `global`.
 int64_t next_change(const BatchRamp& ramp, int64_t consumed) {
   const int64_t batch = batch_at(ramp, consumed);
-  const auto part = static_cast<double>((batch - ramp.start) / ramp.increment + 1);
+  const int64_t part = (batch - ramp.start) / ramp.increment + 1;
   // Within one of the exact boundary, on either side, by the rounding of the quotients.
-  auto change = std::max(consumed + 1, static_cast<int64_t>(std::ceil(part * samples_per_increment(ramp))));
+  auto change =
+      std::max(consumed + 1, static_cast<int64_t>(std::ceil(static_cast<double>(part) * samples_per_increment(ramp))));
   while (change - 1 > consumed && batch_at(ramp, change - 1) != batch) --change;
   while (batch_at(ramp, change) == batch) ++change;
   return change;

@@ -133,8 +133,8 @@ std::vector<Key> optimizer_keys() {
       {.name = "optimizer.state",
        .unit = "",
        .slot = [](Config& c) -> Slot { return &c.optimizer.state; },
-       .meaning =
-           "How both moments are stored. bf16: 4 bytes per parameter instead of 8, stored with stochastic rounding.",
+       .meaning = "How both moments are stored. bf16: 4 bytes per parameter instead of 8, rounded to nearest, so that "
+                  "the second can only fall where beta2 is at most 0.99.",
        .words = {"fp32", "bf16"}},
       {.name = "optimizer.beta1",
        .unit = "",
