@@ -49,10 +49,9 @@ void run_worker(const WorkerOptions& options) {
                .head_chunk = std::min(options.head_chunk, micro * options.sequence),
                .team_size = options.threads};
   run.evaluation_batch = run.batch;
-  run.data_parallel = options.ranks;
-  const int micro_batches = static_cast<int>(share / micro);
-  const std::vector<parallel::Program> programs = {parallel::lower(run.config, parallel::schedule(1, micro_batches)[0],
-                                                                   parallel::Shard::none, parallel::Reduce::last)};
+  run.sharding = {.ranks = options.ranks, .weights = run.batch.dtype, .micro_batches = static_cast<int>(share / micro)};
+  const std::vector<parallel::Program> programs = {
+      parallel::lower(run.config, parallel::schedule(1, run.sharding.micro_batches)[0], run.sharding)};
 
   const comm::WorldOptions world_options{.timeout = std::chrono::hours(24)};
   const auto body = [&](comm::World& world) {
@@ -77,7 +76,7 @@ void run_worker(const WorkerOptions& options) {
       for (int64_t i = 0; i < count; ++i) {
         ranks->wait(ranks->barrier({"begin of a step", -1, step}));
         const auto begin = std::chrono::steady_clock::now();
-        write_batch(executor, micro_batches, step++);
+        write_batch(executor, run.sharding.micro_batches, step++);
         const float t = static_cast<float>(step);
         loss = executor
                    .run(0, {.step = step,

@@ -37,6 +37,7 @@ struct Settings {
   int threads = 1;
   int64_t head_chunk = 1024;
   DType dtype = DType::f32;
+  parallel::Sharding sharding;
   bool guard = false;
   bool against_one_rank = false;
   double tolerance = 5e-6;
@@ -44,6 +45,15 @@ struct Settings {
 
 // Gradients of step 0, by unit, of one rank with the whole batch at once.
 using Gradients = std::vector<std::vector<float>>;
+
+template <typename T>
+T one_of(const std::string& key, const std::string& value, const std::map<std::string, T>& words) {
+  const auto found = words.find(value);
+  if (found != words.end()) return found->second;
+  std::vector<std::string> names;
+  for (const auto& [name, unused] : words) names.push_back(name);
+  throw Error(fmt::format("{} = {}: none of {}", key, value, fmt::join(names, ", ")));
+}
 
 void set(Settings& settings, const std::string& assignment) {
   const size_t equals = assignment.find('=');
@@ -59,8 +69,29 @@ void set(Settings& settings, const std::string& assignment) {
            throw Error(fmt::format("train.precision: '{}' is neither fp32 nor bf16", value));
          settings.dtype = value == "bf16" ? DType::bf16 : DType::f32;
        }},
+      {"parallel.shard_group", [&] { settings.sharding.group = std::stoi(value); }},
+      {"parallel.prefetch", [&] { settings.sharding.prefetch = std::stoi(value); }},
+      {"parallel.reduce",
+       [&] {
+         settings.sharding.reduce = one_of<parallel::Reduce>(
+             key, value, {{"every", parallel::Reduce::every}, {"last", parallel::Reduce::last}});
+       }},
+      {"parallel.reduce_dtype",
+       [&] {
+         settings.sharding.wire = one_of<DType>(key, value, {{"fp32", DType::f32}, {"bf16", DType::bf16}});
+       }},
+      {"parallel.gather",
+       [&] {
+         settings.sharding.gather = one_of<parallel::Gather>(
+             key, value, {{"per_use", parallel::Gather::per_use}, {"per_step", parallel::Gather::per_step}});
+       }},
       {"parallel.shard", [&] {
-         if (value != "none") throw Error(fmt::format("parallel.shard = {}: this version knows only none", value));
+         using parallel::Shard;
+         settings.sharding.level = one_of<Shard>(key, value,
+                                                 {{"none", Shard::none},
+                                                  {"optimizer", Shard::optimizer},
+                                                  {"gradients", Shard::gradients},
+                                                  {"parameters", Shard::parameters}});
        }}};
   const auto found = keys.find(key);
   if (found == keys.end()) {
@@ -146,11 +177,14 @@ class Check {
                                   .dtype = settings.dtype,
                                   .head_chunk = settings.head_chunk,
                                   .team_size = settings.threads};
-    parallel::RunShape run{
-        .config = reference.config, .batch = shape, .evaluation_batch = shape, .data_parallel = world.size()};
-    std::vector<parallel::Program> programs = {parallel::lower(run.config, parallel::schedule(1, micro_batches_)[0],
-                                                               parallel::Shard::none, parallel::Reduce::last),
-                                               parallel::evaluation(run.config, 1)};
+    parallel::Sharding sharding = settings.sharding;
+    sharding.ranks = world.size();
+    sharding.weights = settings.dtype;
+    sharding.micro_batches = micro_batches_;
+    parallel::RunShape run{.config = reference.config, .batch = shape, .evaluation_batch = shape, .sharding = sharding};
+    std::vector<parallel::Program> programs = {
+        parallel::lower(run.config, parallel::schedule(1, micro_batches_)[0], sharding),
+        parallel::evaluation(run.config, 1, sharding)};
     executor_ = std::make_unique<parallel::Executor>(
         run, std::move(programs), world, stream_,
         parallel::Executor::Options{settings.guard ? parallel::Packing::separate : parallel::Packing::shared,
@@ -163,10 +197,8 @@ class Check {
     write_batch(0);
     executor_->run(0, {.update = false});
     Gradients all;
-    for (size_t u = 0; u < executor_->units().size(); ++u) {
-      float* const begin = executor_->gradient(static_cast<int>(u));
-      all.emplace_back(begin, begin + executor_->units()[u].count);
-    }
+    for (size_t u = 0; u < executor_->units().size(); ++u)
+      all.push_back(executor_->collect(parallel::BufferKind::gradient, static_cast<int>(u)));
     return all;
   }
 
@@ -236,7 +268,8 @@ class Check {
                 tolerance(settings_.tolerance, 1e-3));
     for (size_t u = 0; u < executor_->units().size(); ++u) {
       const model::Unit& unit = executor_->units()[u];
-      float* const gradient = executor_->gradient(static_cast<int>(u));
+      const std::vector<float> all = executor_->collect(parallel::BufferKind::gradient, static_cast<int>(u));
+      const float* const gradient = all.data();
       double unit_square = 0;
       std::vector<std::pair<double, double>> squares;  // per tensor: difference, reference
       for (const model::Tensor& tensor : unit.tensors) {
@@ -268,7 +301,6 @@ class Check {
         }
         report_.row("  against one rank", std::sqrt(difference) / scale, tolerance(1e-6, 1e-2));
       }
-      std::fill_n(gradient, unit.padded(world_.size()), 0.0F);
     }
   }
 
@@ -322,7 +354,8 @@ int run(int argc, char** argv) {
   app.add_option("folder", settings.folder, "reference folder")->required();
   app.add_option("--ranks", settings.ranks, "thread ranks (under mpirun: the number of processes)");
   app.add_option("--set", assignments,
-                 "train.micro_batch, train.precision, train.threads, train.head_chunk, parallel.shard");
+                 "train.micro_batch, train.precision, train.threads, train.head_chunk, parallel.shard, shard_group, "
+                 "reduce, reduce_dtype, gather, prefetch");
   app.add_option("--tolerance", settings.tolerance, "relative error allowed in fp32");
   app.add_flag("--against-one-rank", settings.against_one_rank,
                "also compare each gradient with one rank's (1e-6 in fp32)");
@@ -335,6 +368,7 @@ int run(int argc, char** argv) {
   if (settings.against_one_rank) {
     Settings whole = settings;
     whole.micro_batch = 0;
+    whole.sharding = {};
     comm::run_threads(1, {}, [&](comm::World& world) { one_rank = Check(whole, reference, world).gradients(); });
   }
   int rows = 0, failed = 0;

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <mpi.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
@@ -68,6 +69,7 @@ WideCommunicator::~WideCommunicator() {
     world_.fail(fmt::format("destroyed communicator '{}' before waiting for {}", name_, waiting_in()));
   }
   world_.remove(this);
+  if (outstanding()) withdraw();
   // After a failure MPI is left as it is: its requests refer to ranks that may be gone.
   if (!outstanding() && !world_.host().failed()) MPI_Comm_free(&requests_->comm);
 }
@@ -221,6 +223,25 @@ void WideCommunicator::post_send(void* data, int64_t bytes, int peer) {
 }
 void WideCommunicator::post_receive(void* data, int64_t bytes, int peer) {
   post(false, data, bytes, peer, kTag);
+}
+
+// Open receives name memory that goes with this object and its user's buffers, and the next call of MPI, for whatever
+// purpose, would still deliver into it. A receive that no message has met yet can be cancelled without its sender; one
+// that is just being filled gets a moment, since its sender may be gone.
+void WideCommunicator::withdraw() {
+  constexpr int kPatience = 200;  // naps of a millisecond, for all together
+  int naps = 0;
+  for (size_t i = 0; i < requests_->open; ++i) {
+    if (requests_->peers[i] < 0 || requests_->all[i] == MPI_REQUEST_NULL) continue;
+    MPI_Cancel(&requests_->all[i]);
+    int done = 0;
+    for (;;) {
+      MPI_Test(&requests_->all[i], &done, MPI_STATUS_IGNORE);
+      if (done != 0 || ++naps > kPatience) break;
+      ::usleep(1000);
+    }
+  }
+  requests_->open = 0;
 }
 
 bool WideCommunicator::all_there() {

@@ -87,6 +87,7 @@ class WideCommunicator : public Communicator, public Engine {
   void post_receive(void* data, int64_t bytes, int peer);
   void post_ends();
   bool all_there();
+  void withdraw();  // what is posted and has not arrived
 
   RankWorld& world_;
   std::vector<int> ranks_, sum_groups_;

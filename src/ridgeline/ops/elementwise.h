@@ -19,6 +19,9 @@ void gelu_backward(device::Stream& stream, int64_t count, ConstRef x, ConstRef d
 // out = a + b; out may be a or b. One dtype.
 void add(device::Stream& stream, int64_t count, ConstRef a, ConstRef b, Ref out);
 
+// sum += x, in fp32; x f32 or a 2-byte float.
+void accumulate(device::Stream& stream, int64_t count, ConstRef x, float* sum);
+
 // out = in with the dtype of `out` (f32 <-> bf16, or a copy). No overlap.
 void cast(device::Stream& stream, int64_t count, ConstRef in, Ref out);
 

@@ -64,6 +64,8 @@ class Executor {
     // Packing::separate only: a transient buffer is unreadable outside its declared lifetime and starts it filled with
     // NaN.
     bool guard = false;
+    // false: every transfer is waited for where it starts (the same bits).
+    bool overlap = true;
   };
 
   // Reserves and touches all memory (Error when it cannot be had). `world`, `stream` must outlive the executor.
@@ -83,21 +85,25 @@ class Executor {
   comm::Communicator& ranks() const { return *ranks_; }
   device::Stream& stream() const { return stream_; }
 
-  // State of a unit, [unit.padded(data_parallel)] elements.
-  float* master(int unit) const;
-  float* gradient(int unit) const;
-  float* moment1(int unit) const;
-  float* moment2(int unit) const;
-  // What computation reads: bf16 copies, or the masters in fp32 training.
-  ConstRef weights(int unit) const;
+  // Elements [first, last) of a unit's segment.
+  struct Range {
+    int64_t first = 0, last = 0;
+    int64_t count() const { return last - first; }
+  };
+  // What this rank keeps of a unit's sharded state, and the piece of that which it reads and writes for all ranks.
+  Range part(int unit) const;
+  Range piece(int unit) const;
+  // State of a unit (master, gradient, moment1, moment2): elements part(unit) of its segment.
+  Ref state(BufferKind kind, int unit) const;
+  // All of it as f32, [extent_of(unit).whole], on every rank. Collective; takes memory: for tests and dumps.
+  std::vector<float> collect(BufferKind kind, int unit) const;
+
   // Writes elements [first, first + count) of a global tensor to `values`. Called from several threads.
   using Source = std::function<void(const model::Tensor& tensor, int64_t first, int64_t count, float* values)>;
-  // Fills the masters or a moment (kind) of all units: every rank asks `source` only for its own part of each unit,
-  // then the parts are gathered. Filling the masters makes the working copies too. Collective. What the source throws
+  // Fills the masters or a moment (kind) of all units: every rank asks `source` only for its own piece of each unit;
+  // replicas then gather theirs. Filling the masters makes the working copies too. Collective. What the source throws
   // reaches the caller.
   void fill(BufferKind kind, const Source& source);
-  // The part of a unit that this rank reads and writes for all: elements [first, last) of its segment.
-  std::pair<int64_t, int64_t> part(int unit) const;
 
   // Where the tokens of a micro-batch are written before `run`.
   BatchBuffers batch(int program, int micro);
@@ -119,24 +125,42 @@ class Executor {
   const std::vector<std::string>& unused_buffers() const { return unused_; }
 
  private:
-  struct Bound;      // buffers of one operation
-  struct Agreement;  // scalars of a step, summed over ranks
+  struct Bound;       // buffers of one operation
+  struct UnitMemory;  // where a unit's state lies
+  struct Agreement;   // scalars of a step, summed over ranks
 
-  void refresh_working_copy(int unit);
+  // A transfer that was started and not yet waited for.
+  struct Transfer {
+    comm::Communicator* communicator = nullptr;
+    comm::Ticket ticket;
+  };
+
   std::byte* address(const Buffer& buffer) const;
   std::byte* find(BufferKind kind, int index, int micro, int program) const;
+  void locate_units();
   void bind();
-  Bound bind_op(int program, int op);
-  model::Batch model_batch(int program, int micro) const;
+  Bound bind_op(int program, int position);
+  void bind_block(Bound& bound, int program, int position, const model::BatchShape& shape);
+  void bind_units(Bound& bound, int program, int position);
+  Ref own_weights(int unit) const;
+  void refresh_working_copy(int unit);
+  const model::BatchShape& shape_of(int program) const;
+
   void run_op(int program, int position, const StepInput& input);
   void run_forward(const Op& op, const Bound& bound, const model::BatchShape& shape, const StepInput& input);
+  void run_loss(const Op& op, const Bound& bound, const model::BatchShape& shape);
   void run_backward(const Op& op, const Bound& bound, const StepInput& input);
-  void start_reduce(const Op& op, const StepInput& input);
+  void start(int position, comm::Communicator& communicator, comm::Ticket ticket);
+  void finish(int position);
+  void start_gather(const Bound& bound, int position, const Op& op, const StepInput& input);
+  void start_reduce(const Bound& bound, int position, const Op& op, const StepInput& input);
+  void start_replicate(const Bound& bound, int position, const Op& op, const StepInput& input);
+  void accumulate(const Bound& bound, const Op& op);
   void measure(const Op& op);
   void count_tokens(int program, const StepInput& input);
   void agree(int program, const StepInput& input);
   void update(const Op& op, const StepInput& input);
-  void finish_reduction();
+  void guard(int program, bool readable);
   void enter(int program, int position);
   void leave(int program, int position);
 
@@ -150,13 +174,17 @@ class Executor {
   // What collectives read: must outlive the communicators, since peers may still read it when one rank fails.
   std::unique_ptr<Agreement> agreement_;
   int64_t valid_tokens_ = 0;
-  std::unique_ptr<comm::Communicator> reduce_, ranks_;
+  // Over all ranks; over the ranks of a shard group, one per stream; over the replicas of this rank's shard.
+  std::unique_ptr<comm::Communicator> ranks_, gather_, reduce_, replicas_;
   device::Arena host_;
   std::span<std::byte> peer_visible_;
+  std::vector<UnitMemory> memory_;
   std::vector<std::vector<Bound>> bound_;
+  std::vector<Transfer> transfers_;  // by position in the running program
+  std::vector<int> reductions_;      // [unit] position of its latest reduction
+  bool gathered_ = false;            // whole weights that only the optimizer cuts are up to date
   ops::AdamScalars scalars_;
   StepResult result_;
-  std::optional<comm::Ticket> pending_;
   OpObserver* observer_ = nullptr;
   std::vector<std::string> unused_;
 };

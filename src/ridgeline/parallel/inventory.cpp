@@ -33,28 +33,39 @@ class Builder {
       : run_(run), units_(units), layers_(static_cast<int>(run.config.layers)) {}
 
   void add_persistent() {
+    const Sharding& sharding = run_.sharding;
+    int64_t blocks = 0;
     for (size_t i = 0; i < units_.size(); ++i) {
       const int unit = static_cast<int>(i);
-      const int64_t count = units_[i].padded(run_.data_parallel);
-      const auto add = [&](BufferKind kind, std::string_view what, Category category, Space space, DType dtype) {
-        buffers_.push_back({.kind = kind,
-                            .index = unit,
-                            .name = fmt::format("{} {}", units_[i].name, what),
-                            .category = category,
-                            .space = space,
-                            .bytes = round_up(count * size_of(dtype), kAlignment)});
+      const Extent extent = extent_of(units_[i], sharding);
+      blocks = std::max(blocks, extent.piece / model::kNormBlock);
+      const auto add = [&](BufferKind kind, std::string_view what, Category category, bool communicated, bool cut,
+                           DType dtype) {
+        buffers_.push_back(
+            {.kind = kind,
+             .index = unit,
+             .name = fmt::format("{} {} ({}{})", units_[i].name, what, name_of(dtype), cut ? ", shard" : ""),
+             .category = category,
+             .space = communicated ? Space::peer_visible : Space::host,
+             .bytes = round_up((cut ? extent.part : extent.whole) * size_of(dtype), kAlignment)});
       };
-      add(BufferKind::master, "weights (f32)", Category::parameters, Space::host, DType::f32);
-      if (run_.mixed()) add(BufferKind::working, "weights (bf16)", Category::parameters, Space::host, DType::bf16);
+      // Weights that only the optimizer cuts are whole, and filled by gathers in place.
+      const bool whole_weights = !sharding.cuts(Shard::parameters);
+      const bool in_place = sharding.cuts(Shard::optimizer) && whole_weights;
+      const bool masters_cut = sharding.cuts(Shard::parameters) || (run_.mixed() && sharding.cuts(Shard::optimizer));
+      add(BufferKind::master, "weights", Category::parameters, in_place && !run_.mixed(), masters_cut, DType::f32);
+      if (run_.mixed())
+        add(BufferKind::working, "weights", Category::parameters, in_place, !whole_weights, sharding.weights);
       if (!run_.training) continue;
-      add(BufferKind::gradient, "gradient (f32)", Category::gradients, Space::peer_visible, DType::f32);
-      add(BufferKind::moment1, "Adam first moment (f32)", Category::optimizer, Space::host, DType::f32);
-      add(BufferKind::moment2, "Adam second moment (f32)", Category::optimizer, Space::host, DType::f32);
+      const bool reduced_in_place =
+          sharding.wire_is_gradient() || (!sharding.separate_gradient() && !sharding.separate_wire());
+      add(BufferKind::gradient, "gradient", Category::gradients, reduced_in_place, sharding.gradient_is_part(),
+          sharding.gradient_dtype());
+      const bool cut = sharding.cuts(Shard::optimizer);
+      add(BufferKind::moment1, "Adam first moment", Category::optimizer, false, cut, DType::f32);
+      add(BufferKind::moment2, "Adam second moment", Category::optimizer, false, cut, DType::f32);
     }
     if (!run_.training) return;
-    int64_t blocks = 0;
-    for (const model::Unit& unit : units_)
-      blocks = std::max(blocks, unit.padded(run_.data_parallel) / run_.data_parallel / model::kNormBlock);
     buffers_.push_back({.kind = BufferKind::norm_partials,
                         .name = "partial sums of the global norm",
                         .category = Category::workspace,
@@ -63,7 +74,7 @@ class Builder {
 
   void add_transient(const Program& program, int number) {
     number_ = number;
-    const bool step = program.name == "step";
+    const bool step = program.trains();
     const model::BatchShape& shape = step ? run_.batch : run_.evaluation_batch;
     const int64_t hidden = shape.tokens() * run_.config.width * size_of(shape.dtype);
     const int last_op = static_cast<int>(program.ops.size()) - 1;
@@ -80,7 +91,7 @@ class Builder {
 
  private:
   void add(BufferKind kind, int index, int micro, int first, int last, std::string_view what, Category category,
-           int64_t bytes) {
+           int64_t bytes, Space space = Space::host) {
     if (bytes == 0) return;
     buffers_.push_back({.kind = kind,
                         .index = index,
@@ -90,6 +101,7 @@ class Builder {
                         .last = last,
                         .name = std::string(what),
                         .category = category,
+                        .space = space,
                         .bytes = round_up(bytes, kAlignment)});
   }
 
@@ -106,6 +118,49 @@ class Builder {
   int last_reader(const Program& program, bool step, int element, int micro) const {
     if (element + 1 == layers_) return position(program, step ? OpKind::loss : OpKind::evaluate, layers_, micro);
     return position(program, step ? OpKind::backward : OpKind::forward, element + 1, micro);
+  }
+
+  // The last operation of a kind from `from` on that names `unit` (any micro-batch).
+  static int last_of(const Program& program, OpKind kind, int unit, int micro) {
+    for (size_t i = program.ops.size(); i-- > 0;) {
+      const Op& op = program.ops[i];
+      if (op.kind == kind && op.index == unit && (micro < 0 || op.micro == micro)) return static_cast<int>(i);
+    }
+    RL_REQUIRE(false, "program {} lacks an operation on unit {}", program.name, unit);
+    return -1;
+  }
+
+  void add_gathered(const Program& program, int at) {
+    if (!run_.sharding.cuts(Shard::parameters)) return;
+    const Op& op = program.ops[static_cast<size_t>(at)];
+    int last = at;
+    for (int user = at + 1; user < static_cast<int>(program.ops.size()); ++user) {
+      if (program.gather_of(user, op.index) == at) last = user;
+    }
+    const model::Unit& unit = units_[static_cast<size_t>(op.index)];
+    add(BufferKind::gathered, op.index, op.micro, at, last, fmt::format("gathered weights of {}", unit.name),
+        Category::communication, extent_of(unit, run_.sharding).whole * size_of(run_.sharding.weights),
+        Space::peer_visible);
+  }
+
+  // Backward's own gradient lives from its first addition to where it has been packed, added to the accumulated one, or
+  // measured; the wire's copy from there to where it has been added.
+  void add_gradient(const Program& program, int at) {
+    const Sharding& sharding = run_.sharding;
+    const Op& op = program.ops[static_cast<size_t>(at)];
+    const model::Unit& unit = units_[static_cast<size_t>(op.index)];
+    const int64_t whole = extent_of(unit, sharding).whole;
+    const bool packs = sharding.wire != DType::f32;
+    if (op.kind == OpKind::clear && sharding.separate_gradient()) {
+      const int last = last_of(program, packs ? OpKind::pack : OpKind::accumulate, op.index, op.micro);
+      add(BufferKind::unit_gradient, op.index, op.micro, at, last, fmt::format("gradient of {} in flight", unit.name),
+          Category::communication, whole * size_of(DType::f32), packs ? Space::host : Space::peer_visible);
+    }
+    if (op.kind == OpKind::pack && sharding.separate_wire()) {
+      add(BufferKind::wire_gradient, op.index, op.micro, at, last_of(program, OpKind::accumulate, op.index, op.micro),
+          fmt::format("packed gradient of {} in flight", unit.name), Category::communication,
+          whole * size_of(sharding.wire), Space::peer_visible);
+    }
   }
 
   void add_for_op(const Program& program, int at, const model::BatchShape& shape, int64_t hidden, bool step) {
@@ -143,8 +198,15 @@ class Builder {
           model::carve_embedding_scratch(carver, run_.config, shape);
         }));
         return;
+      case OpKind::gather:
+        return add_gathered(program, at);
+      case OpKind::clear:
+      case OpKind::pack:
+        return add_gradient(program, at);
       case OpKind::count:
       case OpKind::reduce:
+      case OpKind::replicate:
+      case OpKind::accumulate:
       case OpKind::measure:
       case OpKind::agree:
       case OpKind::update:
@@ -182,6 +244,11 @@ int64_t place_transient(std::vector<Buffer*>& buffers, int64_t base) {
 }
 
 }  // namespace
+
+Extent extent_of(const model::Unit& unit, const Sharding& sharding) {
+  const int64_t whole = unit.padded(sharding.ranks);
+  return {whole, whole / sharding.shards(), whole / sharding.ranks};
+}
 
 std::string_view name_of(Category category) {
   switch (category) {
@@ -226,25 +293,29 @@ Inventory make_inventory(const RunShape& run, const std::vector<model::Unit>& un
     if (!transient(buffer))
       advance(buffer.space == Space::host ? inventory.host_bytes : inventory.peer_visible_bytes, buffer);
   }
-  inventory.host_bytes = round_up(inventory.host_bytes, kPage);
-  const int64_t base = inventory.host_bytes;
-  for (size_t i = 0; i < programs.size(); ++i) {
-    std::vector<Buffer*> mine;
-    for (Buffer& buffer : inventory.buffers) {
-      if (buffer.program == static_cast<int>(i)) mine.push_back(&buffer);
+  for (const Space space : {Space::host, Space::peer_visible}) {
+    int64_t& bytes = space == Space::host ? inventory.host_bytes : inventory.peer_visible_bytes;
+    bytes = round_up(bytes, kPage);
+    const int64_t base = bytes;
+    for (size_t i = 0; i < programs.size(); ++i) {
+      std::vector<Buffer*> mine;
+      for (Buffer& buffer : inventory.buffers) {
+        if (buffer.program == static_cast<int>(i) && buffer.space == space) mine.push_back(&buffer);
+      }
+      int64_t end = base;
+      if (packing == Packing::separate) {
+        for (Buffer* buffer : mine) advance(end, *buffer);
+      } else {
+        end = place_transient(mine, base);
+      }
+      bytes = std::max(bytes, end);
     }
-    int64_t end = base;
-    if (packing == Packing::separate) {
-      for (Buffer* buffer : mine) advance(end, *buffer);
-    } else {
-      end = place_transient(mine, base);
-    }
-    inventory.host_bytes = std::max(inventory.host_bytes, end);
   }
   return inventory;
 }
 
-std::vector<std::string> overlapping(const Inventory& inventory) {
+std::vector<std::string> overlapping(const Inventory& inventory, const std::vector<Program>& programs) {
+  std::vector<Order> orders(programs.begin(), programs.end());
   std::vector<std::string> wrong;
   const auto& all = inventory.buffers;
   for (size_t i = 0; i < all.size(); ++i) {
@@ -253,10 +324,11 @@ std::vector<std::string> overlapping(const Inventory& inventory) {
       if (a.space != b.space) continue;
       const bool share = a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes;
       if (!share) continue;
-      // Programs run one after the other; inside one, operations are in order, and no transient buffer is used by a
-      // stream other than compute.
-      const bool ordered =
-          transient(a) && transient(b) && (a.program != b.program || a.last < b.first || b.last < a.first);
+      // Programs run one after the other.
+      const bool ordered = transient(a) && transient(b) &&
+                           (a.program != b.program ||
+                            (a.last < b.first && orders[static_cast<size_t>(a.program)].before(a.last, b.first)) ||
+                            (b.last < a.first && orders[static_cast<size_t>(a.program)].before(b.last, a.first)));
       if (!ordered) wrong.push_back(fmt::format("'{}' and '{}'", a.name, b.name));
     }
   }

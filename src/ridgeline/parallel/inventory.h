@@ -23,11 +23,14 @@ enum class Space {
 };
 
 enum class BufferKind {
-  master,           // [unit] f32 weights
-  working,          // [unit] bf16 copy for computation (bf16 training only)
-  gradient,         // [unit] f32, accumulated over a step, zeroed by the update
+  master,           // [unit] f32 weights; what is cut holds this rank's part only
+  working,          // [unit] 2-byte copy for computation (mixed precision only)
+  gradient,         // [unit] accumulated over a step
   moment1,          // [unit] f32
   moment2,          // [unit] f32
+  gathered,         // [unit][instance] whole weights, where only a part of them is kept
+  unit_gradient,    // [unit][micro] f32, what backward adds to where that is not `gradient`
+  wire_gradient,    // [unit][micro] in the dtype of the wire
   activation,       // [element][micro] output of the embedding or a block
   saved,            // [layer][micro] what a block's backward needs
   stream_gradient,  // [micro] gradient of the residual stream
@@ -54,11 +57,18 @@ struct RunShape {
   model::TransformerConfig config;
   model::BatchShape batch;             // of one micro-batch in training; dtype bf16 means mixed precision
   model::BatchShape evaluation_batch;  // of one micro-batch in evaluation
-  int data_parallel = 1;
-  bool training = true;  // false: evaluation only, no gradients or optimizer state
+  Sharding sharding;                   // its weights' dtype is the batch's
+  bool training = true;                // false: evaluation only, no gradients or optimizer state
 
-  bool mixed() const { return batch.dtype == DType::bf16; }
+  bool mixed() const { return sharding.mixed(); }
 };
+
+// Elements of a unit's segment. Padded so that the pieces of all ranks are equal and of whole norm blocks. Shard s of
+// S, `part` long, is cut into one piece per replica: what a rank reads, writes and measures for all.
+struct Extent {
+  int64_t whole = 0, part = 0, piece = 0;
+};
+Extent extent_of(const model::Unit& unit, const Sharding& sharding);
 
 struct Inventory {
   std::vector<Buffer> buffers;
@@ -79,7 +89,7 @@ Inventory make_inventory(const RunShape& run, const std::vector<model::Unit>& un
                          const std::vector<Program>& programs, Packing packing = Packing::shared);
 
 // Pairs of buffers that share bytes although the programs do not order the last use of one before the first use of the
-// other; empty when the layout is right.
-std::vector<std::string> overlapping(const Inventory& inventory);
+// other, on every stream; empty when the layout is right.
+std::vector<std::string> overlapping(const Inventory& inventory, const std::vector<Program>& programs);
 
 }  // namespace ridgeline::parallel

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/model/declarations.h"
@@ -14,16 +15,26 @@ const char* verb(OpKind kind) {
   switch (kind) {
     case OpKind::count:
       return "count tokens";
+    case OpKind::gather:
+      return "gather";
     case OpKind::forward:
       return "forward";
     case OpKind::loss:
       return "loss";
     case OpKind::evaluate:
       return "evaluate loss";
+    case OpKind::clear:
+      return "clear gradient of";
     case OpKind::backward:
       return "backward";
+    case OpKind::pack:
+      return "pack gradient of";
     case OpKind::reduce:
       return "reduce";
+    case OpKind::replicate:
+      return "sum replicas of";
+    case OpKind::accumulate:
+      return "accumulate";
     case OpKind::measure:
       return "measure";
     case OpKind::agree:
@@ -34,78 +45,196 @@ const char* verb(OpKind kind) {
   return "?";
 }
 
+// The time that one gather's result stays: computations `first` … `last`, started before computation `issue`.
+struct Residence {
+  int unit, instance, issue, first, last;
+};
+
+std::vector<Residence> residences(const model::TransformerConfig& config, const std::vector<Op>& computations,
+                                  const Sharding& sharding) {
+  std::vector<Residence> list;
+  if (!sharding.cuts(Shard::optimizer)) return list;
+  const bool drops = sharding.cuts(Shard::parameters) && sharding.gather == Gather::per_use;
+  // Between two uses this near the weights would have to be gathered again at once (the last block's, around the loss).
+  const int near = std::max(sharding.prefetch, 1) + 1;
+  std::map<int, size_t> latest;  // unit -> its residence
+  std::map<int, int> instances;
+  for (int at = 0; at < static_cast<int>(computations.size()); ++at) {
+    for (const int unit : units_read(config, computations[static_cast<size_t>(at)])) {
+      const auto found = latest.find(unit);
+      if (found != latest.end() && (!drops || at - list[found->second].last <= near)) {
+        list[found->second].last = at;
+        continue;
+      }
+      latest[unit] = list.size();
+      list.push_back({unit, instances[unit]++, std::max(0, at - sharding.prefetch), at, at});
+    }
+  }
+  return list;
+}
+
 class Lowering {
  public:
-  Lowering(const model::TransformerConfig& config, int micro_batches)
+  Lowering(const model::TransformerConfig& config, const Sharding& sharding, std::vector<Op> computations)
       : config_(config),
-        layers_(static_cast<int>(config.layers)),
-        unit_count_(layers_ + 3),
-        last_micro_(micro_batches - 1) {}
+        sharding_(sharding),
+        computations_(std::move(computations)),
+        residences_(residences(config, computations_, sharding)) {
+    program_.micro_batches = sharding.micro_batches;
+  }
 
-  Program run(const std::vector<ScheduleEntry>& schedule) {
+  Program step() {
     program_.name = "step";
-    program_.micro_batches = last_micro_ + 1;
-    const int counted = emit(OpKind::count, StreamId::reduce, 0, 0);
-    for (const ScheduleEntry& entry : schedule) {
-      switch (entry.work) {
-        case Work::forward:
-          for (int element = -1; element < layers_; ++element)
-            emit(OpKind::forward, StreamId::compute, element, entry.micro);
-          break;
-        case Work::loss:
-          emit(OpKind::loss, StreamId::compute, layers_, entry.micro, {counted});
-          contributed(layers_, entry.micro);
-          break;
-        case Work::backward:
-          for (int element = layers_ - 1; element >= -1; --element) {
-            emit(OpKind::backward, StreamId::compute, element, entry.micro);
-            contributed(element, entry.micro);
-          }
-          break;
-      }
+    for (const Op& op : computations_) {
+      if (op.micro != 0) continue;
+      for (const int unit : units_written(config_, op)) ++contributions_[unit];
     }
-    std::vector<int> measured;
-    for (const auto& [unit, reduced] : reductions_)
-      measured.push_back(emit(OpKind::measure, StreamId::compute, unit, 0, {reduced}));
-    const int agreed = emit(OpKind::agree, StreamId::reduce, 0, 0, {measured.back()});
-    for (int unit = 0; unit < unit_count_; ++unit) emit(OpKind::update, StreamId::compute, unit, 0, {agreed});
+    const int counted = emit(OpKind::count, StreamId::reduce, 0, 0);
+    for (now_ = 0; now_ < static_cast<int>(computations_.size()); ++now_) {
+      const Op& op = computations_[static_cast<size_t>(now_)];
+      for (const int unit : units_written(config_, op)) clear_before_first(unit, op.micro);
+      compute(op.kind == OpKind::loss ? std::vector<int>{counted} : std::vector<int>{});
+      for (const int unit : units_written(config_, op)) contributed(unit, op.micro);
+      progress(sharding_.prefetch);
+    }
+    while (!pending_.empty()) progress(-1);
+    std::vector<int> order;
+    for (const auto& [unit, position] : reduced_) {
+      measured_ = sharding_.accumulates() ? emit(OpKind::measure, StreamId::compute, unit, 0)
+                                          : emit(OpKind::measure, StreamId::compute, unit, 0, {position});
+    }
+    const int agreed = emit(OpKind::agree, StreamId::reduce, 0, 0, {measured_});
+    for (const auto& [unit, unused] : contributions_) emit(OpKind::update, StreamId::compute, unit, 0, {agreed});
+    return std::move(program_);
+  }
+
+  Program evaluation() {
+    program_.name = "evaluate";
+    for (now_ = 0; now_ < static_cast<int>(computations_.size()); ++now_) compute({});
+    emit(OpKind::agree, StreamId::reduce, 0, 0, {last_compute_});
     return std::move(program_);
   }
 
  private:
+  struct Pending {
+    int unit, micro, begun, position;
+    bool summed;  // over the replicas too, or there are none
+  };
+
   int emit(OpKind kind, StreamId stream, int index, int micro, std::vector<int> after = {}) {
+    const int position = static_cast<int>(program_.ops.size());
     program_.ops.push_back({kind, stream, index, micro, std::move(after)});
-    return static_cast<int>(program_.ops.size()) - 1;
+    if (stream == StreamId::compute) last_compute_ = position;
+    return position;
+  }
+  // A transfer that starts now may use memory that computation has just left.
+  int transfer(OpKind kind, StreamId stream, int index, int micro) {
+    return emit(kind, stream, index, micro, last_compute_ < 0 ? std::vector<int>{} : std::vector<int>{last_compute_});
   }
 
-  // The element has added its part to the gradients of its units. The embedding is the last to add to the vocabulary,
-  // so the loss's contribution to it does not finish it.
-  void contributed(int element, int micro) {
-    if (micro != last_micro_) return;
-    const int position = static_cast<int>(program_.ops.size()) - 1;
-    for (const int unit : model::units_of_element(config_, element)) {
-      const bool finished = !(element == layers_ && unit == 0);
-      if (finished) reductions_.emplace_back(unit, emit(OpKind::reduce, StreamId::reduce, unit, 0, {position}));
+  // Emits computation `now_` behind the gathers that start here.
+  void compute(std::vector<int> after) {
+    const Op& op = computations_[static_cast<size_t>(now_)];
+    for (const Residence& residence : residences_) {
+      if (residence.issue != now_) continue;
+      gathered_[residence.unit] = transfer(OpKind::gather, StreamId::gather, residence.unit, residence.instance);
     }
+    for (const int unit : units_read(config_, op)) {
+      const auto found = gathered_.find(unit);
+      if (found != gathered_.end()) after.push_back(found->second);
+    }
+    emit(op.kind, StreamId::compute, op.index, op.micro, std::move(after));
+  }
+
+  // Micro-batches whose gradients are added up before they are reduced form a window.
+  bool window_begins(int micro) const { return micro == 0 || sharding_.reduces_every(); }
+  bool window_ends(int micro) const { return micro == sharding_.micro_batches - 1 || sharding_.reduces_every(); }
+
+  void clear_before_first(int unit, int micro) {
+    if (window_begins(micro) && seen_[unit] == 0) emit(OpKind::clear, StreamId::compute, unit, micro);
+  }
+
+  void contributed(int unit, int micro) {
+    if (++seen_[unit] < contributions_[unit]) return;
+    seen_[unit] = 0;
+    if (!window_ends(micro)) return;
+    if (sharding_.wire != DType::f32) emit(OpKind::pack, StreamId::compute, unit, micro);
+    const int position = transfer(OpKind::reduce, StreamId::reduce, unit, micro);
+    pending_.push_back({unit, micro, now_, position, sharding_.shards() == 1 || sharding_.replicas() == 1});
+  }
+
+  // Goes on with the reductions that started at least `age` computations ago, oldest first.
+  void progress(int age) {
+    std::vector<Pending> rest;
+    for (Pending pending : pending_) {
+      if (now_ - pending.begun < age) {
+        rest.push_back(pending);
+      } else if (!pending.summed) {
+        pending.position = emit(OpKind::replicate, StreamId::reduce, pending.unit, pending.micro);
+        pending.summed = true;
+        pending.begun = now_;
+        rest.push_back(pending);
+      } else {
+        if (sharding_.accumulates())
+          emit(OpKind::accumulate, StreamId::compute, pending.unit, pending.micro, {pending.position});
+        if (pending.micro == sharding_.micro_batches - 1) reduced_.emplace_back(pending.unit, pending.position);
+      }
+    }
+    pending_ = std::move(rest);
   }
 
   const model::TransformerConfig& config_;
-  const int layers_, unit_count_, last_micro_;
+  const Sharding& sharding_;
+  const std::vector<Op> computations_;
+  const std::vector<Residence> residences_;
   Program program_;
-  std::vector<std::pair<int, int>> reductions_;  // unit, position
+  int now_ = 0, last_compute_ = -1, measured_ = -1;
+  std::map<int, int> gathered_;              // unit -> position of its latest gather
+  std::map<int, int> contributions_, seen_;  // per unit: in a micro-batch, and of the present one so far
+  std::vector<Pending> pending_;
+  std::vector<std::pair<int, int>> reduced_;  // unit, position of its last reduction
 };
 
+int element_of(const model::TransformerConfig& config, const Op& op) {
+  return op.kind == OpKind::loss || op.kind == OpKind::evaluate ? static_cast<int>(config.layers) : op.index;
+}
+
+void add_forward(std::vector<Op>& list, const model::TransformerConfig& config, int micro) {
+  for (int element = -1; element < static_cast<int>(config.layers); ++element)
+    list.push_back({OpKind::forward, StreamId::compute, element, micro, {}});
+}
+
 }  // namespace
+
+std::string_view name_of(Shard shard) {
+  switch (shard) {
+    case Shard::none:
+      return "none";
+    case Shard::optimizer:
+      return "optimizer";
+    case Shard::gradients:
+      return "gradients";
+    case Shard::parameters:
+      return "parameters";
+  }
+  return "?";
+}
 
 std::string Op::name() const {
   switch (kind) {
     case OpKind::count:
     case OpKind::agree:
       return verb(kind);
-    case OpKind::reduce:
+    case OpKind::gather:
     case OpKind::measure:
     case OpKind::update:
       return fmt::format("{} unit {}", verb(kind), index);
+    case OpKind::clear:
+    case OpKind::pack:
+    case OpKind::reduce:
+    case OpKind::replicate:
+    case OpKind::accumulate:
+      return fmt::format("{} unit {} micro {}", verb(kind), index, micro);
     case OpKind::loss:
     case OpKind::evaluate:
       return fmt::format("{} micro {}", verb(kind), micro);
@@ -117,24 +246,88 @@ std::string Op::name() const {
   return "?";
 }
 
-Program lower(const model::TransformerConfig& config, const std::vector<ScheduleEntry>& schedule, Shard shard,
-              Reduce reduce) {
-  RL_REQUIRE(shard == Shard::none && reduce == Reduce::last, "no such lowering");
-  int micro_batches = 0;
-  for (const ScheduleEntry& entry : schedule) micro_batches = std::max(micro_batches, entry.micro + 1);
-  return Lowering(config, micro_batches).run(schedule);
+int Program::gather_of(int position, int unit) const {
+  for (const int other : ops[static_cast<size_t>(position)].after) {
+    const Op& op = ops[static_cast<size_t>(other)];
+    if (op.kind == OpKind::gather && op.index == unit) return other;
+  }
+  return -1;
 }
 
-Program evaluation(const model::TransformerConfig& config, int micro_batches) {
-  Program program{.name = "evaluate", .ops = {}, .micro_batches = micro_batches};
-  const int layers = static_cast<int>(config.layers);
-  for (int micro = 0; micro < micro_batches; ++micro) {
-    for (int element = -1; element < layers; ++element)
-      program.ops.push_back({OpKind::forward, StreamId::compute, element, micro, {}});
-    program.ops.push_back({OpKind::evaluate, StreamId::compute, layers, micro, {}});
+std::vector<int> units_read(const model::TransformerConfig& config, const Op& op) {
+  switch (op.kind) {
+    case OpKind::forward:
+    case OpKind::loss:
+    case OpKind::evaluate:
+      return model::units_of_element(config, element_of(config, op));
+    case OpKind::backward:
+      // The embedding's gradient depends on tokens alone.
+      return op.index < 0 ? std::vector<int>{} : model::units_of_element(config, op.index);
+    default:
+      return {};
   }
-  program.ops.push_back({OpKind::agree, StreamId::reduce, 0, 0, {static_cast<int>(program.ops.size()) - 1}});
-  return program;
+}
+
+std::vector<int> units_written(const model::TransformerConfig& config, const Op& op) {
+  if (op.kind != OpKind::loss && op.kind != OpKind::backward) return {};
+  return model::units_of_element(config, element_of(config, op));
+}
+
+Program lower(const model::TransformerConfig& config, const std::vector<ScheduleEntry>& schedule,
+              const Sharding& sharding) {
+  std::vector<Op> computations;
+  const int layers = static_cast<int>(config.layers);
+  for (const ScheduleEntry& entry : schedule) {
+    RL_REQUIRE(entry.micro < sharding.micro_batches, "micro-batch {} of {}", entry.micro, sharding.micro_batches);
+    switch (entry.work) {
+      case Work::forward:
+        add_forward(computations, config, entry.micro);
+        break;
+      case Work::loss:
+        computations.push_back({OpKind::loss, StreamId::compute, layers, entry.micro, {}});
+        break;
+      case Work::backward:
+        for (int element = layers - 1; element >= -1; --element)
+          computations.push_back({OpKind::backward, StreamId::compute, element, entry.micro, {}});
+        break;
+    }
+  }
+  return Lowering(config, sharding, std::move(computations)).step();
+}
+
+Program evaluation(const model::TransformerConfig& config, int micro_batches, const Sharding& sharding) {
+  std::vector<Op> computations;
+  for (int micro = 0; micro < micro_batches; ++micro) {
+    add_forward(computations, config, micro);
+    computations.push_back({OpKind::evaluate, StreamId::compute, static_cast<int>(config.layers), micro, {}});
+  }
+  Sharding forward = sharding;
+  forward.micro_batches = micro_batches;
+  return Lowering(config, forward, std::move(computations)).evaluation();
+}
+
+Order::Order(const Program& program) {
+  std::vector<int> last(kStreams, -1);
+  for (size_t i = 0; i < program.ops.size(); ++i) {
+    const Op& op = program.ops[i];
+    std::vector<int> known(kStreams, -1);
+    const auto learn = [&](int position) {
+      if (position < 0) return;
+      for (size_t s = 0; s < kStreams; ++s) known[s] = std::max(known[s], latest_[static_cast<size_t>(position)][s]);
+      int& own = known[static_cast<size_t>(streams_[static_cast<size_t>(position)])];
+      own = std::max(own, position);
+    };
+    learn(last[static_cast<size_t>(op.stream)]);
+    for (const int other : op.after) learn(other);
+    streams_.push_back(op.stream);
+    latest_.push_back(std::move(known));
+    last[static_cast<size_t>(op.stream)] = static_cast<int>(i);
+  }
+}
+
+bool Order::before(int first, int second) const {
+  const StreamId stream = streams_[static_cast<size_t>(first)];
+  return latest_[static_cast<size_t>(second)][static_cast<size_t>(stream)] >= first;
 }
 
 }  // namespace ridgeline::parallel

@@ -80,6 +80,11 @@ struct Config {
   struct Parallel {
     std::string shard = "none";
     int64_t shard_group = 0;
+    std::string reduce = "auto";
+    std::string reduce_dtype = "fp32";
+    std::string gather = "per_use";
+    int64_t prefetch = 1;
+    bool overlap = true;
     int64_t tensor = 1;
     bool sequence = false;
     int64_t pipeline = 1;

@@ -86,6 +86,14 @@ void check_batch(const Config& config, int ranks) {
       next);
 }
 
+void check_sharding(const Config& config, int ranks) {
+  const int64_t group = config.parallel.shard_group;
+  if (group == 0 || ranks % group == 0) return;
+  throw Error(fmt::format("{}parallel.shard_group = {}: does not divide {} ranks",
+                          where(config, "parallel.shard_group"), group, ranks),
+              fmt::format("The nearest valid value is {}.", nearest_divisor(ranks, group)));
+}
+
 // [train] batch_ramp_*: every batch of the ramp must be a multiple of ranks x micro_batch, too.
 void check_batch_ramp(const Config& config, int ranks) {
   const Config::Train& t = config.train;
@@ -130,7 +138,7 @@ void check_batch_ramp(const Config& config, int ranks) {
   }
   if (t.batch_ramp_samples == 0) {
     refuse("train.batch_ramp_samples", 0, "the ramp needs a length",
-           fmt::format("For example, 100 steps for each batch: {}.",
+           fmt::format("For example, for 100 steps per batch on average: {}.",
                        100 * way / increment * (t.batch_ramp_start + t.global_batch - t.batch_ramp_increment) / 2));
   }
 }
@@ -204,6 +212,7 @@ void check(const Config& config, int ranks) {
   check_model(config);
   check_batch(config, ranks);
   check_batch_ramp(config, ranks);
+  check_sharding(config, ranks);
   check_optimizer(config);
   located(config, [&] { loss_scale_of(config); });
   located(config, [&] { data::split_documents(config.data.split, 1); });

@@ -57,13 +57,13 @@ Evaluation evaluate(const ModelSource& source, const std::shared_ptr<const data:
   const parallel::RunShape run{.config = source.config(),
                                .batch = shape,
                                .evaluation_batch = shape,
-                               .data_parallel = settings.ranks,
+                               .sharding = {.ranks = settings.ranks, .weights = settings.dtype},
                                .training = false};
   Evaluation result;
   comm::run_threads(settings.ranks, {}, [&](comm::World& world) {
     device::WorkerTeam team(threads);
     device::Stream stream(team);
-    parallel::Executor executor(run, {parallel::evaluation(run.config, 1)}, world, stream);
+    parallel::Executor executor(run, {parallel::evaluation(run.config, 1, run.sharding)}, world, stream);
     executor.fill(parallel::BufferKind::master,
                   [&](const model::Tensor& tensor, int64_t first, int64_t count, float* values) {
                     source.read(tensor.name, tensor.shape, first, count, Ref(values));

@@ -89,6 +89,29 @@ int threads_per_rank(const Config& config, int ranks) {
   return std::max(1, device::cpu_count() / ranks);
 }
 
+parallel::Sharding sharding_of(const Config& config, int ranks) {
+  const Config::Parallel& parallel = config.parallel;
+  const auto level = [&] {
+    for (const parallel::Shard candidate :
+         {parallel::Shard::none, parallel::Shard::optimizer, parallel::Shard::gradients, parallel::Shard::parameters}) {
+      if (parallel.shard == parallel::name_of(candidate)) return candidate;
+    }
+    RL_REQUIRE(false, "parallel.shard = '{}'", parallel.shard);
+    return parallel::Shard::none;
+  }();
+  // From level `gradients` on memory is what one shards for; below it only traffic counts.
+  const bool every = parallel.reduce == "every" || (parallel.reduce == "auto" && level >= parallel::Shard::gradients);
+  return {.level = level,
+          .ranks = ranks,
+          .group = static_cast<int>(parallel.shard_group),
+          .reduce = every ? parallel::Reduce::every : parallel::Reduce::last,
+          .gather = parallel.gather == "per_step" ? parallel::Gather::per_step : parallel::Gather::per_use,
+          .prefetch = static_cast<int>(parallel.prefetch),
+          .wire = parallel.reduce_dtype == "bf16" ? DType::bf16 : DType::f32,
+          .weights = activation_dtype(config),
+          .micro_batches = micro_batches(config, ranks)};
+}
+
 parallel::RunShape run_shape(const Config& config, int ranks) {
   model::BatchShape batch{
       .batch = config.train.micro_batch,
@@ -99,14 +122,17 @@ parallel::RunShape run_shape(const Config& config, int ranks) {
       .dropout = config.model.transformer.dropout > 0.0F};
   model::BatchShape evaluation = batch;
   evaluation.dropout = false;
-  return {.config = config.model.transformer, .batch = batch, .evaluation_batch = evaluation, .data_parallel = ranks};
+  return {.config = config.model.transformer,
+          .batch = batch,
+          .evaluation_batch = evaluation,
+          .sharding = sharding_of(config, ranks)};
 }
 
 std::vector<parallel::Program> run_programs(const Config& config, int ranks) {
   const model::TransformerConfig& model = config.model.transformer;
-  return {parallel::lower(model, parallel::schedule(1, micro_batches(config, ranks))[0], parallel::Shard::none,
-                          parallel::Reduce::last),
-          parallel::evaluation(model, 1)};
+  const parallel::Sharding sharding = sharding_of(config, ranks);
+  return {parallel::lower(model, parallel::schedule(1, sharding.micro_batches)[0], sharding),
+          parallel::evaluation(model, 1, sharding)};
 }
 
 Job prepare_job(const Config& config, JobOptions options, int ranks) {

@@ -23,17 +23,6 @@ struct Part {
 constexpr Part kParts[] = {
     {BufferKind::master, ""}, {BufferKind::moment1, "adam.moment1."}, {BufferKind::moment2, "adam.moment2."}};
 
-float* data_of(Executor& executor, BufferKind kind, int unit) {
-  switch (kind) {
-    case BufferKind::moment1:
-      return executor.moment1(unit);
-    case BufferKind::moment2:
-      return executor.moment2(unit);
-    default:
-      return executor.master(unit);
-  }
-}
-
 checkpoint::Layout state_layout(const std::vector<model::Unit>& units) {
   std::vector<checkpoint::TensorSpec> specs;
   for (const Part& part : kParts) {
@@ -137,12 +126,13 @@ std::filesystem::path save_state(Executor& executor, const std::filesystem::path
       for (const Part& part : kParts) {
         for (size_t u = 0; u < executor.units().size(); ++u) {
           const int unit = static_cast<int>(u);
-          const auto [first, last] = executor.part(unit);
-          float* const values = data_of(executor, part.kind, unit);
-          parallel::for_each_tensor_range(executor.units()[u], first, last,
+          const Executor::Range piece = executor.piece(unit);
+          const int64_t begin = executor.part(unit).first;
+          const Ref values = executor.state(part.kind, unit);
+          parallel::for_each_tensor_range(executor.units()[u], piece.first, piece.last,
                                           [&](const model::Tensor& tensor, int64_t at, int64_t count, int64_t offset) {
                                             writer.write_range(std::string(part.prefix) + tensor.name, at, count,
-                                                               ConstRef(values + offset));
+                                                               values.at(offset - begin));
                                           });
         }
       }

@@ -31,11 +31,11 @@ double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
-parallel::Executor::Options executor_options() {
+parallel::Executor::Options executor_options(const Config& config) {
 #ifdef NDEBUG
-  return {};
+  return {.overlap = config.parallel.overlap};
 #else
-  return {.packing = parallel::Packing::separate, .guard = true};
+  return {.packing = parallel::Packing::separate, .guard = true, .overlap = config.parallel.overlap};
 #endif
 }
 
@@ -56,7 +56,7 @@ class Trainer {
                   : std::vector<int>()),
         stream_(team_),
         begin_(Clock::now()),
-        executor_(run_shape(job.config, world.size()), programs_, world, stream_, executor_options()),
+        executor_(run_shape(job.config, world.size()), programs_, world, stream_, executor_options(job.config)),
         timer_(programs_, world.rank(), job.options.trace.has_value()),
         tokens_(static_cast<size_t>(job.config.train.sequence) + 1) {
     memory_seconds_ = seconds_since(begin_);

@@ -32,6 +32,7 @@ constexpr int kEvaluationProgram = 1;
 
 // What a configuration means on `ranks` ranks: pure, so that `plan` says what `train` does.
 int threads_per_rank(const Config& config, int ranks);
+parallel::Sharding sharding_of(const Config& config, int ranks);
 parallel::RunShape run_shape(const Config& config, int ranks);
 std::vector<parallel::Program> run_programs(const Config& config, int ranks);
 

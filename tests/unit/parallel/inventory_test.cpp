@@ -5,7 +5,7 @@
 namespace ridgeline::parallel {
 namespace {
 
-RunShape small(int ranks, DType dtype) {
+RunShape small(const Sharding& sharding) {
   RunShape run;
   run.config.layers = 4;
   run.config.width = 48;
@@ -14,32 +14,47 @@ RunShape small(int ranks, DType dtype) {
   run.config.ffn = 192;
   run.config.vocab = 331;
   run.config.context = 32;
-  run.batch = {.batch = 3, .sequence = 17, .dtype = dtype, .head_chunk = 20, .team_size = 2};
+  run.batch = {.batch = 3, .sequence = 17, .dtype = sharding.weights, .head_chunk = 20, .team_size = 2};
   run.evaluation_batch = run.batch;
-  run.data_parallel = ranks;
+  run.sharding = sharding;
   return run;
 }
 
-std::vector<Program> programs(const RunShape& run, int micro_batches) {
-  return {lower(run.config, schedule(1, micro_batches)[0], Shard::none, Reduce::last), evaluation(run.config, 1)};
+std::vector<Program> programs(const RunShape& run) {
+  return {lower(run.config, schedule(1, run.sharding.micro_batches)[0], run.sharding),
+          evaluation(run.config, 1, run.sharding)};
 }
+constexpr Shard kLevels[] = {Shard::none, Shard::optimizer, Shard::gradients, Shard::parameters};
 
 TEST(inventory, never_lets_two_live_buffers_share_bytes) {
-  for (const DType dtype : {DType::f32, DType::bf16}) {
-    for (const int micro_batches : {1, 3}) {
-      const RunShape run = small(2, dtype);
-      for (const Packing packing : {Packing::shared, Packing::separate}) {
-        const Inventory inventory =
-            make_inventory(run, model::declare(run.config), programs(run, micro_batches), packing);
-        EXPECT_TRUE(overlapping(inventory).empty()) << overlapping(inventory).front();
+  for (const Shard level : kLevels) {
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      for (const int micro_batches : {1, 3}) {
+        for (const int prefetch : {0, 1, 3}) {
+          for (const Reduce reduce : {Reduce::last, Reduce::every}) {
+            const RunShape run = small({.level = level,
+                                        .ranks = 4,
+                                        .group = 2,
+                                        .reduce = reduce,
+                                        .prefetch = prefetch,
+                                        .wire = dtype,
+                                        .weights = dtype,
+                                        .micro_batches = micro_batches});
+            for (const Packing packing : {Packing::shared, Packing::separate}) {
+              const Inventory inventory = make_inventory(run, model::declare(run.config), programs(run), packing);
+              const std::vector<std::string> wrong = overlapping(inventory, programs(run));
+              EXPECT_TRUE(wrong.empty()) << wrong.front();
+            }
+          }
+        }
       }
     }
   }
 }
 
 TEST(inventory, overlap_check_notices) {
-  const RunShape run = small(1, DType::f32);
-  Inventory inventory = make_inventory(run, model::declare(run.config), programs(run, 1));
+  const RunShape run = small({});
+  Inventory inventory = make_inventory(run, model::declare(run.config), programs(run));
   Buffer* first = nullptr;
   for (Buffer& buffer : inventory.buffers) {
     if (buffer.kind != BufferKind::saved || buffer.program != 0) continue;
@@ -50,13 +65,25 @@ TEST(inventory, overlap_check_notices) {
       break;
     }
   }
-  EXPECT_FALSE(overlapping(inventory).empty());
+  EXPECT_FALSE(overlapping(inventory, programs(run)).empty());
+}
+
+// Two buffers on different streams whose operations only the list orders, not the events.
+TEST(inventory, overlap_check_knows_streams) {
+  const RunShape run = small({.level = Shard::parameters, .ranks = 2});
+  std::vector<Program> list = programs(run);
+  const Inventory inventory = make_inventory(run, model::declare(run.config), list);
+  EXPECT_TRUE(overlapping(inventory, list).empty());
+  for (Op& op : list[0].ops) {
+    if (op.kind == OpKind::gather) op.after.clear();
+  }
+  EXPECT_FALSE(overlapping(inventory, list).empty());
 }
 
 TEST(inventory, accumulation_costs_no_activations) {
-  const RunShape run = small(1, DType::bf16);
   const auto bytes = [&](int micro_batches) {
-    const Inventory inventory = make_inventory(run, model::declare(run.config), programs(run, micro_batches));
+    const RunShape run = small({.weights = DType::bf16, .micro_batches = micro_batches});
+    const Inventory inventory = make_inventory(run, model::declare(run.config), programs(run));
     int64_t tokens = 0;
     for (const Buffer& buffer : inventory.buffers) {
       if (buffer.program == 0 && (buffer.kind == BufferKind::batch || buffer.kind == BufferKind::losses))
@@ -68,21 +95,39 @@ TEST(inventory, accumulation_costs_no_activations) {
 }
 
 TEST(inventory, parameters_gradients_and_moments_take_what_the_closed_form_says) {
-  for (const int ranks : {1, 2, 4}) {
-    const RunShape run = small(ranks, DType::bf16);
-    const std::vector<model::Unit> units = model::declare(run.config);
-    const Inventory inventory = make_inventory(run, units, programs(run, 1));
-    int64_t padded = 0, bytes = 0;
-    for (const model::Unit& unit : units) padded += unit.padded(ranks);
-    for (const Buffer& buffer : inventory.buffers) {
-      if (buffer.program < 0 && buffer.kind != BufferKind::norm_partials) bytes += buffer.bytes;
+  // Bytes per parameter that every rank has, and that are cut between the shards: 4 master, 2 working, 4 (or 2)
+  // gradient, 8 moments in mixed precision; 4 weights, 4 gradient, 8 moments in fp32.
+  struct Form {
+    Shard level;
+    DType weights, wire;
+    int64_t whole, cut;
+  };
+  constexpr DType f32 = DType::f32, bf16 = DType::bf16;
+  const Form forms[] = {{Shard::none, bf16, f32, 18, 0},       {Shard::optimizer, bf16, f32, 6, 12},
+                        {Shard::gradients, bf16, f32, 2, 16},  {Shard::parameters, bf16, f32, 0, 18},
+                        {Shard::none, bf16, bf16, 16, 0},      {Shard::optimizer, bf16, bf16, 4, 12},
+                        {Shard::gradients, bf16, bf16, 2, 14}, {Shard::parameters, bf16, bf16, 0, 16},
+                        {Shard::none, f32, f32, 16, 0},        {Shard::optimizer, f32, f32, 8, 8},
+                        {Shard::gradients, f32, f32, 4, 12},   {Shard::parameters, f32, f32, 0, 16}};
+  for (const Form& form : forms) {
+    for (const auto& [ranks, group] : {std::pair{2, 0}, {4, 0}, {8, 0}, {8, 2}}) {
+      const RunShape run =
+          small({.level = form.level, .ranks = ranks, .group = group, .wire = form.wire, .weights = form.weights});
+      const std::vector<model::Unit> units = model::declare(run.config);
+      const Inventory inventory = make_inventory(run, units, programs(run));
+      int64_t padded = 0, bytes = 0;
+      for (const model::Unit& unit : units) padded += unit.padded(ranks);
+      for (const Buffer& buffer : inventory.buffers) {
+        if (buffer.program < 0 && buffer.kind != BufferKind::norm_partials) bytes += buffer.bytes;
+      }
+      EXPECT_EQ(bytes, form.whole * padded + form.cut * padded / run.sharding.shards())
+          << name_of(form.level) << " " << ranks << " ranks, groups of " << group;
     }
-    EXPECT_EQ(bytes, 18 * padded);  // 4 master, 2 working, 4 gradient, 8 moments
   }
 }
 
 TEST(inventory, padding_is_smaller_than_a_norm_block_per_rank_and_unit) {
-  const RunShape run = small(4, DType::f32);
+  const RunShape run = small({.ranks = 4});
   for (const model::Unit& unit : model::declare(run.config)) {
     EXPECT_LT(unit.padded(4) - unit.count, 4 * model::kNormBlock);
     EXPECT_EQ(unit.padded(4) % (4 * model::kNormBlock), 0);

@@ -61,13 +61,13 @@ parallel::RunShape shape(int ranks, DType dtype, bool dropout) {
   run.batch = {.batch = 2, .sequence = 128, .dtype = dtype, .head_chunk = 128, .team_size = 2, .dropout = dropout};
   run.evaluation_batch = run.batch;
   run.evaluation_batch.dropout = false;
-  run.data_parallel = ranks;
+  run.sharding = {.ranks = ranks, .weights = dtype, .micro_batches = 2};
   return run;
 }
 
 std::vector<parallel::Program> programs(const parallel::RunShape& run) {
-  return {parallel::lower(run.config, parallel::schedule(1, 2)[0], parallel::Shard::none, parallel::Reduce::last),
-          parallel::evaluation(run.config, 1)};
+  return {parallel::lower(run.config, parallel::schedule(1, 2)[0], run.sharding),
+          parallel::evaluation(run.config, 1, run.sharding)};
 }
 
 // The buffers of one program share bytes with those of another, so tokens are written right before a run.
@@ -92,7 +92,7 @@ parallel::StepResult run_program(parallel::Executor& executor, int program) {
 
 template <typename F>
 void with_executor(const parallel::RunShape& run, parallel::Executor::Options options, F&& f) {
-  comm::run_threads(run.data_parallel, {.timeout = std::chrono::seconds(60)}, [&](comm::World& world) {
+  comm::run_threads(run.sharding.ranks, {.timeout = std::chrono::seconds(60)}, [&](comm::World& world) {
     device::WorkerTeam team(run.batch.team_size);
     device::Stream stream(team);
     parallel::Executor executor(run, programs(run), world, stream, options);

@@ -120,7 +120,7 @@ int most_ranks(const std::string& file) {
   return of_the_tutorial && !file.ends_with("_twin.toml") ? 16 : 8;
 }
 
-// Waiting for GPT-J and for sharding.
+// Waiting for GPT-J's preset.
 bool still_refused(const std::string& file) {
   return file.starts_with("gptj_");
 }

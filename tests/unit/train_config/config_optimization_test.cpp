@@ -141,7 +141,8 @@ TEST(ConfigBatchRamp, TheIncrementMustReachTheGlobalBatch) {
   expect_refused(ramp(4, 0, 10), {"train.batch_ramp_increment = 0", "nearest valid value is 2."});
   expect_refused(ramp(24, 2, 10), {"train.batch_ramp_start = 24: must be below train.global_batch = 24", "is 22."});
   expect_refused(ramp(400, 2, 10), {"train.batch_ramp_start = 400", "is 22."});
-  expect_refused(ramp(12, 12, 0), {"train.batch_ramp_samples = 0: the ramp needs a length", "100 steps", "1200."});
+  expect_refused(ramp(12, 12, 0),
+                 {"train.batch_ramp_samples = 0: the ramp needs a length", "100 steps per batch", "1200."});
   expect_refused(ramp(12, 12, 10), {"train.batch_ramp_start = 12", "leaves no room for a ramp"}, 12);
 }
 

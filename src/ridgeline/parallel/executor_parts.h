@@ -1,0 +1,60 @@
+// What the executor's two halves share: memory (executor_memory.cpp) and running (executor.cpp).
+#pragma once
+
+#include <utility>
+#include <vector>
+
+#include "ridgeline/parallel/executor.h"
+
+namespace ridgeline::parallel {
+
+// Buffers of one operation.
+struct Executor::Bound {
+  model::Batch batch;
+  ConstRef input;
+  Ref output, gradient;
+  model::BlockWeights weights;
+  model::BlockGradients gradients;
+  model::BlockSaved saved;
+  model::BlockScratch scratch;
+  model::LossScratch loss_scratch;
+  void* embedding_scratch = nullptr;
+  float* losses = nullptr;
+  // Segments of the units that the operation reads or adds to, [unit - first of them].
+  std::vector<std::pair<int, ConstRef>> unit_weights;
+  std::vector<std::pair<int, float*>> unit_gradients;
+  Ref source, target;  // of an operation on a whole unit
+
+  ConstRef weights_of(int unit) const {
+    for (const auto& [number, segment] : unit_weights) {
+      if (number == unit) return segment;
+    }
+    return {};
+  }
+  float* gradient_of(int unit) const {
+    for (const auto& [number, segment] : unit_gradients) {
+      if (number == unit) return segment;
+    }
+    return nullptr;
+  }
+};
+
+// Where a unit's state lies. `part` of a buffer is this rank's shard of it.
+struct Executor::UnitMemory {
+  Extent extent;
+  Range part, piece;
+  float* master = nullptr;                       // part
+  Ref whole_weights;                             // what products read, where all of it always lies there; else null
+  Ref own_weights;                               // part of what products read
+  Ref whole_gradient;                            // accumulated gradient, where all of it lies there; else null
+  Ref gradient;                                  // part of it
+  float *moment1 = nullptr, *moment2 = nullptr;  // part
+};
+
+// All i64, so that one exact all-reduce sums it.
+struct Executor::Agreement {
+  ExactSum squares, losses;
+  int64_t tokens = 0, stop = 0;
+};
+
+}  // namespace ridgeline::parallel

@@ -1,0 +1,72 @@
+// What lives as 1/N over which ranks, and what follows from it for a unit's buffers. Pure; the lowering, the inventory
+// and the executor all ask here.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "ridgeline/base/dtype.h"
+
+namespace ridgeline::parallel {
+
+// Each level includes the ones before it.
+enum class Shard {
+  none,       // everything replicated: DDP
+  optimizer,  // master weights and moments: ZeRO-1
+  gradients,  // accumulated gradients too: ZeRO-2
+  parameters  // weights too, gathered for use: ZeRO-3, FSDP (FULL_SHARD)
+};
+
+// When accumulated gradients are reduced.
+enum class Reduce {
+  last,  // once per step, after the last micro-batch: least traffic
+  every  // after every micro-batch: from level `gradients` on the least memory
+};
+
+// How long gathered weights stay (level `parameters`).
+enum class Gather {
+  per_use,  // dropped after a use, unless the next one is at hand: forward and backward gather (FSDP's
+            // reshard_after_forward)
+  per_step  // kept from the first use to the last of a program
+};
+
+std::string_view name_of(Shard shard);
+
+// A run's data parallelism. `ranks` = shards x replicas: a group of `shards` consecutive ranks shares one copy of what
+// is sharded, replicas of it sum their gradients (hybrid sharding: HSDP, MiCS).
+struct Sharding {
+  Shard level = Shard::none;
+  int ranks = 1;
+  int group = 0;  // ranks that share one copy; 0: all. Divides `ranks`.
+  Reduce reduce = Reduce::last;
+  Gather gather = Gather::per_use;
+  int prefetch = 1;            // operations between the start of a transfer and the wait for it; 0: no overlap
+  DType wire = DType::f32;     // of gradients in a reduction: f32 or bf16 (summed in f32 either way)
+  DType weights = DType::f32;  // of the weights that products read: f32 means the masters themselves
+  int micro_batches = 1;       // per step and rank
+
+  // Ranks between which the state is cut; 1 for level none.
+  int shards() const { return level == Shard::none ? 1 : (group == 0 ? ranks : group); }
+  int replicas() const { return ranks / shards(); }
+  // Cut into one part is not cut.
+  bool cuts(Shard what) const { return shards() > 1 && level >= what; }
+  bool mixed() const { return weights != DType::f32; }
+
+  // A step may reduce a unit more than once.
+  bool reduces_every() const { return reduce == Reduce::every || micro_batches == 1; }
+  // The accumulated gradient is this rank's part only.
+  bool gradient_is_part() const { return cuts(Shard::gradients) && reduces_every(); }
+  // What a reduction over a 2-byte wire gives fits 2 bytes as long as nothing is added to it.
+  DType gradient_dtype() const { return wire != DType::f32 && micro_batches == 1 ? wire : DType::f32; }
+  // Backward adds into a buffer of its own, which is reduced and then added to the accumulated gradient.
+  bool separate_gradient() const {
+    return gradient_is_part() || gradient_dtype() != DType::f32 || (reduce == Reduce::every && micro_batches > 1);
+  }
+  // The reduction runs on a copy in the wire's dtype; or, where that is what is kept, on the accumulated gradient.
+  bool separate_wire() const { return wire != DType::f32 && !wire_is_gradient(); }
+  bool wire_is_gradient() const { return gradient_dtype() != DType::f32 && !gradient_is_part(); }
+  // After the reduction this rank's part is added (or copied) to the accumulated gradient.
+  bool accumulates() const { return !wire_is_gradient() && (separate_gradient() || separate_wire()); }
+};
+
+}  // namespace ridgeline::parallel
