@@ -1,5 +1,6 @@
 #include "ridgeline/optim/learning_rate.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <numbers>
@@ -9,66 +10,153 @@
 namespace ridgeline::optim {
 namespace {
 
-// The part of (learning_rate - min) that is left at progress p in (0, 1).
-double linear_remainder(double progress) {
-  return 1.0 - progress;
+double ratio(int64_t part, int64_t whole) {
+  return static_cast<double>(part) / static_cast<double>(whole);
 }
-double cosine_remainder(double progress) {
-  return 0.5 * (1.0 + std::cos(std::numbers::pi * progress));
+
+// What is left of the way from the peak to the minimum at progress p in [0, 1].
+double linear_remainder(double p) {
+  return 1.0 - p;
+}
+double cosine_remainder(double p) {
+  return 0.5 * (1.0 + std::cos(std::numbers::pi * p));
+}
+
+double between(const Schedule& schedule, double share) {
+  return schedule.min_learning_rate + (schedule.learning_rate - schedule.min_learning_rate) * share;
+}
+
+using Formula = double (*)(const Schedule& schedule, const Progress& progress);
+using Remainder = double (*)(double p);
+
+double constant_rate(const Schedule& schedule, const Progress& progress) {
+  const int64_t s = progress.step, warmup = schedule.warmup_steps;
+  return s <= warmup ? schedule.learning_rate * static_cast<double>(s) / static_cast<double>(warmup)
+                     : schedule.learning_rate;
+}
+
+template <Remainder remainder>
+double decay(const Schedule& schedule, const Progress& progress) {
+  const int64_t s = progress.step, warmup = schedule.warmup_steps, end = schedule.steps;
+  if (s <= warmup) return constant_rate(schedule, progress);
+  if (s >= end) return schedule.min_learning_rate;
+  return between(schedule, remainder(ratio(s - warmup, end - warmup)));
+}
+
+double megatron_constant_rate(const Schedule& schedule, const Progress& progress) {
+  const int64_t n = progress.successful_samples, warmup = schedule.warmup_samples;
+  return n <= warmup && warmup > 0 ? schedule.learning_rate * ratio(n, warmup) : schedule.learning_rate;
+}
+
+template <Remainder remainder>
+double megatron_decay(const Schedule& schedule, const Progress& progress) {
+  const int64_t n = progress.successful_samples, warmup = schedule.warmup_samples, end = schedule.decay_samples;
+  if (n <= warmup && warmup > 0) return megatron_constant_rate(schedule, progress);
+  if (n > end) return schedule.min_learning_rate;
+  return between(schedule, remainder(ratio(n - warmup, end - warmup)));
+}
+
+double megatron_inverse_sqrt_rate(const Schedule& schedule, const Progress& progress) {
+  const int64_t n = progress.successful_samples, warmup = schedule.warmup_samples;
+  if (n <= warmup && warmup > 0) return megatron_constant_rate(schedule, progress);
+  if (n > schedule.decay_samples) return schedule.min_learning_rate;
+  const double root = std::sqrt(static_cast<double>(std::max<int64_t>(warmup, 1))) /
+                      std::sqrt(static_cast<double>(std::max<int64_t>(n, 1)));
+  return std::max(schedule.min_learning_rate, schedule.learning_rate * root);
+}
+
+int64_t deepspeed_warmup_steps(const Schedule& schedule) {
+  return std::max<int64_t>(2, schedule.warmup_steps);
+}
+
+double deepspeed_warmup_rate(const Schedule& schedule, const Progress& progress) {
+  const int64_t j = progress.successful_steps - 1, warmup = deepspeed_warmup_steps(schedule);
+  if (j < 0) return schedule.min_learning_rate;
+  if (j >= warmup) return schedule.learning_rate;
+  if (!schedule.log_warmup) return between(schedule, ratio(j, warmup));
+  return between(schedule, std::log(static_cast<double>(j + 1)) / std::log(static_cast<double>(warmup)));
+}
+
+double deepspeed_warmup_decay_rate(const Schedule& schedule, const Progress& progress) {
+  const int64_t j = progress.successful_steps - 1, warmup = deepspeed_warmup_steps(schedule), end = schedule.steps;
+  if (j < warmup) return deepspeed_warmup_rate(schedule, progress);
+  return between(schedule, std::max(0.0, ratio(end - j, std::max<int64_t>(1, end - warmup))));
+}
+
+// The remainder takes p beyond 1: transformers limits the outcome, not p.
+template <Remainder remainder>
+double hugging_face(const Schedule& schedule, const Progress& progress) {
+  const int64_t k = progress.successful_steps, warmup = schedule.warmup_steps, end = schedule.steps;
+  if (k < warmup) return schedule.learning_rate * ratio(k, warmup);
+  return schedule.learning_rate * std::max(0.0, remainder(ratio(k - warmup, std::max<int64_t>(1, end - warmup))));
 }
 
 struct Kind {
-  Decay decay;
+  ScheduleKind kind;
   std::string_view name;
-  double (*remainder)(double progress);  // null: no decay
+  ScheduleSettings settings;
+  Formula formula;
 };
-constexpr std::array<Kind, 3> kKinds = {{{Decay::constant, "constant", nullptr},
-                                         {Decay::linear, "linear", linear_remainder},
-                                         {Decay::cosine, "cosine", cosine_remainder}}};
+using K = ScheduleKind;
+constexpr ScheduleSettings kBySteps{.steps = true}, kByStepsToMinimum{.minimum = true, .steps = true},
+    kBySamples{.samples = true}, kBySamplesToMinimum{.minimum = true, .samples = true, .decay = true},
+    kDeepSpeed{.minimum = true, .steps = true, .warmup_shape = true};
+constexpr std::array<Kind, 11> kKinds = {{
+    {K::constant, "constant", kBySteps, constant_rate},
+    {K::linear, "linear", kByStepsToMinimum, decay<linear_remainder>},
+    {K::cosine, "cosine", kByStepsToMinimum, decay<cosine_remainder>},
+    {K::megatron_constant, "megatron_constant", kBySamples, megatron_constant_rate},
+    {K::megatron_linear, "megatron_linear", kBySamplesToMinimum, megatron_decay<linear_remainder>},
+    {K::megatron_cosine, "megatron_cosine", kBySamplesToMinimum, megatron_decay<cosine_remainder>},
+    {K::megatron_inverse_sqrt, "megatron_inverse_sqrt", kBySamplesToMinimum, megatron_inverse_sqrt_rate},
+    {K::deepspeed_warmup, "deepspeed_warmup", kDeepSpeed, deepspeed_warmup_rate},
+    {K::deepspeed_warmup_decay, "deepspeed_warmup_decay", kDeepSpeed, deepspeed_warmup_decay_rate},
+    {K::hugging_face_linear, "hugging_face_linear", kBySteps, hugging_face<linear_remainder>},
+    {K::hugging_face_cosine, "hugging_face_cosine", kBySteps, hugging_face<cosine_remainder>},
+}};
 
-const Kind& kind_of(Decay decay) {
-  for (const Kind& kind : kKinds) {
-    if (kind.decay == decay) return kind;
+const Kind& row_of(ScheduleKind kind) {
+  for (const Kind& row : kKinds) {
+    if (row.kind == kind) return row;
   }
-  RL_REQUIRE(false, "no kind of decay has number {}", static_cast<int>(decay));
+  RL_REQUIRE(false, "no schedule has number {}", static_cast<int>(kind));
   return kKinds.front();
 }
 
 }  // namespace
 
-std::string_view name_of(Decay decay) {
-  return kind_of(decay).name;
+std::string_view name_of(ScheduleKind kind) {
+  return row_of(kind).name;
 }
 
-std::vector<std::string> decay_names() {
+std::vector<std::string> schedule_names() {
   std::vector<std::string> names;
-  for (const Kind& kind : kKinds) names.emplace_back(kind.name);
+  for (const Kind& row : kKinds) names.emplace_back(row.name);
   return names;
 }
 
-Decay decay_of_name(std::string_view name) {
-  for (const Kind& kind : kKinds) {
-    if (kind.name == name) return kind.decay;
+ScheduleKind schedule_of_name(std::string_view name) {
+  for (const Kind& row : kKinds) {
+    if (row.name == name) return row.kind;
   }
-  const std::string guess = nearest(name, decay_names());
-  const std::string list = fmt::format("Schedules: {}.", fmt::join(decay_names(), ", "));
+  const std::string guess = nearest(name, schedule_names());
+  const std::string list = fmt::format("Schedules: {}.", fmt::join(schedule_names(), ", "));
   throw Error(fmt::format("optimizer.schedule = \"{}\": no such schedule", name),
               guess.empty() ? list : fmt::format("Did you mean {}? {}", guess, list));
 }
 
-double learning_rate(const Schedule& schedule, int64_t step) {
-  RL_CHECK(step, >=, 1);
-  RL_CHECK(schedule.warmup_steps, <, schedule.steps);
-  const double peak = schedule.learning_rate, low = schedule.min_learning_rate;
-  if (step <= schedule.warmup_steps) {
-    return peak * static_cast<double>(step) / static_cast<double>(schedule.warmup_steps);
-  }
-  const Kind& kind = kind_of(schedule.decay);
-  if (kind.remainder == nullptr) return peak;
-  if (step >= schedule.steps) return low;
-  const double progress =
-      static_cast<double>(step - schedule.warmup_steps) / static_cast<double>(schedule.steps - schedule.warmup_steps);
-  return low + (peak - low) * kind.remainder(progress);
+ScheduleSettings settings_of(ScheduleKind kind) {
+  return row_of(kind).settings;
+}
+
+double learning_rate(const Schedule& schedule, const Progress& progress) {
+  const Kind& row = row_of(schedule.kind);
+  RL_CHECK(progress.step, >=, 1);
+  RL_CHECK(progress.successful_steps, >=, 0);
+  RL_CHECK(progress.successful_samples, >=, 0);
+  if (row.settings.steps) RL_CHECK(schedule.warmup_steps, <, schedule.steps);
+  if (row.settings.decay) RL_CHECK(schedule.warmup_samples, <, schedule.decay_samples);
+  return row.formula(schedule, progress);
 }
 
 }  // namespace ridgeline::optim

@@ -357,12 +357,4 @@ DType activation_dtype(const Config& config) {
   return config.train.precision == "bf16" ? DType::bf16 : DType::f32;
 }
 
-optim::Schedule schedule_of(const Config& config) {
-  return {.decay = optim::decay_of_name(config.optimizer.schedule),
-          .learning_rate = config.optimizer.learning_rate,
-          .min_learning_rate = config.optimizer.min_learning_rate,
-          .warmup_steps = config.optimizer.warmup_steps,
-          .steps = config.train.steps};
-}
-
 }  // namespace ridgeline::train

@@ -17,7 +17,9 @@
 
 #include "ridgeline/base/dtype.h"
 #include "ridgeline/model/transformer_config.h"
+#include "ridgeline/optim/batch_ramp.h"
 #include "ridgeline/optim/learning_rate.h"
+#include "ridgeline/optim/loss_scale.h"
 
 namespace ridgeline::train {
 
@@ -51,12 +53,25 @@ struct Config {
     std::string init_from;
     int64_t threads = 0;
     int64_t head_chunk = 1024;
+    int64_t batch_ramp_start = 0;  // 0 = no ramp
+    int64_t batch_ramp_increment = 0;
+    int64_t batch_ramp_samples = 0;
+    std::string loss_scale = "usual";  // this and the next four: fp16 only; 0 = the kind's own
+    double loss_scale_initial = 0.0;
+    double loss_scale_minimum = 0.0;
+    int64_t loss_scale_window = 0;
+    int64_t loss_scale_hysteresis = 0;
   };
   struct Optimizer {
     double learning_rate = 3e-4;
     double min_learning_rate = 0.0;
-    int64_t warmup_steps = 0;
     std::string schedule = "cosine";
+    int64_t warmup_steps = 0;
+    std::string warmup_shape = "usual";
+    int64_t warmup_samples = 0;
+    int64_t decay_samples = 0;  // 0 = those of the whole run
+    std::string form = "adamw";
+    std::string state = "fp32";
     double beta1 = 0.9;
     double beta2 = 0.95;
     double epsilon = 1e-8;
@@ -112,8 +127,9 @@ Config with_imported_model(Config config, const ridgeline::model::TransformerCon
 // ----------------------------------------------------------------------------------------------------------- checking
 
 // Everything that can be said before data is opened or memory allocated: single values again, the model (skipped while
-// it is to come from train.init_from), batch against ranks, sequence against context, learning rates, warm-up. Pure;
-// `plan` calls it too. Does not ask for data.train.
+// it is to come from train.init_from), batch and its ramp against ranks, sequence against context, learning rates,
+// warm-up, loss scale. A key that the chosen schedule or loss scale does not read must be at its default. Pure; `plan`
+// calls it too. Does not ask for data.train.
 void check(const Config& config, int ranks);
 // Error unless data.train is given.
 void require_data(const Config& config);
@@ -136,6 +152,12 @@ std::vector<std::string> differences(const Config& before, const Config& after);
 
 // Of activations and of the weights that products read: f32, or bf16 for bf16-mixed (master weights are always f32).
 DType activation_dtype(const Config& config);
+// The batch of every step; without a ramp always train.global_batch.
+optim::BatchRamp batch_ramp_of(const Config& config);
+// Complete: decay_samples where it is 0, and the shape of the warm-up, are filled in.
 optim::Schedule schedule_of(const Config& config);
+// Of fp16, with the kind's own numbers where a key is 0; none for other precisions. Error for a key that the kind does
+// not read, for `constant` without a scale, and for a minimum above the initial scale.
+std::optional<optim::LossScaleRule> loss_scale_of(const Config& config);
 
 }  // namespace ridgeline::train

@@ -69,7 +69,7 @@ int64_t nearest_divisor(int64_t value, int64_t wanted) {
 
 void check_batch(const Config& config, int ranks) {
   const int64_t global = config.train.global_batch, micro = config.train.micro_batch;
-  const int64_t unit = ranks * micro;
+  const int64_t unit = int64_t{ranks} * micro;
   if (global % unit == 0) return;
   std::string next = fmt::format("Nearest valid: train.global_batch = {}", nearest_multiple(global, unit));
   if (global % ranks == 0) {
@@ -94,8 +94,94 @@ void check_sharding(const Config& config, int ranks) {
               fmt::format("The nearest valid value is {}.", nearest_divisor(ranks, group)));
 }
 
+// [train] batch_ramp_*: every batch of the ramp must be a multiple of ranks x micro_batch, too.
+void check_batch_ramp(const Config& config, int ranks) {
+  const Config::Train& t = config.train;
+  const auto refuse = [&](std::string_view key, int64_t value, std::string_view what, const std::string& next) {
+    throw Error(fmt::format("{}{} = {}: {}", where(config, key), key, value, what), next);
+  };
+  if (t.batch_ramp_start == 0) {
+    const std::string next = "Give train.batch_ramp_start, the batch to begin with; or leave it out.";
+    if (t.batch_ramp_increment != 0)
+      refuse("train.batch_ramp_increment", t.batch_ramp_increment, "there is no ramp to read it", next);
+    if (t.batch_ramp_samples != 0)
+      refuse("train.batch_ramp_samples", t.batch_ramp_samples, "there is no ramp to read it", next);
+    return;
+  }
+  // From here on in units; check_batch has seen to the global batch.
+  const int64_t unit = int64_t{ranks} * t.micro_batch, last = t.global_batch / unit - 1;
+  const std::string units =
+      fmt::format("not a multiple of ranks x train.micro_batch = {} x {} = {}", ranks, t.micro_batch, unit);
+  if (last < 1) {
+    refuse(
+        "train.batch_ramp_start", t.batch_ramp_start,
+        fmt::format("train.global_batch = {} is the smallest for {} x {} sequences at once, and leaves no room for a "
+                    "ramp",
+                    t.global_batch, ranks, t.micro_batch),
+        "Leave the ramp out, or use a smaller train.micro_batch.");
+  }
+  const int64_t start = std::min(last, nearest_multiple(t.batch_ramp_start, unit) / unit);
+  if (start * unit != t.batch_ramp_start) {
+    refuse(
+        "train.batch_ramp_start", t.batch_ramp_start,
+        t.batch_ramp_start % unit != 0 ? units : fmt::format("must be below train.global_batch = {}", t.global_batch),
+        fmt::format("The nearest valid value is {}.", start * unit));
+  }
+  const int64_t way = t.global_batch / unit - start;
+  const int64_t increment = nearest_divisor(way, nearest_multiple(t.batch_ramp_increment, unit) / unit);
+  if (increment * unit != t.batch_ramp_increment) {
+    refuse("train.batch_ramp_increment", t.batch_ramp_increment,
+           t.batch_ramp_increment % unit != 0
+               ? units
+               : fmt::format("does not divide train.global_batch - train.batch_ramp_start = {}", way * unit),
+           fmt::format("The nearest valid value is {}.", increment * unit));
+  }
+  if (t.batch_ramp_samples == 0) {
+    refuse("train.batch_ramp_samples", 0, "the ramp needs a length",
+           fmt::format("For example, for 100 steps per batch on average: {}.",
+                       100 * way / increment * (t.batch_ramp_start + t.global_batch - t.batch_ramp_increment) / 2));
+  }
+}
+
+// The names of schedules whose settings satisfy `reads`.
+template <typename Reads>
+std::string schedules_that(Reads reads) {
+  std::vector<std::string> names;
+  for (const std::string& name : optim::schedule_names()) {
+    if (reads(optim::settings_of(optim::schedule_of_name(name)))) names.push_back(name);
+  }
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
+// A key that the chosen schedule does not read must not be given another value than its default.
+void check_schedule_keys(const Config& config) {
+  using Settings = optim::ScheduleSettings;
+  struct Reader {
+    std::string_view key;
+    bool Settings::*reads;
+  };
+  constexpr Reader kReaders[] = {{"optimizer.min_learning_rate", &Settings::minimum},
+                                 {"optimizer.warmup_steps", &Settings::steps},
+                                 {"optimizer.warmup_samples", &Settings::samples},
+                                 {"optimizer.decay_samples", &Settings::decay},
+                                 {"optimizer.warmup_shape", &Settings::warmup_shape}};
+  const Settings settings = optim::settings_of(optim::schedule_of_name(config.optimizer.schedule));
+  const Config defaults;
+  for (const Reader& reader : kReaders) {
+    const Key& key = *find_key(reader.key);
+    const std::string value = value_text(slot_of(key, config));
+    // A linear warm-up is what the others have.
+    if (settings.*reader.reads || value == value_text(slot_of(key, defaults)) || value == "\"linear\"") continue;
+    throw Error(fmt::format("{}{} = {}: not read by optimizer.schedule = \"{}\"", where(config, key.name), key.name,
+                            value, config.optimizer.schedule),
+                fmt::format("Leave it out, or choose a schedule that reads it: {}.",
+                            schedules_that([&](const Settings& s) { return s.*reader.reads; })));
+  }
+}
+
 void check_optimizer(const Config& config) {
   const Config::Optimizer& o = config.optimizer;
+  check_schedule_keys(config);
   if (o.min_learning_rate > o.learning_rate) {
     throw Error(fmt::format("{}optimizer.min_learning_rate = {}: above optimizer.learning_rate = {}",
                             where(config, "optimizer.min_learning_rate"), o.min_learning_rate, o.learning_rate),
@@ -106,6 +192,16 @@ void check_optimizer(const Config& config) {
                             where(config, "optimizer.warmup_steps"), o.warmup_steps, config.train.steps),
                 fmt::format("The nearest valid value is {}; or raise train.steps.", config.train.steps - 1));
   }
+  const optim::Schedule schedule = schedule_of(config);
+  if (optim::settings_of(schedule.kind).decay && o.warmup_samples >= schedule.decay_samples) {
+    const bool given = o.decay_samples != 0;
+    throw Error(
+        fmt::format("{}optimizer.warmup_samples = {}: must be below {} = {}", where(config, "optimizer.warmup_samples"),
+                    o.warmup_samples, given ? "optimizer.decay_samples" : "the sequences of the whole run",
+                    schedule.decay_samples),
+        fmt::format("The nearest valid value is {}; or raise {}.", schedule.decay_samples - 1,
+                    given ? "optimizer.decay_samples" : "train.steps"));
+  }
 }
 
 }  // namespace
@@ -115,8 +211,10 @@ void check(const Config& config, int ranks) {
   for (const Key& key : keys()) located(config, [&] { check_value(key, config); });
   check_model(config);
   check_batch(config, ranks);
+  check_batch_ramp(config, ranks);
   check_sharding(config, ranks);
   check_optimizer(config);
+  located(config, [&] { loss_scale_of(config); });
   located(config, [&] { data::split_documents(config.data.split, 1); });
 }
 

@@ -9,7 +9,6 @@
 namespace ridgeline::train {
 namespace {
 
-constexpr double kNoLimit = 9e18;  // of whole numbers
 constexpr double kMaxRanks = 1 << 20;
 
 std::vector<std::string> words(std::span<const std::string_view> all) {
@@ -317,66 +316,6 @@ std::vector<Key> train_keys() {
   };
 }
 
-std::vector<Key> optimizer_keys() {
-  return {
-      {.name = "optimizer.learning_rate",
-       .unit = "",
-       .slot = [](Config& c) -> Slot { return &c.optimizer.learning_rate; },
-       .meaning = "Peak learning rate of AdamW, reached after the warm-up.",
-       .low = 0,
-       .high = 1000},
-      {.name = "optimizer.min_learning_rate",
-       .unit = "",
-       .slot = [](Config& c) -> Slot { return &c.optimizer.min_learning_rate; },
-       .meaning = "Learning rate of the last step, for linear and cosine.",
-       .low = 0,
-       .high = 1000},
-      {.name = "optimizer.warmup_steps",
-       .unit = "steps",
-       .slot = [](Config& c) -> Slot { return &c.optimizer.warmup_steps; },
-       .meaning = "Steps over which the learning rate rises linearly to its peak; fewer than train.steps.",
-       .low = 0,
-       .high = kNoLimit},
-      {.name = "optimizer.schedule",
-       .unit = "",
-       .slot = [](Config& c) -> Slot { return &c.optimizer.schedule; },
-       .meaning = "Learning rate between the warm-up and the last step.",
-       .words = optim::decay_names()},
-      {.name = "optimizer.beta1",
-       .unit = "",
-       .slot = [](Config& c) -> Slot { return &c.optimizer.beta1; },
-       .meaning = "Decay of AdamW's running mean of gradients.",
-       .low = 0,
-       .high = 1,
-       .below_high = true},
-      {.name = "optimizer.beta2",
-       .unit = "",
-       .slot = [](Config& c) -> Slot { return &c.optimizer.beta2; },
-       .meaning = "Decay of AdamW's running mean of squared gradients.",
-       .low = 0,
-       .high = 1,
-       .below_high = true},
-      {.name = "optimizer.epsilon",
-       .unit = "",
-       .slot = [](Config& c) -> Slot { return &c.optimizer.epsilon; },
-       .meaning = "Added to the root of the second moment.",
-       .low = 1e-20,
-       .high = 1},
-      {.name = "optimizer.weight_decay",
-       .unit = "",
-       .slot = [](Config& c) -> Slot { return &c.optimizer.weight_decay; },
-       .meaning = "Decoupled weight decay; of matrices only (not of biases and norms).",
-       .low = 0,
-       .high = 1000},
-      {.name = "optimizer.clip",
-       .unit = "",
-       .slot = [](Config& c) -> Slot { return &c.optimizer.clip; },
-       .meaning = "Largest global norm of the gradient; larger ones are scaled down to it. 0: off.",
-       .low = 0,
-       .high = 1e30},
-  };
-}
-
 std::vector<Key> parallel_keys() {
   return {
       {.name = "parallel.shard",
@@ -475,7 +414,8 @@ std::vector<Key> parallel_keys() {
 const std::vector<Key>& table() {
   static const std::vector<Key> kTable = [] {
     std::vector<Key> all;
-    for (auto part : {model_keys, model_option_keys, data_keys, train_keys, optimizer_keys, parallel_keys}) {
+    for (auto part :
+         {model_keys, model_option_keys, data_keys, train_keys, batch_and_scale_keys, optimizer_keys, parallel_keys}) {
       for (Key& key : part()) all.push_back(std::move(key));
     }
     return all;

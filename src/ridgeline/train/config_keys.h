@@ -1,5 +1,6 @@
 // The table of configuration keys: the only place that lists them. To add a key, add a member to Config and a row to
-// config_keys.cpp; reading, writing, --print-config and checks follow.
+// config_keys.cpp (optimizer, batch ramp and loss scale: config_optimization_keys.cpp); reading, writing,
+// --print-config and checks follow.
 #pragma once
 
 #include <limits>
@@ -47,6 +48,12 @@ struct Key {
   std::string_view group() const { return name.substr(0, name.find('.')); }
   std::string_view member() const { return name.substr(name.find('.') + 1); }
 };
+
+inline constexpr double kNoLimit = 9e18;  // of whole numbers
+
+// Parts of keys(): the last of [train], and all of [optimizer].
+std::vector<Key> batch_and_scale_keys();
+std::vector<Key> optimizer_keys();
 
 // In the order of to_toml; keys of one group stand together.
 std::span<const Key> keys();

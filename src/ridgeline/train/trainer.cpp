@@ -156,7 +156,9 @@ class Trainer {
                        .beta2 = static_cast<float>(optimizer.beta2),
                        .epsilon = static_cast<float>(optimizer.epsilon),
                        .weight_decay = static_cast<float>(optimizer.weight_decay)};
-    input.learning_rate = static_cast<float>(optim::learning_rate(schedule_of(job_.config), t));
+    input.learning_rate = static_cast<float>(optim::learning_rate(
+        schedule_of(job_.config),
+        {.step = t, .successful_steps = state_.step, .successful_samples = state_.consumed_samples}));
     input.correction1 = static_cast<float>(1.0 - std::pow(optimizer.beta1, static_cast<double>(t)));
     input.correction2 = static_cast<float>(1.0 - std::pow(optimizer.beta2, static_cast<double>(t)));
     input.clip = static_cast<float>(optimizer.clip);

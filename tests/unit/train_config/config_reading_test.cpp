@@ -250,6 +250,19 @@ TEST(ConfigKeys, ThoseThatOthersCallExist) {
                            "optimizer.min_learning_rate",
                            "optimizer.warmup_steps",
                            "optimizer.schedule",
+                           "optimizer.warmup_shape",
+                           "optimizer.warmup_samples",
+                           "optimizer.decay_samples",
+                           "optimizer.form",
+                           "optimizer.state",
+                           "train.batch_ramp_start",
+                           "train.batch_ramp_increment",
+                           "train.batch_ramp_samples",
+                           "train.loss_scale",
+                           "train.loss_scale_initial",
+                           "train.loss_scale_minimum",
+                           "train.loss_scale_window",
+                           "train.loss_scale_hysteresis",
                            "optimizer.beta1",
                            "optimizer.beta2",
                            "optimizer.epsilon",
@@ -276,7 +289,7 @@ TEST(ConfigSchedule, CarriesEverySetting) {
   const Config config =
       parse(kSmall, {"optimizer.schedule=linear", "optimizer.min_learning_rate=1e-5", "optimizer.warmup_steps=30"});
   const optim::Schedule schedule = schedule_of(config);
-  EXPECT_EQ(schedule.decay, optim::Decay::linear);
+  EXPECT_EQ(schedule.kind, optim::ScheduleKind::linear);
   EXPECT_EQ(schedule.learning_rate, 1e-3);
   EXPECT_EQ(schedule.min_learning_rate, 1e-5);
   EXPECT_EQ(schedule.warmup_steps, 30);
