@@ -4,7 +4,9 @@
 // Then the members compute blocks of C: a member packs the B panels of its block's columns into its own memory, where
 // they stay in its L2 cache while all A panels of the slab pass by; a chunk is cut into blocks of k so that an A panel
 // fits L1. Sums over the blocks of k are kept in fp32 in the member's memory, over the chunks in C (or, where C cannot
-// hold them, in the workspace). All cuts depend on the product and the kernel alone, never on the team.
+// hold them, in the workspace). Kernels know f32 and bf16: operands in f16 pass through f32 on their way into panels, a
+// block of C in f16 is staged in f32 and rounded when it is finished. All cuts depend on the product and the kernel
+// alone, never on the team.
 #include "ridgeline/ops/matmul.h"
 
 #include <algorithm>
@@ -13,6 +15,7 @@
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/ops/cpu/matmul_isa.h"
 #include "ridgeline/ops/cpu/matmul_kernel.h"
+#include "ridgeline/ops/cpu/require.h"
 #include "ridgeline/ops/elementwise.h"
 
 namespace ridgeline::ops {
@@ -58,8 +61,14 @@ constexpr int64_t kSlabBytes = int64_t{24} << 20;  // of packed A: the last-leve
 // At most so many rows take B as it lies; beyond, packing it pays.
 constexpr int64_t kSkinnyRows = 16, kSkinnyColumns = 64;
 bool is_skinny(const Matmul& p) {
-  return p.m <= kSkinnyRows && p.row_sums_of_a == nullptr;
+  const bool halves = p.a.data.dtype == DType::f16 || p.c.dtype == DType::f16 || p.bias.dtype == DType::f16;
+  return p.m <= kSkinnyRows && p.row_sums_of_a == nullptr && !halves;
 }
+
+// How much of an operand in f16 is widened at once: lanes next to each other (panels together) by k, or a panel's lanes
+// by contiguous k.
+constexpr int64_t kWidenedTogether = 4, kWidenedRows = 32, kWidenedRun = 128;
+constexpr int64_t kMostLanes = 64;  // of a panel
 
 struct Plan {
   const MatmulKernel* kernel = nullptr;
@@ -69,6 +78,8 @@ struct Plan {
   bool carry = false;                          // sums between chunks need memory of their own
   int64_t slab_offset = 0, member_offset = 0;  // bytes in the workspace
   int64_t b_bytes = 0, member_bytes = 0;
+  bool staged = false;
+  int64_t stage_offset = 0;  // in a member's memory, where C or the bias is f16: see Stage
 
   int64_t padded(int64_t k) const { return round_up(k, kernel->k_unit); }
   int64_t a_panel_bytes(int64_t k) const { return kernel->mr * padded(k) * kernel->packed_bytes; }
@@ -99,7 +110,10 @@ Plan plan_of(const Matmul& p, Isa isa) {
   plan.slab_offset = plan.carry ? round_up(p.m * p.n * 4, kPage) : 0;
   plan.member_offset = plan.slab_offset + round_up(plan.slab / kernel.mr * plan.a_panel_bytes(plan.k_chunk), kPage);
   plan.b_bytes = round_up(plan.nb / kernel.nr * plan.b_panel_bytes(plan.k_chunk), kPage);
-  plan.member_bytes = plan.b_bytes + round_up(plan.mb * plan.nb * 4, kPage) + kScratchBytes;
+  plan.stage_offset = plan.b_bytes + round_up(plan.mb * plan.nb * 4, kPage);
+  plan.staged = p.c.dtype == DType::f16 || p.bias.dtype == DType::f16;
+  plan.member_bytes =
+      plan.stage_offset + (plan.staged ? round_up((plan.mb + 2) * plan.nb * 4, kPage) : 0) + kScratchBytes;
   return plan;
 }
 
@@ -108,9 +122,10 @@ void check(const Matmul& p) {
   RL_CHECK(p.n, >=, 0);
   RL_CHECK(p.k, >=, 0);
   const DType dtype = p.a.data.dtype;
-  RL_REQUIRE(dtype == DType::f32 || dtype == DType::bf16, "matmul: A has dtype {}", name_of(dtype));
+  RL_REQUIRE(is_float(dtype), "matmul: A has dtype {}", name_of(dtype));
   RL_REQUIRE(p.b.data.dtype == dtype, "matmul: A has dtype {}, B {}", name_of(dtype), name_of(p.b.data.dtype));
-  RL_REQUIRE(p.c.dtype == DType::f32 || p.c.dtype == DType::bf16, "matmul: C has dtype {}", name_of(p.c.dtype));
+  RL_REQUIRE(is_float(p.c.dtype), "matmul: C has dtype {}", name_of(p.c.dtype));
+  RL_REQUIRE(!p.bias || is_float(p.bias.dtype), "matmul: bias has dtype {}", name_of(p.bias.dtype));
   RL_REQUIRE(!p.accumulate || p.c.dtype == DType::f32, "matmul: accumulation into {}", name_of(p.c.dtype));
   RL_CHECK(p.ldc, >=, p.n);
   RL_CHECK(p.a.ld, >=, (p.a.layout == Layout::row_major ? p.k : p.m));
@@ -129,6 +144,22 @@ device::Stream& calling_thread() {
   static device::Stream stream(team);
   return stream;
 }
+
+// Where a member keeps a block of C in f32 before it is rounded to f16, a bias widened from f16, and a row of f16.
+struct Stage {
+  Stage() = default;
+  Stage(const Plan& plan, std::byte* memory)
+      : block(reinterpret_cast<float*>(memory + plan.stage_offset)),
+        bias(block + plan.mb * plan.nb),
+        rounded(reinterpret_cast<f16*>(bias + plan.nb)) {}
+  Stage at(int64_t floats) const {
+    Stage later = *this;
+    if (block != nullptr) later.block += floats;
+    return later;
+  }
+  float *block = nullptr, *bias = nullptr;
+  f16* rounded = nullptr;
+};
 
 // One matmul call: the plan and where everything lies.
 class Run {
@@ -161,7 +192,7 @@ class Run {
                         .bf16 = bf16_in,
                         .sums = sums,
                         .ld_sums = kSkinnyColumns});
-        kernel_.finish(finish_of(0, column), p_.m, columns, sums, kSkinnyColumns);
+        kernel_.finish(finish_of(0, column, Stage()), p_.m, columns, sums, kSkinnyColumns);
         activate(0, column, p_.m, columns);
       }
     });
@@ -194,6 +225,7 @@ class Run {
     const bool k_contiguous = (matrix.layout == Layout::column_major) == b;
     const int64_t tile = b ? kernel_.nr : kernel_.mr;
     const int64_t bytes = b ? plan_.b_panel_bytes(k_count_) : plan_.a_panel_bytes(k_count_);
+    if (matrix.data.dtype == DType::f16) return pack_halves(b, first, last, panels);
     const int64_t group = k_contiguous ? 1 : kPackedTogether, k_step = k_contiguous ? k_count_ : kPackedRows;
     for (int64_t lane0 = first; lane0 < last; lane0 += group * tile, panels += group * bytes) {
       for (int64_t k = 0; k < k_count_; k += k_step) {
@@ -207,6 +239,40 @@ class Run {
               .bf16 = matrix.data.dtype == DType::bf16,
               .lanes = std::min(tile, last - lane),
               .k = std::min(k_step, k_count_ - k)};
+          (b ? kernel_.pack_b : kernel_.pack_a)(source, panel);
+        }
+      }
+    }
+  }
+
+  // The same for f16: a few lanes by a few k become a matrix of floats, which is packed.
+  void pack_halves(bool b, int64_t first, int64_t last, std::byte* panels) const {
+    const Matrix& matrix = b ? p_.b : p_.a;
+    const bool k_contiguous = (matrix.layout == Layout::column_major) == b;
+    const int64_t tile = b ? kernel_.nr : kernel_.mr;
+    RL_CHECK(tile, <=, kMostLanes);
+    const int64_t bytes = b ? plan_.b_panel_bytes(k_count_) : plan_.a_panel_bytes(k_count_);
+    const int64_t group = k_contiguous ? 1 : kWidenedTogether, k_step = k_contiguous ? kWidenedRun : kWidenedRows;
+    const int64_t ld = k_contiguous ? kWidenedRun : kWidenedTogether * tile;
+    alignas(64) float wide[kMostLanes * kWidenedRun];
+    static_assert(kWidenedTogether * kWidenedRows <= kWidenedRun);
+    for (int64_t lane0 = first; lane0 < last; lane0 += group * tile, panels += group * bytes) {
+      const int64_t end = std::min(last, lane0 + group * tile);
+      for (int64_t k = 0; k < k_count_; k += k_step) {
+        const int64_t count = std::min(k_step, k_count_ - k), row = k_first_ + k;
+        const int64_t lines = k_contiguous ? end - lane0 : count, length = k_contiguous ? count : end - lane0;
+        for (int64_t line = 0; line < lines; ++line) {
+          const int64_t at = k_contiguous ? (lane0 + line) * matrix.ld + row : (row + line) * matrix.ld + lane0;
+          cast(calling_thread(), length, matrix.data.at(at), wide + line * ld);
+        }
+        std::byte* panel = panels + k * tile * kernel_.packed_bytes;
+        for (int64_t lane = lane0; lane < end; lane += tile, panel += bytes) {
+          const PanelSource source{.data = wide + (lane - lane0) * (k_contiguous ? ld : 1),
+                                   .ld = ld,
+                                   .k_contiguous = k_contiguous,
+                                   .bf16 = false,
+                                   .lanes = std::min(tile, end - lane),
+                                   .k = count};
           (b ? kernel_.pack_b : kernel_.pack_a)(source, panel);
         }
       }
@@ -237,6 +303,7 @@ class Run {
     if (first >= last) return;
     std::byte* memory = workspace_ + plan_.member_offset + member * plan_.member_bytes;
     auto* sums = reinterpret_cast<float*>(memory + plan_.b_bytes);
+    const Stage stage = plan_.staged ? Stage(plan_, memory) : Stage();
     void* scratch = memory + plan_.member_bytes - kScratchBytes;
     if (kernel_.begin != nullptr) kernel_.begin();
     const int64_t row_blocks = divide_up(slab_rows_, plan_.mb);
@@ -245,19 +312,20 @@ class Run {
       const int64_t column = task / row_blocks * plan_.nb, row = task % row_blocks * plan_.mb;
       if (column != packed) pack(true, column, std::min(p_.n, column + plan_.nb), memory);
       packed = column;
-      compute_block(row, column, memory, sums, scratch);
+      compute_block(row, column, memory, sums, stage, scratch);
     }
     if (kernel_.end != nullptr) kernel_.end();
   }
 
   // Rows [row, row + mb) of the slab.
-  void compute_block(int64_t row, int64_t column, const std::byte* b, float* sums, void* scratch) const {
+  void compute_block(int64_t row, int64_t column, const std::byte* b, float* sums, Stage stage, void* scratch) const {
     const int64_t rows = std::min(plan_.mb, slab_rows_ - row), columns = std::min(plan_.nb, p_.n - column);
     const int64_t a_bytes = plan_.a_panel_bytes(k_count_), depth = plan_.padded(k_count_);
     Strip strip{};
     strip.columns = columns;
     strip.b_stride = plan_.b_panel_bytes(k_count_);
     strip.scratch = scratch;
+    if (p_.bias.dtype == DType::f16 && p_.bias) cast(calling_thread(), columns, p_.bias.at(column), stage.bias);
     int64_t k = 0;
     do {
       strip.k = std::min(plan_.k_block, depth - k);
@@ -267,7 +335,7 @@ class Run {
       const bool last = k + strip.k == depth;
       const std::byte* a = a_panel(row / kernel_.mr) + k * kernel_.mr * kernel_.packed_bytes;
       for (int64_t i = 0; i < rows; i += kernel_.mr, a += a_bytes) {
-        const Finish finish = finish_of(slab_first_ + row + i, column);
+        const Finish finish = finish_of(slab_first_ + row + i, column, stage.at(i * plan_.nb));
         strip.a = a;
         strip.rows = std::min(kernel_.mr, rows - i);
         strip.finish = last ? &finish : nullptr;
@@ -279,10 +347,29 @@ class Run {
       }
       k += strip.k;
     } while (k < depth);
+    if (p_.c.dtype == DType::f16 && chunk_ + 1 == plan_.chunks) {
+      round_block(slab_first_ + row, column, rows, columns, stage);
+    }
     activate(slab_first_ + row, column, rows, columns);
   }
 
-  Finish finish_of(int64_t row, int64_t column) const {
+  // P of a block of C in f16, and the sum with the residual, from the sums in the stage.
+  void round_block(int64_t row, int64_t column, int64_t rows, int64_t columns, Stage stage) const {
+    device::Stream& stream = calling_thread();
+    int64_t at = row * p_.ldc + column;
+    for (int64_t i = 0; i < rows; ++i, at += p_.ldc) {
+      const float* sums = stage.block + i * plan_.nb;
+      if (p_.epilogue == Epilogue::residual) {
+        cast(stream, columns, sums, stage.rounded);
+        add(stream, columns, stage.rounded, p_.residual.at(at), p_.c.at(at));
+      } else {
+        cast(stream, columns, sums, p_.epilogue == Epilogue::gelu ? p_.pre_activation.at(at) : p_.c.at(at));
+      }
+    }
+  }
+
+  // `stage`: at the row.
+  Finish finish_of(int64_t row, int64_t column, Stage stage) const {
     const int64_t at = row * p_.ldc + column;
     float* carry = plan_.carry ? reinterpret_cast<float*>(workspace_) + row * p_.n + column : nullptr;
     Finish finish{.carry = nullptr,
@@ -307,7 +394,12 @@ class Run {
       finish.out_bf16 = false;
       return finish;
     }
-    if (p_.bias) finish.bias = p_.bias.at(column).data;
+    if (p_.bias) finish.bias = p_.bias.dtype == DType::f16 ? stage.bias : p_.bias.at(column).data;
+    if (p_.c.dtype == DType::f16) {
+      finish.out = stage.block;
+      finish.ld_out = plan_.nb;
+      return finish;
+    }
     if (p_.epilogue == Epilogue::residual) finish.residual = p_.residual.at(at).data;
     if (p_.epilogue == Epilogue::gelu) finish.out = p_.pre_activation.at(at).data;
     return finish;
