@@ -10,6 +10,7 @@
 #include "ridgeline/ops/matmul.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/device/cpu/worker_team.h"
@@ -47,7 +48,9 @@ const MatmulKernel& kernel_of(Isa isa, bool bf16) {
 
 constexpr int64_t kPage = 4096;  // kernels place panels and scratch relative to pages (matmul_amx.cpp)
 
-constexpr int64_t kPackedTogether = 8, kPackedRows = 64;  // rows: a multiple of every kernel's k_unit
+constexpr int64_t kPackedTogether = 128, kPackedRows = 64;  // lanes; rows: a multiple of every kernel's k_unit
+
+constexpr int64_t kCounterBytes = 64;  // per member: its share of the tasks
 
 int64_t divide_up(int64_t a, int64_t b) {
   return (a + b - 1) / b;
@@ -206,9 +209,9 @@ class Run {
         slab_rows_ = std::min(plan_.slab, p_.m - slab_first_);
         const int64_t panels = divide_up(slab_rows_, kernel_.mr);
         const int64_t tasks = divide_up(slab_rows_, plan_.mb) * divide_up(p_.n, plan_.nb);
+        for (int member = 0; member < team.size(); ++member) next_task(team, member) = tasks * member / team.size();
         team.run([&](int member) { pack_a(panels * member / team.size(), panels * (member + 1) / team.size()); });
-        team.run(
-            [&](int member) { compute(member, tasks * member / team.size(), tasks * (member + 1) / team.size()); });
+        team.run([&](int member) { compute(team, member, tasks); });
       }
     }
   }
@@ -226,7 +229,8 @@ class Run {
     const int64_t tile = b ? kernel_.nr : kernel_.mr;
     const int64_t bytes = b ? plan_.b_panel_bytes(k_count_) : plan_.a_panel_bytes(k_count_);
     if (matrix.data.dtype == DType::f16) return pack_halves(b, first, last, panels);
-    const int64_t group = k_contiguous ? 1 : kPackedTogether, k_step = k_contiguous ? k_count_ : kPackedRows;
+    const int64_t group = k_contiguous ? 1 : std::max<int64_t>(8, kPackedTogether / tile),
+                  k_step = k_contiguous ? k_count_ : kPackedRows;
     for (int64_t lane0 = first; lane0 < last; lane0 += group * tile, panels += group * bytes) {
       for (int64_t k = 0; k < k_count_; k += k_step) {
         std::byte* panel = panels + k * tile * kernel_.packed_bytes;
@@ -297,10 +301,16 @@ class Run {
     for (int64_t i = 0; i < rows; ++i) p_.row_sums_of_a[slab_first_ + row + i] += sums[i];
   }
 
-  // Tasks are blocks of C, numbered down the slab first; where a member's share ends inside a column of blocks, the B
-  // panels of that column are packed by the next member too.
-  void compute(int member, int64_t first, int64_t last) const {
-    if (first >= last) return;
+  // The first task of a member's share that nobody has begun, on a cache line of its own.
+  int64_t& next_task(const WorkerTeam& team, int member) const {
+    std::byte* counters = workspace_ + plan_.member_offset + team.size() * plan_.member_bytes;
+    return *reinterpret_cast<int64_t*>(counters + member * kCounterBytes);
+  }
+
+  // Tasks are blocks of C, numbered down the slab first. Every member begins with a share of its own, so that it packs
+  // the B panels of few columns, and then helps the others finish theirs: blocks cost differently at the edges, and a
+  // core may be held up by something else.
+  void compute(const WorkerTeam& team, int member, int64_t tasks) const {
     std::byte* memory = workspace_ + plan_.member_offset + member * plan_.member_bytes;
     auto* sums = reinterpret_cast<float*>(memory + plan_.b_bytes);
     const Stage stage = plan_.staged ? Stage(plan_, memory) : Stage();
@@ -308,11 +318,16 @@ class Run {
     if (kernel_.begin != nullptr) kernel_.begin();
     const int64_t row_blocks = divide_up(slab_rows_, plan_.mb);
     int64_t packed = -1;
-    for (int64_t task = first; task < last; ++task) {
-      const int64_t column = task / row_blocks * plan_.nb, row = task % row_blocks * plan_.mb;
-      if (column != packed) pack(true, column, std::min(p_.n, column + plan_.nb), memory);
-      packed = column;
-      compute_block(row, column, memory, sums, stage, scratch);
+    for (int i = 0; i < team.size(); ++i) {
+      const int owner = (member + i) % team.size();
+      const std::atomic_ref<int64_t> next(next_task(team, owner));
+      const int64_t end = tasks * (owner + 1) / team.size();
+      for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < end;) {
+        const int64_t column = task / row_blocks * plan_.nb, row = task % row_blocks * plan_.mb;
+        if (column != packed) pack(true, column, std::min(p_.n, column + plan_.nb), memory);
+        packed = column;
+        compute_block(row, column, memory, sums, stage, scratch);
+      }
     }
     if (kernel_.end != nullptr) kernel_.end();
   }
@@ -343,7 +358,7 @@ class Run {
         strip.next = more ? a + a_bytes : a;
         strip.next_bytes = more ? strip.k * kernel_.mr * kernel_.packed_bytes : 0;
         kernel_.multiply(strip);
-        strip.sums += round_up(columns, kernel_.nr) * kernel_.mr;
+        if (strip.k < depth) strip.sums += round_up(columns, kernel_.nr) * kernel_.mr;
       }
       k += strip.k;
     } while (k < depth);
@@ -431,7 +446,7 @@ class Run {
 int64_t matmul_workspace_bytes(const Matmul& product, int team_size, Isa isa) {
   if (is_skinny(product)) return kPage + round_up(product.m * product.k * 4, kPage);
   const Plan plan = plan_of(product, isa);
-  return kPage + plan.member_offset + team_size * plan.member_bytes;
+  return kPage + plan.member_offset + team_size * (plan.member_bytes + kCounterBytes);
 }
 
 void matmul(WorkerTeam& team, const Matmul& product, void* workspace, Isa isa) {
