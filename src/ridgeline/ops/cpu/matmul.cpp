@@ -64,8 +64,7 @@ constexpr int64_t kSlabBytes = int64_t{24} << 20;  // of packed A: the last-leve
 // At most so many rows take B as it lies; beyond, packing it pays.
 constexpr int64_t kSkinnyRows = 16, kSkinnyColumns = 64;
 bool is_skinny(const Matmul& p) {
-  const bool halves = p.a.data.dtype == DType::f16 || p.c.dtype == DType::f16 || p.bias.dtype == DType::f16;
-  return p.m <= kSkinnyRows && p.row_sums_of_a == nullptr && !halves;
+  return p.m <= kSkinnyRows && p.row_sums_of_a == nullptr;
 }
 
 // How much of an operand in f16 is widened at once: lanes next to each other (panels together) by k, or a panel's lanes
@@ -153,14 +152,17 @@ struct Stage {
   Stage() = default;
   Stage(const Plan& plan, std::byte* memory)
       : block(reinterpret_cast<float*>(memory + plan.stage_offset)),
+        ld(plan.nb),
         bias(block + plan.mb * plan.nb),
         rounded(reinterpret_cast<f16*>(bias + plan.nb)) {}
-  Stage at(int64_t floats) const {
+  Stage from_row(int64_t row) const {
     Stage later = *this;
-    if (block != nullptr) later.block += floats;
+    if (block != nullptr) later.block += row * ld;
     return later;
   }
-  float *block = nullptr, *bias = nullptr;
+  float* block = nullptr;
+  int64_t ld = 0;
+  float* bias = nullptr;
   f16* rounded = nullptr;
 };
 
@@ -173,15 +175,13 @@ class Run {
   // Columns in fixed groups; every sum is its own, so who computes which group changes nothing.
   void execute_skinny(WorkerTeam& team) {
     auto* a = reinterpret_cast<float*>(workspace_);
-    const bool row_major = p_.a.layout == Layout::row_major, bf16_in = p_.a.data.dtype == DType::bf16;
-    for (int64_t row = 0; row < p_.m; ++row) {
-      for (int64_t k = 0; k < p_.k; ++k) {
-        const int64_t at = row_major ? row * p_.a.ld + k : k * p_.a.ld + row;
-        a[row * p_.k + k] = bf16_in ? static_cast<float>(p_.a.data.as<bf16>()[at]) : p_.a.data.as<float>()[at];
-      }
-    }
+    const DType dtype = p_.a.data.dtype;
+    for (int64_t row = 0; row < p_.m; ++row) widen_row_of_a(row, a + row * p_.k);
     team.parallel_for(p_.n, kSkinnyColumns, [&](int64_t first, int64_t last) {
-      float sums[kSkinnyRows * kSkinnyColumns];
+      float sums[kSkinnyRows * kSkinnyColumns], staged[kSkinnyRows * kSkinnyColumns], bias[kSkinnyColumns];
+      f16 rounded[kSkinnyColumns];
+      Stage stage;
+      stage.block = staged, stage.ld = kSkinnyColumns, stage.bias = bias, stage.rounded = rounded;
       for (int64_t column = first; column < last; column += kSkinnyColumns) {
         const int64_t columns = std::min(kSkinnyColumns, last - column);
         const bool k_contiguous = p_.b.layout == Layout::column_major;
@@ -192,10 +192,13 @@ class Run {
                         .b = p_.b.data.at(k_contiguous ? column * p_.b.ld : column).data,
                         .ldb = p_.b.ld,
                         .b_k_contiguous = k_contiguous,
-                        .bf16 = bf16_in,
+                        .bf16 = dtype == DType::bf16,
+                        .f16 = dtype == DType::f16,
                         .sums = sums,
                         .ld_sums = kSkinnyColumns});
-        kernel_.finish(finish_of(0, column, Stage()), p_.m, columns, sums, kSkinnyColumns);
+        widen_bias(column, columns, stage);
+        kernel_.finish(finish_of(0, column, stage), p_.m, columns, sums, kSkinnyColumns);
+        if (p_.c.dtype == DType::f16) round_block(0, column, p_.m, columns, stage);
         activate(0, column, p_.m, columns);
       }
     });
@@ -217,6 +220,17 @@ class Run {
   }
 
  private:
+  void widen_row_of_a(int64_t row, float* to) const {
+    const ConstRef a = p_.a.data;
+    if (p_.a.layout == Layout::row_major) return cast(calling_thread(), p_.k, a.at(row * p_.a.ld), to);
+    for (int64_t k = 0; k < p_.k; ++k) {
+      const int64_t at = k * p_.a.ld + row;
+      to[k] = a.dtype == DType::f32    ? a.as<float>()[at]
+              : a.dtype == DType::bf16 ? static_cast<float>(a.as<bf16>()[at])
+                                       : static_cast<float>(a.as<f16>()[at]);
+    }
+  }
+
   std::byte* a_panel(int64_t panel) const {
     return workspace_ + plan_.slab_offset + panel * plan_.a_panel_bytes(k_count_);
   }
@@ -340,7 +354,7 @@ class Run {
     strip.columns = columns;
     strip.b_stride = plan_.b_panel_bytes(k_count_);
     strip.scratch = scratch;
-    if (p_.bias.dtype == DType::f16 && p_.bias) cast(calling_thread(), columns, p_.bias.at(column), stage.bias);
+    widen_bias(column, columns, stage);
     int64_t k = 0;
     do {
       strip.k = std::min(plan_.k_block, depth - k);
@@ -350,7 +364,7 @@ class Run {
       const bool last = k + strip.k == depth;
       const std::byte* a = a_panel(row / kernel_.mr) + k * kernel_.mr * kernel_.packed_bytes;
       for (int64_t i = 0; i < rows; i += kernel_.mr, a += a_bytes) {
-        const Finish finish = finish_of(slab_first_ + row + i, column, stage.at(i * plan_.nb));
+        const Finish finish = finish_of(slab_first_ + row + i, column, stage.from_row(i));
         strip.a = a;
         strip.rows = std::min(kernel_.mr, rows - i);
         strip.finish = last ? &finish : nullptr;
@@ -368,12 +382,17 @@ class Run {
     activate(slab_first_ + row, column, rows, columns);
   }
 
+  void widen_bias(int64_t column, int64_t columns, Stage stage) const {
+    if (!p_.bias || p_.bias.dtype != DType::f16) return;
+    cast(calling_thread(), columns, p_.bias.at(column), stage.bias);
+  }
+
   // P of a block of C in f16, and the sum with the residual, from the sums in the stage.
   void round_block(int64_t row, int64_t column, int64_t rows, int64_t columns, Stage stage) const {
     device::Stream& stream = calling_thread();
     int64_t at = row * p_.ldc + column;
     for (int64_t i = 0; i < rows; ++i, at += p_.ldc) {
-      const float* sums = stage.block + i * plan_.nb;
+      const float* sums = stage.from_row(i).block;
       if (p_.epilogue == Epilogue::residual) {
         cast(stream, columns, sums, stage.rounded);
         add(stream, columns, stage.rounded, p_.residual.at(at), p_.c.at(at));
@@ -412,7 +431,7 @@ class Run {
     if (p_.bias) finish.bias = p_.bias.dtype == DType::f16 ? stage.bias : p_.bias.at(column).data;
     if (p_.c.dtype == DType::f16) {
       finish.out = stage.block;
-      finish.ld_out = plan_.nb;
+      finish.ld_out = stage.ld;
       return finish;
     }
     if (p_.epilogue == Epilogue::residual) finish.residual = p_.residual.at(at).data;
