@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "case.h"
+#include "ridgeline/base/random.h"
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/ops/adam.h"
 
@@ -14,6 +15,7 @@ using Doubles = std::vector<double>;
 struct Form {
   bool decoupled, zero_gradient, copy;
   float weight_decay;
+  DType copy_dtype = DType::bf16;
 };
 
 // Ten steps with changing gradients, as the header's formula says, in double.
@@ -23,7 +25,7 @@ void check(Stream& stream, Report& report, DType gradient_dtype, int64_t count, 
   settings.decoupled = form.decoupled;
   settings.zero_gradient = form.zero_gradient;
   Tensor master = Tensor::random(DType::f32, count, 1), m(DType::f32, count), v(DType::f32, count);
-  Tensor copy(DType::bf16, count);
+  Tensor copy(form.copy_dtype, count);
   Doubles p = master.values(), first(p.size()), second(p.size());
   bool gradients_as_asked = true;
   for (int t = 1; t <= 10; ++t) {
@@ -53,22 +55,86 @@ void check(Stream& stream, Report& report, DType gradient_dtype, int64_t count, 
   report.compare("v", v, second, 2e-6);
   report.require("gradient as asked", gradients_as_asked);
   // The working copy is the master, rounded once; without one, the buffer is untouched.
-  report.compare("copy", copy, form.copy ? Tensor(DType::bf16, master.values()).values() : Doubles(p.size()), 0.0);
+  report.compare("copy", copy, form.copy ? Tensor(form.copy_dtype, master.values()).values() : Doubles(p.size()), 0.0);
+}
+
+struct Dtypes {
+  DType master, m, v, copy;
+};
+
+// Narrow states: each step against the formula in double from the values as they were stored before it.
+void check_narrow(Stream& stream, Report& report, DType gradient_dtype, int64_t count, bool decoupled, Dtypes dtypes) {
+  ops::Adam settings;
+  settings.weight_decay = 0.1F;
+  settings.decoupled = decoupled;
+  settings.beta2 = 0.95;
+  settings.rounding = {77, 12345};
+  Tensor master = Tensor::random(dtypes.master, count, 1), m(dtypes.m, count), v(dtypes.v, count);
+  Tensor copy(dtypes.copy, count);
+  Doubles p(static_cast<size_t>(count)), first(p.size()), second(p.size());
+  double bias = 0.0;
+  constexpr int kSteps = 10;
+  for (int t = 1; t <= kSteps; ++t) {
+    Tensor gradient = Tensor::random(gradient_dtype, count, 100 + t, 0.01);
+    const Doubles g = gradient.values(), p0 = master.values(), m0 = m.values(), v0 = v.values();
+    ops::AdamScalars scalars;
+    scalars.learning_rate = 1e-2F;
+    scalars.correction1 = static_cast<float>(1.0 - std::pow(0.9, t));
+    scalars.correction2 = static_cast<float>(1.0 - std::pow(0.95, t));
+    scalars.rounding_key = random_key(5, t, Purpose::rounding);
+    ops::adam(stream, count, settings, &scalars, master.ref(), gradient.ref(), m.ref(), v.ref(), copy.ref());
+    const double decay = static_cast<double>(settings.weight_decay);
+    const Doubles stored = master.values();
+    for (size_t i = 0; i < p.size(); ++i) {
+      const double scaled = g[i] + (decoupled ? 0.0 : decay * p0[i]);
+      first[i] = 0.9 * m0[i] + 0.1 * scaled;
+      second[i] = 0.95 * v0[i] + 0.05 * scaled * scaled;
+      const double update =
+          first[i] / (1.0 - std::pow(0.9, t)) / (std::sqrt(second[i] / (1.0 - std::pow(0.95, t))) + 1e-8);
+      p[i] = p0[i] - 1e-2 * (update + (decoupled ? decay * p0[i] : 0.0));
+      bias += (stored[i] - p[i]) / (kSteps * static_cast<double>(count));
+    }
+  }
+  // Stochastic rounding errs by up to a whole unit in the last place, 2^-7 at worst.
+  report.compare("master", master, p, dtypes.master == DType::bf16 ? 8e-3 : 2e-6);
+  report.compare("m", m, first, tolerance(dtypes.m));
+  report.compare("v", v, second, tolerance(dtypes.v));
+  report.compare("copy", copy, Tensor(dtypes.copy, master.values()).values(), 0.0);
+  // An element's error has a deviation below 2^-9 (half of the unit of values in [0.5, 1)); its mean falls with the
+  // root of the number of roundings. Five deviations.
+  report.require("unbiased", std::abs(bias) <= 5.0 * 0x1p-9 / std::sqrt(kSteps * static_cast<double>(count)));
+}
+
+void add_narrow_cases(std::vector<Case>& cases, DType gradient) {
+  constexpr DType kF = DType::f32, kB = DType::bf16, kH = DType::f16;
+  for (const int64_t count : {1, 61, 20001}) {
+    for (const Dtypes d : {Dtypes{kB, kF, kF, kB}, Dtypes{kB, kB, kB, kB}, Dtypes{kF, kB, kB, kH},
+                           Dtypes{kF, kB, kF, kB}, Dtypes{kF, kF, kB, kB}, Dtypes{kB, kB, kF, kH}}) {
+      for (const bool decoupled : {true, false}) {
+        cases.push_back(
+            {"adam", gradient,
+             fmt::format("count={} {} {}/{}/{} {}", count, decoupled ? "AdamW" : "L2", name_of(d.master), name_of(d.m),
+                         name_of(d.v), name_of(d.copy)),
+             [=](Stream& stream, Report& report) { check_narrow(stream, report, gradient, count, decoupled, d); }});
+      }
+    }
+  }
 }
 
 }  // namespace
 
 void add_adam_cases(std::vector<Case>& cases) {
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : kStored) {
     for (const int64_t count : {1, 61, 20001}) {
-      for (const Form form :
-           {Form{true, true, true, 0.1F}, Form{true, false, false, 0.0F}, Form{false, true, true, 0.1F}}) {
+      for (const Form form : {Form{true, true, true, 0.1F}, Form{true, false, false, 0.0F},
+                              Form{false, true, true, 0.1F}, Form{true, true, true, 0.01F, DType::f16}}) {
         cases.push_back({"adam", dtype,
-                         fmt::format("count={} {} decay={} zero={}", count, form.decoupled ? "AdamW" : "L2",
-                                     form.weight_decay, form.zero_gradient),
+                         fmt::format("count={} {} decay={} zero={} {}", count, form.decoupled ? "AdamW" : "L2",
+                                     form.weight_decay, form.zero_gradient, name_of(form.copy_dtype)),
                          [=](Stream& stream, Report& report) { check(stream, report, dtype, count, form); }});
       }
     }
+    add_narrow_cases(cases, dtype);
   }
 }
 

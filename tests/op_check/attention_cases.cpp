@@ -87,7 +87,7 @@ void add_attention_cases(std::vector<Case>& cases) {
       {1, 40, 40, 1, 1, 256}, {2, 1, 83, 4, 4, 64},     {1, 3, 50, 4, 1, 13},
       {1, 37, 300, 2, 2, 64},
   };
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : kStored) {
     for (const Sizes& z : kSizes) {
       const std::string sizes =
           fmt::format("B={} Tq={} Tk={} H={} KV={} D={} dropout={}", z.b, z.queries, z.keys, z.h, z.kv, z.d, z.dropout);

@@ -138,7 +138,7 @@ void check_backward(Sizes s, DType dtype, Stream& stream, Report& report) {
 }  // namespace
 
 void add_matmul_cases(std::vector<Case>& cases) {
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : kStored) {
     for (const Sizes s : {Sizes{1, 50, 33}, {7, 129, 65}, {17, 5, 3}, {64, 96, 64}, {131, 47, 99}}) {
       const std::string sizes = fmt::format("M={} N={} K={}", s.m, s.n, s.k);
       cases.push_back({"matmul", dtype, sizes, [=](Stream& stream, Report& report) {

@@ -66,8 +66,8 @@ class Communicator {
   virtual int size() const = 0;
   virtual int world_rank(int rank_in_group) const = 0;
 
-  // In place over all ranks: buffer[i] = reduction of every rank's buffer[i]. dtypes f32, bf16, f64, i64 (f64 and i64
-  // sum exactly as their own type).
+  // In place over all ranks: buffer[i] = reduction of every rank's buffer[i]. dtypes f32, bf16, f16, f64, i64 (f64 and
+  // i64 sum exactly as their own type).
   virtual Ticket all_reduce(Ref buffer, int64_t count, ReduceOp op, const Label& label) = 0;
   // In place: buffer holds size()*shard elements; afterwards part [rank*shard, (rank+1)*shard) holds the reduction, the
   // other parts are unspecified.

@@ -17,7 +17,7 @@ namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 template <typename T>
-using Accumulator = std::conditional_t<std::is_same_v<T, bf16>, float, T>;
+using Accumulator = std::conditional_t<std::is_same_v<T, bf16> || std::is_same_v<T, f16>, float, T>;
 
 template <class D>
 HWY_INLINE hn::Vec<D> load(D d, const hn::TFromD<D>* from) {
@@ -42,6 +42,58 @@ HWY_INLINE auto rounded(hn::ScalableTag<float> d, hn::Vec<hn::ScalableTag<float>
   return hn::DemoteTo(d16, hn::BitCast(di32, bits));
 }
 
+using F32 = hn::ScalableTag<float>;
+using F16Bits = hn::Rebind<uint16_t, F32>;
+
+// Conversions of f16 with the bits of base's f16: by instruction where there is one, else as base writes them
+// (Highway's own emulation flushes subnormals).
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2
+HWY_INLINE hn::Vec<F32> from_f16(hn::Vec<F16Bits> bits) {
+  return hn::PromoteTo(F32(), hn::BitCast(hn::Rebind<hwy::float16_t, F32>(), bits));
+}
+HWY_INLINE hn::Vec<F16Bits> to_f16(hn::Vec<F32> value) {
+  return hn::BitCast(F16Bits(), hn::DemoteTo(hn::Rebind<hwy::float16_t, F32>(), value));
+}
+#else
+HWY_INLINE hn::Vec<F32> from_f16(hn::Vec<F16Bits> bits) {
+  const F32 d;
+  const hn::RebindToUnsigned<F32> u;
+  const hn::RebindToSigned<F32> i;
+  const auto wide = hn::PromoteTo(u, bits);
+  const auto magnitude = hn::And(wide, hn::Set(u, 0x7fffU));
+  const auto sign = hn::ShiftLeft<16>(hn::And(wide, hn::Set(u, 0x8000U)));
+  const auto shifted = hn::ShiftLeft<13>(magnitude);
+  const auto small = hn::BitCast(u, hn::Mul(hn::ConvertTo(d, hn::BitCast(i, magnitude)), hn::Set(d, 0x1p-24F)));
+  auto result = hn::Add(shifted, hn::Set(u, 0x38000000U));
+  result = hn::IfThenElse(hn::Gt(hn::Set(u, 0x400U), magnitude), small, result);
+  const auto special = hn::Or(shifted, hn::Set(u, 0x7f800000U));
+  result = hn::IfThenElse(hn::Gt(magnitude, hn::Set(u, 0x7bffU)), special, result);
+  result = hn::IfThenElse(hn::Gt(magnitude, hn::Set(u, 0x7c00U)), hn::Or(special, hn::Set(u, 0x400000U)), result);
+  return hn::BitCast(d, hn::Or(result, sign));
+}
+HWY_INLINE hn::Vec<F16Bits> to_f16(hn::Vec<F32> value) {
+  const F32 d;
+  const hn::RebindToUnsigned<F32> u;
+  const hn::RebindToSigned<F32> i;
+  const auto bits = hn::BitCast(u, value);
+  const auto magnitude = hn::And(bits, hn::Set(u, 0x7fffffffU));
+  const auto sign = hn::And(hn::ShiftRight<16>(bits), hn::Set(u, 0x8000U));
+  const auto odd = hn::And(hn::ShiftRight<13>(magnitude), hn::Set(u, 1U));
+  auto result =
+      hn::ShiftRight<13>(hn::Add(hn::Sub(magnitude, hn::Set(u, 0x38000000U)), hn::Add(odd, hn::Set(u, 0xfffU))));
+  const auto small =
+      hn::Sub(hn::BitCast(u, hn::Add(hn::BitCast(d, magnitude), hn::Set(d, 0.5F))), hn::Set(u, 0x3f000000U));
+  result = hn::IfThenElse(hn::Gt(hn::Set(u, 0x38800000U), magnitude), small, result);
+  result = hn::IfThenElse(hn::Gt(magnitude, hn::Set(u, 0x477fefffU)), hn::Set(u, 0x7c00U), result);
+  const auto nan = hn::Or(hn::Set(u, 0x7e00U), hn::And(hn::ShiftRight<13>(magnitude), hn::Set(u, 0x3ffU)));
+  result = hn::IfThenElse(hn::Gt(magnitude, hn::Set(u, 0x7f800000U)), nan, result);
+  return hn::DemoteTo(F16Bits(), hn::BitCast(i, hn::Or(result, sign)));
+}
+#endif
+HWY_INLINE hn::Vec<F32> load(F32, const f16* from) {
+  return from_f16(hn::LoadU(F16Bits(), &from->bits));
+}
+
 template <class D>
 HWY_INLINE void store(D d, hn::Vec<D> value, hn::TFromD<D>* to) {
   hn::StoreU(value, d, to);
@@ -49,6 +101,9 @@ HWY_INLINE void store(D d, hn::Vec<D> value, hn::TFromD<D>* to) {
 HWY_INLINE void store(hn::ScalableTag<float> d, hn::Vec<hn::ScalableTag<float>> value, bf16* to) {
   const hn::Rebind<uint16_t, decltype(d)> d16;
   store(d16, rounded(d, value), &to->bits);
+}
+HWY_INLINE void store(F32, hn::Vec<F32> value, f16* to) {
+  store(F16Bits(), to_f16(value), &to->bits);
 }
 
 template <ReduceOp kOp, class D>
@@ -172,8 +227,13 @@ void reduce_typed(const Reduction& job) {
 }
 
 void reduce_target(const Reduction& job) {
-  const bool to_f32 = job.output == DType::f32, to_bf16 = job.output == DType::bf16;
-  if (job.input == DType::f32) return to_bf16 ? reduce_typed<float, bf16>(job) : reduce_typed<float, float>(job);
+  const bool to_f32 = job.output == DType::f32;
+  if (job.input == DType::f32) {
+    if (job.output == DType::bf16) return reduce_typed<float, bf16>(job);
+    if (job.output == DType::f16) return reduce_typed<float, f16>(job);
+    return reduce_typed<float, float>(job);
+  }
+  if (job.input == DType::f16) return to_f32 ? reduce_typed<f16, float>(job) : reduce_typed<f16, f16>(job);
   if (job.input == DType::bf16) return to_f32 ? reduce_typed<bf16, float>(job) : reduce_typed<bf16, bf16>(job);
   if (job.input == DType::f64) return reduce_typed<double, double>(job);
   reduce_typed<int64_t, int64_t>(job);
@@ -222,10 +282,11 @@ void copy(const void* source, std::span<void* const> outputs, int64_t bytes, boo
 }
 
 bool reducible(DType dtype) {
-  return dtype == DType::f32 || dtype == DType::bf16 || dtype == DType::f64 || dtype == DType::i64;
+  return dtype == DType::f32 || dtype == DType::bf16 || dtype == DType::f16 || dtype == DType::f64 ||
+         dtype == DType::i64;
 }
 DType accumulator(DType dtype) {
-  return dtype == DType::bf16 ? DType::f32 : dtype;
+  return dtype == DType::bf16 || dtype == DType::f16 ? DType::f32 : dtype;
 }
 
 }  // namespace ridgeline::comm::detail

@@ -13,10 +13,10 @@ namespace ridgeline::comm::detail {
 // outputs[j][i] = reduction over r of sources[r][i] for i in [0, count) and every j.
 //
 // Sum: sources are taken in consecutive runs of group_sizes[0], group_sizes[1], … (adding up to sources.size()); each
-// run is added in ascending order, then the run sums in ascending order. bf16 adds in fp32 and rounds once; f32, f64
-// and i64 (wrapping) add in their own type. Max and min: a NaN in any source gives NaN. `input` to `output` is one of
-// f32, bf16, f64, i64 to itself, bf16 to f32, f32 to bf16. Outputs may be among the sources (exactly the same address
-// and dtype); otherwise nothing may overlap.
+// run is added in ascending order, then the run sums in ascending order. bf16 and f16 add in fp32 and round once;
+// f32, f64 and i64 (wrapping) add in their own type. Max and min: a NaN in any source gives NaN. `input` to `output` is
+// one of f32, bf16, f16, f64, i64 to itself, bf16 or f16 to f32, f32 to bf16 or f16. Outputs may be among the sources
+// (exactly the same address and dtype); otherwise nothing may overlap.
 struct Reduction {
   DType input, output;
   ReduceOp op;
@@ -27,7 +27,7 @@ struct Reduction {
 };
 void reduce(const Reduction& reduction);
 
-// The dtypes that reduce, and what their sums are held in (f32 for bf16, else the same).
+// The dtypes that reduce, and what their sums are held in (f32 for bf16 and f16, else the same).
 bool reducible(DType dtype);
 DType accumulator(DType dtype);
 

@@ -8,10 +8,10 @@
 //   q, out   [B][Tq][H][D]      k, v  [B][Tk][KV][D]      lse f32 [B][H][Tq]
 // H is a multiple of KV; query head h reads key head h / (H / KV) (grouped-query attention; KV = H is multi-head).
 // Training: Tq = Tk, query_start = 0. Generation: Tk cached keys, Tq new queries at positions query_start … (Tk =
-// query_start + Tq). Dtypes: q, k, v, out (and gradients) all f32 or all bf16; scores, softmax and sums in fp32. In
-// bf16 the probabilities are rounded to bf16 before the product with v (and dS before its products), as the matrix unit
-// needs them. Dropout: address (sample, layer, head, query, key), see Dropout below; 0 = none. Source: Dao,
-// "FlashAttention-2", 2023 (tiling and backward by recomputation).
+// query_start + Tq). Dtypes: q, k, v, out (and gradients) all f32, all bf16 or all f16; scores, softmax and sums in
+// fp32. In bf16 the probabilities are rounded to bf16 before the product with v (and dS before its products), as the
+// matrix unit needs them; in f16 they stay fp32. Dropout: address (sample, layer, head, query, key), see Dropout below;
+// 0 = none. Source: Dao, "FlashAttention-2", 2023 (tiling and backward by recomputation).
 #pragma once
 
 #include <cstdint>

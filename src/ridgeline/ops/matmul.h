@@ -12,12 +12,12 @@
 // Every epilogue computes from the value as stored, so that fused and unfused agree bitwise.
 //
 // Shapes: A [M][K], B [K][N], C, pre_activation, activation_input, residual [M][N] row-major with leading dimension
-// `ldc` (the latter three may have their own), bias [N]. Dtypes: A and B both f32 or both bf16 (then products of bf16
-// with fp32 accumulation); C f32 or bf16; bias f32 or bf16; pre_activation, activation_input and residual have C's
-// dtype. Aliasing: residual may be C itself; nothing else may overlap C. A product of at most 16 rows reads B as it
-// lies instead of packing it. Order of summation: a function of (M, N, K, dtypes, layouts, whether row sums are asked
-// for) and the instruction set only, never of the team's size; K is never split between threads. On a CPU complete on
-// return.
+// `ldc` (the latter three may have their own), bias [N]. Dtypes: A and B both f32, both bf16 or both f16 (products of
+// the narrow values with fp32 accumulation); C and bias each f32, bf16 or f16; pre_activation, activation_input and
+// residual have C's dtype. Aliasing: residual may be C itself; nothing else may overlap C. A product of at most 16 rows
+// reads B as it lies instead of packing it. Order of summation: a function of (M, N, K, dtypes,
+// layouts, whether row sums are asked for) and the instruction set only, never of the team's size; K is never split
+// between threads. On a CPU complete on return.
 #pragma once
 
 #include <cstdint>

@@ -74,7 +74,9 @@ T value(int rank, int64_t i, int salt = 0) {
     return static_cast<T>(x);
   } else {
     const double unit = static_cast<double>(x >> 11) / 9007199254740992.0 - 0.5;
-    const double scaled = std::ldexp(unit, static_cast<int>(x % 24));
+    // f16: from subnormals to where the sum of a few ranks overflows.
+    const int exponent = std::is_same_v<T, f16> ? static_cast<int>(x % 30) - 14 : static_cast<int>(x % 24);
+    const double scaled = std::ldexp(unit, exponent);
     return static_cast<T>(static_cast<float>(scaled));
   }
 }
@@ -90,6 +92,10 @@ struct Wide {
 };
 template <>
 struct Wide<bf16> {
+  using type = float;
+};
+template <>
+struct Wide<f16> {
   using type = float;
 };
 
@@ -376,6 +382,7 @@ std::vector<Case> cases() {
     };
     add("reduce_f32", reductions_of<float>);
     add("reduce_bf16", reductions_of<bf16>);
+    add("reduce_f16", reductions_of<f16>);
     add("reduce_f64", reductions_of<double>);
     add("reduce_i64", reductions_of<int64_t>);
     add("move_f32", moves_of<float>);

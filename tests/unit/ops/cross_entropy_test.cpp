@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "fixture.h"
+#include "ridgeline/ops/elementwise.h"
 
 namespace ridgeline::ops {
 namespace {
@@ -72,6 +73,24 @@ TEST(CrossEntropy, ANonFiniteLogitShowsInTheLoss) {
       }
     }
   }
+}
+
+// What dynamic loss scaling lives by: a gradient beyond 65504 becomes infinite, it is not clamped; the others stay
+// right.
+TEST(CrossEntropy, AGradientBeyondF16IsInfinite) {
+  TwoThreads two;
+  const int64_t v = 37;
+  std::vector<f16> logits(v, f16(0.0F));
+  logits[5] = f16(12.0F);
+  const int32_t label = 7;
+  float loss = 0;
+  const float scale = 0x1p17F;
+  cross_entropy(two.stream, 1, v, v, logits.data(), &label, scale, true, &loss);
+  EXPECT_EQ(logits[5].bits, 0x7C00);  // probability nearly 1
+  EXPECT_EQ(logits[7].bits, 0xFC00);  // probability - 1
+  const double other = 0x1p17 * std::exp(-12.0) / (1.0 + 36.0 * std::exp(-12.0));
+  EXPECT_NEAR(static_cast<float>(logits[0]), other, other * 0x1p-11);
+  EXPECT_EQ(first_non_finite(two.stream, v, logits.data()), 5);
 }
 
 // A rising row brings a new maximum in every block.

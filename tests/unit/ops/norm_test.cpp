@@ -30,7 +30,7 @@ struct Layer {
 
 template <typename T>
 class LayerNorm : public testing::Test {};
-using Stored = testing::Types<float, bf16>;
+using Stored = testing::Types<float, bf16, f16>;
 TYPED_TEST_SUITE(LayerNorm, Stored);
 
 TYPED_TEST(LayerNorm, InputGradientMayReplaceWhatItReads) {
@@ -79,6 +79,44 @@ TYPED_TEST(LayerNorm, EvaluationNeedsNoStatistics) {
   layernorm_forward(two.stream, l.n, l.c, 1e-5F, l.x.data(), l.weight.data(), l.bias.data(), y.data(), nullptr,
                     nullptr);
   EXPECT_TRUE(same_bits(y, l.y));
+}
+
+// RMS norm is layer norm where the rows have no mean: on rows of pairs (x, -x), up to the rounding of that mean.
+TYPED_TEST(LayerNorm, WithoutAMeanIsRmsNorm) {
+  TwoThreads two;
+  const int64_t n = 40, c = 74;
+  auto x = random_values<TypeParam>(n * c, 1);
+  for (int64_t i = 0; i < n * c; i += 2) x[i + 1] = TypeParam(-static_cast<float>(x[i]));
+  const auto weight = random_values<float>(c, 2);
+  std::vector<TypeParam> expected(x.size()), y(x.size());
+  std::vector<float> rstd(n), expected_rstd(n), mean(n);
+  layernorm_forward(two.stream, n, c, 1e-5F, x.data(), weight.data(), {}, expected.data(), mean.data(),
+                    expected_rstd.data());
+  rmsnorm_forward(two.stream, n, c, 1e-5F, x.data(), weight.data(), y.data(), rstd.data());
+  for (int64_t i = 0; i < n; ++i) EXPECT_NEAR(rstd[i], expected_rstd[i], 1e-6F * rstd[i]);
+  for (size_t i = 0; i < y.size(); ++i) {
+    ASSERT_NEAR(static_cast<float>(y[i]), static_cast<float>(expected[i]), sizeof(TypeParam) == 2 ? 0.016F : 2e-6F);
+  }
+}
+
+TYPED_TEST(LayerNorm, RmsNormPartsAloneGiveTheBitsOfTheWhole) {
+  TwoThreads two;
+  const Layer<TypeParam> l;
+  std::vector<float> rstd(l.n), dweight(l.c), dweight_alone(l.c);
+  std::vector<TypeParam> y(l.y.size()), dx(l.dx.size()), dx_alone(l.dx.size()), onto_residual = l.dresidual;
+  rmsnorm_forward(two.stream, l.n, l.c, 1e-6F, l.x.data(), l.weight.data(), y.data(), rstd.data());
+  std::vector<std::byte> workspace(static_cast<size_t>(rmsnorm_backward_workspace_bytes(l.n, l.c, 2)));
+  const auto backward = [&](ConstRef residual, Ref out, float* dw) {
+    rmsnorm_backward(two.stream, l.n, l.c, l.x.data(), l.weight.data(), rstd.data(), l.dy.data(), residual, out, dw,
+                     workspace.data());
+  };
+  backward(l.dresidual.data(), dx.data(), dweight.data());
+  backward(l.dresidual.data(), dx_alone.data(), nullptr);
+  backward({}, {}, dweight_alone.data());
+  backward(onto_residual.data(), onto_residual.data(), nullptr);
+  EXPECT_TRUE(same_bits(dx, dx_alone));
+  EXPECT_TRUE(same_bits(dx, onto_residual));
+  EXPECT_TRUE(same_bits(dweight, dweight_alone));
 }
 
 TEST(LayerNormForward, OfAConstantRowIsTheBias) {

@@ -53,6 +53,7 @@ Attention shape_of(const Case& c) {
 }
 
 float round_to(DType dtype, float x) {
+  if (dtype == DType::f16) return static_cast<float>(f16(x));
   return dtype == DType::bf16 ? static_cast<float>(bf16(x)) : x;
 }
 
@@ -64,11 +65,15 @@ class Tensor {
   Ref ref(int64_t offset = 0) { return Ref(bytes_.data(), dtype_).at(offset); }
   float get(int64_t i) const {
     if (dtype_ == DType::f32) return value<float>(i);
+    if (dtype_ == DType::f16) return static_cast<float>(value<f16>(i));
     return static_cast<float>(value<bf16>(i));
   }
   void set(int64_t i, float x) {
     if (dtype_ == DType::f32) {
       std::memcpy(&bytes_[i * 4], &x, 4);
+    } else if (dtype_ == DType::f16) {
+      const f16 rounded(x);
+      std::memcpy(&bytes_[i * 2], &rounded, 2);
     } else {
       const bf16 rounded(x);
       std::memcpy(&bytes_[i * 2], &rounded, 2);
@@ -266,9 +271,20 @@ TEST_P(AttentionLevels, Bf16MatchesDoublePrecisionOfTheSameInputs) {
   }
 }
 
+TEST_P(AttentionLevels, F16MatchesDoublePrecisionOfTheSameInputs) {
+  for (const Case& c : kCases) {
+    SCOPED_TRACE(c.name);
+    Problem p(c, DType::f16);
+    p.run(GetParam(), 1);
+    // One rounding to f16 is at most 2^-12 relative, 0.014 % in rms; only results are rounded, and delta comes from the
+    // rounded out.
+    expect_matches(p, 5e-4, 1e-3 * c.sharpness);
+  }
+}
+
 TEST_P(AttentionLevels, TeamSizeDoesNotChangeABit) {
   for (const Case& c : {Case{"odd items", 1, 140, 140, 3, 3, 24}, Case{"grouped", 3, 70, 70, 4, 2, 40, 0.3F}}) {
-    for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
       Problem one(c, dtype);
       one.run(GetParam(), 1);
       for (const int size : {2, 3, 7}) {
@@ -283,14 +299,14 @@ TEST_P(AttentionLevels, TeamSizeDoesNotChangeABit) {
 }
 
 TEST_P(AttentionLevels, LaterTokensHaveNoInfluenceNotEvenOnTheLastBit) {
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     const Case c{"causal", 1, 150, 150, 1, 1, 32};
     Problem a(c, dtype), b(c, dtype);
     constexpr int64_t kCut = 77;
     for (int64_t t = kCut; t < c.queries; ++t) {
       for (int64_t e = 0; e < c.width; ++e) {
         b.qkv->set(b.k_at + b.kv_place(0, t, e), 1e4F);
-        b.qkv->set(b.v_at + b.kv_place(0, t, e), -3e30F);
+        b.qkv->set(b.v_at + b.kv_place(0, t, e), dtype == DType::f16 ? -6e4F : -3e30F);
       }
     }
     a.run(GetParam(), 1);
@@ -303,7 +319,7 @@ TEST_P(AttentionLevels, LaterTokensHaveNoInfluenceNotEvenOnTheLastBit) {
 
 // Queries at the end of a cache give what the whole sequence gives there.
 TEST_P(AttentionLevels, CachedForwardEqualsFullForward) {
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     const Case whole{"whole", 1, 301, 301, 4, 2, 64};
     Problem full(whole, dtype);
     full.run(GetParam(), 1);
@@ -319,8 +335,9 @@ TEST_P(AttentionLevels, CachedForwardEqualsFullForward) {
       for (int64_t i = 0; i < fresh * row; ++i) {
         const double want = full.out.get((whole.queries - fresh) * row + i);
         // Blocks of the softmax start at other queries, or (decode) there are none: rounding of sums, and
-        // one step of bf16 (2^-8 to 2^-7 of the value).
-        ASSERT_NEAR(part.out.get(i), want, dtype == DType::f32 ? 1e-6 : 8e-3 * std::max(0.1, std::fabs(want)))
+        // one step of bf16 (2^-8 to 2^-7 of the value) or f16 (an eighth of that).
+        const double step = dtype == DType::bf16 ? 8e-3 : 1e-3;
+        ASSERT_NEAR(part.out.get(i), want, dtype == DType::f32 ? 1e-6 : step * std::max(0.1, std::fabs(want)))
             << fresh << " " << i;
       }
     }
@@ -328,7 +345,7 @@ TEST_P(AttentionLevels, CachedForwardEqualsFullForward) {
 }
 
 TEST_P(AttentionLevels, WritesOnlyItsElements) {
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     Case c{"padded", 2, 37, 37, 2, 2, 19};
     Problem p(c, dtype);
     p.shape.q_stride += 3;
@@ -354,7 +371,7 @@ TEST_P(AttentionLevels, WritesOnlyItsElements) {
 }
 
 TEST_P(AttentionLevels, NonFiniteInputShowsInTheOutput) {
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     for (const int64_t queries : {1, 40}) {
       Problem p({"nan", 1, queries, 40, 1, 1, 16}, dtype);
       p.qkv->set(p.k_at + 3, std::numeric_limits<float>::quiet_NaN());

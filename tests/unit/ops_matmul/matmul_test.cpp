@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "ridgeline/base/random.h"
@@ -22,7 +23,8 @@ namespace {
 using device::Isa;
 using device::WorkerTeam;
 
-constexpr float kUntouched = 1232.0F;  // exact in bf16; what lies beside C must stay so
+constexpr DType kStored[] = {DType::f32, DType::bf16, DType::f16};
+constexpr float kUntouched = 1232.0F;  // exact in every dtype; what lies beside C must stay so
 
 struct Size {
   int64_t m, n, k;
@@ -45,11 +47,14 @@ class Buffer {
   }
   float get(int64_t i) const {
     if (dtype_ == DType::f32) return reinterpret_cast<const float*>(bytes_.data())[i];
+    if (dtype_ == DType::f16) return static_cast<float>(reinterpret_cast<const f16*>(bytes_.data())[i]);
     return static_cast<float>(reinterpret_cast<const bf16*>(bytes_.data())[i]);
   }
   void set(int64_t i, float value) {
     if (dtype_ == DType::f32) {
       reinterpret_cast<float*>(bytes_.data())[i] = value;
+    } else if (dtype_ == DType::f16) {
+      reinterpret_cast<f16*>(bytes_.data())[i] = f16(value);
     } else {
       reinterpret_cast<bf16*>(bytes_.data())[i] = bf16(value);
     }
@@ -67,8 +72,9 @@ class Buffer {
 std::vector<float> draw(DType dtype, int64_t count, uint64_t seed) {
   std::vector<float> values(count);
   fill_normal(values.data(), count, random_key(seed, 0, Purpose::init), 0, 0.0F, 1.0F);
-  if (dtype == DType::bf16) {
-    for (float& value : values) value = static_cast<float>(bf16(value));
+  for (float& value : values) {
+    if (dtype == DType::bf16) value = static_cast<float>(bf16(value));
+    if (dtype == DType::f16) value = static_cast<float>(f16(value));
   }
   return values;
 }
@@ -118,7 +124,7 @@ struct Case {
   DType c = DType::f32;
   Epilogue epilogue = Epilogue::plain;
   bool accumulate = false;
-  int bias = 0;  // 0 none, 1 f32, 2 bf16
+  int bias = 0;  // 0 none, 1 f32, 2 bf16, 3 f16
   bool row_sums = false;
   bool residual_in_place = false;
 
@@ -149,7 +155,7 @@ struct Inputs {
       }
     }
     if (test.residual_in_place) c = side;
-    const DType bias_type = test.bias == 2 ? DType::bf16 : DType::f32;
+    const DType bias_type = kStored[std::max(test.bias, 1) - 1];
     const std::vector<float> values = draw(bias_type, size.n, 5);
     if (test.bias != 0) {
       bias = Buffer(bias_type, size.n);
@@ -202,9 +208,9 @@ void expect_close(const Operands& operands, const Case& test, const Inputs& in, 
   const Size size = operands.size;
   const Buffer& stored = test.epilogue == Epilogue::gelu ? result.pre : result.c;
   // Each of k additions rounds by 2^-24 of a partial sum; partial sums of random signs stay well below the sum of
-  // magnitudes, and blocked sums err far less than this bound. bf16 storage adds half a unit of 2^-8.
+  // magnitudes, and blocked sums err far less than this bound. Storage adds half a unit: 2^-8 (bf16), 2^-11 (f16).
   const double roundoff = 0x1p-24 * (2.0 * std::sqrt(static_cast<double>(size.k)) + 4.0);
-  const double storage = test.c == DType::bf16 ? 0x1p-8 : 0x1p-22;
+  const double storage = test.c == DType::bf16 ? 0x1p-8 : test.c == DType::f16 ? 0x1p-11 : 0x1p-22;
   int64_t wrong = 0;
   for (int64_t i = 0; i < size.m; ++i) {
     for (int64_t j = 0; j < in.ldc; ++j) {
@@ -282,20 +288,20 @@ const Size kLarge[] = {{290, 401, 420}, {401, 263, 775}};
 class MatmulTest : public testing::TestWithParam<Isa> {};
 
 TEST_P(MatmulTest, AgreesWithDoubleForEveryLayoutDtypeAndEpilogue) {
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : kStored) {
     for (const Size size : kSmall) {
       const Operands operands(size, dtype);
       int turn = 0;
       for (const Layout a : {Layout::row_major, Layout::column_major}) {
         for (const Layout b : {Layout::row_major, Layout::column_major}) {
           for (const Epilogue epilogue : {Epilogue::plain, Epilogue::gelu, Epilogue::gelu_grad, Epilogue::residual}) {
-            for (const DType c : {DType::f32, DType::bf16}) {
-              const int bias = turn++ % 3;
+            for (const DType c : kStored) {
+              const int bias = turn++ % 4;
               check(operands, {.a = a, .b = b, .c = c, .epilogue = epilogue, .bias = bias, .row_sums = bias == 0},
                     GetParam());
             }
             check(operands,
-                  {.a = a, .b = b, .epilogue = epilogue, .accumulate = true, .bias = turn % 3, .row_sums = true},
+                  {.a = a, .b = b, .epilogue = epilogue, .accumulate = true, .bias = turn % 4, .row_sums = true},
                   GetParam());
           }
         }
@@ -305,7 +311,7 @@ TEST_P(MatmulTest, AgreesWithDoubleForEveryLayoutDtypeAndEpilogue) {
 }
 
 TEST_P(MatmulTest, AgreesWithDoubleAcrossBlocks) {
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : kStored) {
     for (const Size size : kLarge) {
       const Operands operands(size, dtype);
       for (const Layout a : {Layout::row_major, Layout::column_major}) {
@@ -327,16 +333,18 @@ TEST_P(MatmulTest, AgreesWithDoubleAcrossBlocks) {
 }
 
 TEST_P(MatmulTest, AddsChunksOfALongSum) {
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : kStored) {
     const Operands operands({33, 34, 270001}, dtype);
     check(operands, {.c = DType::f32, .epilogue = Epilogue::plain, .accumulate = true, .row_sums = true}, GetParam());
     check(operands, {.a = Layout::column_major, .c = DType::bf16, .epilogue = Epilogue::gelu, .bias = 1}, GetParam());
+    check(operands, {.c = DType::f16, .epilogue = Epilogue::residual, .bias = 3, .residual_in_place = true},
+          GetParam());
     check(operands, {.c = DType::f32, .epilogue = Epilogue::residual, .residual_in_place = true}, GetParam());
   }
 }
 
 TEST_P(MatmulTest, ResidualMayBeTheOutputItself) {
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : kStored) {
     const Operands operands({37, 53, 70}, dtype);
     check(operands, {.c = dtype, .epilogue = Epilogue::residual, .bias = 2, .residual_in_place = true}, GetParam());
   }
@@ -345,6 +353,18 @@ TEST_P(MatmulTest, ResidualMayBeTheOutputItself) {
 TEST_P(MatmulTest, EmptySumIsZeroPlusBias) {
   const Operands operands({3, 4, 0}, DType::f32);
   check(operands, {.c = DType::f32, .bias = 1, .row_sums = true}, GetParam());
+}
+
+// Loss scaling looks for infinities.
+TEST_P(MatmulTest, OverflowsToInfinityInF16) {
+  const Size size{5, 20, 100};
+  Operands operands(size, DType::f16);
+  operands.a.assign(operands.a.size(), 30.0F);
+  operands.b.assign(operands.b.size(), 30.0F);
+  const Case test{.c = DType::f16};
+  const Result result = compute(operands, test, Inputs(test, size), GetParam(), 1);
+  for (int64_t i = 0; i < size.m; ++i)
+    EXPECT_EQ(result.c.get(i * (size.n + 5)), std::numeric_limits<float>::infinity());
 }
 
 INSTANTIATE_TEST_SUITE_P(EveryLevel, MatmulTest, testing::ValuesIn(levels()),

@@ -10,6 +10,7 @@
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/ops/cpu/attention_isa.h"
 #include "ridgeline/ops/cpu/attention_kernels.h"
+#include "ridgeline/ops/cpu/require.h"
 
 namespace ridgeline::ops {
 namespace cpu {
@@ -23,6 +24,7 @@ int64_t round_up(int64_t n, int64_t multiple) {
 
 const AttentionKernels& kernels_for(device::Isa isa, DType dtype) {
   const AttentionTable* table = &kAttentionPortable;
+  if (dtype == DType::f16 && isa > device::Isa::avx512) isa = device::Isa::avx512;
 #if defined(__x86_64__)
   switch (isa) {
     case device::Isa::portable:
@@ -43,7 +45,7 @@ const AttentionKernels& kernels_for(device::Isa isa, DType dtype) {
 #else
   (void)isa;
 #endif
-  return dtype == DType::f32 ? table->f32 : table->bf16;
+  return dtype == DType::f32 ? table->f32 : dtype == DType::bf16 ? table->bf16 : table->f16;
 }
 
 bool decodes(const Attention& shape) {
@@ -51,7 +53,7 @@ bool decodes(const Attention& shape) {
 }
 
 void check(const Attention& s, DType dtype) {
-  RL_REQUIRE(dtype == DType::f32 || dtype == DType::bf16, "attention of {}", name_of(dtype));
+  RL_REQUIRE(is_float(dtype), "attention of {}", name_of(dtype));
   RL_REQUIRE(s.batch > 0 && s.queries > 0 && s.keys > 0 && s.heads > 0 && s.kv_heads > 0,
              "attention shape B={} Tq={} Tk={} H={} KV={}", s.batch, s.queries, s.keys, s.heads, s.kv_heads);
   RL_REQUIRE(s.heads % s.kv_heads == 0, "{} heads against {} key heads", s.heads, s.kv_heads);

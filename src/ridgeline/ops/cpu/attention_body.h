@@ -112,7 +112,7 @@ RL_INLINE void store_right(bf16_t* to, const RowPair& pair) {
 // it.
 template <typename S, typename E>
 RL_INLINE void round_like(RowPair& pair) {
-  if constexpr (sizeof(S) == 2 && sizeof(E) == 4) {
+  if constexpr (__is_same(S, bf16_t) && sizeof(E) == 4) {
     for (auto& row : pair.row) {
       for (F& v : row) v = round_to_bf16(v);
     }
@@ -301,7 +301,7 @@ void decode_query(const S* q, const S* k, const S* v, S* out, float* lse, float*
   for (int64_t j = 0; j < keys; j += kLanes) {
     F p = exp2(load(scores + j) - top);
     sum = sum + p;
-    if constexpr (sizeof(S) == 2) p = round_to_bf16(p);
+    if constexpr (__is_same(S, bf16_t)) p = round_to_bf16(p);
     store(scores + j, p);
   }
   for (int64_t d = 0; d < width; ++d) sums[d] = 0;

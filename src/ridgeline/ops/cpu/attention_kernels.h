@@ -20,7 +20,7 @@ constexpr int64_t kBackwardQueries = 128;
 constexpr int64_t kDecodeQueries = 4;
 
 // One (sample, key head): the `group` query heads that read it lie next to each other. Pointers to q, k, v, out and
-// their gradients are to the first token of the first head; elements are f32 or bf16 (as uint16_t).
+// their gradients are to the first token of the first head; elements are f32, bf16 or f16.
 struct AttentionItem {
   const void *q, *k, *v, *dout;
   void *out, *dq, *dk, *dv;
@@ -45,6 +45,7 @@ struct AttentionKernels {
 
 struct AttentionTable {
   AttentionKernels f32, bf16;
+  AttentionKernels f16;  // not of those beyond AVX-512, which add only bf16
 };
 
 extern const AttentionTable kAttentionPortable;

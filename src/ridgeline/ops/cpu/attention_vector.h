@@ -33,6 +33,9 @@ using U = uint32_t __attribute__((vector_size(4 * kLanes)));
 using H = uint16_t __attribute__((vector_size(2 * kLanes)));
 
 using bf16_t = uint16_t;  // storage of a bf16; base/dtype.h has inline functions
+struct f16_t {            // storage of an IEEE binary16
+  uint16_t bits;
+};
 
 // Two neighbouring bf16 as one word.
 using Word = uint32_t __attribute__((may_alias));
@@ -113,6 +116,38 @@ RL_INLINE F round_to_bf16(F x) {
   return x == x ? bits_as<F>(rounded) : x;
 }
 
+// f16 to f32 and back, with the bits of base's f16: by instruction where there is one.
+RL_INLINE F load(const f16_t* p) {
+#if defined(__AVX512F__)
+  return _mm512_cvtph_ps(load_as<__m256i>(p));
+#elif defined(__F16C__)
+  return _mm256_cvtph_ps(load_as<__m128i>(p));
+#else
+  const U bits = __builtin_convertvector(load_as<H>(p), U);
+  const U magnitude = bits & 0x7fffU, shifted = magnitude << 13;
+  const F small = __builtin_convertvector(bits_as<I>(magnitude), F) * 0x1p-24F;
+  U value = magnitude < 0x400U ? bits_as<U>(small) : shifted + 0x38000000U;
+  value = magnitude >= 0x7c00U ? shifted | 0x7f800000U : value;
+  value = magnitude > 0x7c00U ? value | 0x400000U : value;
+  return bits_as<F>(value | ((bits & 0x8000U) << 16));
+#endif
+}
+RL_INLINE void store(f16_t* p, F v) {
+#if defined(__AVX512F__)
+  store_as(p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#elif defined(__F16C__)
+  store_as(p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+#else
+  const U bits = bits_as<U>(v), magnitude = bits & 0x7fffffffU;
+  const U rounded = (magnitude + 0xfffU + ((magnitude >> 13) & 1U) - 0x38000000U) >> 13;
+  // Below 2^-14 the last place is 2^-24, as it is of floats in [0.5, 1): the addition rounds.
+  const U small = bits_as<U>(bits_as<F>(magnitude) + 0.5F) - 0x3f000000U;
+  U value = magnitude < 0x38800000U ? small : rounded;
+  value = magnitude >= 0x477ff000U ? U{} + 0x7c00U : value;
+  value = magnitude > 0x7f800000U ? 0x7e00U | ((magnitude >> 13) & 0x3ffU) : value;
+  store_as(p, __builtin_convertvector(value | ((bits >> 16) & 0x8000U), H));
+#endif
+}
 RL_INLINE F load(const float* p) {
   return load_as<F>(p);
 }
@@ -131,6 +166,16 @@ RL_INLINE float to_float(float x) {
 }
 RL_INLINE float to_float(bf16_t x) {
   return bits_as<float>(static_cast<uint32_t>(x) << 16);
+}
+// One element at a time by way of a vector: only in tails.
+RL_INLINE float to_float(f16_t x) {
+  f16_t lanes[kLanes] = {x};
+  return load(lanes)[0];
+}
+RL_INLINE void from_float(float x, f16_t* p) {
+  f16_t lanes[kLanes];
+  store(lanes, splat(x));
+  *p = lanes[0];
 }
 RL_INLINE void from_float(float x, float* p) {
   *p = x;

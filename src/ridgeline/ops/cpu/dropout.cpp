@@ -2,7 +2,6 @@
 #include <cmath>
 
 #include "ridgeline/base/error.h"
-#include "ridgeline/base/random.h"
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/ops/cpu/require.h"
 #include "ridgeline/ops/cpu/simd_targets.h"
@@ -26,6 +25,7 @@ struct DropoutRow {
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ridgeline/ops/cpu/dropout.cpp"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
+#include "ridgeline/ops/cpu/philox-inl.h"
 #include "ridgeline/ops/cpu/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -46,45 +46,7 @@ void dropout_row_of(const DropoutRow& row, int64_t c, const T* x, const T* resid
 
 #else
 
-using U64 = hn::ScalableTag<uint64_t>;
-using Words = hn::Vec<U64>;
-constexpr int64_t kCounters = static_cast<int64_t>(hn::MaxLanes(U64()));
 constexpr int64_t kBatch = 2 * kLanes;  // elements of one batch of counters: four words each
-
-// The product of the lower halves of the 64-bit lanes.
-HWY_INLINE Words multiply(Words a, uint32_t b) {
-  const U32 u;
-  return hn::MulEven(hn::BitCast(u, a), hn::BitCast(u, hn::Set(U64(), b)));
-}
-
-// The 4 * kCounters words of the counters {first / 4 + lane, ...} in the order of the elements, as two vectors.
-// Each 64-bit lane carries one counter; what stands in the upper halves between rounds is never read. Lane 2b works on
-// counter b and lane 2b + 1 on counter kCounters/2 + b, so that interleaving pairs inside 128-bit blocks ends in order.
-HWY_INLINE void draw(const DropoutRow& row, int64_t first, hn::Vec<U32>& lower, hn::Vec<U32>& upper) {
-  const U64 d;
-  HWY_ALIGN uint64_t counters[kCounters];
-  for (int64_t b = 0; b < kCounters / 2; ++b) {
-    counters[2 * b] = static_cast<uint64_t>(first / 4 + b);
-    counters[2 * b + 1] = static_cast<uint64_t>(first / 4 + kCounters / 2 + b);
-  }
-  Words c0 = hn::Load(d, counters), c1 = hn::Set(d, row.position), c2 = hn::Set(d, row.site),
-        c3 = hn::Set(d, row.sample);
-  uint32_t k0 = static_cast<uint32_t>(row.key), k1 = static_cast<uint32_t>(row.key >> 32);
-  for (int round = 0; round < 10; ++round) {
-    const Words p0 = multiply(c0, 0xD2511F53U), p1 = multiply(c2, 0xCD9E8D57U);
-    c0 = hn::Xor(hn::Xor(hn::ShiftRight<32>(p1), c1), hn::Set(d, k0));
-    c1 = p1;
-    c2 = hn::Xor(hn::Xor(hn::ShiftRight<32>(p0), c3), hn::Set(d, k1));
-    c3 = p0;
-    k0 += 0x9E3779B9U;
-    k1 += 0xBB67AE85U;
-  }
-  const Words low = hn::Set(d, 0xFFFFFFFFU);
-  const Words w01 = hn::Or(hn::And(c0, low), hn::ShiftLeft<32>(c1));
-  const Words w23 = hn::Or(hn::And(c2, low), hn::ShiftLeft<32>(c3));
-  lower = hn::BitCast(U32(), hn::InterleaveLower(d, w01, w23));
-  upper = hn::BitCast(U32(), hn::InterleaveUpper(d, w01, w23));
-}
 
 // keep(words) ? x * scale : 0
 HWY_INLINE Floats drop(Floats x, hn::Vec<U32> words, const DropoutRow& row) {
@@ -105,9 +67,10 @@ HWY_INLINE void drop_vector(const T* x, const T* residual, T* out, hn::Vec<U32> 
 
 template <typename T>
 void dropout_row_of(const DropoutRow& row, int64_t c, const T* x, const T* residual, T* out) {
+  const PhiloxPlace place{row.key, row.position, row.site, row.sample};
   for (int64_t i = 0; i < c; i += kBatch) {
     hn::Vec<U32> lower, upper;
-    draw(row, i, lower, upper);
+    draw(place, static_cast<uint32_t>(i / 4), lower, upper);
     drop_vector(x + i, residual != nullptr ? residual + i : nullptr, out + i, lower, row, c - i);
     const int64_t j = i + kLanes;
     if (j < c) drop_vector(x + j, residual != nullptr ? residual + j : nullptr, out + j, upper, row, c - j);

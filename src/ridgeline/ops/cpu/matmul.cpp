@@ -4,15 +4,19 @@
 // Then the members compute blocks of C: a member packs the B panels of its block's columns into its own memory, where
 // they stay in its L2 cache while all A panels of the slab pass by; a chunk is cut into blocks of k so that an A panel
 // fits L1. Sums over the blocks of k are kept in fp32 in the member's memory, over the chunks in C (or, where C cannot
-// hold them, in the workspace). All cuts depend on the product and the kernel alone, never on the team.
+// hold them, in the workspace). Kernels know f32 and bf16: operands in f16 pass through f32 on their way into panels, a
+// block of C in f16 is staged in f32 and rounded when it is finished. All cuts depend on the product and the kernel
+// alone, never on the team.
 #include "ridgeline/ops/matmul.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/ops/cpu/matmul_isa.h"
 #include "ridgeline/ops/cpu/matmul_kernel.h"
+#include "ridgeline/ops/cpu/require.h"
 #include "ridgeline/ops/elementwise.h"
 
 namespace ridgeline::ops {
@@ -44,7 +48,9 @@ const MatmulKernel& kernel_of(Isa isa, bool bf16) {
 
 constexpr int64_t kPage = 4096;  // kernels place panels and scratch relative to pages (matmul_amx.cpp)
 
-constexpr int64_t kPackedTogether = 8, kPackedRows = 64;  // rows: a multiple of every kernel's k_unit
+constexpr int64_t kPackedTogether = 128, kPackedRows = 64;  // lanes; rows: a multiple of every kernel's k_unit
+
+constexpr int64_t kCounterBytes = 64;  // per member: its share of the tasks
 
 int64_t divide_up(int64_t a, int64_t b) {
   return (a + b - 1) / b;
@@ -61,6 +67,11 @@ bool is_skinny(const Matmul& p) {
   return p.m <= kSkinnyRows && p.row_sums_of_a == nullptr;
 }
 
+// How much of an operand in f16 is widened at once: lanes next to each other (panels together) by k, or a panel's lanes
+// by contiguous k.
+constexpr int64_t kWidenedTogether = 4, kWidenedRows = 32, kWidenedRun = 128;
+constexpr int64_t kMostLanes = 64;  // of a panel
+
 struct Plan {
   const MatmulKernel* kernel = nullptr;
   int64_t slab = 0, mb = 0, nb = 0;  // rows of a slab, rows and columns of a block: multiples of the kernel's tile
@@ -69,6 +80,8 @@ struct Plan {
   bool carry = false;                          // sums between chunks need memory of their own
   int64_t slab_offset = 0, member_offset = 0;  // bytes in the workspace
   int64_t b_bytes = 0, member_bytes = 0;
+  bool staged = false;
+  int64_t stage_offset = 0;  // in a member's memory, where C or the bias is f16: see Stage
 
   int64_t padded(int64_t k) const { return round_up(k, kernel->k_unit); }
   int64_t a_panel_bytes(int64_t k) const { return kernel->mr * padded(k) * kernel->packed_bytes; }
@@ -99,7 +112,10 @@ Plan plan_of(const Matmul& p, Isa isa) {
   plan.slab_offset = plan.carry ? round_up(p.m * p.n * 4, kPage) : 0;
   plan.member_offset = plan.slab_offset + round_up(plan.slab / kernel.mr * plan.a_panel_bytes(plan.k_chunk), kPage);
   plan.b_bytes = round_up(plan.nb / kernel.nr * plan.b_panel_bytes(plan.k_chunk), kPage);
-  plan.member_bytes = plan.b_bytes + round_up(plan.mb * plan.nb * 4, kPage) + kScratchBytes;
+  plan.stage_offset = plan.b_bytes + round_up(plan.mb * plan.nb * 4, kPage);
+  plan.staged = p.c.dtype == DType::f16 || p.bias.dtype == DType::f16;
+  plan.member_bytes =
+      plan.stage_offset + (plan.staged ? round_up((plan.mb + 2) * plan.nb * 4, kPage) : 0) + kScratchBytes;
   return plan;
 }
 
@@ -108,9 +124,10 @@ void check(const Matmul& p) {
   RL_CHECK(p.n, >=, 0);
   RL_CHECK(p.k, >=, 0);
   const DType dtype = p.a.data.dtype;
-  RL_REQUIRE(dtype == DType::f32 || dtype == DType::bf16, "matmul: A has dtype {}", name_of(dtype));
+  RL_REQUIRE(is_float(dtype), "matmul: A has dtype {}", name_of(dtype));
   RL_REQUIRE(p.b.data.dtype == dtype, "matmul: A has dtype {}, B {}", name_of(dtype), name_of(p.b.data.dtype));
-  RL_REQUIRE(p.c.dtype == DType::f32 || p.c.dtype == DType::bf16, "matmul: C has dtype {}", name_of(p.c.dtype));
+  RL_REQUIRE(is_float(p.c.dtype), "matmul: C has dtype {}", name_of(p.c.dtype));
+  RL_REQUIRE(!p.bias || is_float(p.bias.dtype), "matmul: bias has dtype {}", name_of(p.bias.dtype));
   RL_REQUIRE(!p.accumulate || p.c.dtype == DType::f32, "matmul: accumulation into {}", name_of(p.c.dtype));
   RL_CHECK(p.ldc, >=, p.n);
   RL_CHECK(p.a.ld, >=, (p.a.layout == Layout::row_major ? p.k : p.m));
@@ -130,6 +147,25 @@ device::Stream& calling_thread() {
   return stream;
 }
 
+// Where a member keeps a block of C in f32 before it is rounded to f16, a bias widened from f16, and a row of f16.
+struct Stage {
+  Stage() = default;
+  Stage(const Plan& plan, std::byte* memory)
+      : block(reinterpret_cast<float*>(memory + plan.stage_offset)),
+        ld(plan.nb),
+        bias(block + plan.mb * plan.nb),
+        rounded(reinterpret_cast<f16*>(bias + plan.nb)) {}
+  Stage from_row(int64_t row) const {
+    Stage later = *this;
+    if (block != nullptr) later.block += row * ld;
+    return later;
+  }
+  float* block = nullptr;
+  int64_t ld = 0;
+  float* bias = nullptr;
+  f16* rounded = nullptr;
+};
+
 // One matmul call: the plan and where everything lies.
 class Run {
  public:
@@ -139,15 +175,13 @@ class Run {
   // Columns in fixed groups; every sum is its own, so who computes which group changes nothing.
   void execute_skinny(WorkerTeam& team) {
     auto* a = reinterpret_cast<float*>(workspace_);
-    const bool row_major = p_.a.layout == Layout::row_major, bf16_in = p_.a.data.dtype == DType::bf16;
-    for (int64_t row = 0; row < p_.m; ++row) {
-      for (int64_t k = 0; k < p_.k; ++k) {
-        const int64_t at = row_major ? row * p_.a.ld + k : k * p_.a.ld + row;
-        a[row * p_.k + k] = bf16_in ? static_cast<float>(p_.a.data.as<bf16>()[at]) : p_.a.data.as<float>()[at];
-      }
-    }
+    const DType dtype = p_.a.data.dtype;
+    for (int64_t row = 0; row < p_.m; ++row) widen_row_of_a(row, a + row * p_.k);
     team.parallel_for(p_.n, kSkinnyColumns, [&](int64_t first, int64_t last) {
-      float sums[kSkinnyRows * kSkinnyColumns];
+      float sums[kSkinnyRows * kSkinnyColumns], staged[kSkinnyRows * kSkinnyColumns], bias[kSkinnyColumns];
+      f16 rounded[kSkinnyColumns];
+      Stage stage;
+      stage.block = staged, stage.ld = kSkinnyColumns, stage.bias = bias, stage.rounded = rounded;
       for (int64_t column = first; column < last; column += kSkinnyColumns) {
         const int64_t columns = std::min(kSkinnyColumns, last - column);
         const bool k_contiguous = p_.b.layout == Layout::column_major;
@@ -158,10 +192,13 @@ class Run {
                         .b = p_.b.data.at(k_contiguous ? column * p_.b.ld : column).data,
                         .ldb = p_.b.ld,
                         .b_k_contiguous = k_contiguous,
-                        .bf16 = bf16_in,
+                        .bf16 = dtype == DType::bf16,
+                        .f16 = dtype == DType::f16,
                         .sums = sums,
                         .ld_sums = kSkinnyColumns});
-        kernel_.finish(finish_of(0, column), p_.m, columns, sums, kSkinnyColumns);
+        widen_bias(column, columns, stage);
+        kernel_.finish(finish_of(0, column, stage), p_.m, columns, sums, kSkinnyColumns);
+        if (p_.c.dtype == DType::f16) round_block(0, column, p_.m, columns, stage);
         activate(0, column, p_.m, columns);
       }
     });
@@ -175,14 +212,25 @@ class Run {
         slab_rows_ = std::min(plan_.slab, p_.m - slab_first_);
         const int64_t panels = divide_up(slab_rows_, kernel_.mr);
         const int64_t tasks = divide_up(slab_rows_, plan_.mb) * divide_up(p_.n, plan_.nb);
+        for (int member = 0; member < team.size(); ++member) next_task(team, member) = tasks * member / team.size();
         team.run([&](int member) { pack_a(panels * member / team.size(), panels * (member + 1) / team.size()); });
-        team.run(
-            [&](int member) { compute(member, tasks * member / team.size(), tasks * (member + 1) / team.size()); });
+        team.run([&](int member) { compute(team, member, tasks); });
       }
     }
   }
 
  private:
+  void widen_row_of_a(int64_t row, float* to) const {
+    const ConstRef a = p_.a.data;
+    if (p_.a.layout == Layout::row_major) return cast(calling_thread(), p_.k, a.at(row * p_.a.ld), to);
+    for (int64_t k = 0; k < p_.k; ++k) {
+      const int64_t at = k * p_.a.ld + row;
+      to[k] = a.dtype == DType::f32    ? a.as<float>()[at]
+              : a.dtype == DType::bf16 ? static_cast<float>(a.as<bf16>()[at])
+                                       : static_cast<float>(a.as<f16>()[at]);
+    }
+  }
+
   std::byte* a_panel(int64_t panel) const {
     return workspace_ + plan_.slab_offset + panel * plan_.a_panel_bytes(k_count_);
   }
@@ -194,7 +242,9 @@ class Run {
     const bool k_contiguous = (matrix.layout == Layout::column_major) == b;
     const int64_t tile = b ? kernel_.nr : kernel_.mr;
     const int64_t bytes = b ? plan_.b_panel_bytes(k_count_) : plan_.a_panel_bytes(k_count_);
-    const int64_t group = k_contiguous ? 1 : kPackedTogether, k_step = k_contiguous ? k_count_ : kPackedRows;
+    if (matrix.data.dtype == DType::f16) return pack_halves(b, first, last, panels);
+    const int64_t group = k_contiguous ? 1 : std::max<int64_t>(8, kPackedTogether / tile),
+                  k_step = k_contiguous ? k_count_ : kPackedRows;
     for (int64_t lane0 = first; lane0 < last; lane0 += group * tile, panels += group * bytes) {
       for (int64_t k = 0; k < k_count_; k += k_step) {
         std::byte* panel = panels + k * tile * kernel_.packed_bytes;
@@ -207,6 +257,40 @@ class Run {
               .bf16 = matrix.data.dtype == DType::bf16,
               .lanes = std::min(tile, last - lane),
               .k = std::min(k_step, k_count_ - k)};
+          (b ? kernel_.pack_b : kernel_.pack_a)(source, panel);
+        }
+      }
+    }
+  }
+
+  // The same for f16: a few lanes by a few k become a matrix of floats, which is packed.
+  void pack_halves(bool b, int64_t first, int64_t last, std::byte* panels) const {
+    const Matrix& matrix = b ? p_.b : p_.a;
+    const bool k_contiguous = (matrix.layout == Layout::column_major) == b;
+    const int64_t tile = b ? kernel_.nr : kernel_.mr;
+    RL_CHECK(tile, <=, kMostLanes);
+    const int64_t bytes = b ? plan_.b_panel_bytes(k_count_) : plan_.a_panel_bytes(k_count_);
+    const int64_t group = k_contiguous ? 1 : kWidenedTogether, k_step = k_contiguous ? kWidenedRun : kWidenedRows;
+    const int64_t ld = k_contiguous ? kWidenedRun : kWidenedTogether * tile;
+    alignas(64) float wide[kMostLanes * kWidenedRun];
+    static_assert(kWidenedTogether * kWidenedRows <= kWidenedRun);
+    for (int64_t lane0 = first; lane0 < last; lane0 += group * tile, panels += group * bytes) {
+      const int64_t end = std::min(last, lane0 + group * tile);
+      for (int64_t k = 0; k < k_count_; k += k_step) {
+        const int64_t count = std::min(k_step, k_count_ - k), row = k_first_ + k;
+        const int64_t lines = k_contiguous ? end - lane0 : count, length = k_contiguous ? count : end - lane0;
+        for (int64_t line = 0; line < lines; ++line) {
+          const int64_t at = k_contiguous ? (lane0 + line) * matrix.ld + row : (row + line) * matrix.ld + lane0;
+          cast(calling_thread(), length, matrix.data.at(at), wide + line * ld);
+        }
+        std::byte* panel = panels + k * tile * kernel_.packed_bytes;
+        for (int64_t lane = lane0; lane < end; lane += tile, panel += bytes) {
+          const PanelSource source{.data = wide + (lane - lane0) * (k_contiguous ? ld : 1),
+                                   .ld = ld,
+                                   .k_contiguous = k_contiguous,
+                                   .bf16 = false,
+                                   .lanes = std::min(tile, end - lane),
+                                   .k = count};
           (b ? kernel_.pack_b : kernel_.pack_a)(source, panel);
         }
       }
@@ -231,33 +315,46 @@ class Run {
     for (int64_t i = 0; i < rows; ++i) p_.row_sums_of_a[slab_first_ + row + i] += sums[i];
   }
 
-  // Tasks are blocks of C, numbered down the slab first; where a member's share ends inside a column of blocks, the B
-  // panels of that column are packed by the next member too.
-  void compute(int member, int64_t first, int64_t last) const {
-    if (first >= last) return;
+  // The first task of a member's share that nobody has begun, on a cache line of its own.
+  int64_t& next_task(const WorkerTeam& team, int member) const {
+    std::byte* counters = workspace_ + plan_.member_offset + team.size() * plan_.member_bytes;
+    return *reinterpret_cast<int64_t*>(counters + member * kCounterBytes);
+  }
+
+  // Tasks are blocks of C, numbered down the slab first. Every member begins with a share of its own, so that it packs
+  // the B panels of few columns, and then helps the others finish theirs: blocks cost differently at the edges, and a
+  // core may be held up by something else.
+  void compute(const WorkerTeam& team, int member, int64_t tasks) const {
     std::byte* memory = workspace_ + plan_.member_offset + member * plan_.member_bytes;
     auto* sums = reinterpret_cast<float*>(memory + plan_.b_bytes);
+    const Stage stage = plan_.staged ? Stage(plan_, memory) : Stage();
     void* scratch = memory + plan_.member_bytes - kScratchBytes;
     if (kernel_.begin != nullptr) kernel_.begin();
     const int64_t row_blocks = divide_up(slab_rows_, plan_.mb);
     int64_t packed = -1;
-    for (int64_t task = first; task < last; ++task) {
-      const int64_t column = task / row_blocks * plan_.nb, row = task % row_blocks * plan_.mb;
-      if (column != packed) pack(true, column, std::min(p_.n, column + plan_.nb), memory);
-      packed = column;
-      compute_block(row, column, memory, sums, scratch);
+    for (int i = 0; i < team.size(); ++i) {
+      const int owner = (member + i) % team.size();
+      const std::atomic_ref<int64_t> next(next_task(team, owner));
+      const int64_t end = tasks * (owner + 1) / team.size();
+      for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < end;) {
+        const int64_t column = task / row_blocks * plan_.nb, row = task % row_blocks * plan_.mb;
+        if (column != packed) pack(true, column, std::min(p_.n, column + plan_.nb), memory);
+        packed = column;
+        compute_block(row, column, memory, sums, stage, scratch);
+      }
     }
     if (kernel_.end != nullptr) kernel_.end();
   }
 
   // Rows [row, row + mb) of the slab.
-  void compute_block(int64_t row, int64_t column, const std::byte* b, float* sums, void* scratch) const {
+  void compute_block(int64_t row, int64_t column, const std::byte* b, float* sums, Stage stage, void* scratch) const {
     const int64_t rows = std::min(plan_.mb, slab_rows_ - row), columns = std::min(plan_.nb, p_.n - column);
     const int64_t a_bytes = plan_.a_panel_bytes(k_count_), depth = plan_.padded(k_count_);
     Strip strip{};
     strip.columns = columns;
     strip.b_stride = plan_.b_panel_bytes(k_count_);
     strip.scratch = scratch;
+    widen_bias(column, columns, stage);
     int64_t k = 0;
     do {
       strip.k = std::min(plan_.k_block, depth - k);
@@ -267,7 +364,7 @@ class Run {
       const bool last = k + strip.k == depth;
       const std::byte* a = a_panel(row / kernel_.mr) + k * kernel_.mr * kernel_.packed_bytes;
       for (int64_t i = 0; i < rows; i += kernel_.mr, a += a_bytes) {
-        const Finish finish = finish_of(slab_first_ + row + i, column);
+        const Finish finish = finish_of(slab_first_ + row + i, column, stage.from_row(i));
         strip.a = a;
         strip.rows = std::min(kernel_.mr, rows - i);
         strip.finish = last ? &finish : nullptr;
@@ -275,14 +372,38 @@ class Run {
         strip.next = more ? a + a_bytes : a;
         strip.next_bytes = more ? strip.k * kernel_.mr * kernel_.packed_bytes : 0;
         kernel_.multiply(strip);
-        strip.sums += round_up(columns, kernel_.nr) * kernel_.mr;
+        if (strip.k < depth) strip.sums += round_up(columns, kernel_.nr) * kernel_.mr;
       }
       k += strip.k;
     } while (k < depth);
+    if (p_.c.dtype == DType::f16 && chunk_ + 1 == plan_.chunks) {
+      round_block(slab_first_ + row, column, rows, columns, stage);
+    }
     activate(slab_first_ + row, column, rows, columns);
   }
 
-  Finish finish_of(int64_t row, int64_t column) const {
+  void widen_bias(int64_t column, int64_t columns, Stage stage) const {
+    if (!p_.bias || p_.bias.dtype != DType::f16) return;
+    cast(calling_thread(), columns, p_.bias.at(column), stage.bias);
+  }
+
+  // P of a block of C in f16, and the sum with the residual, from the sums in the stage.
+  void round_block(int64_t row, int64_t column, int64_t rows, int64_t columns, Stage stage) const {
+    device::Stream& stream = calling_thread();
+    int64_t at = row * p_.ldc + column;
+    for (int64_t i = 0; i < rows; ++i, at += p_.ldc) {
+      const float* sums = stage.from_row(i).block;
+      if (p_.epilogue == Epilogue::residual) {
+        cast(stream, columns, sums, stage.rounded);
+        add(stream, columns, stage.rounded, p_.residual.at(at), p_.c.at(at));
+      } else {
+        cast(stream, columns, sums, p_.epilogue == Epilogue::gelu ? p_.pre_activation.at(at) : p_.c.at(at));
+      }
+    }
+  }
+
+  // `stage`: at the row.
+  Finish finish_of(int64_t row, int64_t column, Stage stage) const {
     const int64_t at = row * p_.ldc + column;
     float* carry = plan_.carry ? reinterpret_cast<float*>(workspace_) + row * p_.n + column : nullptr;
     Finish finish{.carry = nullptr,
@@ -307,7 +428,12 @@ class Run {
       finish.out_bf16 = false;
       return finish;
     }
-    if (p_.bias) finish.bias = p_.bias.at(column).data;
+    if (p_.bias) finish.bias = p_.bias.dtype == DType::f16 ? stage.bias : p_.bias.at(column).data;
+    if (p_.c.dtype == DType::f16) {
+      finish.out = stage.block;
+      finish.ld_out = stage.ld;
+      return finish;
+    }
     if (p_.epilogue == Epilogue::residual) finish.residual = p_.residual.at(at).data;
     if (p_.epilogue == Epilogue::gelu) finish.out = p_.pre_activation.at(at).data;
     return finish;
@@ -339,7 +465,7 @@ class Run {
 int64_t matmul_workspace_bytes(const Matmul& product, int team_size, Isa isa) {
   if (is_skinny(product)) return kPage + round_up(product.m * product.k * 4, kPage);
   const Plan plan = plan_of(product, isa);
-  return kPage + plan.member_offset + team_size * plan.member_bytes;
+  return kPage + plan.member_offset + team_size * (plan.member_bytes + kCounterBytes);
 }
 
 void matmul(WorkerTeam& team, const Matmul& product, void* workspace, Isa isa) {

@@ -1,28 +1,40 @@
 // Matrix-product kernel for AVX2 + FMA: fp32 register tiles of 6 x 16; bf16 operands are widened while packing.
-#include <immintrin.h>
+#include "ridgeline/ops/cpu/matmul_avx2.h"
 
 #include "ridgeline/ops/cpu/matmul_generic.h"
 
 namespace ridgeline::ops::cpu {
 namespace {
 
-constexpr int kRows = 6, kCols = 16;
+constexpr int kRows = 6, kCols = 16, kStepsPerLine = 16;
 
-void multiply_tile(int64_t k, const void* a_panel, const void* b_panel, float* sums, bool add) {
+using Sums = __m256[kRows][2];
+
+__attribute__((always_inline)) inline void multiply_step(const float* a, const float* b, Sums& c) {
+  const __m256 b0 = _mm256_loadu_ps(b), b1 = _mm256_loadu_ps(b + 8);
+#pragma GCC unroll 6
+  for (int row = 0; row < kRows; ++row) {
+    const __m256 x = _mm256_broadcast_ss(a + row);
+    c[row][0] = _mm256_fmadd_ps(x, b0, c[row][0]);
+    c[row][1] = _mm256_fmadd_ps(x, b1, c[row][1]);
+  }
+}
+
+// Between the steps it brings the next A panel near, from the last-level cache: a line per 16 steps, so that six tiles
+// (96 columns) bring all of it.
+void multiply_tile(int64_t k, const void* a_panel, const void* b_panel, float* sums, bool add, const char* next) {
   const auto* a = static_cast<const float*>(a_panel);
   const auto* b = static_cast<const float*>(b_panel);
-  __m256 c[kRows][2];
+  Sums c;
 #pragma GCC unroll 6
   for (int row = 0; row < kRows; ++row) c[row][0] = c[row][1] = _mm256_setzero_ps();
-  for (int64_t i = 0; i < k; ++i, a += kRows, b += kCols) {
-    const __m256 b0 = _mm256_loadu_ps(b), b1 = _mm256_loadu_ps(b + 8);
-#pragma GCC unroll 6
-    for (int row = 0; row < kRows; ++row) {
-      const __m256 x = _mm256_broadcast_ss(a + row);
-      c[row][0] = _mm256_fmadd_ps(x, b0, c[row][0]);
-      c[row][1] = _mm256_fmadd_ps(x, b1, c[row][1]);
-    }
+  int64_t i = 0;
+  for (; i + kStepsPerLine <= k; i += kStepsPerLine, next += 64) {
+    __builtin_prefetch(next);
+#pragma GCC unroll 16
+    for (int step = 0; step < kStepsPerLine; ++step, a += kRows, b += kCols) multiply_step(a, b, c);
   }
+  for (; i < k; ++i, a += kRows, b += kCols) multiply_step(a, b, c);
 #pragma GCC unroll 6
   for (int row = 0; row < kRows; ++row) {
     float* out = sums + row * kCols;
@@ -35,21 +47,165 @@ void multiply_tile(int64_t k, const void* a_panel, const void* b_panel, float* s
   }
 }
 
+// The first `Lanes` lanes: 6, or 8.
+template <int Lanes>
+inline void store_lanes(float* out, __m256i lanes) {
+  const __m256 x = _mm256_castsi256_ps(lanes);
+  if (Lanes == 8) {
+    _mm256_storeu_ps(out, x);
+  } else {
+    _mm_storeu_ps(out, _mm256_castps256_ps128(x));
+    _mm_storel_pi(reinterpret_cast<__m64*>(out + 4), _mm256_extractf128_ps(x, 1));
+  }
+}
+
+// Four words of k of each of `Rows` rows, to panel rows of `Lanes` floats.
+template <int Rows, int Lanes>
+inline void pack_words(const float* data, int64_t ld, float* out) {
+  __m256i words[4];
+  transpose_rows_of_4<Rows>(reinterpret_cast<const char*>(data), ld * 4, words);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) store_lanes<Rows>(out + i * Lanes, words[i]);
+}
+template <int Rows, int Lanes>
+inline void pack_words(const uint16_t* data, int64_t ld, float* out) {
+  __m256i words[4];
+  transpose_rows_of_4<Rows>(reinterpret_cast<const char*>(data), ld * 2, words);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    store_lanes<Rows>(out + 2 * i * Lanes, _mm256_slli_epi32(words[i], 16));
+    store_lanes<Rows>(out + (2 * i + 1) * Lanes,
+                      _mm256_and_si256(words[i], _mm256_set1_epi32(static_cast<int>(0xffff0000U))));
+  }
+}
+
+// Whole panels along contiguous k, a cache line of each row at a time: with rows 4 KiB apart their lines share a set of
+// the cache. Returns how much of k is done.
+template <int Lanes, typename T>
+int64_t pack_k_contiguous(const PanelSource& source, float* out) {
+  constexpr int kRowsAtOnce = Lanes < 8 ? Lanes : 8, kWords = 16 / sizeof(T), kLine = 4 * kWords;
+  const T* data = static_cast<const T*>(source.data);
+  int64_t k = 0;
+  for (; k + kLine <= source.k; k += kLine, data += kLine, out += kLine * Lanes) {
+    for (int lane = 0; lane < Lanes; lane += kRowsAtOnce) {
+#pragma GCC unroll 4
+      for (int i = 0; i < kLine; i += kWords) {
+        pack_words<kRowsAtOnce, Lanes>(data + lane * source.ld + i, source.ld, out + i * Lanes + lane);
+      }
+    }
+  }
+  return k;
+}
+
+// Six or eight neighbouring elements.
+template <int Lanes>
+inline __m256i load_lanes(const float* in) {
+  if (Lanes == 8) return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in));
+  return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in))),
+                                 _mm_loadl_epi64(reinterpret_cast<const __m128i*>(in + 4)), 1);
+}
+template <int Lanes>
+inline __m256i load_lanes(const uint16_t* in) {
+  __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(in));
+  if (Lanes != 8) {
+    int32_t rest;
+    __builtin_memcpy(&rest, in + 4, sizeof rest);
+    halves = _mm_insert_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(in)), rest, 2);
+  }
+  return _mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16);
+}
+
+template <int Lanes, typename T>
+void pack_lanes_contiguous(const PanelSource& source, float* out) {
+  constexpr int kAtOnce = Lanes < 8 ? Lanes : 8;
+  const T* data = static_cast<const T*>(source.data);
+  for (int64_t k = 0; k < source.k; ++k, data += source.ld, out += Lanes) {
+#pragma GCC unroll 2
+    for (int lane = 0; lane < Lanes; lane += kAtOnce)
+      store_lanes<kAtOnce>(out + lane, load_lanes<kAtOnce>(data + lane));
+  }
+}
+
+template <int Lanes, typename T>
+void pack_elements(PanelSource source, float* out) {
+  if (source.lanes == Lanes && !source.k_contiguous) return pack_lanes_contiguous<Lanes, T>(source, out);
+  if (source.lanes == Lanes) {
+    const int64_t done = pack_k_contiguous<Lanes, T>(source, out);
+    source.data = static_cast<const T*>(source.data) + done;
+    source.k -= done;
+    out += done * Lanes;
+  }
+  pack_floats<Lanes, T>(source, out);
+}
+
+template <int Lanes>
+void pack(const PanelSource& source, void* panel) {
+  auto* out = static_cast<float*>(panel);
+  (source.bf16 ? pack_elements<Lanes, uint16_t> : pack_elements<Lanes, float>)(source, out);
+}
+
+inline __m256 load_bf16(const uint16_t* in) {
+  return _mm256_castsi256_ps(load_lanes<8>(in));
+}
+
+// Each lane rounded to bf16 in its upper half, as narrow() does; the lower half is undefined.
+inline __m256i round_lanes(__m256 value) {
+  const __m256i bits = _mm256_castps_si256(value);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+  const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+  const __m256 nan = _mm256_cmp_ps(value, value, _CMP_UNORD_Q);
+  return _mm256_blendv_epi8(rounded, quiet, _mm256_castps_si256(nan));
+}
+
+inline __m256 load_elements(const void* data, bool bf16, int64_t at) {
+  return bf16 ? load_bf16(static_cast<const uint16_t*>(data) + at)
+              : _mm256_loadu_ps(static_cast<const float*>(data) + at);
+}
+
+// Eight columns of one row.
+inline void finish_lanes(const Finish& f, int64_t row, int64_t column, const float* sums) {
+  const int64_t at = row * f.ld_out + column;
+  __m256 x = _mm256_loadu_ps(sums);
+  if (f.carry != nullptr) x = _mm256_add_ps(x, _mm256_loadu_ps(f.carry + row * f.ld_carry + column));
+  if (f.bias != nullptr) x = _mm256_add_ps(x, load_elements(f.bias, f.bias_bf16, column));
+  if (!f.out_bf16) {
+    if (f.residual != nullptr) x = _mm256_add_ps(x, load_elements(f.residual, false, at));
+    return _mm256_storeu_ps(static_cast<float*>(f.out) + at, x);
+  }
+  __m256i bits = round_lanes(x);
+  if (f.residual != nullptr) {
+    const __m256i upper = _mm256_and_si256(bits, _mm256_set1_epi32(static_cast<int>(0xffff0000U)));
+    bits = round_lanes(_mm256_add_ps(_mm256_castsi256_ps(upper), load_elements(f.residual, true, at)));
+  }
+  bits = _mm256_srli_epi32(bits, 16);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(static_cast<uint16_t*>(f.out) + at),
+                   _mm_packus_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1)));
+}
+
+void finish_tile_avx2(const Finish& f, int64_t rows, int64_t column, int64_t columns, const float* sums) {
+  if (columns < kCols) return finish_tile<kCols>(f, rows, column, columns, sums);
+  for (int64_t row = 0; row < rows; ++row, sums += kCols) {
+    finish_lanes(f, row, column, sums);
+    finish_lanes(f, row, column + 8, sums + 8);
+  }
+}
+
 constexpr MatmulKernel kKernel{.mr = kRows,
                                .nr = kCols,
                                .k_unit = 1,
                                .packed_bytes = 4,
                                .mb = 96,
-                               .nb = 192,
-                               .b_bytes = 262144,
-                               .kb = 256,
-                               .kb_alone = 320,
+                               .nb = 160,
+                               .b_bytes = 327680,
+                               .kb = 512,
+                               .kb_alone = 768,
                                .begin = nullptr,
                                .end = nullptr,
-                               .pack_a = pack_as_floats<kRows>,
-                               .pack_b = pack_as_floats<kCols>,
+                               .pack_a = pack<kRows>,
+                               .pack_b = pack<kCols>,
                                .row_sums = row_sums_of_floats<kRows>,
-                               .multiply = multiply_strip<kRows, kCols, multiply_tile, finish_tile<kCols>>,
+                               .multiply = multiply_strip<kRows, kCols, multiply_tile, finish_tile_avx2, kStepsPerLine>,
                                .skinny = multiply_skinny,
                                .finish = finish_rows};
 

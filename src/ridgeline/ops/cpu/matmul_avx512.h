@@ -3,6 +3,7 @@
 
 #include <immintrin.h>
 
+#include "ridgeline/ops/cpu/matmul_avx2.h"
 #include "ridgeline/ops/cpu/matmul_generic.h"
 
 namespace ridgeline::ops::cpu {
@@ -65,21 +66,11 @@ inline void transpose_16x16(const char* in, int64_t in_stride, char* out, int64_
 // The same for eight rows: out[16][8] from in[8][16].
 inline void transpose_8x16(const char* in, int64_t in_stride, char* out, int64_t out_stride) {
 #pragma GCC unroll 4
-  for (int piece = 0; piece < 4; ++piece) {
-    __m256i x[4];
+  for (int piece = 0; piece < 4; ++piece, out += 4 * out_stride) {
+    __m256i columns[4];
+    transpose_rows_of_4<8>(in + piece * 16, in_stride, columns);
 #pragma GCC unroll 4
-    for (int r = 0; r < 4; ++r) {
-      const char* from = in + piece * 16 + r * in_stride;
-      x[r] = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))),
-                                     _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + 4 * in_stride)), 1);
-    }
-    const __m256i p = _mm256_unpacklo_epi32(x[0], x[1]), q = _mm256_unpackhi_epi32(x[0], x[1]);
-    const __m256i s = _mm256_unpacklo_epi32(x[2], x[3]), u = _mm256_unpackhi_epi32(x[2], x[3]);
-    char* line = out + piece * 4 * out_stride;
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(line), _mm256_unpacklo_epi64(p, s));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(line + out_stride), _mm256_unpackhi_epi64(p, s));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(line + 2 * out_stride), _mm256_unpacklo_epi64(q, u));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(line + 3 * out_stride), _mm256_unpackhi_epi64(q, u));
+    for (int i = 0; i < 4; ++i) _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i * out_stride), columns[i]);
   }
 }
 

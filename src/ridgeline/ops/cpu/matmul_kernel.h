@@ -53,9 +53,9 @@ constexpr int64_t kScratchBytes = 16384;
 struct Skinny {
   int64_t m, n, k;
   const float* a;  // [m][k]
-  const void* b;   // f32 or bf16
+  const void* b;   // f32, bf16 or f16
   int64_t ldb;
-  bool b_k_contiguous, bf16;
+  bool b_k_contiguous, bf16, f16;
   float* sums;
   int64_t ld_sums;
 };

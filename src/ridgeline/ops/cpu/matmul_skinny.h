@@ -4,6 +4,10 @@
 
 #include <cstdint>
 
+#if defined(__F16C__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #include "ridgeline/ops/cpu/matmul_kernel.h"
 
 namespace ridgeline::ops::cpu {
@@ -34,6 +38,34 @@ inline SkinnyFloats skinny_load(const uint16_t* from) {
   SkinnyFloats value;
   __builtin_memcpy(&value, &words, sizeof value);
   return value;
+}
+struct SkinnyHalf {  // storage of an IEEE binary16
+  uint16_t bits;
+};
+
+// Same bits as the conversion of ridgeline::f16.
+inline float skinny_element(SkinnyHalf half) {
+  const uint32_t magnitude = half.bits & 0x7fffU;
+  const float small = static_cast<float>(magnitude) * 0x1p-24F;
+  uint32_t word;
+  __builtin_memcpy(&word, &small, sizeof word);
+  if (magnitude >= 0x400U) word = (magnitude << 13) + 0x38000000U;
+  if (magnitude >= 0x7c00U) word = 0x7f800000U | (magnitude << 13) | (magnitude > 0x7c00U ? 0x400000U : 0U);
+  word |= static_cast<uint32_t>(half.bits & 0x8000U) << 16;
+  float value;
+  __builtin_memcpy(&value, &word, sizeof value);
+  return value;
+}
+inline SkinnyFloats skinny_load(const SkinnyHalf* from) {
+#if defined(__AVX512F__)
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+#elif defined(__F16C__)
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+#else
+  SkinnyFloats value;
+  for (int lane = 0; lane < kSkinnyLanes; ++lane) value[lane] = skinny_element(from[lane]);
+  return value;
+#endif
 }
 inline float skinny_element(float value) {
   return value;
@@ -129,7 +161,9 @@ void skinny_of(const Skinny& p) {
 }
 
 void multiply_skinny(const Skinny& p) {
-  if (p.bf16) {
+  if (p.f16) {
+    skinny_of<SkinnyHalf>(p);
+  } else if (p.bf16) {
     skinny_of<uint16_t>(p);
   } else {
     skinny_of<float>(p);
