@@ -47,11 +47,12 @@ double square(const std::vector<float>& values, int64_t first, int64_t count) {
 std::string Layout::describe() const {
   const parallel::Sharding& s = sharding;
   return fmt::format(
-      "{} {} dropout {} | {} ranks, shard {} in groups of {}, {} x {} rows, reduce {}, gather {}, prefetch {}, wire {} "
+      "{} {}{} moments {} dropout {} | {} ranks, shard {} in groups of {}, {} x {} rows, reduce {}, gather {}, "
+      "prefetch {}, wire {} "
       "| "
       "recompute {} every {}, overlap {}, team {}",
-      family, name_of(precision), dropout, s.ranks, parallel::name_of(s.level), s.group, s.micro_batches, micro_batch,
-      s.reduce == parallel::Reduce::every ? "every" : "last",
+      family, pure ? "pure " : "", name_of(precision), name_of(moments), dropout, s.ranks, parallel::name_of(s.level),
+      s.group, s.micro_batches, micro_batch, s.reduce == parallel::Reduce::every ? "every" : "last",
       s.gather == parallel::Gather::per_step ? "per_step" : "per_use", s.prefetch, name_of(s.wire),
       static_cast<int>(recompute), recompute_every, overlap, team);
 }
@@ -74,6 +75,8 @@ model::TransformerConfig small_model(const std::string& family, float dropout) {
 Layout one_rank(const Layout& layout) {
   Layout one{.family = layout.family,
              .precision = layout.precision,
+             .pure = layout.pure,
+             .moments = layout.moments,
              .dropout = layout.dropout,
              .micro_batch = layout.micro_batch};
   one.sharding.micro_batches = static_cast<int>(layout.global_micro_batches());
@@ -93,6 +96,8 @@ Outcome run(const Layout& layout, int steps, comm::World& world, const Change& c
   shape.sharding = layout.sharding;
   shape.sharding.ranks = world.size();
   shape.sharding.weights = layout.precision;
+  shape.sharding.masters = layout.pure ? layout.precision : DType::f32;
+  shape.sharding.moments = layout.moments;
   shape.recompute = layout.recompute;
   shape.recompute_every = layout.recompute_every;
   const int micro_batches = shape.sharding.micro_batches;
@@ -125,7 +130,9 @@ Outcome run(const Layout& layout, int steps, comm::World& world, const Change& c
         .learning_rate = 0.01F,
         .correction1 = static_cast<float>(1.0 - std::pow(0.9, static_cast<double>(step + 1))),
         .correction2 = static_cast<float>(1.0 - std::pow(0.95, static_cast<double>(step + 1))),
-        .clip = 0.5F};
+        .clip = 0.5F,
+        .loss_scale = layout.precision == DType::f16 ? 256.0F : 1.0F,
+        .rounding_key = random_key(3, static_cast<uint64_t>(step), Purpose::rounding)};
     const parallel::StepResult result = executor.run(0, input);
     outcome.losses.push_back(result.loss);
     outcome.norms.push_back(result.gradient_norm);

@@ -14,7 +14,9 @@ namespace ridgeline::layouts {
 
 struct Layout {
   std::string family = "gpt2";
-  DType precision = DType::f32;  // of activations; masters are f32
+  DType precision = DType::f32;  // of activations
+  bool pure = false;             // masters are as the activations; else f32
+  DType moments = DType::f32;
   float dropout = 0.0F;
   int64_t micro_batch = 1;
   // ranks, level, group, cadence, wire, …; weights and ranks are filled in by run().

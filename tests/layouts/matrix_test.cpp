@@ -42,7 +42,7 @@ enum Option {
   kOptions
 };
 using Choice = std::array<int, kOptions>;
-constexpr Choice kValues = {4, 2, 2, 4, 8, 3, 2, 2, 3, 3, 2, 3, 2, 2, 2};
+constexpr Choice kValues = {4, 5, 2, 4, 8, 3, 2, 2, 3, 3, 2, 3, 2, 2, 2};
 
 Choice draw(uint32_t number) {
   Choice choice{};
@@ -54,7 +54,10 @@ Choice draw(uint32_t number) {
 Layout layout_of(const Choice& choice) {
   Layout layout;
   layout.family = kFamilies[choice[family]];
-  layout.precision = choice[precision] == 0 ? DType::f32 : DType::bf16;
+  constexpr DType kPrecisions[] = {DType::f32, DType::bf16, DType::f16, DType::bf16, DType::bf16};
+  layout.precision = kPrecisions[choice[precision]];
+  layout.pure = choice[precision] == 3;
+  layout.moments = choice[precision] == 4 ? DType::bf16 : DType::f32;
   layout.dropout = choice[dropout] == 0 ? 0.0F : 0.1F;
   layout.micro_batch = choice[rows] + 1;
   layout.sharding.level = kLevels[choice[level]];
@@ -131,7 +134,7 @@ TEST(layouts, any_layout_gives_one_ranks_gradients) {
     for (int b = a + 1; b < kOptions; ++b)
       all += static_cast<size_t>(kValues[static_cast<size_t>(a)] * kValues[static_cast<size_t>(b)]);
   }
-  fmt::print("{} layouts, {} of {} pairs of options; worst difference {:.1e} in fp32, {:.1e} in bf16\n", count,
+  fmt::print("{} layouts, {} of {} pairs of options; worst difference {:.1e} in fp32, {:.1e} in 2 bytes\n", count,
              seen.size(), all, worst[0], worst[1]);
   EXPECT_EQ(seen.size(), all);
 }
@@ -165,14 +168,16 @@ void expect_same_bits(const Layout& layout, const Layout& reference) {
       << layout.describe() << "\nagainst " << reference.describe();
 }
 
-// Calls f(layout) for both precisions, and with what most easily breaks bits.
+// Calls f(layout) for every precision, and with what most easily breaks bits.
 template <typename F>
 void for_some_layouts(F&& f) {
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     for (const char* name : {"gpt2", "llama"}) {
       Layout layout;
       layout.family = name;
       layout.precision = dtype;
+      layout.pure = dtype == DType::bf16 && layout.family == "llama";
+      layout.moments = layout.pure ? DType::bf16 : DType::f32;
       layout.dropout = 0.1F;
       layout.micro_batch = 2;
       layout.sharding = {.ranks = 3, .micro_batches = 2};

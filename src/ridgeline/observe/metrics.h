@@ -20,6 +20,7 @@ struct Field {
   std::string_view key;
   std::variant<int64_t, double, bool, std::string_view> value;
 
+  Field() = default;
   Field(std::string_view k, double v) : key(k), value(v) {}
   Field(std::string_view k, float v) : key(k), value(double{v}) {}
   Field(std::string_view k, int64_t v) : key(k), value(v) {}

@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/base/random.h"
 #include "ridgeline/ops/cross_entropy.h"
 #include "ridgeline/ops/elementwise.h"
 #include "ridgeline/parallel/executor_parts.h"
@@ -26,6 +27,9 @@ StepResult Executor::run(int program, const StepInput& input) {
   const Program& list = programs_[static_cast<size_t>(program)];
   result_ = StepResult{};
   *agreement_ = Agreement{};
+  seed_scale_ = 1.0F;
+  measured_ = 0;
+  first_overflow_ = static_cast<int64_t>(units_.size()) - 1;
   if (options_.guard) guard(program, false);
   for (size_t i = 0; i < list.ops.size(); ++i) {
     const int64_t begin = now();
@@ -142,7 +146,7 @@ void Executor::run_forward(const Op& op, const Bound& bound, const model::BatchS
 
 void Executor::run_loss(const Op& op, const Bound& bound, const model::BatchShape& shape) {
   const bool trains = op.kind == OpKind::loss;
-  const float scale = trains && result_.tokens > 0 ? 1.0F / static_cast<float>(result_.tokens) : 0.0F;
+  const float scale = trains && result_.tokens > 0 ? seed_scale_ / static_cast<float>(result_.tokens) : 0.0F;
   model::loss(stream_, run_.config, shape, bound.batch, bound.head_weights, bound.input, scale,
               trains ? bound.gradient : Ref(), bound.head_gradients, bound.losses, bound.loss_scratch);
 }
@@ -165,7 +169,10 @@ void Executor::measure(const Op& op) {
   const int64_t count = memory.piece.count();
   ops::sums_of_squares(stream_, count, model::kNormBlock, memory.gradient.at(memory.piece.first - memory.part.first),
                        partials);
+  const int64_t finite_so_far = agreement_->squares.non_finite();
   for (int64_t block = 0; block < count / model::kNormBlock; ++block) agreement_->squares.add(partials[block]);
+  if (finite_so_far == 0 && agreement_->squares.non_finite() > 0) first_overflow_ = measured_;
+  measure_order_[static_cast<size_t>(measured_++)] = op.index;
 }
 
 void Executor::count_tokens(int program, const StepInput& input) {
@@ -180,6 +187,12 @@ void Executor::count_tokens(int program, const StepInput& input) {
         ranks_->all_reduce(Ref(&valid_tokens_), 1, comm::ReduceOp::sum, {"number of valid tokens", -1, input.step}));
   }
   result_.tokens = valid_tokens_;
+  if (run_.batch.dtype != DType::f16) return;
+  // Gradients of a mean over a whole step are smaller than those of a micro-batch's mean, for which usual scales are
+  // meant: by the nearest power of two this is made up for, and the update takes it away again.
+  const double micro_batches_of_tokens =
+      static_cast<double>(std::max<int64_t>(valid_tokens_, 1)) / static_cast<double>(run_.batch.tokens());
+  seed_scale_ = input.loss_scale * static_cast<float>(std::exp2(std::round(std::log2(micro_batches_of_tokens))));
 }
 
 void Executor::agree(int program, const StepInput& input) {
@@ -206,35 +219,59 @@ void Executor::agree(int program, const StepInput& input) {
   result_.stop = agreement_->stop > 0;
   const double tokens = static_cast<double>(std::max<int64_t>(result_.tokens, 1));
   result_.loss = agreement_->losses.value() / tokens;
-  result_.gradient_norm = std::sqrt(agreement_->squares.value());
   result_.finite = agreement_->losses.non_finite() == 0 && agreement_->squares.non_finite() == 0;
-  if (!step) return;
-  const double norm = result_.gradient_norm;
+  if (step) judge_step(input);
+}
+
+void Executor::judge_step(const StepInput& input) {
+  const double norm = std::sqrt(agreement_->squares.value()) / static_cast<double>(seed_scale_);
+  result_.gradient_norm = norm;
+  if (run_.batch.dtype == DType::f16 && !result_.finite && agreement_->losses.non_finite() == 0) {
+    // Expected now and then: the scale was too large.
+    result_.finite = true;
+    result_.overflow = true;
+    if (ranks_->size() > 1)
+      ranks_->wait(ranks_->all_reduce(Ref(&first_overflow_), 1, comm::ReduceOp::min,
+                                      {"first unit that overflowed", -1, input.step}));
+    result_.overflow_unit = measure_order_[static_cast<size_t>(first_overflow_)];
+  }
   const double factor = input.clip > 0.0F ? static_cast<double>(input.clip) / (norm + 1e-6) : 1.0;
-  scalars_ = {input.learning_rate, factor < 1.0 ? static_cast<float>(factor) : 1.0F, input.correction1,
-              input.correction2, result_.finite ? 0 : 1};
+  scalars_ = {.learning_rate = input.learning_rate,
+              .gradient_scale = (factor < 1.0 ? static_cast<float>(factor) : 1.0F) / seed_scale_,
+              .correction1 = input.correction1,
+              .correction2 = input.correction2,
+              .rounding_key = input.rounding_key};
 }
 
 void Executor::update(const Op& op, const StepInput& input) {
   // A step with a non-finite loss or gradient leaves everything as it is, gradients included: they tell who was first.
-  if (!input.update || !result_.finite) return;
+  if (!input.update || !result_.finite || result_.overflow) return;
   gathered_ = false;
   const model::Unit& unit = units_[static_cast<size_t>(op.index)];
   const UnitMemory& memory = memory_[static_cast<size_t>(op.index)];
   const Ref copy = run_.mixed() ? memory.own_weights : Ref(nullptr, DType::bf16);
   // Elements [first, last) of the segment, as far as they are this rank's.
-  const auto range = [&](int64_t first, int64_t last, float weight_decay) {
+  const auto range = [&](int64_t first, int64_t last, bool decay, ops::AdamRounding rounding) {
     const int64_t from = std::max(first, memory.part.first) - memory.part.first;
     const int64_t count = std::min(last, memory.part.last) - memory.part.first - from;
     if (count <= 0) return;
     ops::Adam settings = input.optimizer;
-    settings.weight_decay = weight_decay;
+    settings.weight_decay = decay ? input.optimizer.weight_decay : 0.0F;
     settings.zero_gradient = false;  // the next step clears what it adds to
-    ops::adam(stream_, count, settings, &scalars_, memory.master + from, memory.gradient.at(from),
-              memory.moment1 + from, memory.moment2 + from, copy ? copy.at(from) : copy);
+    settings.rounding = rounding;
+    ops::adam(stream_, count, settings, &scalars_, memory.master.at(from), memory.gradient.at(from),
+              memory.moment1.at(from), memory.moment2.at(from), copy ? copy.at(from) : copy);
   };
-  range(0, unit.decayed, input.optimizer.weight_decay);
-  range(unit.decayed, unit.count, 0.0F);
+  if (run_.sharding.masters == DType::f32) {
+    range(0, unit.decayed, true, {});
+    range(unit.decayed, unit.count, false, {});
+    return;
+  }
+  // Random bits are addressed inside a tensor.
+  for_each_tensor_range(unit, memory.part.first, memory.part.last,
+                        [&](const model::Tensor& tensor, int64_t at, int64_t count, int64_t offset) {
+                          range(offset, offset + count, tensor.decay, {hash_name(tensor.name), at});
+                        });
 }
 
 // ------------------------------------------------------------------------------------------------------ looking for it

@@ -38,6 +38,8 @@ struct StepInput {
   float learning_rate = 0.0F;
   float correction1 = 1.0F, correction2 = 1.0F;
   float clip = 0.0F;            // global norm above which gradients are scaled down; 0 for never
+  float loss_scale = 1.0F;      // fp16: gradients are computed times this
+  uint64_t rounding_key = 0;    // of masters in bf16
   bool stop_requested = false;  // this rank was asked to stop
   bool update = true;           // false: leave gradients in place and weights as they are (tests, gradient dumps)
 };
@@ -47,7 +49,11 @@ struct StepResult {
   double gradient_norm = 0;  // before clipping
   int64_t tokens = 0;        // valid ones of all ranks
   bool finite = true;        // false: nothing was updated
-  bool stop = false;         // some rank was asked to stop
+  // fp16: a gradient was not finite although the loss was; the step is skipped. The unit that showed it first, in the
+  // order of the backward pass and over all ranks.
+  bool overflow = false;
+  int overflow_unit = -1;
+  bool stop = false;  // some rank was asked to stop
 };
 
 // Called on the rank's thread after every operation; must not allocate if steps are to be free of allocation.
@@ -163,6 +169,7 @@ class Executor {
   void measure(const Op& op);
   void count_tokens(int program, const StepInput& input);
   void agree(int program, const StepInput& input);
+  void judge_step(const StepInput& input);
   void update(const Op& op, const StepInput& input);
   void guard(int program, bool readable);
   void enter(int program, int position);
@@ -188,6 +195,9 @@ class Executor {
   std::vector<int> reductions_;      // [unit] position of its latest reduction
   bool gathered_ = false;            // whole weights that only the optimizer cuts are up to date
   ops::AdamScalars scalars_;
+  float seed_scale_ = 1.0F;         // of the running step's gradients
+  std::vector<int> measure_order_;  // units in the order in which they were measured
+  int64_t measured_ = 0, first_overflow_ = 0;
   StepResult result_;
   OpObserver* observer_ = nullptr;
   std::vector<std::string> unused_;

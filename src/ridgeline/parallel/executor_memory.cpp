@@ -24,6 +24,14 @@ bool guarded(const Buffer& buffer, int program) {
   return buffer.program == program && buffer.kind != BufferKind::batch && buffer.kind != BufferKind::losses;
 }
 
+// What the source gives, in the dtype of `to`.
+void write(const Executor::Source& source, const model::Tensor& tensor, int64_t at, int64_t count, Ref to) {
+  if (to.dtype == DType::f32) return source(tensor, at, count, to.as<float>());
+  std::vector<float> values(static_cast<size_t>(count));
+  source(tensor, at, count, values.data());
+  for (int64_t i = 0; i < count; ++i) to.as<bf16>()[i] = bf16(values[static_cast<size_t>(i)]);
+}
+
 }  // namespace
 
 Executor::Executor(RunShape run, std::vector<Program> programs, comm::World& world, device::Stream& stream)
@@ -53,6 +61,7 @@ Executor::Executor(RunShape run, std::vector<Program> programs, comm::World& wor
   for (const Program& program : programs_) longest = std::max(longest, program.ops.size());
   transfers_.resize(longest);
   reductions_.resize(units_.size(), -1);
+  measure_order_.resize(units_.size());
   locate_units();
   bind();
   if (auto* const table = reinterpret_cast<float*>(find(BufferKind::rotary_table, 0, 0, -1)))
@@ -88,19 +97,19 @@ void Executor::locate_units() {
     memory.piece.first = first + replicas_->rank() * memory.extent.piece;
     memory.piece.last = memory.piece.first + memory.extent.piece;
     const Buffer* const master = inventory_.find(BufferKind::master, unit, 0, -1);
-    const bool whole_master = master->bytes >= memory.extent.whole * size_of(DType::f32);
-    auto* const values = reinterpret_cast<float*>(address(*master));
-    memory.master = whole_master ? values + first : values;
+    const bool whole_master = master->bytes >= memory.extent.whole * size_of(sharding.masters);
+    const Ref values(address(*master), sharding.masters);
+    memory.master = whole_master ? values.at(first) : values;
     const bool whole = !sharding.cuts(Shard::parameters);
-    const Ref weights = sharding.mixed() ? Ref(find(BufferKind::working, unit, 0, -1), sharding.weights) : Ref(values);
+    const Ref weights = sharding.mixed() ? Ref(find(BufferKind::working, unit, 0, -1), sharding.weights) : values;
     if (whole) memory.whole_weights = weights;
     memory.own_weights = whole ? weights.at(first) : weights;
     if (run_.training) {
       const Ref gradient(find(BufferKind::gradient, unit, 0, -1), sharding.gradient_dtype());
       if (!sharding.gradient_is_part()) memory.whole_gradient = gradient;
       memory.gradient = sharding.gradient_is_part() ? gradient : gradient.at(first);
-      memory.moment1 = reinterpret_cast<float*>(find(BufferKind::moment1, unit, 0, -1));
-      memory.moment2 = reinterpret_cast<float*>(find(BufferKind::moment2, unit, 0, -1));
+      memory.moment1 = Ref(find(BufferKind::moment1, unit, 0, -1), sharding.moments);
+      memory.moment2 = Ref(find(BufferKind::moment2, unit, 0, -1), sharding.moments);
     }
     memory_.push_back(memory);
   }
@@ -110,13 +119,13 @@ Ref Executor::state(BufferKind kind, int unit) const {
   const UnitMemory& memory = memory_[static_cast<size_t>(unit)];
   switch (kind) {
     case BufferKind::master:
-      return Ref(memory.master);
+      return memory.master;
     case BufferKind::gradient:
       return memory.gradient;
     case BufferKind::moment1:
-      return Ref(memory.moment1);
+      return memory.moment1;
     case BufferKind::moment2:
-      return Ref(memory.moment2);
+      return memory.moment2;
     default:
       RL_REQUIRE(false, "buffer kind {} is no state of a unit", static_cast<int>(kind));
       return {};
@@ -137,14 +146,14 @@ void Executor::fill(BufferKind kind, const Source& source) {
   for (size_t u = 0; u < units_.size(); ++u) {
     const int unit = static_cast<int>(u);
     const UnitMemory& memory = memory_[u];
-    auto* const own = state(kind, unit).as<float>() - memory.part.first;
+    const Ref own = state(kind, unit);
     std::mutex mutex;
     std::exception_ptr failure;
     stream_.team().parallel_for(memory.piece.count(), kGrain, [&](int64_t from, int64_t to) {
       try {
         for_each_tensor_range(units_[u], memory.piece.first + from, memory.piece.first + to,
                               [&](const model::Tensor& tensor, int64_t at, int64_t count, int64_t offset) {
-                                source(tensor, at, count, own + offset);
+                                write(source, tensor, at, count, own.at(offset - memory.part.first));
                               });
       } catch (...) {
         const std::lock_guard lock(mutex);
@@ -153,8 +162,7 @@ void Executor::fill(BufferKind kind, const Source& source) {
     });
     if (failure) std::rethrow_exception(failure);
     if (replicas_->size() > 1) {
-      replicas_->wait(replicas_->all_gather(Ref(own + memory.part.first), memory.piece.count(),
-                                            {"initial state of unit", unit, -1}));
+      replicas_->wait(replicas_->all_gather(own, memory.piece.count(), {"initial state of unit", unit, -1}));
     }
     if (kind == BufferKind::master) refresh_working_copy(unit);
   }
@@ -164,7 +172,7 @@ void Executor::refresh_working_copy(int unit) {
   gathered_ = false;
   if (!run_.mixed()) return;
   const UnitMemory& memory = memory_[static_cast<size_t>(unit)];
-  ops::cast(stream_, memory.part.count(), Ref(memory.master), memory.own_weights);
+  ops::cast(stream_, memory.part.count(), memory.master, memory.own_weights);
 }
 
 const model::BatchShape& Executor::shape_of(int program) const {

@@ -32,12 +32,12 @@ struct Executor::Bound {
 struct Executor::UnitMemory {
   Extent extent;
   Range part, piece;
-  float* master = nullptr;                       // part
-  Ref whole_weights;                             // what products read, where all of it always lies there; else null
-  Ref own_weights;                               // part of what products read
-  Ref whole_gradient;                            // accumulated gradient, where all of it lies there; else null
-  Ref gradient;                                  // part of it
-  float *moment1 = nullptr, *moment2 = nullptr;  // part
+  Ref master;            // part
+  Ref whole_weights;     // what products read, where all of it always lies there; else null
+  Ref own_weights;       // part of what products read
+  Ref whole_gradient;    // accumulated gradient, where all of it lies there; else null
+  Ref gradient;          // part of it
+  Ref moment1, moment2;  // part
 };
 
 // All i64, so that one exact all-reduce sums it.

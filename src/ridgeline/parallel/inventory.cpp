@@ -53,7 +53,8 @@ class Builder {
       const bool whole_weights = !sharding.cuts(Shard::parameters);
       const bool in_place = sharding.cuts(Shard::optimizer) && whole_weights;
       const bool masters_cut = sharding.cuts(Shard::parameters) || (run_.mixed() && sharding.cuts(Shard::optimizer));
-      add(BufferKind::master, "weights", Category::parameters, in_place && !run_.mixed(), masters_cut, DType::f32);
+      add(BufferKind::master, "weights", Category::parameters, in_place && !run_.mixed(), masters_cut,
+          sharding.masters);
       if (run_.mixed())
         add(BufferKind::working, "weights", Category::parameters, in_place, !whole_weights, sharding.weights);
       if (!run_.training) continue;
@@ -62,8 +63,8 @@ class Builder {
       add(BufferKind::gradient, "gradient", Category::gradients, reduced_in_place, sharding.gradient_is_part(),
           sharding.gradient_dtype());
       const bool cut = sharding.cuts(Shard::optimizer);
-      add(BufferKind::moment1, "Adam first moment", Category::optimizer, false, cut, DType::f32);
-      add(BufferKind::moment2, "Adam second moment", Category::optimizer, false, cut, DType::f32);
+      add(BufferKind::moment1, "Adam first moment", Category::optimizer, false, cut, sharding.moments);
+      add(BufferKind::moment2, "Adam second moment", Category::optimizer, false, cut, sharding.moments);
     }
     const int64_t positions = std::max(run_.batch.sequence, run_.evaluation_batch.sequence);
     if (const int64_t floats = model::rotary_table_floats(run_.config, positions); floats > 0) {

@@ -23,11 +23,11 @@ enum class Space {
 };
 
 enum class BufferKind {
-  master,           // [unit] f32 weights; what is cut holds this rank's part only
+  master,           // [unit] weights; what is cut holds this rank's part only
   working,          // [unit] 2-byte copy for computation (mixed precision only)
   gradient,         // [unit] accumulated over a step
-  moment1,          // [unit] f32
-  moment2,          // [unit] f32
+  moment1,          // [unit]
+  moment2,          // [unit]
   gathered,         // [unit][instance] whole weights, where only a part of them is kept
   unit_gradient,    // [unit][micro] f32, what backward adds to where that is not `gradient`
   wire_gradient,    // [unit][micro] in the dtype of the wire

@@ -80,7 +80,7 @@ class Lowering {
         sharding_(sharding),
         computations_(std::move(computations)),
         residences_(residences(config, computations_, sharding)) {
-    program_.micro_batches = sharding.micro_batches;
+    for (const Op& op : computations_) program_.micro_batches = std::max(program_.micro_batches, op.micro + 1);
   }
 
   Program step() {
@@ -148,7 +148,7 @@ class Lowering {
 
   // Micro-batches whose gradients are added up before they are reduced form a window.
   bool window_begins(int micro) const { return micro == 0 || sharding_.reduces_every(); }
-  bool window_ends(int micro) const { return micro == sharding_.micro_batches - 1 || sharding_.reduces_every(); }
+  bool window_ends(int micro) const { return micro == program_.micro_batches - 1 || sharding_.reduces_every(); }
 
   void clear_before_first(int unit, int micro) {
     if (window_begins(micro) && seen_[unit] == 0) emit(OpKind::clear, StreamId::compute, unit, micro);
@@ -177,7 +177,7 @@ class Lowering {
       } else {
         if (sharding_.accumulates())
           emit(OpKind::accumulate, StreamId::compute, pending.unit, pending.micro, {pending.position});
-        if (pending.micro == sharding_.micro_batches - 1) reduced_.emplace_back(pending.unit, pending.position);
+        if (pending.micro == program_.micro_batches - 1) reduced_.emplace_back(pending.unit, pending.position);
       }
     }
     pending_ = std::move(rest);
@@ -301,9 +301,7 @@ Program evaluation(const model::TransformerConfig& config, int micro_batches, co
     add_forward(computations, config, micro);
     computations.push_back({OpKind::evaluate, StreamId::compute, static_cast<int>(config.layers), micro, {}});
   }
-  Sharding forward = sharding;
-  forward.micro_batches = micro_batches;
-  return Lowering(config, forward, std::move(computations)).evaluation();
+  return Lowering(config, sharding, std::move(computations)).evaluation();
 }
 
 Order::Order(const Program& program) {

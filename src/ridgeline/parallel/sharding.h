@@ -42,15 +42,18 @@ struct Sharding {
   Gather gather = Gather::per_use;
   int prefetch = 1;            // operations between the start of a transfer and the wait for it; 0: no overlap
   DType wire = DType::f32;     // of gradients in a reduction: f32 or bf16 (summed in f32 either way)
-  DType weights = DType::f32;  // of the weights that products read: f32 means the masters themselves
-  int micro_batches = 1;       // per step and rank
+  DType weights = DType::f32;  // of the weights that products read
+  DType masters = DType::f32;  // of the weights that the optimizer changes; bf16: rounded stochastically
+  DType moments = DType::f32;  // of both of Adam's
+  int micro_batches = 1;       // per step and rank: the most of any step of the run
 
   // Ranks between which the state is cut; 1 for level none.
   int shards() const { return level == Shard::none ? 1 : (group == 0 ? ranks : group); }
   int replicas() const { return ranks / shards(); }
   // Cut into one part is not cut.
   bool cuts(Shard what) const { return shards() > 1 && level >= what; }
-  bool mixed() const { return weights != DType::f32; }
+  // Products read a copy of the masters in a dtype of its own.
+  bool mixed() const { return weights != masters; }
 
   // A step may reduce a unit more than once.
   bool reduces_every() const { return reduce == Reduce::every || micro_batches == 1; }

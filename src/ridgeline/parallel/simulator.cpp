@@ -125,7 +125,7 @@ class Machine {
   }
 
   void scalars(const Op& op, const Need& need) {
-    const int windows = sharding_.reduces_every() ? sharding_.micro_batches : 1;
+    const int windows = sharding_.reduces_every() ? program_.micro_batches : 1;
     switch (op.kind) {
       case OpKind::count:
         counted_ = true;

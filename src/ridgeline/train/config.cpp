@@ -354,7 +354,8 @@ std::vector<std::string> differences(const Config& before, const Config& after) 
 }
 
 DType activation_dtype(const Config& config) {
-  return config.train.precision == "bf16" ? DType::bf16 : DType::f32;
+  if (config.train.precision == "fp16") return DType::f16;
+  return config.train.precision == "fp32" ? DType::f32 : DType::bf16;
 }
 
 }  // namespace ridgeline::train

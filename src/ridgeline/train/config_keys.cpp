@@ -248,9 +248,9 @@ std::vector<Key> train_keys() {
       {.name = "train.precision",
        .unit = "",
        .slot = [](Config& c) -> Slot { return &c.train.precision; },
-       .meaning = "bf16: activations and products in bfloat16, sums and master weights in fp32.",
-       .words = {"fp32", "bf16"},
-       .later_words = {"fp16"}},
+       .meaning = "bf16: activations and products in bfloat16, sums and master weights in fp32. fp16: the same in half "
+                  "precision, with a loss scale. pure_bf16: master weights in bfloat16 too, rounded stochastically.",
+       .words = {"fp32", "bf16", "fp16", "pure_bf16"}},
       {.name = "train.seed",
        .unit = "",
        .slot = [](Config& c) -> Slot { return &c.train.seed; },

@@ -70,7 +70,7 @@ void open_data(Job& job) {
   job.train = std::make_shared<data::GptDataset>(
       train, data::GptDataset::Settings{.documents = train_documents,
                                         .sequence = config.train.sequence,
-                                        .samples = config.train.steps * config.train.global_batch,
+                                        .samples = optim::samples_of_steps(batch_ramp_of(config), config.train.steps),
                                         .seed = static_cast<uint32_t>(config.train.seed),
                                         .vocabulary = vocabulary});
   if (!valid_documents.empty()) {
@@ -83,7 +83,7 @@ void open_data(Job& job) {
   if (config.train.eval_every > 0 && !job.valid) {
     throw Error(
         fmt::format("train.eval_every = {}, but there is no validation data", config.train.eval_every),
-        "Name some with data.valid, or let data.split leave documents for it (\"98,2,0\"); 0 turns evaluation off.");
+        "Name some with data.valid, or let data.split leave documents for it (\"98,2,0\"); or set it to 0.");
   }
 }
 
@@ -114,6 +114,8 @@ parallel::Sharding sharding_of(const Config& config, int ranks) {
           .prefetch = static_cast<int>(parallel.prefetch),
           .wire = parallel.reduce_dtype == "bf16" ? DType::bf16 : DType::f32,
           .weights = activation_dtype(config),
+          .masters = config.train.precision == "pure_bf16" ? DType::bf16 : DType::f32,
+          .moments = config.optimizer.state == "bf16" ? DType::bf16 : DType::f32,
           .micro_batches = micro_batches(config, ranks)};
 }
 
@@ -138,8 +140,12 @@ parallel::RunShape run_shape(const Config& config, int ranks) {
 std::vector<parallel::Program> run_programs(const Config& config, int ranks) {
   const model::TransformerConfig& model = config.model.transformer;
   const parallel::Sharding sharding = sharding_of(config, ranks);
-  return {parallel::lower(model, parallel::schedule(1, sharding.micro_batches)[0], sharding),
-          parallel::evaluation(model, 1, sharding)};
+  std::vector<parallel::Program> programs = {parallel::evaluation(model, 1, sharding)};
+  for (const int64_t batch : optim::batch_sizes(batch_ramp_of(config))) {
+    const int count = static_cast<int>(batch / (config.train.micro_batch * ranks));
+    programs.push_back(parallel::lower(model, parallel::schedule(1, count)[0], sharding));
+  }
+  return programs;
 }
 
 Job prepare_job(const Config& config, JobOptions options, int ranks) {
@@ -149,7 +155,9 @@ Job prepare_job(const Config& config, JobOptions options, int ranks) {
   check_output(job.options);
   make_folder(job.options.out);
   open_data(job);
-  job.peak_flops = peak_flops_per_thread(activation_dtype(config)) * threads_per_rank(config, ranks) * ranks;
+  // Products of fp16 are computed in fp32.
+  const DType arithmetic = activation_dtype(config) == DType::bf16 ? DType::bf16 : DType::f32;
+  job.peak_flops = peak_flops_per_thread(arithmetic) * threads_per_rank(config, ranks) * ranks;
   job.prepare_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   return job;
 }

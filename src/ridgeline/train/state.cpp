@@ -23,12 +23,13 @@ struct Part {
 constexpr Part kParts[] = {
     {BufferKind::master, ""}, {BufferKind::moment1, "adam.moment1."}, {BufferKind::moment2, "adam.moment2."}};
 
-checkpoint::Layout state_layout(const std::vector<model::Unit>& units) {
+checkpoint::Layout state_layout(const Executor& executor) {
   std::vector<checkpoint::TensorSpec> specs;
   for (const Part& part : kParts) {
-    for (const model::Unit& unit : units) {
-      for (const model::Tensor& tensor : unit.tensors)
-        specs.push_back({std::string(part.prefix) + tensor.name, DType::f32, tensor.shape});
+    for (size_t u = 0; u < executor.units().size(); ++u) {
+      const DType dtype = executor.state(part.kind, static_cast<int>(u)).dtype;
+      for (const model::Tensor& tensor : executor.units()[u].tensors)
+        specs.push_back({std::string(part.prefix) + tensor.name, dtype, tensor.shape});
     }
   }
   return checkpoint::plan_layout(std::move(specs), {.stem = "state"});
@@ -83,6 +84,9 @@ nlohmann::json to_json(const RunState& state, const model::TransformerConfig& co
   json["model"] = model::to_json(config);
   json["consumed_samples"] = state.consumed_samples;
   json["consumed_tokens"] = state.consumed_tokens;
+  json["successful_steps"] = state.successful_steps;
+  json["successful_samples"] = state.successful_samples;
+  json["loss_scale"] = state.loss_scale;
   json["best_validation_loss"] =
       state.best_validation_loss ? nlohmann::json(*state.best_validation_loss) : nlohmann::json();
   json["best_step"] = state.best_step;
@@ -96,6 +100,9 @@ RunState run_state_from_json(const nlohmann::json& json, std::string_view where)
     RunState state;
     state.consumed_samples = json.at("consumed_samples").get<int64_t>();
     state.consumed_tokens = json.at("consumed_tokens").get<int64_t>();
+    state.successful_steps = json.at("successful_steps").get<int64_t>();
+    state.successful_samples = json.at("successful_samples").get<int64_t>();
+    state.loss_scale = json.at("loss_scale");
     if (!json.at("best_validation_loss").is_null())
       state.best_validation_loss = json.at("best_validation_loss").get<double>();
     state.best_step = json.at("best_step").get<int64_t>();
@@ -118,7 +125,7 @@ model::TransformerConfig model_config_of(const nlohmann::json& extra, std::strin
 std::filesystem::path save_state(Executor& executor, const std::filesystem::path& parent, const RunState& state) {
   comm::Communicator& ranks = executor.ranks();
   const bool first_rank = ranks.rank() == 0;
-  checkpoint::CheckpointWriter writer(parent, state.step, state_layout(executor.units()));
+  checkpoint::CheckpointWriter writer(parent, state.step, state_layout(executor));
   try {
     together(ranks, first_rank, "create a checkpoint", [&] { writer.create(); });
     std::vector<checkpoint::Piece> pieces;

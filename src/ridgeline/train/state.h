@@ -17,6 +17,10 @@ struct RunState {
   int64_t step = 0;              // optimizer steps taken
   int64_t consumed_samples = 0;  // training samples consumed: the data position
   int64_t consumed_tokens = 0;
+  // Without the steps that fp16 skipped for an overflow: learning rates and Adam's corrections count these.
+  int64_t successful_steps = 0;
+  int64_t successful_samples = 0;
+  nlohmann::json loss_scale;                   // of optim::LossScaler; null without fp16
   std::optional<double> best_validation_loss;  // nats per token
   int64_t best_step = 0;
   std::string config;     // the effective configuration, TOML

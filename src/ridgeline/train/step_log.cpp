@@ -13,7 +13,15 @@ namespace {
 constexpr int kIndexOffset = 1;  // element -1 is the embedding
 
 observe::Lane lane_of(parallel::StreamId stream) {
-  return stream == parallel::StreamId::compute ? observe::Lane::compute : observe::Lane::reduce;
+  switch (stream) {
+    case parallel::StreamId::compute:
+      return observe::Lane::compute;
+    case parallel::StreamId::gather:
+      return observe::Lane::gather;
+    case parallel::StreamId::reduce:
+      return observe::Lane::reduce;
+  }
+  return observe::Lane::compute;
 }
 
 observe::MetricsLog open_metrics(const Job& job, int64_t first_step, bool resumed) {
@@ -75,7 +83,7 @@ void StepLog::record(const StepRecord& record) {
     for (const OpKind kind : kinds) nanoseconds += record.phases[static_cast<size_t>(kind)];
     return static_cast<double>(nanoseconds) * 1e-9;
   };
-  std::array<observe::Field, 20> fields = {
+  std::array<observe::Field, 24> fields = {
       observe::Field{"step", record.step},
       {"loss", record.result.loss},
       {"grad_norm", record.result.gradient_norm},
@@ -87,16 +95,18 @@ void StepLog::record(const StepRecord& record) {
       {"mfu", flops / job_.peak_flops},
       {"memory_bytes", memory},
       {"data_seconds", record.data_seconds},
+      {"gather_seconds", phase({OpKind::gather})},
       {"forward_seconds", phase({OpKind::forward})},
       {"loss_seconds", phase({OpKind::loss})},
       {"backward_seconds", phase({OpKind::backward})},
-      {"reduce_seconds", phase({OpKind::count, OpKind::reduce, OpKind::measure, OpKind::agree})},
-      {"update_seconds", phase({OpKind::update})},
-      {"", int64_t{0}},
-      {"", int64_t{0}},
-      {"", int64_t{0}},
-      {"", int64_t{0}}};
-  size_t count = 16;
+      {"reduce_seconds", phase({OpKind::count, OpKind::clear, OpKind::pack, OpKind::reduce, OpKind::replicate,
+                                OpKind::accumulate, OpKind::measure, OpKind::agree})},
+      {"update_seconds", phase({OpKind::update})}};
+  size_t count = 17;
+  if (record.loss_scale) {
+    fields[count++] = {"loss_scale", *record.loss_scale};
+    fields[count++] = {"overflow", int64_t{record.result.overflow ? 1 : 0}};
+  }
   if (record.validation_loss) fields[count++] = {"validation_loss", *record.validation_loss};
   if (record.validation_bits_per_byte) fields[count++] = {"validation_bits_per_byte", *record.validation_bits_per_byte};
   if (record.save_seconds) fields[count++] = {"save_seconds", *record.save_seconds};

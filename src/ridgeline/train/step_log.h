@@ -44,7 +44,8 @@ struct StepRecord {
   int64_t consumed_tokens = 0;
   double step_seconds = 0;  // from the first token written to the last weight updated
   double data_seconds = 0;
-  PhaseTimes phases{};  // of the step alone, without evaluation
+  PhaseTimes phases{};               // of the step alone, without evaluation
+  std::optional<double> loss_scale;  // fp16: of this step
   std::optional<double> validation_loss, validation_bits_per_byte;
   std::optional<double> save_seconds;  // how long training stood still for the checkpoint before this record
 };

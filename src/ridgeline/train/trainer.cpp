@@ -75,6 +75,12 @@ class Trainer {
       if (due(job_.config.train.eval_every, last) && !stopped) evaluate(record);
       if (due(job_.config.train.save_every, last) || stopped) record.save_seconds = save();
       if (log_) log_->record(record);
+      if (log_ && record.result.overflow) {
+        log_->message(
+            fmt::format("step {}: a gradient overflowed, first in {}; skipped, the loss scale goes from {} to {}",
+                        state_.step, executor_.units()[static_cast<size_t>(record.result.overflow_unit)].name,
+                        *record.loss_scale, scaler_->scale()));
+      }
       if (first_) report_start();
     }
     if (job_.options.trace) write_trace_file();
@@ -88,7 +94,7 @@ class Trainer {
 
  private:
   fs::path checkpoints() const { return job_.options.out / "checkpoints"; }
-  bool due(int64_t every, bool last) const { return last ? every > 0 : every > 0 && state_.step % every == 0; }
+  bool due(int64_t every, bool last) const { return last || (every > 0 && state_.step % every == 0); }
 
   void start() {
     const Clock::time_point begin = Clock::now();
@@ -104,6 +110,11 @@ class Trainer {
       load_hugging_face(executor_, job_.config.train.init_from);
     } else {
       initialize(executor_, static_cast<uint64_t>(job_.config.train.seed));
+    }
+    if (const std::optional<optim::LossScaleRule> rule = loss_scale_of(job_.config)) {
+      scaler_ = state_.loss_scale.is_null()
+                    ? optim::LossScaler(*rule)
+                    : optim::LossScaler::from_json(*rule, state_.loss_scale, "the checkpoint's loss scale");
     }
     state_.config = to_toml(job_.config, Detail::values);
     state_.tokenizer = job_.tokenizer_json;
@@ -128,12 +139,25 @@ class Trainer {
                               observe::format_duration(first_step_seconds_)));
   }
 
+  // The program for the batch of the step that begins now.
+  int step_program() const {
+    const Config::Train& train = job_.config.train;
+    const int64_t batch = optim::batch_at(batch_ramp_of(job_.config), state_.consumed_samples);
+    const int64_t micro_batches = batch / (train.micro_batch * world_.size());
+    for (size_t i = kFirstStepProgram; i < programs_.size(); ++i) {
+      if (programs_[i].micro_batches == micro_batches) return static_cast<int>(i);
+    }
+    RL_REQUIRE(false, "no program for {} micro-batches", micro_batches);
+    return -1;
+  }
+
   // The samples of this rank: in each micro-batch the ranks take consecutive slices.
   void write_batch() {
     const int64_t micro = job_.config.train.micro_batch, t = job_.config.train.sequence;
-    const int micro_batches = programs_[kStepProgram].micro_batches;
+    const int program = step_program();
+    const int micro_batches = programs_[static_cast<size_t>(program)].micro_batches;
     for (int m = 0; m < micro_batches; ++m) {
-      const parallel::BatchBuffers buffers = executor_.batch(kStepProgram, m);
+      const parallel::BatchBuffers buffers = executor_.batch(program, m);
       for (int64_t b = 0; b < micro; ++b) {
         const int64_t sample = state_.consumed_samples + (int64_t{m} * world_.size() + world_.rank()) * micro + b;
         job_.train->sample(sample, tokens_);
@@ -147,6 +171,7 @@ class Trainer {
   parallel::StepInput step_input() const {
     const Config::Optimizer& optimizer = job_.config.optimizer;
     const int64_t t = state_.step + 1;
+    const auto updates = static_cast<double>(state_.successful_steps + 1);
     const auto seed = static_cast<uint64_t>(job_.config.train.seed);
     parallel::StepInput input;
     input.step = t;
@@ -155,12 +180,15 @@ class Trainer {
     input.optimizer = {.beta1 = static_cast<float>(optimizer.beta1),
                        .beta2 = static_cast<float>(optimizer.beta2),
                        .epsilon = static_cast<float>(optimizer.epsilon),
-                       .weight_decay = static_cast<float>(optimizer.weight_decay)};
+                       .weight_decay = static_cast<float>(optimizer.weight_decay),
+                       .decoupled = optimizer.form == "adamw"};
     input.learning_rate = static_cast<float>(optim::learning_rate(
         schedule_of(job_.config),
-        {.step = t, .successful_steps = state_.step, .successful_samples = state_.consumed_samples}));
-    input.correction1 = static_cast<float>(1.0 - std::pow(optimizer.beta1, static_cast<double>(t)));
-    input.correction2 = static_cast<float>(1.0 - std::pow(optimizer.beta2, static_cast<double>(t)));
+        {.step = t, .successful_steps = state_.successful_steps, .successful_samples = state_.successful_samples}));
+    input.correction1 = static_cast<float>(1.0 - std::pow(optimizer.beta1, updates));
+    input.correction2 = static_cast<float>(1.0 - std::pow(optimizer.beta2, updates));
+    input.loss_scale = scaler_ ? static_cast<float>(scaler_->scale()) : 1.0F;
+    input.rounding_key = random_key(seed, static_cast<uint64_t>(t), Purpose::rounding);
     input.clip = static_cast<float>(optimizer.clip);
     input.stop_requested = StopSignals::requested() != 0;
     return input;
@@ -176,13 +204,24 @@ class Trainer {
     StepRecord record;
     record.data_seconds = seconds_since(begin);
     const parallel::StepInput input = step_input();
-    record.result = executor_.run(kStepProgram, input);
-    if (!record.result.finite) fail_non_finite(input);
+    const int program = step_program();
+    record.result = executor_.run(program, input);
+    if (!record.result.finite) fail_non_finite(program, input);
+    if (scaler_) {
+      record.loss_scale = scaler_->scale();
+      scaler_->update(record.result.overflow);
+    }
     record.step_seconds = seconds_since(begin);
     record.phases = timer_.phases();
     if (started_steps_++ == 0) first_step_seconds_ = record.step_seconds;
     ++state_.step;
-    state_.consumed_samples += job_.config.train.global_batch;
+    const int64_t samples =
+        int64_t{programs_[static_cast<size_t>(program)].micro_batches} * world_.size() * job_.config.train.micro_batch;
+    state_.consumed_samples += samples;
+    if (!record.result.overflow) {
+      ++state_.successful_steps;
+      state_.successful_samples += samples;
+    }
     state_.consumed_tokens += record.result.tokens;
     record.step = state_.step;
     record.learning_rate = static_cast<double>(input.learning_rate);
@@ -190,8 +229,8 @@ class Trainer {
     return record;
   }
 
-  [[noreturn]] void fail_non_finite(const parallel::StepInput& input) {
-    const std::string first = executor_.first_non_finite(kStepProgram, input);
+  [[noreturn]] void fail_non_finite(int program, const parallel::StepInput& input) {
+    const std::string first = executor_.first_non_finite(program, input);
     const std::optional<checkpoint::CheckpointEntry> good =
         checkpoint::latest_good(checkpoints(), checkpoint::Check::sizes);
     throw Error(
@@ -219,6 +258,7 @@ class Trainer {
 
   double save() {
     const Clock::time_point begin = Clock::now();
+    if (scaler_) state_.loss_scale = scaler_->to_json();
     save_state(executor_, checkpoints(), state_);
     if (world_.rank() == 0 && job_.config.train.keep_last > 0) {  // 0 keeps all
       const int64_t keep[] = {state_.best_step};
@@ -263,6 +303,7 @@ class Trainer {
   OpTimer timer_;
   std::vector<int32_t> tokens_;
   RunState state_;
+  std::optional<optim::LossScaler> scaler_;  // fp16
   std::vector<std::string> differences_;
   std::optional<StepLog> log_;
   bool first_ = true;

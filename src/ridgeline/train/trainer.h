@@ -26,9 +26,9 @@ struct JobOptions {
   std::FILE* console = nullptr;  // progress and messages of rank 0; null: silent
 };
 
-// The programs of a run, by index.
-constexpr int kStepProgram = 0;
-constexpr int kEvaluationProgram = 1;
+// The programs of a run: evaluation, then a step for every global batch that the run can have, ascending.
+constexpr int kEvaluationProgram = 0;
+constexpr int kFirstStepProgram = 1;
 
 // What a configuration means on `ranks` ranks: pure, so that `plan` says what `train` does.
 int threads_per_rank(const Config& config, int ranks);

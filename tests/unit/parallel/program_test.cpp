@@ -33,7 +33,15 @@ std::vector<Sharding> shardings() {
           for (const Gather gather : {Gather::per_use, Gather::per_step}) {
             for (const int prefetch : {0, 1, 3}) {
               for (const DType wire : {DType::f32, DType::bf16})
-                list.push_back({level, ranks, group, reduce, gather, prefetch, wire, DType::bf16, micro_batches});
+                list.push_back({.level = level,
+                                .ranks = ranks,
+                                .group = group,
+                                .reduce = reduce,
+                                .gather = gather,
+                                .prefetch = prefetch,
+                                .wire = wire,
+                                .weights = DType::bf16,
+                                .micro_batches = micro_batches});
             }
           }
         }
