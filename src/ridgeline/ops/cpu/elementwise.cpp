@@ -5,6 +5,7 @@
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/device/cpu/worker_team.h"
+#include "ridgeline/ops/cpu/elementwise_rows.h"
 #include "ridgeline/ops/cpu/simd_targets.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -100,6 +101,19 @@ HWY_EXPORT(gelu_part);
 HWY_EXPORT(gelu_gradient_part);
 HWY_EXPORT(add_part);
 HWY_EXPORT(cast_part);
+
+void gelu_forward_rows(int64_t rows, int64_t columns, int64_t ld, ConstRef x, Ref y) {
+  agree_on_targets();
+  const auto part = HWY_DYNAMIC_DISPATCH(gelu_part);
+  for (int64_t row = 0; row < rows; ++row) part(columns, x.at(row * ld), y.at(row * ld));
+}
+
+void gelu_backward_rows(int64_t rows, int64_t columns, int64_t ld, ConstRef x, ConstRef dy, Ref dx) {
+  agree_on_targets();
+  const auto part = HWY_DYNAMIC_DISPATCH(gelu_gradient_part);
+  for (int64_t row = 0; row < rows; ++row) part(columns, x.at(row * ld), dy.at(row * ld), dx.at(row * ld));
+}
+
 }  // namespace cpu
 
 namespace {

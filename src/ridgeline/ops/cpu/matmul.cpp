@@ -12,9 +12,9 @@
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/device/cpu/worker_team.h"
+#include "ridgeline/ops/cpu/elementwise_rows.h"
 #include "ridgeline/ops/cpu/matmul_isa.h"
 #include "ridgeline/ops/cpu/matmul_kernel.h"
-#include "ridgeline/ops/elementwise.h"
 
 namespace ridgeline::ops {
 namespace cpu {
@@ -124,13 +124,6 @@ void check(const Matmul& p) {
   if (p.epilogue == Epilogue::gelu) same(p.pre_activation, "pre_activation");
   if (p.epilogue == Epilogue::gelu_grad) same(p.activation_input, "activation_input");
   if (p.epilogue == Epilogue::residual) same(p.residual, "residual");
-}
-
-// Element-wise ops on the calling thread alone: the fused forms are the unfused ones, so their bits are too.
-device::Stream& calling_thread() {
-  static WorkerTeam team(1);
-  static device::Stream stream(team);
-  return stream;
 }
 
 // One matmul call: the plan and where everything lies.
@@ -290,11 +283,11 @@ class Run {
         strip.next = more ? a + a_bytes : a;
         strip.next_bytes = more ? strip.k * kernel_.mr * kernel_.packed_bytes : 0;
         kernel_.multiply(strip);
+        if (last) activate(slab_first_ + row + i, column, strip.rows, columns);
         if (strip.k < depth) strip.sums += round_up(columns, kernel_.nr) * kernel_.mr;
       }
       k += strip.k;
     } while (k < depth);
-    activate(slab_first_ + row, column, rows, columns);
   }
 
   Finish finish_of(int64_t row, int64_t column) const {
@@ -305,6 +298,7 @@ class Run {
                   .bias = nullptr,
                   .bias_bf16 = p_.bias.dtype == DType::bf16,
                   .residual = nullptr,
+                  .soon = nullptr,
                   .out = p_.c.at(at).data,
                   .ld_out = p_.ldc,
                   .out_bf16 = p_.c.dtype == DType::bf16};
@@ -324,23 +318,26 @@ class Run {
     }
     if (p_.bias) finish.bias = p_.bias.at(column).data;
     if (p_.epilogue == Epilogue::residual) finish.residual = p_.residual.at(at).data;
-    if (p_.epilogue == Epilogue::gelu) finish.out = p_.pre_activation.at(at).data;
+    if (p_.epilogue == Epilogue::gelu) {
+      finish.out = p_.pre_activation.at(at).data;
+      finish.soon = p_.c.at(at).data;
+    }
+    if (p_.epilogue == Epilogue::gelu_grad) finish.soon = p_.activation_input.at(at).data;
     return finish;
   }
 
-  // The activation of a finished block of C, from the values as stored.
+  // The activation of finished rows of C, from the values as stored, which are still in the first-level cache.
   void activate(int64_t row, int64_t column, int64_t rows, int64_t columns) const {
     const bool gelu = p_.epilogue == Epilogue::gelu;
     if (chunk_ + 1 < plan_.chunks || (!gelu && p_.epilogue != Epilogue::gelu_grad)) return;
-    int64_t at = row * p_.ldc + column;
-    for (int64_t i = 0; i < rows; ++i, at += p_.ldc) {
-      if (gelu) {
-        gelu_forward(calling_thread(), columns, p_.pre_activation.at(at), p_.c.at(at));
-      } else {
-        gelu_backward(calling_thread(), columns, p_.activation_input.at(at), p_.c.at(at), p_.c.at(at));
-      }
+    const int64_t at = row * p_.ldc + column;
+    if (gelu) {
+      gelu_forward_rows(rows, columns, p_.ldc, p_.pre_activation.at(at), p_.c.at(at));
+    } else {
+      gelu_backward_rows(rows, columns, p_.ldc, p_.activation_input.at(at), p_.c.at(at), p_.c.at(at));
     }
   }
+
   const Matmul& p_;
   const Plan& plan_;
   const MatmulKernel& kernel_;
