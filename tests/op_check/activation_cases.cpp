@@ -127,9 +127,9 @@ void add_activation_cases(std::vector<Case>& cases) {
     }
   }
   for (const DType dtype : kStored) {
-    for (const auto& [n, f] : {std::pair{1, 1}, {3, 37}, {130, 172}, {2, 20001}}) {
-      cases.push_back({"swiglu", dtype, fmt::format("N={} F={}", n, f),
-                       [=](Stream& stream, Report& report) { check_swiglu(stream, report, dtype, n, f); }});
+    for (const Swiglu& s : {Swiglu{1, 1}, Swiglu{3, 37}, Swiglu{130, 172}, Swiglu{2, 20001}}) {
+      cases.push_back({"swiglu", dtype, fmt::format("N={} F={}", s.n, s.f),
+                       [=](Stream& stream, Report& report) { check_swiglu(stream, report, dtype, s.n, s.f); }});
     }
   }
 }

@@ -211,17 +211,17 @@ void add_norm_cases(std::vector<Case>& cases) {
     for (const DType weights : kStored) {
       // Weights are f32, or x's dtype, or bf16 beside an f32 x.
       if (weights != dtype && (weights == DType::f16 || dtype == DType::f16) && weights != DType::f32) continue;
-      for (const auto& [n, c, center] :
-           {Size{1, 2, 0}, Size{5, 37, 0}, Size{33, 64, 0.5}, Size{19, 131, 3}, Size{300, 96, 0}}) {
-        cases.push_back({"layernorm", dtype,
-                         fmt::format("N={} C={} center={} weights={}", n, c, center, name_of(weights)),
-                         [=](Stream& stream, Report& report) { check(stream, report, dtype, weights, n, c, center); }});
-        cases.push_back({"layernorm", dtype,
-                         fmt::format("N={} C={} center={} weights={} no bias", n, c, center, name_of(weights)),
-                         [=](Stream& stream, Report& report) { check_no_bias(stream, report, dtype, weights, n, c); }});
+      for (const Size& s : {Size{1, 2, 0}, Size{5, 37, 0}, Size{33, 64, 0.5}, Size{19, 131, 3}, Size{300, 96, 0}}) {
         cases.push_back(
-            {"rmsnorm", dtype, fmt::format("N={} C={} center={} weights={}", n, c, center, name_of(weights)),
-             [=](Stream& stream, Report& report) { check_rms(stream, report, dtype, weights, n, c, center); }});
+            {"layernorm", dtype, fmt::format("N={} C={} center={} weights={}", s.n, s.c, s.center, name_of(weights)),
+             [=](Stream& stream, Report& report) { check(stream, report, dtype, weights, s.n, s.c, s.center); }});
+        cases.push_back(
+            {"layernorm", dtype,
+             fmt::format("N={} C={} center={} weights={} no bias", s.n, s.c, s.center, name_of(weights)),
+             [=](Stream& stream, Report& report) { check_no_bias(stream, report, dtype, weights, s.n, s.c); }});
+        cases.push_back(
+            {"rmsnorm", dtype, fmt::format("N={} C={} center={} weights={}", s.n, s.c, s.center, name_of(weights)),
+             [=](Stream& stream, Report& report) { check_rms(stream, report, dtype, weights, s.n, s.c, s.center); }});
       }
     }
   }

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "ridgeline/device/cpu/worker_team.h"
+#include "ridgeline/ops/cpu/elementwise_rows.h"
 #include "ridgeline/ops/cpu/require.h"
 #include "ridgeline/ops/cpu/simd_targets.h"
 #include "ridgeline/ops/elementwise.h"
@@ -224,6 +225,21 @@ HWY_EXPORT(activation_part);
 HWY_EXPORT(activation_gradient_part);
 HWY_EXPORT(swiglu_row);
 HWY_EXPORT(swiglu_gradient_row);
+
+void gelu_forward_rows(int64_t rows, int64_t columns, int64_t ld, ConstRef x, Ref y) {
+  agree_on_targets();
+  const auto part = HWY_DYNAMIC_DISPATCH(activation_part);
+  for (int64_t row = 0; row < rows; ++row) part(Activation::gelu_tanh, columns, x.at(row * ld), y.at(row * ld));
+}
+
+void gelu_backward_rows(int64_t rows, int64_t columns, int64_t ld, ConstRef x, ConstRef dy, Ref dx) {
+  agree_on_targets();
+  const auto part = HWY_DYNAMIC_DISPATCH(activation_gradient_part);
+  for (int64_t row = 0; row < rows; ++row) {
+    part(Activation::gelu_tanh, columns, x.at(row * ld), dy.at(row * ld), dx.at(row * ld));
+  }
+}
+
 }  // namespace cpu
 
 namespace {

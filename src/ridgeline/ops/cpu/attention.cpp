@@ -4,6 +4,7 @@
 #include "ridgeline/ops/attention.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 
 #include "ridgeline/base/error.h"
@@ -129,9 +130,10 @@ void for_each_item(device::WorkerTeam& team, const Attention& s, int64_t bytes, 
   RL_CHECK(reinterpret_cast<uintptr_t>(workspace) % kAlignment, ==, 0U);
   const int64_t items = s.batch * s.kv_heads;
   const int64_t members = std::min<int64_t>(items, team.size());
+  std::atomic<int64_t> next{0};  // items as members become free: a core may be held up by something else
   auto part = [&](int member) {
     if (member >= members) return;
-    for (int64_t i = items * member / members; i < items * (member + 1) / members; ++i) {
+    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < items;) {
       body(i / s.kv_heads, i % s.kv_heads, static_cast<char*>(workspace) + member * bytes);
     }
   };

@@ -202,11 +202,11 @@ class Forward {
     k_packed_ = bump.take<E>(keys_ * width_);
     v_transposed_ = bump.take<E>(keys_ * width_);
     q_right_ = bump.take<E>(width_ * kPanel);
-    probabilities_ = bump.take<E>(kForwardKeys * kPanel);
+    probabilities_ = bump.take<E>(kForwardBlock * kPanel);
     if constexpr (sizeof(E) == 4) {
       scores_ = probabilities_;  // turned into P^T where they lie
     } else {
-      scores_ = bump.take<float>(kForwardKeys * kPanel);
+      scores_ = bump.take<float>(kForwardBlock * kPanel);
     }
     out_t_ = bump.take<float>(width_ * kPanel);
   }
@@ -249,8 +249,8 @@ class Forward {
       state.sum[l] = F{};
     }
     const float factor = item_.scale * kLog2e;
-    for (int64_t j = 0; j < end; j += kForwardKeys) {
-      const int64_t block = smaller(kForwardKeys, end - j);
+    for (int64_t j = 0; j < end; j += kForwardBlock) {
+      const int64_t block = smaller(kForwardBlock, end - j);
       product(scores_, block, k_packed_ + j * kPanel, keys_ * kPanel, q_right_, width_ / kPanel, false);
       mask_scores(scores_, block, j, place);
       advance_max(state, scores_, block, factor, out_t_, j > 0 ? width_ : 0);

@@ -23,44 +23,50 @@ RL_INLINE F multiply_add(uint32_t a, U b, F sum) {
 }
 #endif
 
-// R rows by two vectors of columns; W is the word of the operands (a float, or a pair of bf16), V a vector of words.
-template <int R, typename V, typename W>
+// R rows by N vectors of columns; W is the word of the operands (a float, or a pair of bf16), V a vector of words.
+template <int R, int N, typename V, typename W>
 RL_INLINE void product_tile(float* c, const W* a, int64_t a_chunk, const W* b, int64_t chunks, bool add) {
   constexpr int kDepth = __is_same(W, float) ? 32 : 16;  // words per row of a chunk
-  F left[R], right[R];
+  F sums[R][N];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
-    left[r] = add ? load(c + r * 32) : F{};
-    right[r] = add ? load(c + r * 32 + kLanes) : F{};
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) sums[r][n] = add ? load(c + r * 32 + n * kLanes) : F{};
   }
   for (int64_t chunk = 0; chunk < chunks; ++chunk, a += a_chunk, b += kDepth * 32) {
 #pragma GCC unroll 4
     for (int k = 0; k < kDepth; ++k) {
-      const V b0 = load_as<V>(b + k * 32), b1 = load_as<V>(b + k * 32 + kLanes);
+      V right[N];
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n) right[n] = load_as<V>(b + k * 32 + n * kLanes);
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
-        left[r] = multiply_add(a[r * kDepth + k], b0, left[r]);
-        right[r] = multiply_add(a[r * kDepth + k], b1, right[r]);
+#pragma GCC unroll 4
+        for (int n = 0; n < N; ++n) sums[r][n] = multiply_add(a[r * kDepth + k], right[n], sums[r][n]);
       }
     }
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
-    store(c + r * 32, left[r]);
-    store(c + r * 32 + kLanes, right[r]);
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) store(c + r * 32 + n * kLanes, sums[r][n]);
   }
 }
 
 template <typename V, typename W>
 void product_words(float* c, int64_t rows, const W* a, int64_t a_chunk, const W* b, int64_t chunks, bool add) {
   constexpr int kDepth = __is_same(W, float) ? 32 : 16;
+  const int64_t tiled = rows / kTileRows * kTileRows;
   for (int column = 0; column < 32; column += 2 * kLanes) {
-    int64_t r = 0;
-    for (; r + kTileRows <= rows; r += kTileRows) {
-      product_tile<kTileRows, V>(c + r * 32 + column, a + r * kDepth, a_chunk, b + column, chunks, add);
+    for (int64_t r = 0; r < tiled; r += kTileRows) {
+      product_tile<kTileRows, 2, V>(c + r * 32 + column, a + r * kDepth, a_chunk, b + column, chunks, add);
     }
-    for (; r < rows; r += 2) {
-      product_tile<2, V>(c + r * 32 + column, a + r * kDepth, a_chunk, b + column, chunks, add);
+  }
+  // Rows that are left, two at a time: all columns at once, since four sums would wait for each other.
+  for (int64_t r = tiled; r < rows; r += 2) {
+    for (int column = 0; column < 32; column += 4 * kLanes) {
+      product_tile < 2,
+          kPanelLanes<4 ? kPanelLanes : 4, V>(c + r * 32 + column, a + r * kDepth, a_chunk, b + column, chunks, add);
     }
   }
 }

@@ -27,6 +27,10 @@ constexpr int kTileRows = 4;
 #endif
 constexpr int kPanelLanes = 32 / kLanes;  // vectors per row of a panel
 
+// Keys of a forward block: their scores (128 bytes a key) leave room for operands in L1, which has 48 KiB on most
+// processors with AVX-512 and 32 KiB on the others.
+constexpr int64_t kForwardBlock = kLanes == 16 ? kForwardKeys : kForwardKeys / 2;
+
 using F = float __attribute__((vector_size(4 * kLanes)));
 using I = int32_t __attribute__((vector_size(4 * kLanes)));
 using U = uint32_t __attribute__((vector_size(4 * kLanes)));

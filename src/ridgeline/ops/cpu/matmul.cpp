@@ -4,8 +4,8 @@
 // Then the members compute blocks of C: a member packs the B panels of its block's columns into its own memory, where
 // they stay in its L2 cache while all A panels of the slab pass by; a chunk is cut into blocks of k so that an A panel
 // fits L1. Sums over the blocks of k are kept in fp32 in the member's memory, over the chunks in C (or, where C cannot
-// hold them, in the workspace). Kernels know f32 and bf16: operands in f16 pass through f32 on their way into panels, a
-// block of C in f16 is staged in f32 and rounded when it is finished. All cuts depend on the product and the kernel
+// hold them, in the workspace). Kernels know f32 and bf16: operands in f16 pass through f32 on their way into panels,
+// rows of C in f16 are staged in f32 and rounded when they are finished. All cuts depend on the product and the kernel
 // alone, never on the team.
 #include "ridgeline/ops/matmul.h"
 
@@ -14,6 +14,7 @@
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/device/cpu/worker_team.h"
+#include "ridgeline/ops/cpu/elementwise_rows.h"
 #include "ridgeline/ops/cpu/matmul_isa.h"
 #include "ridgeline/ops/cpu/matmul_kernel.h"
 #include "ridgeline/ops/cpu/require.h"
@@ -115,7 +116,7 @@ Plan plan_of(const Matmul& p, Isa isa) {
   plan.stage_offset = plan.b_bytes + round_up(plan.mb * plan.nb * 4, kPage);
   plan.staged = p.c.dtype == DType::f16 || p.bias.dtype == DType::f16;
   plan.member_bytes =
-      plan.stage_offset + (plan.staged ? round_up((plan.mb + 2) * plan.nb * 4, kPage) : 0) + kScratchBytes;
+      plan.stage_offset + (plan.staged ? round_up((kernel.mr + 2) * plan.nb * 4, kPage) : 0) + kScratchBytes;
   return plan;
 }
 
@@ -147,20 +148,15 @@ device::Stream& calling_thread() {
   return stream;
 }
 
-// Where a member keeps a block of C in f32 before it is rounded to f16, a bias widened from f16, and a row of f16.
+// Where a member keeps a few rows of C in f32 before they are rounded to f16, a bias widened from f16, a row of f16.
 struct Stage {
   Stage() = default;
   Stage(const Plan& plan, std::byte* memory)
-      : block(reinterpret_cast<float*>(memory + plan.stage_offset)),
+      : rows(reinterpret_cast<float*>(memory + plan.stage_offset)),
         ld(plan.nb),
-        bias(block + plan.mb * plan.nb),
-        rounded(reinterpret_cast<f16*>(bias + plan.nb)) {}
-  Stage from_row(int64_t row) const {
-    Stage later = *this;
-    if (block != nullptr) later.block += row * ld;
-    return later;
-  }
-  float* block = nullptr;
+        bias(rows + plan.kernel->mr * ld),
+        rounded(reinterpret_cast<f16*>(bias + ld)) {}
+  float* rows = nullptr;
   int64_t ld = 0;
   float* bias = nullptr;
   f16* rounded = nullptr;
@@ -181,7 +177,7 @@ class Run {
       float sums[kSkinnyRows * kSkinnyColumns], staged[kSkinnyRows * kSkinnyColumns], bias[kSkinnyColumns];
       f16 rounded[kSkinnyColumns];
       Stage stage;
-      stage.block = staged, stage.ld = kSkinnyColumns, stage.bias = bias, stage.rounded = rounded;
+      stage.rows = staged, stage.ld = kSkinnyColumns, stage.bias = bias, stage.rounded = rounded;
       for (int64_t column = first; column < last; column += kSkinnyColumns) {
         const int64_t columns = std::min(kSkinnyColumns, last - column);
         const bool k_contiguous = p_.b.layout == Layout::column_major;
@@ -198,7 +194,7 @@ class Run {
                         .ld_sums = kSkinnyColumns});
         widen_bias(column, columns, stage);
         kernel_.finish(finish_of(0, column, stage), p_.m, columns, sums, kSkinnyColumns);
-        if (p_.c.dtype == DType::f16) round_block(0, column, p_.m, columns, stage);
+        round_rows(0, column, p_.m, columns, stage);
         activate(0, column, p_.m, columns);
       }
     });
@@ -364,7 +360,7 @@ class Run {
       const bool last = k + strip.k == depth;
       const std::byte* a = a_panel(row / kernel_.mr) + k * kernel_.mr * kernel_.packed_bytes;
       for (int64_t i = 0; i < rows; i += kernel_.mr, a += a_bytes) {
-        const Finish finish = finish_of(slab_first_ + row + i, column, stage.from_row(i));
+        const Finish finish = finish_of(slab_first_ + row + i, column, stage);
         strip.a = a;
         strip.rows = std::min(kernel_.mr, rows - i);
         strip.finish = last ? &finish : nullptr;
@@ -372,14 +368,12 @@ class Run {
         strip.next = more ? a + a_bytes : a;
         strip.next_bytes = more ? strip.k * kernel_.mr * kernel_.packed_bytes : 0;
         kernel_.multiply(strip);
+        if (last) round_rows(slab_first_ + row + i, column, strip.rows, columns, stage);
+        if (last) activate(slab_first_ + row + i, column, strip.rows, columns);
         if (strip.k < depth) strip.sums += round_up(columns, kernel_.nr) * kernel_.mr;
       }
       k += strip.k;
     } while (k < depth);
-    if (p_.c.dtype == DType::f16 && chunk_ + 1 == plan_.chunks) {
-      round_block(slab_first_ + row, column, rows, columns, stage);
-    }
-    activate(slab_first_ + row, column, rows, columns);
   }
 
   void widen_bias(int64_t column, int64_t columns, Stage stage) const {
@@ -387,12 +381,13 @@ class Run {
     cast(calling_thread(), columns, p_.bias.at(column), stage.bias);
   }
 
-  // P of a block of C in f16, and the sum with the residual, from the sums in the stage.
-  void round_block(int64_t row, int64_t column, int64_t rows, int64_t columns, Stage stage) const {
+  // P of rows of C in f16, and the sum with the residual, from the sums in the stage.
+  void round_rows(int64_t row, int64_t column, int64_t rows, int64_t columns, Stage stage) const {
+    if (p_.c.dtype != DType::f16 || chunk_ + 1 < plan_.chunks) return;
     device::Stream& stream = calling_thread();
     int64_t at = row * p_.ldc + column;
     for (int64_t i = 0; i < rows; ++i, at += p_.ldc) {
-      const float* sums = stage.from_row(i).block;
+      const float* sums = stage.rows + i * stage.ld;
       if (p_.epilogue == Epilogue::residual) {
         cast(stream, columns, sums, stage.rounded);
         add(stream, columns, stage.rounded, p_.residual.at(at), p_.c.at(at));
@@ -402,7 +397,6 @@ class Run {
     }
   }
 
-  // `stage`: at the row.
   Finish finish_of(int64_t row, int64_t column, Stage stage) const {
     const int64_t at = row * p_.ldc + column;
     float* carry = plan_.carry ? reinterpret_cast<float*>(workspace_) + row * p_.n + column : nullptr;
@@ -411,6 +405,7 @@ class Run {
                   .bias = nullptr,
                   .bias_bf16 = p_.bias.dtype == DType::bf16,
                   .residual = nullptr,
+                  .soon = nullptr,
                   .out = p_.c.at(at).data,
                   .ld_out = p_.ldc,
                   .out_bf16 = p_.c.dtype == DType::bf16};
@@ -430,28 +425,31 @@ class Run {
     }
     if (p_.bias) finish.bias = p_.bias.dtype == DType::f16 ? stage.bias : p_.bias.at(column).data;
     if (p_.c.dtype == DType::f16) {
-      finish.out = stage.block;
+      finish.out = stage.rows;
       finish.ld_out = stage.ld;
       return finish;
     }
     if (p_.epilogue == Epilogue::residual) finish.residual = p_.residual.at(at).data;
-    if (p_.epilogue == Epilogue::gelu) finish.out = p_.pre_activation.at(at).data;
+    if (p_.epilogue == Epilogue::gelu) {
+      finish.out = p_.pre_activation.at(at).data;
+      finish.soon = p_.c.at(at).data;
+    }
+    if (p_.epilogue == Epilogue::gelu_grad) finish.soon = p_.activation_input.at(at).data;
     return finish;
   }
 
-  // The activation of a finished block of C, from the values as stored.
+  // The activation of finished rows of C, from the values as stored, which are still in the first-level cache.
   void activate(int64_t row, int64_t column, int64_t rows, int64_t columns) const {
     const bool gelu = p_.epilogue == Epilogue::gelu;
     if (chunk_ + 1 < plan_.chunks || (!gelu && p_.epilogue != Epilogue::gelu_grad)) return;
-    int64_t at = row * p_.ldc + column;
-    for (int64_t i = 0; i < rows; ++i, at += p_.ldc) {
-      if (gelu) {
-        gelu_forward(calling_thread(), columns, p_.pre_activation.at(at), p_.c.at(at));
-      } else {
-        gelu_backward(calling_thread(), columns, p_.activation_input.at(at), p_.c.at(at), p_.c.at(at));
-      }
+    const int64_t at = row * p_.ldc + column;
+    if (gelu) {
+      gelu_forward_rows(rows, columns, p_.ldc, p_.pre_activation.at(at), p_.c.at(at));
+    } else {
+      gelu_backward_rows(rows, columns, p_.ldc, p_.activation_input.at(at), p_.c.at(at), p_.c.at(at));
     }
   }
+
   const Matmul& p_;
   const Plan& plan_;
   const MatmulKernel& kernel_;

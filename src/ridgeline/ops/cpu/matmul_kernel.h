@@ -27,6 +27,7 @@ struct Finish {
   const void* bias;  // may be null
   bool bias_bf16;
   const void* residual;  // may be null; may be `out`; dtype and leading dimension of `out`
+  const void* soon;      // may be null: what an activation will touch afterwards, to be brought near; as `residual`
   void* out;
   int64_t ld_out;
   bool out_bf16;
