@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/device/cpu/features.h"
 #include "ridgeline/device/cpu/worker_team.h"
 
 #if defined(RIDGELINE_HAVE_OPENBLAS)
@@ -100,7 +101,9 @@ bool offers(Provider provider, const Matmul& p) {
   if (provider == Provider::openblas) return is_plain(p) && f32;
 #endif
 #if defined(RIDGELINE_HAVE_ONEDNN)
-  if (provider == Provider::onednn) return is_plain(p) && (f32 || p.a.data.dtype == DType::bf16);
+  // oneDNN multiplies bf16 from AVX-512 on.
+  const bool bf16 = p.a.data.dtype == DType::bf16 && device::isa() >= device::Isa::avx512;
+  if (provider == Provider::onednn) return is_plain(p) && (f32 || bf16);
 #endif
   static_cast<void>(f32);
   return false;
