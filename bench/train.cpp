@@ -76,10 +76,11 @@ bool is_one_process(std::string_view mode) {
   return mode.starts_with("eager") || mode.starts_with("compile");
 }
 
-std::vector<std::string> peer_environment(bool tuned) {
+std::vector<std::string> peer_environment(bool one_process, bool tuned) {
   // The first two are set for older OpenBLAS builds on some machines; they would slow PyTorch's libraries down.
   std::vector<std::string> environment = {"OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OMP_WAIT_POLICY=PASSIVE",
                                           "GLOO_SOCKET_IFNAME=lo", "DS_ACCELERATOR=cpu"};
+  if (!one_process) environment.emplace_back("OMP_NUM_THREADS=1");
   if (!tuned) return environment;
   for (const char* const library :
        {"/usr/lib/x86_64-linux-gnu/libjemalloc.so.2", "/usr/lib/aarch64-linux-gnu/libjemalloc.so.2"}) {
@@ -120,9 +121,10 @@ std::vector<std::string> peer_command(const TrainBenchOptions& options, const mo
 
 Contender start_peer(const TrainBenchOptions& options, const model::TransformerConfig& config,
                      const std::string& precision, const std::string& mode) {
-  Contender contender{.name = fmt::format("{} {}", mode.starts_with("deepspeed") ? "DeepSpeed" : "PyTorch", mode),
-                      .process = std::make_unique<Process>(peer_command(options, config, precision, mode),
-                                                           peer_environment(mode.ends_with("-tuned")))};
+  Contender contender{
+      .name = fmt::format("{} {}", mode.starts_with("deepspeed") ? "DeepSpeed" : "PyTorch", mode),
+      .process = std::make_unique<Process>(peer_command(options, config, precision, mode),
+                                           peer_environment(is_one_process(mode), mode.ends_with("-tuned")))};
   // Its own report after the first steps.
   contender.limited = nlohmann::json::parse(contender.process->read_json_line()).value("limited", "");
   return contender;

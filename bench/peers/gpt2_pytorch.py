@@ -299,6 +299,7 @@ def main():
     module = Gpt2(arguments.layers, arguments.width, arguments.heads, arguments.vocab, arguments.sequence)
     said = fit_into_limit(module)
     step = PARALLEL[arguments.parallel](module)
+    torch.manual_seed(2 + RANK)  # the same weights, other tokens
 
     first, first_processor, _ = timed(step, 1)
     to_first = seconds_since_process_start()

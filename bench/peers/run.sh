@@ -49,9 +49,10 @@ for _ in $(seq "$rounds"); do
           --parallel "$name" --batch 2 --threads 1) ;;
     esac
     environment=()
+    case $name in eager|compile) ;; *) environment=(OMP_NUM_THREADS=1) ;; esac
     if [ "${tuned:-}" = tuned ]; then
       if [ -z "$jemalloc" ]; then echo "run.sh: libjemalloc2 is missing (tools/install_packages peers)" >&2; exit 1; fi
-      environment=("LD_PRELOAD=$jemalloc"
+      environment+=("LD_PRELOAD=$jemalloc"
         "MALLOC_CONF=thp:always,metadata_thp:always,dirty_decay_ms:-1,muzzy_decay_ms:-1,narenas:1")
     fi
     env "${environment[@]}" "${command[@]}" --precision "$precision" "${options[@]}"
