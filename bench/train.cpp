@@ -111,8 +111,8 @@ std::vector<std::string> peer_command(const TrainBenchOptions& options, const mo
       {"--sequence", std::to_string(work.sequence)},
       {"--threads", std::to_string(one ? options.cpus : 1)},
       {"--limit", fmt::format("{}", options.peer_limit)},
-      {"--steps", "2"},
-      {"--warmup", "1"}};
+      {"--steps", "1"},
+      {"--warmup", "0"}};
   command.push_back(options.peer_script);
   for (const auto& [key, value] : values) command.insert(command.end(), {key, value});
   command.emplace_back("--interactive");
@@ -125,7 +125,7 @@ Contender start_peer(const TrainBenchOptions& options, const model::TransformerC
       .name = fmt::format("{} {}", mode.starts_with("deepspeed") ? "DeepSpeed" : "PyTorch", mode),
       .process = std::make_unique<Process>(peer_command(options, config, precision, mode),
                                            peer_environment(is_one_process(mode), mode.ends_with("-tuned")))};
-  // Its own report after the first steps.
+  // Its own report after the first step.
   contender.limited = nlohmann::json::parse(contender.process->read_json_line()).value("limited", "");
   return contender;
 }

@@ -246,7 +246,7 @@ def fit_into_limit(module):
 
 def timed(step, count):
     """Wall seconds and processor seconds of each step, and the last loss."""
-    wall, processor = [], []
+    wall, processor, loss = [], [], 0.0
     for _ in range(count):
         begin, begin_processor = time.perf_counter(), time.process_time()
         loss = step(*random_tokens(arguments.batch, arguments.sequence))
@@ -301,9 +301,9 @@ def main():
     step = PARALLEL[arguments.parallel](module)
     torch.manual_seed(2 + RANK)  # the same weights, other tokens
 
-    first, first_processor, _ = timed(step, 1)
+    first, first_processor, loss = timed(step, 1)
     to_first = seconds_since_process_start()
-    rest, rest_processor, loss = timed(step, max(arguments.steps, arguments.warmup + 1) - 1)
+    rest, rest_processor, _ = timed(step, max(arguments.steps, arguments.warmup + 1) - 1)
     seconds = first + rest
     tokens = RANKS * arguments.batch * arguments.sequence
     resident = resident_of_ranks()
@@ -326,7 +326,7 @@ def main():
             "step_seconds": seconds,
             # All threads of this rank; twice the wall time of two threads unless something else ran on the machine.
             "step_processor_seconds": first_processor + rest_processor,
-            "loss": round(loss, 4),
+            "first_loss": round(loss, 4),
             "peak_resident_bytes": resident if RANKS > 1 else resident[0],
             "seconds_to_end_of_step_1": round(to_first, 2),
             "limited": said,

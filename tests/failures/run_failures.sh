@@ -169,7 +169,8 @@ try_read_only_output() {
     chmod a-w "$here/disk"
   fi
   local reason='Read-only file system|Permission denied'
-  expect 1 "$here/disk/run" "$reason" -- "${run[@]}" --out "$here/disk/run"
+  run[4]=$here/disk/run
+  expect 1 "$here/disk/run" "$reason" -- "${run[@]}"
   expect 1 "$here/disk/t" "$reason" -- tokenizer train --vocab 300 --out "$here/disk/t" "$here/text.txt"
   expect 1 "$here/disk/d" "$reason" -- prepare --tokenizer "$here/tokenizer" --out "$here/disk/d" "$here/text.txt"
 }
