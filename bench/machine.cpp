@@ -21,8 +21,10 @@ double instruction_limit(DType dtype, double measured) {
     candidates = {64, 128};  // one or two vdpbf16ps of 512 bits
   } else if (isa >= device::Isa::avx512) {
     candidates = {32, 64};  // one or two FMA of 512 bits
-  } else {
+  } else if (isa >= device::Isa::avx2) {
     candidates = {16, 32};  // one or two FMA of 256 bits
+  } else {
+    candidates = {8, 16};  // one or two products and sums of 128 bits
   }
   double best = candidates.front();
   for (const double candidate : candidates) {

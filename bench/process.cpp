@@ -6,8 +6,10 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
+#include <thread>
 #include <utility>
 
 #include "ridgeline/base/error.h"
@@ -54,10 +56,14 @@ Process::Process(Process&& other) noexcept
 Process::~Process() {
   if (input_ >= 0) ::close(input_);
   if (output_ >= 0) ::close(output_);
-  if (child_ > 0) {
-    ::kill(child_, SIGKILL);
-    ::waitpid(child_, nullptr, 0);
+  if (child_ <= 0) return;
+  // The end of its input ends it, and a launcher's ranks with it; killed at once they would be left behind.
+  for (int tries = 0; tries < 300; ++tries) {
+    if (::waitpid(child_, nullptr, WNOHANG) == child_) return;
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
   }
+  ::kill(child_, SIGKILL);
+  ::waitpid(child_, nullptr, 0);
 }
 
 void Process::write_line(const std::string& line) {

@@ -13,7 +13,7 @@ class Process {
  public:
   // Starts `command` (searched in PATH) with `environment` ("NAME=value", "NAME" alone unsets) over this process's own.
   explicit Process(const std::vector<std::string>& command, const std::vector<std::string>& environment = {});
-  // Kills the child if it still runs.
+  // Closes its input, and kills it when it still runs half a minute later.
   ~Process();
   Process(Process&& other) noexcept;
   Process& operator=(Process&&) = delete;

@@ -18,8 +18,10 @@ struct TrainBenchOptions {
   std::string program;  // this executable
   std::string peers;    // environment made by bench/peers/setup.sh; "" for none
   std::string peer_script = "bench/peers/gpt2_pytorch.py";
+  // What gpt2_pytorch.py calls its modes (one process) and parallel modes (one process per CPU); -tuned for each.
   std::vector<std::string> peer_modes = {"eager", "eager-tuned", "compile-tuned"};
-  bool verbose = true;  // a line per round on stderr
+  double peer_limit = 120;  // s: a peer that would take longer for a step gets fewer tokens, and its row says so
+  bool verbose = true;      // a line per round on stderr
 };
 
 std::vector<Row> train_rows(const TrainBenchOptions& options);

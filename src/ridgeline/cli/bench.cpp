@@ -104,9 +104,14 @@ void add_bench(CLI::App& app) {
       ->type_name("FILE");
   train
       ->add_option("--peer-modes", options->train.peer_modes,
-                   "eager, compile, each with -tuned for jemalloc and huge pages")
+                   "eager, compile (one process); ddp, zero_redundancy, fsdp2, deepspeed_zero1, deepspeed_zero2, "
+                   "deepspeed_zero3 (a process per CPU); each with -tuned for jemalloc and huge pages")
       ->capture_default_str()
       ->delimiter(',');
+  train
+      ->add_option("--peer-limit", options->train.peer_limit,
+                   "Seconds: a peer whose step would take longer steps on fewer tokens, and its row says so; 0: never")
+      ->capture_default_str();
   train->callback([options] {
     options->train.cpus = threads(*options);
     options->train.rounds = options->rounds;

@@ -132,11 +132,13 @@ class Trainer {
   void report_start() {
     first_ = false;
     if (!log_) return;
-    log_->message(fmt::format("start-up: data {}, memory {} ({} planned per rank), weights {}, first step {}",
-                              observe::format_duration(job_.prepare_seconds), observe::format_duration(memory_seconds_),
-                              observe::format_bytes(static_cast<double>(executor_.inventory().total_bytes())),
-                              observe::format_duration(weights_seconds_),
-                              observe::format_duration(first_step_seconds_)));
+    log_->message(
+        fmt::format("start-up: {} to the end of the first step: data {}, memory {} ({} planned per rank), "
+                    "weights {}, first step {}",
+                    observe::format_duration(start_up_seconds_), observe::format_duration(job_.prepare_seconds),
+                    observe::format_duration(memory_seconds_),
+                    observe::format_bytes(static_cast<double>(executor_.inventory().total_bytes())),
+                    observe::format_duration(weights_seconds_), observe::format_duration(first_step_seconds_)));
   }
 
   // The program for the batch of the step that begins now.
@@ -213,7 +215,10 @@ class Trainer {
     }
     record.step_seconds = seconds_since(begin);
     record.phases = timer_.phases();
-    if (started_steps_++ == 0) first_step_seconds_ = record.step_seconds;
+    if (started_steps_++ == 0) {
+      first_step_seconds_ = record.step_seconds;
+      start_up_seconds_ = seconds_since(job_.options.began);
+    }
     ++state_.step;
     const int64_t samples =
         int64_t{programs_[static_cast<size_t>(program)].micro_batches} * world_.size() * job_.config.train.micro_batch;
@@ -308,7 +313,7 @@ class Trainer {
   std::optional<StepLog> log_;
   bool first_ = true;
   int64_t started_steps_ = 0;
-  double memory_seconds_ = 0, weights_seconds_ = 0, first_step_seconds_ = 0;
+  double memory_seconds_ = 0, weights_seconds_ = 0, first_step_seconds_ = 0, start_up_seconds_ = 0;
 };
 
 }  // namespace

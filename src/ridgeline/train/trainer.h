@@ -1,6 +1,7 @@
 // The training loop. A job is prepared once per process (files opened, data indexed), then every rank runs it.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
@@ -24,6 +25,8 @@ struct JobOptions {
   std::optional<std::filesystem::path> trace;        // Perfetto JSON of steps trace_first … trace_last of this start
   int64_t trace_first = 2, trace_last = 4;
   std::FILE* console = nullptr;  // progress and messages of rank 0; null: silent
+  // When the command began: the start-up message counts from here to the end of the first step.
+  std::chrono::steady_clock::time_point began = std::chrono::steady_clock::now();
 };
 
 // The programs of a run: evaluation, then a step for every global batch that the run can have, ascending.

@@ -1,0 +1,217 @@
+#!/bin/bash
+# What goes wrong outside, tried on the program itself: it must say what happened, once, and end with the right code.
+#
+#   run_failures.sh RIDGELINE MPIEXEC CASE      exit code 77: this machine cannot try it, and why
+#
+#   missing_file empty_corpus invalid_utf8 cut_json_line large_token_id unknown_key indivisible_ranks
+#   full_disk read_only_output      (root: a small file system is mounted in a mount namespace of the test's own)
+#   mpi_kill mpi_stop               (one of two MPI ranks gets SIGKILL or SIGSTOP while it trains)
+#
+# Environment: FAILURE_SECONDS (default 15): within how many seconds every process must be gone; slack for a loaded machine.
+set -uo pipefail
+self=$(realpath "$0")
+program=$1 mpiexec=$2 case=$3
+seconds_allowed=${FAILURE_SECONDS:-15}
+here=$(mktemp -d)
+failed=0
+
+# Processes that a case left behind are a failure of that case, not of the next one.
+clean_up() {
+  local file
+  for file in "$here"/pid.*; do
+    if [ -e "$file" ]; then kill -KILL "$(cat "$file")" 2>/dev/null; fi
+  done
+  umount "$here/disk" 2>/dev/null
+  rm -rf "$here"
+}
+trap clean_up EXIT
+
+complain() {
+  echo "FAILED: $case: $*"
+  sed 's/^/    /' "$here/said"
+  failed=1
+}
+
+# expect CODE PATTERN... -- ARGUMENTS: runs the program; both streams must hold each pattern.
+expect() {
+  local code=$1 status=0 pattern
+  local -a patterns=()
+  shift
+  while [ "$1" != -- ]; do patterns+=("$1"); shift; done
+  shift
+  timeout -s KILL 120 "$program" "$@" >"$here/said" 2>&1 </dev/null || status=$?
+  echo "ridgeline $* : exit $status"
+  [ $status -eq "$code" ] || complain "exit $status instead of $code"
+  for pattern in "${patterns[@]}"; do
+    grep -qE -- "$pattern" "$here/said" || complain "does not say '$pattern'"
+  done
+  if [ "$code" != 0 ]; then
+    [ "$(grep -c '^ridgeline: error: ' "$here/said")" -eq 1 ] || complain "does not say once what happened"
+  fi
+}
+
+# A corpus of a few kilobytes, its tokenizer, its tokens, and the options of a run on them.
+prepare() {
+  local document word
+  for document in $(seq 60); do
+    for word in $(seq 40); do printf 'w%d ' $(((document * word * word) % 97)); done
+    printf '\n\n'
+  done >"$here/text.txt"
+  {
+    "$program" tokenizer train --vocab 300 --out "$here/tokenizer" "$here/text.txt" &&
+      "$program" prepare --tokenizer "$here/tokenizer" --out "$here/data" "$here/text.txt"
+  } >"$here/said" 2>&1 || { complain "the data could not be prepared"; exit 1; }
+  run=(train --ranks 2 --out "$here/run")
+  sets=(data.train="$here/data" model.layers=2 model.width=32 model.heads=2 model.vocab=300 model.context=32 train.sequence=32
+    train.global_batch=8 train.micro_batch=2 train.steps=4 train.threads=1 train.save_every=2 optimizer.warmup_steps=1
+    optimizer.learning_rate=0.001)
+  for word in "${sets[@]}"; do run+=(--set "$word"); done
+}
+
+try_missing_file() {
+  prepare
+  expect 1 /nowhere/text.txt 'No such file' -- tokenizer train --vocab 300 --out "$here/t" /nowhere/text.txt
+  expect 1 /nowhere/text.txt -- prepare --tokenizer "$here/tokenizer" --out "$here/d" /nowhere/text.txt
+  expect 1 /nowhere/tokenizer -- prepare --tokenizer /nowhere/tokenizer --out "$here/d" "$here/text.txt"
+  expect 1 /nowhere/config.toml -- train --config /nowhere/config.toml --out "$here/run"
+  expect 1 /nowhere/data -- "${run[@]}" --set data.train=/nowhere/data
+  expect 1 'no checkpoint' -- "${run[@]}" --resume
+  expect 1 /nowhere/run -- eval --checkpoint /nowhere/run --data "$here/data"
+}
+
+try_empty_corpus() {
+  prepare
+  printf ' \n\n\n' >"$here/empty.txt"
+  : >"$here/nothing.jsonl"
+  expect 1 'no document' -- prepare --tokenizer "$here/tokenizer" --out "$here/empty" "$here/empty.txt"
+  expect 1 'no document' -- prepare --tokenizer "$here/tokenizer" --out "$here/empty" "$here/nothing.jsonl"
+  [ ! -e "$here/empty.bin" ] && [ ! -e "$here/empty.idx" ] || complain "files of a failed prepare were left"
+}
+
+try_invalid_utf8() {
+  prepare
+  printf 'good\n\nline\nbad \xff\xfe here\n' >"$here/bad.txt"
+  expect 0 'bad.txt:4: byte 0xff' -- prepare --tokenizer "$here/tokenizer" --out "$here/d" "$here/bad.txt"
+  expect 1 'bad.txt:4: byte 0xff' -- prepare --strict --tokenizer "$here/tokenizer" --out "$here/strict" "$here/bad.txt"
+}
+
+try_cut_json_line() {
+  prepare
+  printf '{"text": "whole"}\n{"text": "cut in ha' >"$here/cut.jsonl"
+  expect 0 '1 JSON lines?' 'cut.jsonl:2: not valid JSON, cut after' -- \
+    prepare --tokenizer "$here/tokenizer" --out "$here/d" "$here/cut.jsonl"
+  expect 1 'cut.jsonl:2: not valid JSON' -- \
+    prepare --strict --tokenizer "$here/tokenizer" --out "$here/strict" "$here/cut.jsonl"
+}
+
+try_large_token_id() {
+  prepare
+  expect 1 'outside the vocabulary of 64' 'token id [0-9]+' -- "${run[@]}" --set model.vocab=64
+  expect 1 'model.vocab = 64 is smaller' -- "${run[@]}" --set model.vocab=64 --set data.tokenizer="$here/tokenizer"
+}
+
+try_unknown_key() {
+  prepare
+  expect 1 'train.stpes' 'Did you mean train.steps' -- "${run[@]}" --set train.stpes=3
+  printf '[train]\nsteps = 3\n\n[optimizer]\nlerning_rate = 1\n' >"$here/config.toml"
+  expect 1 'config.toml:5' 'optimizer.lerning_rate' 'optimizer.learning_rate' -- "${run[@]}" --config "$here/config.toml"
+}
+
+try_indivisible_ranks() {
+  prepare
+  run[2]=3
+  expect 1 'train.global_batch' 3 -- "${run[@]}"
+  [ ! -e "$here/run/metrics.jsonl" ] || complain "the run began"
+}
+
+# mounted OPTIONS: a file system at $here/disk, seen by this process alone.
+mounted() {
+  if ! mount -t tmpfs -o "$1" none "$here/disk" 2>"$here/said"; then
+    echo "SKIPPED: $case: cannot mount a file system here: $(cat "$here/said")"
+    exit 77
+  fi
+}
+in_own_namespace() {
+  if [ -n "${FAILURE_NAMESPACE:-}" ]; then return; fi
+  if ! unshare --mount true 2>/dev/null; then
+    echo "SKIPPED: $case: needs root (a small file system is mounted)"
+    exit 77
+  fi
+  rm -rf "$here"
+  FAILURE_NAMESPACE=1 exec unshare --mount --propagation private "$self" "$program" "$mpiexec" "$case"
+}
+
+try_full_disk() {
+  in_own_namespace
+  prepare
+  mkdir "$here/disk"
+  # Room for the first checkpoint's weights and moments, not for the second beside it.
+  "$program" "${run[@]}" --set train.steps=2 >"$here/said" 2>&1 || complain "the run does not work at all"
+  local kilobytes
+  kilobytes=$(du -sk "$here/run" | cut -f1)
+  mounted size=$((kilobytes * 3 / 2))k
+  run[4]=$here/disk/run
+  expect 1 'No space left' step_00000004 -- "${run[@]}"
+  grep -q '^rank: ' "$here/disk/run/failure.txt" || echo "(no room for failure.txt either)"
+  # What was saved before is whole, and a run with room goes on from it.
+  expect 0 'step.*2' -- inspect "$here/disk/run/checkpoints/step_00000002"
+  mount -o "remount,size=$((kilobytes * 8))k" "$here/disk"
+  expect 0 'resumed at step 2' 'finished at step 4' -- "${run[@]}" --resume
+}
+
+try_read_only_output() {
+  prepare
+  mkdir "$here/disk"
+  if [ "$(id -u)" = 0 ]; then
+    if [ -z "${FAILURE_NAMESPACE:-}" ]; then in_own_namespace; fi
+    mounted ro
+  else
+    chmod a-w "$here/disk"
+  fi
+  local reason='Read-only file system|Permission denied'
+  run[4]=$here/disk/run
+  expect 1 "$here/disk/run" "$reason" -- "${run[@]}"
+  expect 1 "$here/disk/t" "$reason" -- tokenizer train --vocab 300 --out "$here/disk/t" "$here/text.txt"
+  expect 1 "$here/disk/d" "$reason" -- prepare --tokenizer "$here/tokenizer" --out "$here/disk/d" "$here/text.txt"
+}
+
+# One of two ranks gets a signal in the middle of training.
+mpi_rank_gets() {
+  local signal=$1 rank begun status=0 seconds
+  if [ -z "$mpiexec" ] || [ "$mpiexec" = none ]; then echo "SKIPPED: $case: built without MPI"; exit 77; fi
+  prepare
+  run[2]=2
+  # The shells become the ranks, so their process numbers are known.
+  # shellcheck disable=SC2016
+  timeout -s KILL 120 "$mpiexec" -n 2 bash -c 'echo $$ >"$0/pid.${PMI_RANK:-$OMPI_COMM_WORLD_RANK}"; exec "$@"' "$here" \
+    "$program" "${run[@]}" --set train.steps=1000000 --set train.save_every=0 --set parallel.timeout=2 --quiet \
+    >"$here/said" 2>&1 </dev/null &
+  local launcher=$!
+  for _ in $(seq 300); do
+    if [ -s "$here/run/metrics.jsonl" ]; then break; fi
+    sleep 0.1
+  done
+  [ -s "$here/run/metrics.jsonl" ] || { complain "the run does not begin"; return; }
+  begun=$(date +%s%N)
+  kill "-$signal" "$(cat "$here/pid.1")"
+  wait $launcher || status=$?
+  seconds=$((($(date +%s%N) - begun) / 1000000000))
+  echo "SIG$signal of rank 1: mpirun ended with $status after $seconds s (timeout of the run: 2 s)"
+  [ $status -ne 0 ] || complain "exit 0"
+  [ $seconds -lt "$seconds_allowed" ] || complain "took $seconds s"
+  [ "$(grep -c '^ridgeline: error: ' "$here/said")" -eq 1 ] || complain "not said exactly once"
+  grep -q '^ridgeline: error: .*rank 1' "$here/said" || complain "rank 1 is not named"
+  grep -q '^rank: 1$' "$here/run/failure.txt" || complain "failure.txt does not name rank 1"
+  for rank in 0 1; do
+    if kill -0 "$(cat "$here/pid.$rank")" 2>/dev/null; then complain "rank $rank still runs"; fi
+  done
+}
+try_mpi_kill() { mpi_rank_gets KILL; }
+try_mpi_stop() { mpi_rank_gets STOP; }
+
+if ! declare -F "try_$case" >/dev/null; then
+  echo "run_failures.sh: no case '$case'" >&2
+  exit 2
+fi
+"try_$case"
+exit $failed
