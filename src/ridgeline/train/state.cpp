@@ -35,7 +35,7 @@ checkpoint::Layout state_layout(const Executor& executor) {
   return checkpoint::plan_layout(std::move(specs), {.stem = "state"});
 }
 
-// Runs `body` on the ranks that are to run it; when it throws anywhere, every rank throws.
+// Runs `body` on the ranks that are to run it; when it throws anywhere, every rank throws that failure.
 template <typename F>
 void together(comm::Communicator& communicator, bool mine, const char* what, F&& body) {
   int64_t failed = 0;
@@ -50,7 +50,10 @@ void together(comm::Communicator& communicator, bool mine, const char* what, F&&
     communicator.wait(communicator.all_reduce(Ref(&failed), 1, comm::ReduceOp::sum, {what, -1, -1}));
   }
   if (failure) std::rethrow_exception(failure);
-  if (failed > 0) throw Error(fmt::format("another rank failed: {}", what));
+  if (failed == 0) return;
+  // The rank that knows what happened is about to say so, which ends this wait.
+  communicator.wait(communicator.barrier({what, -1, -1}));
+  throw Error(fmt::format("another rank failed: {}", what));
 }
 
 std::vector<checkpoint::Piece> gather_pieces(comm::Communicator& communicator,

@@ -55,8 +55,8 @@ TEST(Validate, NamesTheFieldTheValueAndTheNearestValidValue) {
   expect_error(with([](auto& c) { c.vocab = 1; }), {"model.vocab = 1", "nearest valid value is 2"});
   expect_error(with([](auto& c) { c.kv_heads = 3; }),
                {"model.kv_heads = 3", "model.heads = 4", "nearest valid value is 2"});
-  expect_error(with([](auto& c) { c.family = "gpt_j"; }),
-               {"model.family = \"gpt_j\"", "Did you mean gpt2?", "gpt2, gptj, gpt_neox, llama"});
+  expect_error(with([](auto& c) { c.family = "gptq"; }),
+               {"model.family = \"gptq\"", "Did you mean gpt2?", "gpt2, gptj, gpt_neox, llama"});
   expect_error(with([](auto& c) { c.dropout = 1.0F; }), {"model.dropout = 1", "below 1"});
   expect_error(with([](auto& c) { c.norm_epsilon = 0.0F; }), {"model.norm_epsilon = 0"});
   expect_error(with([](auto& c) { c.init_deviation = -1.0F; }), {"model.init_deviation = -1"});
