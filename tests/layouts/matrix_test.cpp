@@ -39,14 +39,14 @@ enum Option {
   recompute_every,
   overlap,
   team,
-  kOptions
+  option_count
 };
-using Choice = std::array<int, kOptions>;
+using Choice = std::array<int, option_count>;
 constexpr Choice kValues = {4, 5, 2, 4, 8, 3, 2, 2, 3, 3, 2, 3, 2, 2, 2};
 
 Choice draw(uint32_t number) {
   Choice choice{};
-  for (uint32_t o = 0; o < kOptions; ++o)
+  for (uint32_t o = 0; o < option_count; ++o)
     choice[o] = static_cast<int>(philox(77, {number, o, 0, 0})[0] % static_cast<uint32_t>(kValues[o]));
   return choice;
 }
@@ -81,8 +81,8 @@ Layout layout_of(const Choice& choice) {
 using Pair = std::array<int, 4>;
 std::set<Pair> pairs_of(const Choice& choice) {
   std::set<Pair> pairs;
-  for (int a = 0; a < kOptions; ++a) {
-    for (int b = a + 1; b < kOptions; ++b)
+  for (int a = 0; a < option_count; ++a) {
+    for (int b = a + 1; b < option_count; ++b)
       pairs.insert({a, choice[static_cast<size_t>(a)], b, choice[static_cast<size_t>(b)]});
   }
   return pairs;
@@ -130,8 +130,8 @@ TEST(layouts, any_layout_gives_one_ranks_gradients) {
     most = std::max(most, difference);
   }
   size_t all = 0;
-  for (int a = 0; a < kOptions; ++a) {
-    for (int b = a + 1; b < kOptions; ++b)
+  for (int a = 0; a < option_count; ++a) {
+    for (int b = a + 1; b < option_count; ++b)
       all += static_cast<size_t>(kValues[static_cast<size_t>(a)] * kValues[static_cast<size_t>(b)]);
   }
   fmt::print("{} layouts, {} of {} pairs of options; worst difference {:.1e} in fp32, {:.1e} in 2 bytes\n", count,
