@@ -1,3 +1,5 @@
+#include <fmt/format.h>
+
 #include <cmath>
 #include <csignal>
 #include <thread>
@@ -33,6 +35,29 @@ TEST_F(SmallRun, resuming_gives_the_same_bits_as_never_having_stopped) {
     EXPECT_EQ(state(whole, 8), state(stopped, 8)) << precision;
     const std::vector<double> all = losses(whole);
     EXPECT_EQ(std::vector<double>(all.begin() + 4, all.end()), losses(stopped)) << precision;
+  }
+}
+
+// Levels share their bits, so a run may change its level at any checkpoint and still be the run that never stopped.
+TEST_F(SmallRun, resuming_on_another_level_of_sharding_gives_the_same_bits) {
+  for (const char* const precision : {"fp32", "bf16"}) {
+    const auto sharded = [&](const std::string& level) {
+      return config({std::string("train.precision=") + precision, "parallel.reduce=every", "parallel.shard=" + level,
+                     "train.eval_every=3"});
+    };
+    const std::string whole = std::string("one_level_") + precision;
+    run(sharded("none"), 2, whole);
+    for (const auto& [first, second] :
+         {std::pair{"parameters", "optimizer"}, {"gradients", "parameters"}, {"optimizer", "none"}}) {
+      const std::string name = fmt::format("{}_{}_{}", first, second, precision);
+      run(sharded(first), 2, name + "_begun");
+      fs::create_directories(folder_ / name / "checkpoints");
+      fs::copy(folder_ / (name + "_begun") / "checkpoints" / "step_00000004",
+               folder_ / name / "checkpoints" / "step_00000004", fs::copy_options::recursive);
+      run(sharded(second), 2, name, true);
+      EXPECT_EQ(state(whole, 8), state(name + "_begun", 8)) << name;
+      EXPECT_EQ(state(whole, 8), state(name, 8)) << name;
+    }
   }
 }
 
