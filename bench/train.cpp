@@ -15,6 +15,10 @@
 namespace ridgeline::bench {
 namespace {
 
+model::TransformerConfig model_of(const TrainBenchOptions& options) {
+  return config_of(options.work).model.transformer;
+}
+
 // Floor of a step: its FLOPs at the measured peak plus the optimizer's 28 bytes per parameter at the measured bandwidth
 // (fp32 weight, gradient and two moments read; weight and moments written).
 double floor_seconds(const model::TransformerConfig& config, const WorkerOptions& work, DType dtype,
@@ -110,8 +114,8 @@ std::string row_name(const TrainBenchOptions& options, const std::string& precis
 
 void add_speed(const TrainBenchOptions& options, const std::string& precision, const Machine& machine,
                const Contender& contender, std::string_view rest, std::vector<Row>& rows) {
-  const double floor = floor_seconds(model::preset(options.work.preset), options.work,
-                                     precision == "bf16" ? DType::bf16 : DType::f32, machine);
+  const double floor =
+      floor_seconds(model_of(options), options.work, precision == "bf16" ? DType::bf16 : DType::f32, machine);
   const Statistics seconds = statistics(contender.seconds);
   const double tokens = static_cast<double>(contender.tokens);
   rows.push_back({.name = row_name(options, precision, rest),
@@ -179,7 +183,7 @@ void add_peer(const TrainBenchOptions& options, const std::string& precision, co
   std::vector<Contender> pair;
   pair.push_back(start_ours(options, precision, one ? 1 : options.cpus, one ? options.cpus : 1, "ours",
                             {"parallel.shard=" + shard_of_mode(mode)}));
-  pair.push_back(start_peer(options, model::preset(options.work.preset), precision, mode));
+  pair.push_back(start_peer(options, model_of(options), precision, mode));
   race(options.race, pair);
   const Contender& theirs = pair[1];
   const std::string less = theirs.limited.empty() ? "" : "; " + theirs.limited;
