@@ -21,7 +21,9 @@ struct TrainBenchOptions {
   std::string peers;    // environment made by bench/peers/setup.sh; "" for none
   std::string peer_script = "bench/peers/gpt2_pytorch.py";
   // What gpt2_pytorch.py calls its modes (one process) and parallel modes (one process per CPU); -tuned for each.
-  std::vector<std::string> peer_modes = {"eager", "eager-tuned", "compile-tuned"};
+  std::vector<std::string> peer_modes = {"eager",           "eager-tuned", "compile-tuned",   "ddp",
+                                         "zero_redundancy", "fsdp2",       "deepspeed_zero1", "deepspeed_zero2",
+                                         "deepspeed_zero3"};
   double peer_limit = 120;  // s: a peer that would take longer for a step gets fewer tokens, and its row says so
 };
 
