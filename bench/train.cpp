@@ -3,39 +3,21 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "bench/contender.h"
 #include "bench/machine.h"
-#include "bench/process.h"
 #include "ridgeline/base/error.h"
 #include "ridgeline/model/declarations.h"
 
 namespace ridgeline::bench {
 namespace {
 
-// One mode in the race: the seconds of its steps, round by round.
-struct Contender {
-  std::string name;
-  std::unique_ptr<Process> process;
-  std::vector<double> seconds;
-  int64_t tokens = 0;
-  int64_t resident = 0;  // of its largest process
-  int64_t planned = 0;
-  std::string limited;  // why its steps have fewer tokens than asked for; "" when they have not
-
-  void step(int count, bool keep) {
-    process->write_line(std::to_string(count));
-    const nlohmann::json row = nlohmann::json::parse(process->read_json_line());
-    tokens = row.at("tokens").get<int64_t>();
-    resident = row.at("peak_resident_bytes").get<int64_t>();
-    if (row.contains("planned_bytes")) planned = row.at("planned_bytes").get<int64_t>();
-    if (!keep) return;
-    for (const nlohmann::json& value : row.at("step_seconds")) seconds.push_back(value.get<double>());
-  }
-};
+model::TransformerConfig model_of(const TrainBenchOptions& options) {
+  return config_of(options.work).model.transformer;
+}
 
 // Floor of a step: its FLOPs at the measured peak plus the optimizer's 28 bytes per parameter at the measured bandwidth
 // (fp32 weight, gradient and two moments read; weight and moments written).
@@ -47,28 +29,13 @@ double floor_seconds(const model::TransformerConfig& config, const WorkerOptions
 }
 
 Contender start_ours(const TrainBenchOptions& options, const std::string& precision, int ranks, int threads,
-                     const std::string& name) {
-  const WorkerOptions& work = options.work;
-  std::vector<std::string> command = {options.program,
-                                      "bench",
-                                      "worker",
-                                      "--preset",
-                                      work.preset,
-                                      "--precision",
-                                      precision,
-                                      "--ranks",
-                                      std::to_string(ranks),
-                                      "--threads",
-                                      std::to_string(threads),
-                                      "--batch",
-                                      std::to_string(work.batch),
-                                      "--micro-batch",
-                                      std::to_string(work.micro_batch),
-                                      "--sequence",
-                                      std::to_string(work.sequence),
-                                      "--head-chunk",
-                                      std::to_string(work.head_chunk)};
-  return {.name = name, .process = std::make_unique<Process>(command)};
+                     const std::string& name, const std::vector<std::string>& set = {}) {
+  WorkerOptions work = options.work;
+  work.precision = precision;
+  work.ranks = ranks;
+  work.threads = threads;
+  work.set.insert(work.set.end(), set.begin(), set.end());
+  return start_worker(options.program, work, name);
 }
 
 // "eager", "compile": one process with all threads; every other mode is a way of training on one process per CPU.
@@ -130,19 +97,6 @@ Contender start_peer(const TrainBenchOptions& options, const model::TransformerC
   return contender;
 }
 
-// Interleaved rounds: slow minutes of the machine hit all contenders.
-void race(const TrainBenchOptions& options, std::vector<Contender>& contenders) {
-  for (Contender& contender : contenders) contender.step(1, false);
-  for (int round = 0; round < options.rounds; ++round) {
-    for (Contender& contender : contenders) contender.step(options.steps_per_round, true);
-    if (!options.verbose) continue;
-    fmt::print(stderr, "round {} of {}:", round + 1, options.rounds);
-    for (const Contender& contender : contenders)
-      fmt::print(stderr, "  {} {:.3f} s", contender.name, contender.seconds.back());
-    fmt::print(stderr, "\n");
-  }
-}
-
 // Median over rounds of our tokens per second over theirs: above 1 we are faster.
 double speed_ratio(const Contender& ours, const Contender& theirs) {
   const double tokens = static_cast<double>(ours.tokens) / static_cast<double>(theirs.tokens);
@@ -160,8 +114,8 @@ std::string row_name(const TrainBenchOptions& options, const std::string& precis
 
 void add_speed(const TrainBenchOptions& options, const std::string& precision, const Machine& machine,
                const Contender& contender, std::string_view rest, std::vector<Row>& rows) {
-  const double floor = floor_seconds(model::preset(options.work.preset), options.work,
-                                     precision == "bf16" ? DType::bf16 : DType::f32, machine);
+  const double floor =
+      floor_seconds(model_of(options), options.work, precision == "bf16" ? DType::bf16 : DType::f32, machine);
   const Statistics seconds = statistics(contender.seconds);
   const double tokens = static_cast<double>(contender.tokens);
   rows.push_back({.name = row_name(options, precision, rest),
@@ -178,7 +132,7 @@ void add_own(const TrainBenchOptions& options, const std::string& precision, con
   own.push_back(start_ours(options, precision, 1, options.cpus, "1 rank"));
   if (options.cpus > 1)
     own.push_back(start_ours(options, precision, options.cpus, 1, fmt::format("{} ranks", options.cpus)));
-  race(options, own);
+  race(options.race, own);
   add_speed(options, precision, machine, own[0], "", rows);
   rows.push_back({.name = row_name(options, precision, "_memory"),
                   .value = static_cast<double>(own[0].resident) * 1e-9,
@@ -191,14 +145,46 @@ void add_own(const TrainBenchOptions& options, const std::string& precision, con
   rows.back().ratio = speed_ratio(own[1], own[0]);
 }
 
-// We run as the peer does: one rank with all threads, or a rank per CPU.
+// key = value beside key = none, a rank of one thread per CPU.
+void add_choice(const TrainBenchOptions& options, const std::string& precision, const Machine& machine,
+                const std::string& key, const std::string& value, std::vector<Row>& rows) {
+  const std::string name = key.substr(key.find('.') + 1);
+  std::vector<Contender> pair;
+  for (const std::string& choice : {value, std::string("none")}) {
+    pair.push_back(start_ours(options, precision, options.cpus, 1, fmt::format("{} {}", name, choice),
+                              {fmt::format("{}={}", key, choice)}));
+  }
+  race(options.race, pair);
+  add_speed(options, precision, machine, pair[0], fmt::format("_{}_{}", name, value), rows);
+  rows.back().peer = pair[1].name;
+  rows.back().ratio = speed_ratio(pair[0], pair[1]);
+  rows.push_back({.name = row_name(options, precision, fmt::format("_{}_{}_memory", name, value)),
+                  .value = static_cast<double>(pair[0].resident) * 1e-9,
+                  .unit = "GB",
+                  .floor = static_cast<double>(pair[0].planned) * 1e-9,
+                  .fraction = static_cast<double>(pair[0].planned) / static_cast<double>(pair[0].resident),
+                  .peer = pair[1].name,
+                  .ratio = static_cast<double>(pair[0].resident) / static_cast<double>(pair[1].resident)});
+}
+
+// What we cut when a peer cuts in its mode.
+std::string shard_of_mode(std::string_view mode) {
+  const std::string_view name = mode.substr(0, mode.find('-'));
+  if (name == "zero_redundancy" || name == "deepspeed_zero1") return "optimizer";
+  if (name == "deepspeed_zero2") return "gradients";
+  if (name == "fsdp2" || name == "deepspeed_zero3") return "parameters";
+  return "none";
+}
+
+// We run as the peer does: one rank with all threads, or a rank per CPU; the same things cut.
 void add_peer(const TrainBenchOptions& options, const std::string& precision, const Machine& machine,
               const std::string& mode, std::vector<Row>& rows) {
   const bool one = is_one_process(mode);
   std::vector<Contender> pair;
-  pair.push_back(start_ours(options, precision, one ? 1 : options.cpus, one ? options.cpus : 1, "ours"));
-  pair.push_back(start_peer(options, model::preset(options.work.preset), precision, mode));
-  race(options, pair);
+  pair.push_back(start_ours(options, precision, one ? 1 : options.cpus, one ? options.cpus : 1, "ours",
+                            {"parallel.shard=" + shard_of_mode(mode)}));
+  pair.push_back(start_peer(options, model_of(options), precision, mode));
+  race(options.race, pair);
   const Contender& theirs = pair[1];
   const std::string less = theirs.limited.empty() ? "" : "; " + theirs.limited;
   add_speed(options, precision, machine, pair[0], fmt::format("_beside_{}", mode), rows);
@@ -225,10 +211,27 @@ std::vector<Row> train_rows(const TrainBenchOptions& options) {
     device::WorkerTeam team(options.cpus);
     machine = measure_machine(team);
   }
+  const auto wanted = [&](const std::string& name) {
+    if (options.rows.empty()) return true;
+    return std::any_of(options.rows.begin(), options.rows.end(),
+                       [&](const std::string& piece) { return name.find(piece) != std::string::npos; });
+  };
   for (const std::string& precision : options.precisions) {
-    add_own(options, precision, machine, rows);
-    if (options.peers.empty()) continue;
-    for (const std::string& mode : options.peer_modes) add_peer(options, precision, machine, mode, rows);
+    if (wanted(fmt::format("{}_own", precision))) add_own(options, precision, machine, rows);
+    for (const auto& [key, value] : {std::pair{"parallel.shard", "optimizer"},
+                                     {"parallel.shard", "gradients"},
+                                     {"parallel.shard", "parameters"},
+                                     {"train.recompute", "selective"},
+                                     {"train.recompute", "full"}}) {
+      const std::string_view name = std::string_view(key).substr(std::string_view(key).find('.') + 1);
+      if (options.cpus == 1 && name == "shard") continue;  // nothing to cut
+      if (wanted(fmt::format("{}_{}_{}", precision, name, value)))
+        add_choice(options, precision, machine, key, value, rows);
+    }
+    if (options.peers.empty() || precision == "fp16") continue;  // the peers' program has no fp16
+    for (const std::string& mode : options.peer_modes) {
+      if (wanted(fmt::format("{}_beside_{}", precision, mode))) add_peer(options, precision, machine, mode, rows);
+    }
   }
   return rows;
 }

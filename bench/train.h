@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "bench/contender.h"
 #include "bench/report.h"
-#include "bench/worker.h"
 
 namespace ridgeline::bench {
 
@@ -13,15 +13,18 @@ struct TrainBenchOptions {
   WorkerOptions work;  // model, batch, sequence; precision, ranks and threads are set per row
   std::vector<std::string> precisions = {"fp32", "bf16"};
   int cpus = 2;
-  int rounds = 5;
-  int steps_per_round = 1;
+  RaceOptions race;
+  // Only the races whose name contains one of these: PRECISION_own, _shard_LEVEL, _recompute_KIND, _beside_PEERMODE;
+  // empty: all.
+  std::vector<std::string> rows;
   std::string program;  // this executable
   std::string peers;    // environment made by bench/peers/setup.sh; "" for none
   std::string peer_script = "bench/peers/gpt2_pytorch.py";
   // What gpt2_pytorch.py calls its modes (one process) and parallel modes (one process per CPU); -tuned for each.
-  std::vector<std::string> peer_modes = {"eager", "eager-tuned", "compile-tuned"};
+  std::vector<std::string> peer_modes = {"eager",           "eager-tuned", "compile-tuned",   "ddp",
+                                         "zero_redundancy", "fsdp2",       "deepspeed_zero1", "deepspeed_zero2",
+                                         "deepspeed_zero3"};
   double peer_limit = 120;  // s: a peer that would take longer for a step gets fewer tokens, and its row says so
-  bool verbose = true;      // a line per round on stderr
 };
 
 std::vector<Row> train_rows(const TrainBenchOptions& options);

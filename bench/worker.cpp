@@ -16,6 +16,7 @@
 #include "ridgeline/parallel/executor.h"
 #include "ridgeline/train/evaluator.h"
 #include "ridgeline/train/state.h"
+#include "ridgeline/train/trainer.h"
 
 namespace ridgeline::bench {
 namespace {
@@ -38,31 +39,39 @@ void write_batch(parallel::Executor& executor, int micro_batches, int64_t step) 
 
 }  // namespace
 
-void run_worker(const WorkerOptions& options) {
-  parallel::RunShape run;
-  run.config = model::preset(options.preset);
+train::Config config_of(const WorkerOptions& options) {
   const int64_t share = options.batch / options.ranks;
-  const int64_t micro = options.micro_batch > 0 ? options.micro_batch : share;
-  run.batch = {.batch = micro,
-               .sequence = options.sequence,
-               .dtype = options.precision == "bf16" ? DType::bf16 : DType::f32,
-               .head_chunk = std::min(options.head_chunk, micro * options.sequence),
-               .team_size = options.threads};
-  run.evaluation_batch = run.batch;
-  run.sharding = {.ranks = options.ranks, .weights = run.batch.dtype, .micro_batches = static_cast<int>(share / micro)};
+  const auto number = [](std::string_view key, int64_t value) { return fmt::format("{}={}", key, value); };
+  std::vector<std::string> set;
+  if (!options.preset.empty()) set.push_back("model.preset=" + options.preset);
+  set.insert(set.end(), {"train.precision=" + options.precision, number("train.global_batch", options.batch),
+                         number("train.micro_batch", options.micro_batch > 0 ? options.micro_batch : share),
+                         number("train.sequence", options.sequence), number("train.threads", options.threads),
+                         number("train.head_chunk", options.head_chunk)});
+  set.insert(set.end(), options.set.begin(), options.set.end());
+  train::Config config = train::parse_config({}, set);
+  train::check(config, options.ranks);
+  return config;
+}
+
+void run_worker(const WorkerOptions& options) {
+  const train::Config config = config_of(options);
+  const parallel::RunShape run = train::run_shape(config, options.ranks);
   const std::vector<parallel::Program> programs = {
       parallel::lower(run.config, parallel::schedule(1, run.sharding.micro_batches)[0], run.sharding)};
-
-  const comm::WorldOptions world_options{.timeout = std::chrono::hours(24)};
+  const comm::WorldOptions world_options{.timeout = std::chrono::hours(24),
+                                         .link = {.bytes_per_second = options.link_bytes_per_second,
+                                                  .latency = std::chrono::nanoseconds(options.link_nanoseconds)}};
   const auto body = [&](comm::World& world) {
     const bool threads = std::string_view(world.backend()) == "threads";
     device::WorkerTeam team(options.threads, threads ? device::cpus_of_rank(world.rank(), world.size(), options.threads)
                                                      : std::vector<int>());
     device::Stream stream(team);
-    parallel::Executor executor(run, programs, world, stream);
+    parallel::Executor executor(run, programs, world, stream, {.overlap = config.parallel.overlap});
     train::initialize(executor, 1);
     const std::unique_ptr<comm::Communicator> ranks = world.communicator("bench");
     const bool first = world.rank() == 0;
+    float loss_scale = 4096.0F;  // fp16; halved when it overflows, which the steps before the first round see to
     for (int64_t step = 0;;) {
       int64_t count = 0;
       if (first) {
@@ -78,14 +87,15 @@ void run_worker(const WorkerOptions& options) {
         const auto begin = std::chrono::steady_clock::now();
         write_batch(executor, run.sharding.micro_batches, step++);
         const float t = static_cast<float>(step);
-        loss = executor
-                   .run(0, {.step = step,
-                            .optimizer = {.weight_decay = 0.1F},
-                            .learning_rate = 1e-4F,
-                            .correction1 = 1.0F - std::pow(0.9F, t),
-                            .correction2 = 1.0F - std::pow(0.999F, t),
-                            .clip = 1.0F})
-                   .loss;
+        const parallel::StepResult result = executor.run(0, {.step = step,
+                                                             .optimizer = {.weight_decay = 0.1F},
+                                                             .learning_rate = 1e-4F,
+                                                             .correction1 = 1.0F - std::pow(0.9F, t),
+                                                             .correction2 = 1.0F - std::pow(0.999F, t),
+                                                             .clip = 1.0F,
+                                                             .loss_scale = loss_scale});
+        loss = result.loss;
+        if (result.overflow) loss_scale *= 0.5F;
         seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
       }
       if (!first) continue;

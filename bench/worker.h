@@ -4,11 +4,14 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
+
+#include "ridgeline/train/config.h"
 
 namespace ridgeline::bench {
 
 struct WorkerOptions {
-  std::string preset = "gpt2-124m";
+  std::string preset = "gpt2-124m";  // "": sizes in `set`
   std::string precision = "fp32";
   int ranks = 1;
   int threads = 2;          // per rank
@@ -16,7 +19,14 @@ struct WorkerOptions {
   int64_t micro_batch = 0;  // 0: a rank's share at once
   int64_t sequence = 1024;
   int64_t head_chunk = 1024;
+  std::vector<std::string> set;  // more keys of the configuration, "parallel.shard=optimizer"
+  // A pretended link (comm::Link); 0 and 0 for none.
+  double link_bytes_per_second = 0;
+  int64_t link_nanoseconds = 0;
 };
+
+// The configuration that the worker runs.
+train::Config config_of(const WorkerOptions& options);
 
 void run_worker(const WorkerOptions& options);
 

@@ -10,6 +10,7 @@
 #include "bench/comm.h"
 #include "bench/machine.h"
 #include "bench/ops.h"
+#include "bench/overlap.h"
 #include "bench/train.h"
 #include "ridgeline/base/file.h"
 #include "ridgeline/device/cpu/features.h"
@@ -23,6 +24,7 @@ struct Options {
   int64_t bytes = 498'000'000;
   bench::TrainBenchOptions train;
   bench::WorkerOptions worker;
+  bench::OverlapOptions overlap;
 };
 
 void report(const Options& options, const std::vector<bench::Row>& rows) {
@@ -50,6 +52,35 @@ void add_work(CLI::App& command, bench::WorkerOptions& work) {
   command.add_option("--head-chunk", work.head_chunk, "Tokens per chunk of the loss head")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
+  command.add_option("--set", work.set, "Override a key of our configuration; may be given often")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(true)
+      ->take_all();
+}
+
+std::string own_program() {
+  return std::filesystem::read_symlink("/proc/self/exe").string();
+}
+
+void add_overlap(CLI::App& command, const std::shared_ptr<Options>& options) {
+  bench::OverlapOptions& overlap = options->overlap;
+  const auto number = [&](const char* name, auto& value, const char* meaning) {
+    command.add_option(name, value, meaning)->capture_default_str()->check(CLI::PositiveNumber);
+  };
+  number("--layers", overlap.layers, "Blocks of the model");
+  number("--width", overlap.width, "Width of the model");
+  number("--vocab", overlap.vocab, "Vocabulary");
+  number("--sequence", overlap.sequence, "Tokens per sequence");
+  number("--micro-batches", overlap.micro_batches, "Of one sequence, per step and rank; each is reduced at once");
+  number("--prefetch", overlap.prefetch, "Blocks between the start of a transfer and the wait for it");
+  number("--share", overlap.share, "Time of a step's transfers on the link, of its computation");
+  number("--latency", overlap.link_nanoseconds, "Nanoseconds per transfer");
+  command.add_option("--levels", overlap.levels, "Of sharding")->capture_default_str();
+  command.callback([options] {
+    options->overlap.program = own_program();
+    options->overlap.race.rounds = options->rounds;
+    report(*options, bench::overlap_rows(options->overlap));
+  });
 }
 
 }  // namespace
@@ -66,6 +97,8 @@ void add_bench(CLI::App& app) {
       "  ridgeline bench machine\n"
       "  ridgeline bench ops --filter attention --json ops.jsonl\n"
       "  mpirun -n 2 ridgeline bench comm\n"
+      "  ridgeline bench overlap\n"
+      "  ridgeline bench train --rows shard,recompute              one choice beside another\n"
       "  ridgeline bench train --peers /tmp/ridgeline-peers        beside PyTorch (bench/peers/setup.sh makes that "
       "folder)");
   const auto common = [&](CLI::App* sub) {
@@ -95,8 +128,13 @@ void add_bench(CLI::App& app) {
   CLI::App* train =
       common(command->add_subcommand("train", "Whole training steps, beside their floor and beside PyTorch"));
   add_work(*train, options->train.work);
-  train->add_option("--precision", options->train.precisions, "fp32, bf16 or both")
+  train->add_option("--precision", options->train.precisions, "Of fp32, bf16, fp16")
       ->capture_default_str()
+      ->delimiter(',');
+  train
+      ->add_option("--rows", options->train.rows,
+                   "Only races whose name contains one of these: PRECISION_own, PRECISION_shard_LEVEL, "
+                   "PRECISION_recompute_KIND, PRECISION_beside_PEERMODE")
       ->delimiter(',');
   train->add_option("--peers", options->train.peers, "Environment made by bench/peers/setup.sh")->type_name("DIR");
   train->add_option("--peer-script", options->train.peer_script, "The peer's program")
@@ -114,17 +152,23 @@ void add_bench(CLI::App& app) {
       ->capture_default_str();
   train->callback([options] {
     options->train.cpus = threads(*options);
-    options->train.rounds = options->rounds;
-    options->train.program = std::filesystem::read_symlink("/proc/self/exe").string();
+    options->train.race.rounds = options->rounds;
+    options->train.program = own_program();
     report(*options, bench::train_rows(options->train));
   });
 
-  // The process behind each of our rows of `train`.
+  add_overlap(*common(command->add_subcommand(
+                  "overlap", "Steps of every sharding level on a slow link, which computation should hide")),
+              options);
+
+  // The process behind each of our rows of `train` and `overlap`.
   CLI::App* worker = command->add_subcommand("worker", "")->group("");
   add_work(*worker, options->worker);
   worker->add_option("--precision", options->worker.precision);
   worker->add_option("--ranks", options->worker.ranks);
   worker->add_option("--threads", options->worker.threads);
+  worker->add_option("--link-bandwidth", options->worker.link_bytes_per_second);
+  worker->add_option("--link-latency", options->worker.link_nanoseconds);
   worker->callback([options] { bench::run_worker(options->worker); });
 }
 

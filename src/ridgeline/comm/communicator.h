@@ -93,6 +93,27 @@ struct Failure {
   std::string next;       // what to do about it, may be empty
 };
 
+// A network to pretend: every rank has one link, shared by all its communicators, and its transfers pass over it one
+// after the other in the order in which they start. A transfer that starts at t completes on this rank no earlier than
+//   max(t, end of the link's transfer before it) + latency + traffic / bytes_per_second.
+// Nothing is slowed down by work: `wait` sleeps until then. The bits are those of the unthrottled world. Traffic is
+// what a rank must send (and receive at the same time) at the least, B bytes being its whole buffer and n the ranks:
+//   all_reduce 2 (n-1)/n B; reduce_scatter, all_gather, all_to_all (n-1)/n B; broadcast B; barrier 0; exchange the
+//   larger of what is sent to and received from other ranks.
+// Communicators of one rank have no traffic. Every operation pays the latency once, however small it is.
+struct Link {
+  double bytes_per_second = 0;  // 0: unlimited
+  std::chrono::nanoseconds latency{0};
+
+  bool throttles() const { return bytes_per_second > 0 || latency.count() > 0; }
+  // Of one transfer on an idle link.
+  std::chrono::nanoseconds duration(int64_t traffic) const;
+};
+
+// Bytes per rank, of buffers of `bytes`, as stated at Link.
+int64_t all_reduce_traffic(int ranks, int64_t bytes);
+int64_t part_traffic(int ranks, int64_t bytes);  // reduce_scatter, all_gather, all_to_all
+
 struct WorldOptions {
   std::chrono::milliseconds timeout{600'000};  // how long to wait for a rank inside one operation
   int sum_group = 8;                           // reduction order, see above
@@ -103,6 +124,7 @@ struct WorldOptions {
   // watches over MPI ranks (a launcher may kill every rank within a millisecond of the first death, so waiting for an
   // exception to unwind would lose the message). It may only print. Where it is set, no rank is asked to print again.
   std::function<void(const Failure&)> on_failure;
+  Link link;  // throttles communicators of more than one rank; the default does not
 };
 
 class World {

@@ -59,8 +59,10 @@ std::unique_ptr<Communicator> RankWorld::communicator(std::span<const int> ranks
     throw Error(fmt::format("communicator '{}': rank {} is not in [{}]", name, rank(), fmt::join(ranks, ", ")));
   uint64_t key = key_of(ranks, name);
   key = mix(key, ++made_[key]) | 1;
-  if (!everyone_here) return wide_communicator(ranks, name, key);
-  return std::make_unique<LocalCommunicator>(*this, ranks, name, key);
+  std::unique_ptr<Communicator> made = everyone_here ? std::make_unique<LocalCommunicator>(*this, ranks, name, key)
+                                                     : wide_communicator(ranks, name, key);
+  if (ranks.size() == 1 || !options().link.throttles()) return made;
+  return std::make_unique<ThrottledCommunicator>(*this, link_, std::move(made));
 }
 
 std::unique_ptr<Communicator> RankWorld::wide_communicator(std::span<const int> /*ranks*/, std::string_view name,

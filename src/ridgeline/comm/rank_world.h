@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "ridgeline/comm/host.h"
+#include "ridgeline/comm/throttled.h"
 
 namespace ridgeline::comm::detail {
 
@@ -25,7 +26,7 @@ class Engine {
 
 class RankWorld : public World {
  public:
-  RankWorld(Host& host, int local) : host_(host), local_(local) {}
+  RankWorld(Host& host, int local) : host_(host), local_(local), link_(host.options().link) {}
 
   int rank() const override { return host_.world_rank(local_); }
   int size() const override { return host_.world_size(); }
@@ -72,6 +73,7 @@ class RankWorld : public World {
 
   Host& host_;
   int local_;
+  LinkClock link_;
   std::vector<Engine*> engines_;
   std::map<uint64_t, uint64_t> made_;  // communicators made per (name, ranks)
 };
