@@ -98,7 +98,9 @@ void print_traffic(const train::Config& config, int ranks) {
 void require_memory(const Options& options, const train::Config& config, const plan::MemoryReport& report) {
   const int ranks = options.run.ranks;
   const int together = options.ranks_per_host == 0 ? ranks : std::min(ranks, options.ranks_per_host);
-  const plan::Limit limit = options.memory != 0 ? plan::Limit{options.memory, 1, "device"} : plan::host_limit(together);
+  plan::Limit limit = plan::host_limit(together);
+  if (const plan::Limit cgroup = plan::cgroup_limit(together); cgroup.bytes < limit.bytes) limit = cgroup;
+  if (options.memory != 0) limit = {options.memory, 1, "device"};
   plan::require_fits(report, limit, [&] { return train::nearest_remedy(config, ranks, limit); });
   const auto bytes = [](int64_t value) { return observe::format_bytes(static_cast<double>(value)); };
   if (options.memory != 0) {

@@ -45,14 +45,14 @@ int launched_on_host() {
   return launcher_says({"MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_TASKS_PER_NODE"});
 }
 
-// Before anything is allocated. Every process of an MPI run asks for all of its host, none having allocated yet; its
-// addresses hold what its peers share, too.
+// Before anything is allocated. Every process of an MPI run asks for all ranks of its host, none having allocated yet;
+// for itself alone in its cgroup, which its peers may share or not; and its addresses hold what its peers share, too.
 void require_memory(const train::Config& config, int ranks, bool mpi) {
   const int on_host = mpi ? launched_on_host() : ranks;
   const plan::MemoryReport report = train::memory_report(config, ranks);
   plan::Limit addresses = plan::address_limit(mpi ? 1 : ranks);
   if (mpi) addresses.bytes -= report.peer_visible * (on_host - 1);
-  for (const plan::Limit& limit : {plan::host_limit(on_host), addresses})
+  for (const plan::Limit& limit : {plan::host_limit(on_host), plan::cgroup_limit(mpi ? 1 : ranks), addresses})
     plan::require_fits(report, limit, [&] { return train::nearest_remedy(config, ranks, limit); });
 }
 

@@ -139,9 +139,13 @@ Limit host_limit(int ranks) {
     long long kib = 0;
     if (std::sscanf(line.c_str(), "MemAvailable: %lld", &kib) == 1) available = kib * 1024;
   }
+  return {available, ranks, "host"};
+}
+
+Limit cgroup_limit(int ranks) {
   std::ifstream membership("/proc/self/cgroup");
   const std::string text{std::istreambuf_iterator<char>(membership), {}};
-  return {std::min(available, cgroup_headroom("/sys/fs/cgroup", text)), ranks, "host"};
+  return {cgroup_headroom("/sys/fs/cgroup", text), ranks, "cgroup"};
 }
 
 Limit address_limit(int ranks) {

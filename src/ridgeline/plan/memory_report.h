@@ -36,14 +36,16 @@ nlohmann::json to_json(const parallel::Inventory& inventory, const MemoryReport&
 struct Limit {
   int64_t bytes = 0;
   int ranks = 1;                 // that share it
-  std::string_view of = "host";  // whose memory it is, in errors: "host", "device", "process"
+  std::string_view of = "host";  // whose memory it is, in errors: "host", "cgroup", "device", "process"
 
   int64_t per_rank() const { return bytes / ranks; }
 };
 
-// Memory of this host that is free, for `ranks` ranks: the least of MemAvailable and of what the limits of this
-// process's cgroup (version 2 or 1, its ancestors' included) leave.
+// Memory of this host that is free (MemAvailable), for `ranks` ranks.
 Limit host_limit(int ranks);
+// What the memory limits of this process's cgroup and of those above it (version 2 or 1) leave, for `ranks` ranks in
+// it. The largest number where there is no limit.
+Limit cgroup_limit(int ranks);
 // Addresses that this process can still map (RLIMIT_AS), for `ranks` ranks in it: code, libraries, and shared memory of
 // peers count, too. The largest number where there is no limit.
 Limit address_limit(int ranks);
