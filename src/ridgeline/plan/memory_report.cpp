@@ -39,12 +39,25 @@ std::optional<int64_t> number_in(const std::filesystem::path& file) {
   return value;
 }
 
+// Bytes of files that the kernel drops when memory is asked for, but counts as used until then.
+int64_t reclaimable(const std::filesystem::path& folder) {
+  std::ifstream stream(folder / "memory.stat");
+  std::string name;
+  int64_t value = 0, own = 0, total = 0;
+  while (stream >> name >> value) {
+    if (name == "inactive_file") own = value;
+    if (name == "total_inactive_file") total = value;  // version 1: with the groups below
+  }
+  return std::max(own, total);
+}
+
 // What the limits of `folder` and of the folders above it, up to `root`, leave.
 int64_t headroom_of(const std::filesystem::path& root, std::string_view folder, const char* limit, const char* used) {
   int64_t left = kUnlimited;
   for (std::filesystem::path path = std::filesystem::path(folder).relative_path();; path = path.parent_path()) {
     const std::optional<int64_t> most = number_in(root / path / limit), now = number_in(root / path / used);
-    if (most && now) left = std::min(left, std::max<int64_t>(*most - *now, 0));
+    if (most && now)
+      left = std::min(left, std::max<int64_t>(*most - std::max<int64_t>(*now - reclaimable(root / path), 0), 0));
     if (path.empty()) return left;
   }
 }

@@ -44,6 +44,9 @@ TEST_F(Cgroups, TheTightestLimitOnTheWayUpCountsInBothVersions) {
   write("memory/memory.limit_in_bytes", "450");
   write("memory/memory.usage_in_bytes", "500");
   EXPECT_EQ(cgroup_headroom(root_, "4:memory:/somewhere/outside\n"), 0);
+  // Cached files make way.
+  write("memory/memory.stat", "cache 1\ninactive_file 100\ntotal_inactive_file 200\nunevictable 0");
+  EXPECT_EQ(cgroup_headroom(root_, "4:memory:/somewhere/outside\n"), 150);
 }
 
 // P elements, N ranks, m micro-batches: what each level sends by its definition.
