@@ -5,6 +5,7 @@
 #
 #   missing_file empty_corpus invalid_utf8 cut_json_line large_token_id unknown_key indivisible_ranks
 #   full_disk read_only_output      (root: a small file system is mounted in a mount namespace of the test's own)
+#   bounded_memory                  (root: four MPI processes, each in a cgroup of its own)
 #   mpi_kill mpi_stop               (one of two MPI ranks gets SIGKILL or SIGSTOP while it trains)
 #
 # Environment: FAILURE_SECONDS (default 15): within how many seconds every process must be gone; slack for a loaded machine.
@@ -22,6 +23,7 @@ clean_up() {
     if [ -e "$file" ]; then kill -KILL "$(cat "$file")" 2>/dev/null; fi
   done
   umount "$here/disk" 2>/dev/null
+  if [ -n "${groups:-}" ]; then rmdir "$groups".* 2>/dev/null; fi
   rm -rf "$here"
 }
 trap clean_up EXIT
@@ -206,6 +208,46 @@ mpi_rank_gets() {
     if kill -0 "$(cat "$here/pid.$rank")" 2>/dev/null; then complain "rank $rank still runs"; fi
   done
 }
+# Four processes at level `parameters` train what one process under the same limit cannot. The limit counts private and
+# shared bytes: a cgroup per process. 600 MiB, because of 57 million parameters x 16 bytes one process needs 0.9 GiB, and
+# each of four 260 MiB and what MPI and code take. RLIMIT_AS would not do for the four: addresses that MPI ranks only
+# reserve count there, 512 MiB per rank of the host.
+try_bounded_memory() {
+  if [ -z "$mpiexec" ] || [ "$mpiexec" = none ]; then echo "SKIPPED: $case: built without MPI"; exit 77; fi
+  local root=/sys/fs/cgroup/memory limit=memory.limit_in_bytes most=memory.max_usage_in_bytes rank mebibytes=600 status=0
+  if ! [ -e $root/$limit ]; then root=/sys/fs/cgroup limit=memory.max most=memory.peak; fi
+  prepare
+  groups=$root/ridgeline_test_$$
+  for rank in 0 1 2 3; do
+    if ! { mkdir "$groups.$rank" && echo $((mebibytes << 20)) >"$groups.$rank/$limit"; } 2>"$here/said"; then
+      rmdir "$groups".* 2>/dev/null
+      echo "SKIPPED: $case: no cgroup with a memory limit can be made here"
+      exit 77
+    fi
+  done
+  local -a large=("${run[@]}" --quiet) size
+  for size in model.layers=32 model.width=384 model.context=16 train.sequence=16 train.global_batch=4 train.micro_batch=1 \
+    train.steps=2 train.save_every=0 parallel.shard=parameters; do large+=(--set "$size"); done
+  # shellcheck disable=SC2016
+  local inside='echo $$ >"$0.${PMI_RANK:-${OMPI_COMM_WORLD_RANK:-0}}/cgroup.procs" && exec "$@"'
+  large[2]=4
+  timeout -s KILL 120 "$mpiexec" -n 4 bash -c "$inside" "$groups" "$program" "${large[@]}" >"$here/said" 2>&1 </dev/null ||
+    complain "four processes do not train under $mebibytes MiB each"
+  grep -q 'finished at step 2' "$here/said" || complain "four processes did not finish"
+  for rank in 0 1 2 3; do echo "rank $rank: at most $(cat "$groups.$rank/$most" 2>/dev/null) bytes"; done
+  # One process: refused by the plan, in the same kind of cgroup.
+  large[2]=1 large[4]=$here/alone
+  bash -c "$inside" "$groups" "$program" "${large[@]}" >"$here/said" 2>&1 </dev/null || status=$?
+  [ $status -eq 1 ] || complain "one process: exit $status instead of 1"
+  grep -q "a rank needs 0.88 GiB, but only 0.[345][0-9] GiB of the cgroup's memory are free" "$here/said" ||
+    complain "the plan does not refuse one process"
+  cat "$here/said"
+  # Started all the same, with as many addresses, it must end with an error of its own.
+  ulimit -v $((mebibytes << 10))
+  expect 1 'cannot reserve [0-9.]+ GiB of memory: Cannot allocate memory' -- "${large[@]}" --ignore-plan
+  cat "$here/said"
+}
+
 try_mpi_kill() { mpi_rank_gets KILL; }
 try_mpi_stop() { mpi_rank_gets STOP; }
 

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -11,6 +13,8 @@
 #include "ridgeline/device/arena.h"
 #include "ridgeline/observe/format.h"
 #include "ridgeline/plan/memory_report.h"
+#include "ridgeline/plan/traffic.h"
+#include "ridgeline/train/remedy.h"
 #include "ridgeline/train/trainer.h"
 
 namespace ridgeline::cli {
@@ -19,6 +23,8 @@ namespace {
 struct Options {
   RunConfigOptions run;
   bool json = false, all = false;
+  int64_t memory = 0;      // of a rank's device; 0: this host's
+  int ranks_per_host = 0;  // 0: all
 };
 
 // Buffers of one kind and category as one line: the list per unit and operation is --all's.
@@ -57,6 +63,55 @@ void print_buffers(const parallel::Inventory& inventory, const std::vector<paral
   fmt::print("\n{}", table.text());
 }
 
+// What a layout costs beside another: memory, and what a rank sends in a step with the most micro-batches.
+void print_traffic(const train::Config& config, int ranks) {
+  if (ranks == 1) return;
+  const parallel::Sharding given = train::sharding_of(config, ranks);
+  // Below level `gradients` reducing more often saves nothing.
+  const bool both = given.cuts(parallel::Shard::gradients) && given.micro_batches > 1;
+  observe::Table table({{"gradients reduced", observe::Table::left},
+                        {"bytes per rank", observe::Table::right},
+                        {"a step sends: weights", observe::Table::right},
+                        {"gradients", observe::Table::right},
+                        {"", observe::Table::left}});
+  for (const parallel::Reduce reduce : {parallel::Reduce::every, parallel::Reduce::last}) {
+    if (!both && reduce != given.reduce) continue;
+    train::Config choice = config;
+    choice.parallel.reduce = reduce == parallel::Reduce::every ? "every" : "last";
+    const parallel::RunShape shape = train::run_shape(choice, ranks);
+    const std::vector<model::Unit> units = model::declare(shape.config);
+    const std::vector<parallel::Program> programs = train::run_programs(choice, ranks);
+    const parallel::Inventory inventory = parallel::make_inventory(shape, units, programs);
+    const plan::Traffic traffic = plan::traffic_by_purpose(programs.back(), units, shape.sharding);
+    table.row({given.micro_batches == 1            ? "once per step"
+               : reduce == parallel::Reduce::every ? fmt::format("every micro-batch of {}", given.micro_batches)
+                                                   : fmt::format("once, after {} micro-batches", given.micro_batches),
+               observe::format_integer(inventory.total_bytes()),
+               observe::format_bytes(static_cast<double>(traffic.gathers)),
+               observe::format_bytes(static_cast<double>(traffic.reductions)),
+               both && reduce == given.reduce ? "chosen" : ""});
+  }
+  fmt::print("\n{}", table.text());
+}
+
+// Of the device that --memory names, else of this host.
+void require_memory(const Options& options, const train::Config& config, const plan::MemoryReport& report) {
+  const int ranks = options.run.ranks;
+  const int together = options.ranks_per_host == 0 ? ranks : std::min(ranks, options.ranks_per_host);
+  plan::Limit limit = plan::host_limit(together);
+  if (const plan::Limit cgroup = plan::cgroup_limit(together); cgroup.bytes < limit.bytes) limit = cgroup;
+  if (options.memory != 0) limit = {options.memory, 1, "device"};
+  plan::require_fits(report, limit, [&] { return train::nearest_remedy(config, ranks, limit); });
+  const auto bytes = [](int64_t value) { return observe::format_bytes(static_cast<double>(value)); };
+  if (options.memory != 0) {
+    fmt::print("fits: {} of a device's {}", bytes(report.total), bytes(limit.bytes));
+    if (options.ranks_per_host != 0) fmt::print("; {} on a host of {} ranks", bytes(report.total * together), together);
+  } else {
+    fmt::print("fits: {} of {} free on this host", bytes(report.total * together), bytes(limit.bytes));
+  }
+  fmt::print("\n");
+}
+
 void run(const Options& options) {
   const train::Config config = read_run_config(options.run);
   const parallel::RunShape shape = train::run_shape(config, options.run.ranks);
@@ -84,8 +139,9 @@ void run(const Options& options) {
   print_summary(inventory, report);
   fmt::print("outside the plan: {} for code and libraries, per process\n",
              observe::format_bytes(static_cast<double>(outside)));
+  print_traffic(config, options.run.ranks);
   if (options.all) print_buffers(inventory, programs);
-  plan::require_fits(report, options.run.ranks, plan::available_memory());
+  require_memory(options, config, report);
 }
 
 }  // namespace
@@ -95,11 +151,23 @@ void add_plan(CLI::App& app) {
   CLI::App* command = app.add_subcommand("plan", "Say what a run will take, before it is queued");
   command->footer(
       "Lists the very buffers that `ridgeline train` allocates. Exits with an error when they do not fit this "
-      "machine.\n\n"
+      "machine, or the device that --memory names, and says what would.\n\n"
       "Examples:\n"
       "  ridgeline plan --config configs/gpt2_124m.toml --ranks 2\n"
-      "  ridgeline plan --config configs/gpt2_124m.toml --ranks 2 --json");
+      "  ridgeline plan --config configs/gpt2_124m.toml --ranks 2 --json\n"
+      "  ridgeline plan --config configs/gptj_6b_fsdp.toml --ranks 16 --ranks-per-host 8 --memory 64GiB");
   add_run_config(*command, options->run);
+  command
+      ->add_option("--memory", options->memory,
+                   "Memory of the device that each rank will have, elsewhere (64GiB, 80GB, …); default: what is free "
+                   "on this host, for all ranks together")
+      ->transform(CLI::AsSizeValue(true))
+      ->check(CLI::PositiveNumber)
+      ->type_name("SIZE");
+  command
+      ->add_option("--ranks-per-host", options->ranks_per_host,
+                   "Ranks that share a host, where that is not all of them")
+      ->check(CLI::PositiveNumber);
   command->add_flag("--json", options->json, "Every buffer, as JSON");
   command->add_flag("--all", options->all, "Every buffer, as a table");
   command->callback([options] { run(*options); });

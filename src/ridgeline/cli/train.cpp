@@ -4,9 +4,11 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <initializer_list>
 #include <memory>
 
 #include "ridgeline/base/error.h"
@@ -14,6 +16,7 @@
 #include "ridgeline/cli/run_config.h"
 #include "ridgeline/comm/communicator.h"
 #include "ridgeline/plan/memory_report.h"
+#include "ridgeline/train/remedy.h"
 #include "ridgeline/train/signals.h"
 #include "ridgeline/train/trainer.h"
 
@@ -27,12 +30,30 @@ struct Options {
   bool print_config = false, ignore_plan = false, quiet = false;
 };
 
-// The number of processes that the MPI launcher started, before MPI itself is initialised.
-int launched_ranks() {
-  for (const char* const name : {"PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS"}) {
-    if (const char* const value = std::getenv(name)) return std::atoi(value);
+// The first of the launcher's variables that is there, as a number; 1 without any.
+int launcher_says(std::initializer_list<const char*> names) {
+  for (const char* const name : names) {
+    if (const char* const value = std::getenv(name)) return std::max(1, std::atoi(value));
   }
   return 1;
+}
+// The number of processes that the MPI launcher started, and of those on this host, before MPI itself is initialised.
+int launched_ranks() {
+  return launcher_says({"PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS"});
+}
+int launched_on_host() {
+  return launcher_says({"MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_TASKS_PER_NODE"});
+}
+
+// Before anything is allocated. Every process of an MPI run asks for all ranks of its host, none having allocated yet;
+// for itself alone in its cgroup, which its peers may share or not; and its addresses hold what its peers share, too.
+void require_memory(const train::Config& config, int ranks, bool mpi) {
+  const int on_host = mpi ? launched_on_host() : ranks;
+  const plan::MemoryReport report = train::memory_report(config, ranks);
+  plan::Limit addresses = plan::address_limit(mpi ? 1 : ranks);
+  if (mpi) addresses.bytes -= report.peer_visible * (on_host - 1);
+  for (const plan::Limit& limit : {plan::host_limit(on_host), plan::cgroup_limit(mpi ? 1 : ranks), addresses})
+    plan::require_fits(report, limit, [&] { return train::nearest_remedy(config, ranks, limit); });
 }
 
 void print_result(const train::TrainingResult& result) {
@@ -62,13 +83,7 @@ void run(Options& options) {
   if (!options.trace.empty()) options.job.trace = options.trace;
   options.job.console = options.quiet ? nullptr : stderr;
 
-  const std::vector<parallel::Program> programs = train::run_programs(config, options.run.ranks);
-  const parallel::RunShape shape = train::run_shape(config, options.run.ranks);
-  const parallel::Inventory inventory = parallel::make_inventory(shape, model::declare(shape.config), programs);
-  // Under MPI each process asks for itself; how many share its host is not known before MPI starts.
-  if (!options.ignore_plan) {
-    plan::require_fits(plan::memory_report(inventory, programs), mpi ? 1 : options.run.ranks, plan::available_memory());
-  }
+  if (!options.ignore_plan) require_memory(config, options.run.ranks, mpi);
   const train::Job job = train::prepare_job(config, options.job, options.run.ranks);
   const train::StopSignals signals;
   const comm::WorldOptions world{

@@ -55,6 +55,11 @@ struct Run {
   }
 };
 
+// The exception of a single rank is the caller's, unless it has been told of the failure already: once is enough.
+bool alone_unheard(const Run& run) {
+  return run.worlds.size() == 1 && !run.host->options().on_failure;
+}
+
 void run_rank(const std::shared_ptr<Run>& run, int rank) {
   ThreadWorld& world = *run->worlds[static_cast<size_t>(rank)];
   try {
@@ -64,10 +69,10 @@ void run_rank(const std::shared_ptr<Run>& run, int rank) {
     // Someone else's failure, on record already.
   } catch (const Error& error) {
     world.RankWorld::fail(error.message(), error.next_step());
-    if (run->worlds.size() == 1) run->only = std::current_exception();
+    if (alone_unheard(*run)) run->only = std::current_exception();
   } catch (const std::exception& error) {
     world.fail(error.what());
-    if (run->worlds.size() == 1) run->only = std::current_exception();
+    if (alone_unheard(*run)) run->only = std::current_exception();
   } catch (...) {
     world.fail("threw something that is not an exception");
   }

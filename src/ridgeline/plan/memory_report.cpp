@@ -2,15 +2,18 @@
 
 #include <fmt/format.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
+#include <iterator>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <sstream>
 
 #include "ridgeline/base/error.h"
-#include "ridgeline/device/arena.h"
 
 namespace ridgeline::plan {
 namespace {
@@ -26,17 +29,37 @@ std::string gib(int64_t bytes) {
   return fmt::format("{:.2f} GiB", static_cast<double>(bytes) / (1 << 30));
 }
 
-// memory.max of this process's cgroup (version 2) minus what is used, or the largest number.
-int64_t cgroup_headroom() {
-  std::ifstream self("/proc/self/cgroup");
-  std::string line, path;
-  while (std::getline(self, line)) {
-    if (line.rfind("0::", 0) == 0) path = "/sys/fs/cgroup" + line.substr(3);
+constexpr int64_t kUnlimited = std::numeric_limits<int64_t>::max();
+
+// The number that a file of a cgroup holds; nothing for "max" and where there is no file.
+std::optional<int64_t> number_in(const std::filesystem::path& file) {
+  std::ifstream stream(file);
+  int64_t value = 0;
+  if (!(stream >> value)) return std::nullopt;
+  return value;
+}
+
+// Bytes of files that the kernel drops when memory is asked for, but counts as used until then.
+int64_t reclaimable(const std::filesystem::path& folder) {
+  std::ifstream stream(folder / "memory.stat");
+  std::string name;
+  int64_t value = 0, own = 0, total = 0;
+  while (stream >> name >> value) {
+    if (name == "inactive_file") own = value;
+    if (name == "total_inactive_file") total = value;  // version 1: with the groups below
   }
-  std::ifstream limit_file(path + "/memory.max"), used_file(path + "/memory.current");
-  int64_t limit = 0, used = 0;
-  if (path.empty() || !(limit_file >> limit) || !(used_file >> used)) return std::numeric_limits<int64_t>::max();
-  return std::max<int64_t>(limit - used, 0);
+  return std::max(own, total);
+}
+
+// What the limits of `folder` and of the folders above it, up to `root`, leave.
+int64_t headroom_of(const std::filesystem::path& root, std::string_view folder, const char* limit, const char* used) {
+  int64_t left = kUnlimited;
+  for (std::filesystem::path path = std::filesystem::path(folder).relative_path();; path = path.parent_path()) {
+    const std::optional<int64_t> most = number_in(root / path / limit), now = number_in(root / path / used);
+    if (most && now)
+      left = std::min(left, std::max<int64_t>(*most - std::max<int64_t>(*now - reclaimable(root / path), 0), 0));
+    if (path.empty()) return left;
+  }
 }
 
 }  // namespace
@@ -106,29 +129,59 @@ nlohmann::json to_json(const parallel::Inventory& inventory, const MemoryReport&
   return json;
 }
 
-int64_t available_memory() {
-  int64_t available = std::numeric_limits<int64_t>::max();
+int64_t cgroup_headroom(const std::filesystem::path& root, std::string_view membership) {
+  int64_t left = kUnlimited;
+  std::istringstream lines{std::string(membership)};
+  for (std::string line; std::getline(lines, line);) {
+    // "4:memory,hugetlb:/jobs/7" (version 1), "0::/jobs/7" (version 2)
+    const size_t first = line.find(':'), second = line.find(':', first + 1);
+    if (second == std::string::npos) continue;
+    const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
+    const std::string folder = line.substr(second + 1);
+    if (controllers == ",,") left = std::min(left, headroom_of(root, folder, "memory.max", "memory.current"));
+    if (controllers.find(",memory,") == std::string::npos) continue;
+    left = std::min(left, headroom_of(root / "memory", folder, "memory.limit_in_bytes", "memory.usage_in_bytes"));
+  }
+  return left;
+}
+
+Limit host_limit(int ranks) {
+  int64_t available = kUnlimited;
   std::ifstream file("/proc/meminfo");
   for (std::string line; std::getline(file, line);) {
     long long kib = 0;
     if (std::sscanf(line.c_str(), "MemAvailable: %lld", &kib) == 1) available = kib * 1024;
   }
-  available = std::min(available, cgroup_headroom());
-  struct rlimit limit {};
-  if (::getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) {
-    available = std::min(available, static_cast<int64_t>(limit.rlim_cur) - device::resident_memory().now);
-  }
-  return available;
+  return {available, ranks, "host"};
 }
 
-void require_fits(const MemoryReport& report, int ranks_on_host, int64_t available) {
-  const int64_t needed = report.total * ranks_on_host;
-  if (needed <= available) return;
-  throw Error(fmt::format("{} rank{} on this host need {} ({} each), but only {} are free", ranks_on_host,
-                          ranks_on_host == 1 ? "" : "s", gib(needed), gib(report.total), gib(available)),
-              "Lower train.micro_batch, train.sequence or train.head_chunk, use train.precision = \"bf16\", or fewer "
-              "ranks per host; "
-              "`ridgeline plan` shows where the memory goes.");
+Limit cgroup_limit(int ranks) {
+  std::ifstream membership("/proc/self/cgroup");
+  const std::string text{std::istreambuf_iterator<char>(membership), {}};
+  return {cgroup_headroom("/sys/fs/cgroup", text), ranks, "cgroup"};
+}
+
+Limit address_limit(int ranks) {
+  struct rlimit limit {};
+  if (::getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return {kUnlimited, ranks, "process"};
+  std::ifstream file("/proc/self/statm");
+  int64_t pages = 0;
+  file >> pages;
+  return {std::max<int64_t>(static_cast<int64_t>(limit.rlim_cur) - pages * ::sysconf(_SC_PAGESIZE), 0), ranks,
+          "process"};
+}
+
+bool fits(const MemoryReport& report, const Limit& limit) {
+  return report.total <= limit.per_rank();
+}
+
+void require_fits(const MemoryReport& report, const Limit& limit, const std::function<std::string()>& next_step) {
+  if (fits(report, limit)) return;
+  const std::string needed = limit.ranks == 1 ? fmt::format("a rank needs {}", gib(report.total))
+                                              : fmt::format("{} ranks on a {} need {} ({} each)", limit.ranks, limit.of,
+                                                            gib(report.total * limit.ranks), gib(report.total));
+  throw Error(fmt::format("{}, but only {} of the {}'s memory are free", needed, gib(limit.bytes), limit.of),
+              next_step());
 }
 
 }  // namespace ridgeline::plan

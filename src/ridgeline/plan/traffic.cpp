@@ -1,0 +1,18 @@
+#include "ridgeline/plan/traffic.h"
+
+#include "ridgeline/parallel/traffic.h"
+
+namespace ridgeline::plan {
+
+Traffic traffic_by_purpose(const parallel::Program& program, const std::vector<model::Unit>& units,
+                           const parallel::Sharding& sharding) {
+  Traffic traffic;
+  for (const parallel::Op& op : program.ops) {
+    const int64_t bytes = parallel::traffic_of(op, units, sharding).bytes;
+    if (op.kind == parallel::OpKind::gather) traffic.gathers += bytes;
+    if (op.kind == parallel::OpKind::reduce || op.kind == parallel::OpKind::replicate) traffic.reductions += bytes;
+  }
+  return traffic;
+}
+
+}  // namespace ridgeline::plan

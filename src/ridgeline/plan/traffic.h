@@ -1,0 +1,23 @@
+// What a rank sends to others in a program: the price of a layout beside its memory.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "ridgeline/model/declarations.h"
+#include "ridgeline/parallel/program.h"
+
+namespace ridgeline::plan {
+
+// Bytes that one rank sends at the least (parallel/traffic.h), by what for. Agreement on scalars is left out: some
+// hundred bytes per step.
+struct Traffic {
+  int64_t gathers = 0;     // of weights
+  int64_t reductions = 0;  // of gradients
+};
+
+// Pure. `units` are the model's, `program` was lowered with `sharding`.
+Traffic traffic_by_purpose(const parallel::Program& program, const std::vector<model::Unit>& units,
+                           const parallel::Sharding& sharding);
+
+}  // namespace ridgeline::plan

@@ -1,0 +1,19 @@
+// What to change when a run does not fit into memory: found by planning the alternatives.
+#pragma once
+
+#include <string>
+
+#include "ridgeline/plan/memory_report.h"
+#include "ridgeline/train/config.h"
+
+namespace ridgeline::train {
+
+// What a run takes: the report of the very inventory that training allocates. `config` passes check().
+plan::MemoryReport memory_report(const Config& config, int ranks);
+
+// The nearest change to `config` with which it fits `limit`, as a sentence for an error: a single key where one is
+// enough, dearest last (more sharding, reducing every micro-batch, recompute, smaller micro-batches, fewer bits), else
+// the shortest sequence of these, each at its strongest. Where nothing fits, the least that they lead to. Pure.
+std::string nearest_remedy(const Config& config, int ranks, const plan::Limit& limit);
+
+}  // namespace ridgeline::train
