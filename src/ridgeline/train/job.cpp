@@ -81,9 +81,8 @@ void open_data(Job& job) {
     }
   }
   if (config.train.eval_every > 0 && !job.valid) {
-    throw Error(
-        fmt::format("train.eval_every = {}, but there is no validation data", config.train.eval_every),
-        "Name some with data.valid, or let data.split leave documents for it (\"98,2,0\"); or set it to 0.");
+    throw Error(fmt::format("train.eval_every = {}, but there is no validation data", config.train.eval_every),
+                "Name some with data.valid, or let data.split leave documents for it (\"98,2,0\"); or set it to 0.");
   }
 }
 

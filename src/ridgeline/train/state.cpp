@@ -113,9 +113,10 @@ RunState run_state_from_json(const nlohmann::json& json, std::string_view where)
     state.tokenizer = json.at("tokenizer").get<std::string>();
     return state;
   } catch (const nlohmann::json::exception& error) {
-    throw Error(fmt::format("'{}' does not hold what a run needs to go on: {}", where, error.what()),
-                "Resume with the version of Ridgeline that wrote it, or start a new run from its weights: export it and "
-                "name the folder with train.init_from.");
+    throw Error(
+        fmt::format("'{}' does not hold what a run needs to go on: {}", where, error.what()),
+        "Resume with the version of Ridgeline that wrote it, or start a new run from its weights: export it and "
+        "name the folder with train.init_from.");
   }
 }
 
