@@ -144,10 +144,10 @@ const BadInput kBadInputs[] = {
     {"unknown_preset_override", "", "model.preset=gpt3", {"--set: model.preset = \"gpt3\"", "gpt2 (= gpt2-124m)"}},
     {"dropout_of_one", "[model]\ndropout = 1\n", "", {"model.dropout = 1.0: must be at least 0 and below 1"}},
     // Known, but not in this version
-    {"fp16",
-     "[train]\nprecision = \"fp16\"\n",
+    {"precision",
+     "[train]\nprecision = \"fp61\"\n",
      "",
-     {"dir/a.toml:2: train.precision = \"fp16\": not in this version", "This version has: fp32, bf16"}},
+     {"dir/a.toml:2: train.precision = \"fp61\": must be fp32 | bf16 | fp16 | pure_bf16", "fp16"}},
     {"shard",
      "[parallel]\nshard = \"parameter\"\n",
      "",
