@@ -12,6 +12,7 @@ struct BadInput {
   std::vector<std::string> fragments;
 };
 
+// NOLINTNEXTLINE(readability-identifier-naming): GoogleTest looks for this name
 void PrintTo(const BadInput& bad, std::ostream* out) {
   *out << bad.name;
 }
