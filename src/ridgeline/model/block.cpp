@@ -392,9 +392,8 @@ int64_t workspace_bytes(const TransformerConfig& config, const BatchShape& shape
   return operators.workspace_bytes();
 }
 
-}  // namespace
-
-BlockWeights block_weights(const Unit& unit, ConstRef segment) {
+template <typename Result, typename Segment>
+Result parts_of(const Unit& unit, Segment segment) {
   const auto at = [&](std::string_view suffix) { return part_of(unit, segment, suffix); };
   return {.norm1_weight = at("norm1.weight"),
           .norm1_bias = at("norm1.bias"),
@@ -414,24 +413,14 @@ BlockWeights block_weights(const Unit& unit, ConstRef segment) {
           .down_bias = at("mlp.down.bias")};
 }
 
+}  // namespace
+
+BlockWeights block_weights(const Unit& unit, ConstRef segment) {
+  return parts_of<BlockWeights>(unit, segment);
+}
+
 BlockGradients block_gradients(const Unit& unit, float* segment) {
-  const auto at = [&](std::string_view suffix) { return part_of(unit, segment, suffix); };
-  return {.norm1_weight = at("norm1.weight"),
-          .norm1_bias = at("norm1.bias"),
-          .qkv_weight = at("attention.qkv.weight"),
-          .qkv_bias = at("attention.qkv.bias"),
-          .q_weight = at("attention.q.weight"),
-          .q_bias = at("attention.q.bias"),
-          .kv_weight = at("attention.kv.weight"),
-          .kv_bias = at("attention.kv.bias"),
-          .out_weight = at("attention.out.weight"),
-          .out_bias = at("attention.out.bias"),
-          .norm2_weight = at("norm2.weight"),
-          .norm2_bias = at("norm2.bias"),
-          .up_weight = at("mlp.up.weight"),
-          .up_bias = at("mlp.up.bias"),
-          .down_weight = at("mlp.down.weight"),
-          .down_bias = at("mlp.down.bias")};
+  return parts_of<BlockGradients>(unit, segment);
 }
 
 BlockSaved carve_block_saved(Carver& carver, const TransformerConfig& config, const BatchShape& shape,
