@@ -1,10 +1,14 @@
 // Proofs about memory that need the whole process: an interposed allocator counts what steps take, every planned
 // buffer's last page is used, nothing is touched outside its declared lifetime, and the process holds what the plan
 // says.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <atomic>
 #include <cstdlib>
+#include <mutex>
+#include <string>
+#include <vector>
 
 #include "ridgeline/device/arena.h"
 #include "ridgeline/device/cpu/worker_team.h"
@@ -48,7 +52,41 @@ extern "C" void* aligned_alloc(size_t alignment, size_t size) {
 namespace ridgeline::train {
 namespace {
 
-parallel::RunShape shape(int ranks, DType dtype, bool dropout) {
+// What is sharded over how many ranks; all of them at all levels.
+struct Layout {
+  int ranks;
+  parallel::Shard shard;
+};
+const std::vector<Layout>& layouts() {
+  static const std::vector<Layout> all = [] {
+    std::vector<Layout> list = {{1, parallel::Shard::none}};
+    for (const int ranks : {2, 4, 8}) {
+      for (const parallel::Shard shard :
+           {parallel::Shard::none, parallel::Shard::optimizer, parallel::Shard::gradients, parallel::Shard::parameters})
+        list.push_back({ranks, shard});
+    }
+    return list;
+  }();
+  return all;
+}
+
+struct Case {
+  Layout layout;
+  DType dtype;
+};
+std::vector<Case> cases() {
+  std::vector<Case> list;
+  for (const Layout& layout : layouts()) {
+    for (const DType dtype : {DType::f32, DType::bf16}) list.push_back({layout, dtype});
+  }
+  return list;
+}
+
+std::string text_of(const Layout& layout, DType dtype) {
+  return fmt::format("{} ranks, level {}, {}", layout.ranks, parallel::name_of(layout.shard), name_of(dtype));
+}
+
+parallel::RunShape shape(const Layout& layout, DType dtype, bool dropout) {
   parallel::RunShape run;
   run.config.layers = 3;
   run.config.width = 128;
@@ -58,10 +96,15 @@ parallel::RunShape shape(int ranks, DType dtype, bool dropout) {
   run.config.vocab = 1000;
   run.config.context = 128;
   run.config.dropout = dropout ? 0.1F : 0.0F;
-  run.batch = {.batch = 2, .sequence = 128, .dtype = dtype, .head_chunk = 128, .team_size = 2, .dropout = dropout};
+  run.batch = {.batch = 2,
+               .sequence = 128,
+               .dtype = dtype,
+               .head_chunk = 128,
+               .team_size = layout.ranks == 1 ? 2 : 1,
+               .dropout = dropout};
   run.evaluation_batch = run.batch;
   run.evaluation_batch.dropout = false;
-  run.sharding = {.ranks = ranks, .weights = dtype, .micro_batches = 2};
+  run.sharding = {.level = layout.shard, .ranks = layout.ranks, .weights = dtype, .micro_batches = 2};
   return run;
 }
 
@@ -102,16 +145,17 @@ void with_executor(const parallel::RunShape& run, parallel::Executor::Options op
 }
 
 TEST(memory, steps_allocate_nothing) {
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const auto& [layout, dtype] : cases()) {
+    SCOPED_TRACE(text_of(layout, dtype));
     allocations = 0;
-    with_executor(shape(2, dtype, true), {}, [&](parallel::Executor& executor, comm::World& world) {
+    with_executor(shape(layout, dtype, true), {}, [&](parallel::Executor& executor, comm::World& world) {
       const auto barrier = [&, ranks = world.communicator("test")] { ranks->wait(ranks->barrier({"test", -1, -1})); };
       run_program(executor, 0);
       run_program(executor, 1);
       barrier();
       if (world.rank() == 0) counting = true;
       barrier();
-      for (int step = 0; step < 4; ++step) {
+      for (int step = 0; step < 2; ++step) {
         run_program(executor, 0);
         run_program(executor, 1);
       }
@@ -134,38 +178,49 @@ TEST(memory, the_counter_counts) {
 // Guard mode makes every transient buffer unreadable outside its declared lifetime and NaN at its start: a step that
 // ends with the same loss as without guards used nothing else.
 TEST(memory, nothing_is_used_outside_its_declared_lifetime_and_every_last_page_is_used) {
-  for (const DType dtype : {DType::f32, DType::bf16}) {
-    double plain = 0, guarded = 0;
-    with_executor(shape(1, dtype, true), {}, [&](parallel::Executor& executor, comm::World&) {
+  for (const auto& [layout, dtype] : cases()) {
+    SCOPED_TRACE(text_of(layout, dtype));
+    std::vector<double> plain(static_cast<size_t>(layout.ranks)), guarded = plain;
+    std::mutex mutex;
+    with_executor(shape(layout, dtype, true), {}, [&](parallel::Executor& executor, comm::World& world) {
       run_program(executor, 0);
-      plain = run_program(executor, 0).loss;
+      plain[static_cast<size_t>(world.rank())] = run_program(executor, 0).loss;
     });
-    with_executor(shape(1, dtype, true), {parallel::Packing::separate, true},
-                  [&](parallel::Executor& executor, comm::World&) {
+    with_executor(shape(layout, dtype, true), {parallel::Packing::separate, true},
+                  [&](parallel::Executor& executor, comm::World& world) {
                     run_program(executor, 0);
-                    guarded = run_program(executor, 0).loss;
+                    guarded[static_cast<size_t>(world.rank())] = run_program(executor, 0).loss;
                     run_program(executor, 1);
+                    const std::lock_guard lock(mutex);
                     for (const std::string& name : executor.unused_buffers())
-                      ADD_FAILURE() << "last page never written: " << name;
+                      ADD_FAILURE() << "rank " << world.rank() << ": last page never written: " << name;
                   });
     EXPECT_EQ(plain, guarded);
   }
 }
 
 TEST(memory, a_process_holds_what_the_plan_says) {
-  const int64_t before = device::resident_memory().now;
-  parallel::RunShape run = shape(1, DType::f32, false);
-  run.config.layers = 6;
-  run.config.width = 512;
-  run.config.ffn = 2048;
-  run.config.vocab = 8192;
-  with_executor(run, {}, [&](parallel::Executor& executor, comm::World&) {
-    run_program(executor, 0);
-    run_program(executor, 1);
-    const int64_t grown = device::resident_memory().now - before;
-    const int64_t planned = executor.inventory().total_bytes();
-    EXPECT_NEAR(static_cast<double>(grown), static_cast<double>(planned), 0.03 * static_cast<double>(planned));
-  });
+  for (const auto& [layout, dtype] : cases()) {
+    SCOPED_TRACE(text_of(layout, dtype));
+    const int64_t before = device::resident_memory().now;
+    parallel::RunShape run = shape(layout, dtype, false);
+    run.config.layers = 4;
+    run.config.width = 256;
+    run.config.ffn = 1024;
+    run.config.vocab = 8192;
+    with_executor(run, {}, [&](parallel::Executor& executor, comm::World& world) {
+      const auto barrier = [&, ranks = world.communicator("test")] { ranks->wait(ranks->barrier({"test", -1, -1})); };
+      run_program(executor, 0);
+      run_program(executor, 1);
+      barrier();
+      if (world.rank() == 0) {
+        const int64_t grown = device::resident_memory().now - before;
+        const int64_t planned = executor.inventory().total_bytes() * layout.ranks;
+        EXPECT_NEAR(static_cast<double>(grown), static_cast<double>(planned), 0.03 * static_cast<double>(planned));
+      }
+      barrier();
+    });
+  }
 }
 
 }  // namespace
