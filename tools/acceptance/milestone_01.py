@@ -17,11 +17,11 @@ def parity_rows():
         for ranks in (1, 2, 4):
             kind = "mpi" if mpi else "threads"
 
-            def measure(ranks=ranks, mpi=mpi):
+            def measured(ranks=ranks, mpi=mpi):
                 worst, ok = parity(folder, ranks, mpi)
                 return (f"worst error {worst['']:.1e} of logits, gradients, ten losses; gradients against one rank "
                         f"{worst['against one rank']:.1e}"), ok and worst["against one rank"] <= 1e-6
-            row(f"parity_{kind}_{ranks}", "5e-6 against double precision, 1e-6 against one rank", measure,
+            row(f"parity_{kind}_{ranks}", "5e-6 against double precision, 1e-6 against one rank", measured,
                 f"{'mpirun -n %d ' % ranks if mpi else ''}parity_check {folder} --against-one-rank{'' if mpi else ' --ranks %d' % ranks}")
 
 
@@ -59,7 +59,7 @@ def speed_rows():
         try:
             rows = {r["name"]: r for r in bench(arguments)}
         except Exception as error:
-            row(f"speed_{precision}", "measured", lambda: (f"failed: {error}", False), command)
+            row(f"speed_{precision}", "measured", lambda said=f"failed: {error}": (said, False), command)
             continue
         speed_rows_of(precision, floor, memory, rows, command)
 
