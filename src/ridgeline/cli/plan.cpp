@@ -64,7 +64,7 @@ void print_buffers(const parallel::Inventory& inventory, const std::vector<paral
 }
 
 // What a layout costs beside another: memory, and what a rank sends in a step with the most micro-batches.
-void print_traffic(const train::Config& config, int ranks) {
+void print_traffic(const train::Config& config, int ranks, const plan::MemoryReport& report) {
   if (ranks == 1) return;
   const parallel::Sharding given = train::sharding_of(config, ranks);
   // Below level `gradients` reducing more often saves nothing.
@@ -81,13 +81,13 @@ void print_traffic(const train::Config& config, int ranks) {
     const parallel::RunShape shape = train::run_shape(choice, ranks);
     const std::vector<model::Unit> units = model::declare(shape.config);
     const std::vector<parallel::Program> programs = train::run_programs(choice, ranks);
-    const parallel::Inventory inventory = parallel::make_inventory(shape, units, programs);
+    const int64_t bytes =
+        reduce == given.reduce ? report.total : parallel::make_inventory(shape, units, programs).total_bytes();
     const plan::Traffic traffic = plan::traffic_by_purpose(programs.back(), units, shape.sharding);
     table.row({given.micro_batches == 1            ? "once per step"
                : reduce == parallel::Reduce::every ? fmt::format("every micro-batch of {}", given.micro_batches)
                                                    : fmt::format("once, after {} micro-batches", given.micro_batches),
-               observe::format_integer(inventory.total_bytes()),
-               observe::format_bytes(static_cast<double>(traffic.gathers)),
+               observe::format_integer(bytes), observe::format_bytes(static_cast<double>(traffic.gathers)),
                observe::format_bytes(static_cast<double>(traffic.reductions)),
                both && reduce == given.reduce ? "chosen" : ""});
   }
@@ -139,7 +139,7 @@ void run(const Options& options) {
   print_summary(inventory, report);
   fmt::print("outside the plan: {} for code and libraries, per process\n",
              observe::format_bytes(static_cast<double>(outside)));
-  print_traffic(config, options.run.ranks);
+  print_traffic(config, options.run.ranks, report);
   if (options.all) print_buffers(inventory, programs);
   require_memory(options, config, report);
 }

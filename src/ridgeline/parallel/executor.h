@@ -143,6 +143,7 @@ class Executor {
 
   std::byte* address(const Buffer& buffer) const;
   std::byte* find(BufferKind kind, int index, int micro, int program) const;
+  std::byte* find_micro(BufferKind kind, int program, int micro) const;
   void locate_units();
   void bind();
   Bound bind_op(int program, int position);

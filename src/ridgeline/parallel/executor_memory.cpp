@@ -179,15 +179,21 @@ const model::BatchShape& Executor::shape_of(int program) const {
   return programs_[static_cast<size_t>(program)].trains() ? run_.batch : run_.evaluation_batch;
 }
 
+// One micro-batch of a buffer that holds all of a program's.
+std::byte* Executor::find_micro(BufferKind kind, int program, int micro) const {
+  const Buffer* const all = inventory_.find(kind, 0, 0, program);
+  return address(*all) + micro * (all->bytes / programs_[static_cast<size_t>(program)].micro_batches);
+}
+
 BatchBuffers Executor::batch(int program, int micro) {
   const int64_t n = shape_of(program).tokens();
-  auto* const words = reinterpret_cast<int32_t*>(find(BufferKind::batch, 0, micro, program));
+  auto* const words = reinterpret_cast<int32_t*>(find_micro(BufferKind::batch, program, micro));
   auto* const samples = reinterpret_cast<uint32_t*>(words + 3 * n);
   return {words, words + n, words + 2 * n, samples, samples + n};
 }
 
 const float* Executor::losses(int program, int micro) const {
-  return reinterpret_cast<const float*>(find(BufferKind::losses, 0, micro, program));
+  return reinterpret_cast<const float*>(find_micro(BufferKind::losses, program, micro));
 }
 
 void Executor::bind() {
@@ -269,7 +275,7 @@ void Executor::bind_computation(Bound& bound, int program, int position) {
   bound.batch = {tokens.inputs,        tokens.labels,
                  tokens.positions,     tokens.samples,
                  tokens.sample_of_row, reinterpret_cast<const float*>(find(BufferKind::rotary_table, 0, 0, -1))};
-  bound.losses = reinterpret_cast<float*>(find(BufferKind::losses, 0, op.micro, program));
+  bound.losses = reinterpret_cast<float*>(find_micro(BufferKind::losses, program, op.micro));
   bound.input = ConstRef(find(BufferKind::activation, op.index - 1, op.micro, program), shape.dtype);
   bound.output = Ref(find(BufferKind::activation, op.index, op.micro, program), shape.dtype);
   bound.gradient = Ref(find(BufferKind::stream_gradient, 0, op.micro, program), shape.dtype);

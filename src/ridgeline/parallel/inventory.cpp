@@ -86,12 +86,13 @@ class Builder {
     const model::BatchShape& shape = step ? run_.batch : run_.evaluation_batch;
     const int64_t hidden = shape.tokens() * run_.config.width * size_of(shape.dtype);
     const int last_op = static_cast<int>(program.ops.size()) - 1;
-    for (int micro = 0; micro < program.micro_batches; ++micro) {
-      // Tokens are written before the program starts; losses are read after it ends.
-      add(BufferKind::batch, 0, micro, 0, last_op, "tokens, labels, positions, samples", Category::data,
-          shape.tokens() * 16 + shape.batch * 4 + kAlignment);
-      add(BufferKind::losses, 0, micro, 0, last_op, "losses per token", Category::activations, shape.tokens() * 4);
-    }
+    look_through(program);
+    measure_layers(shape, step);
+    // Tokens are written before the program starts; losses are read after it ends.
+    add(BufferKind::batch, 0, 0, 0, last_op, "tokens, labels, positions, samples", Category::data,
+        program.micro_batches * round_up(shape.tokens() * 16 + shape.batch * 4, kAlignment));
+    add(BufferKind::losses, 0, 0, 0, last_op, "losses per token", Category::activations,
+        program.micro_batches * round_up(shape.tokens() * 4, kAlignment));
     for (int at = 0; at <= last_op; ++at) add_for_op(program, at, shape, hidden, step);
   }
 
@@ -113,13 +114,37 @@ class Builder {
                         .bytes = round_up(bytes, kAlignment)});
   }
 
-  static int position(const Program& program, OpKind kind, int index, int micro) {
+  void look_through(const Program& program) {
+    spans_.clear();
+    spans_.reserve(program.ops.size());
+    last_waiter_.assign(program.ops.size(), 0);
     for (size_t i = 0; i < program.ops.size(); ++i) {
       const Op& op = program.ops[i];
-      if (op.kind == kind && op.index == index && op.micro == micro) return static_cast<int>(i);
+      const int at = static_cast<int>(i);
+      spans_.try_emplace({static_cast<int>(op.kind), op.index, op.micro, 0}, Span{at, at}).first->second.last = at;
+      for (const int other : op.after) last_waiter_[static_cast<size_t>(other)] = at;
     }
-    RL_REQUIRE(false, "program {} lacks an operation of element {}", program.name, index);
-    return -1;
+  }
+
+  // Saved values and scratch of a block: every micro-batch takes the same.
+  void measure_layers(const model::BatchShape& shape, bool step) {
+    blocks_.clear();
+    for (int layer = 0; layer < layers_; ++layer) {
+      const model::Recompute recompute = step ? run_.recompute_of(layer) : model::Recompute::none;
+      const auto scratch = [&](model::Pass pass) {
+        return carved(
+            [&](model::Carver& carver) { model::carve_block_scratch(carver, run_.config, shape, pass, recompute); });
+      };
+      blocks_.push_back(
+          {carved([&](model::Carver& carver) { model::carve_block_saved(carver, run_.config, shape, recompute); }),
+           scratch(model::Pass::forward), scratch(model::Pass::backward)});
+    }
+  }
+
+  int position(const Program& program, OpKind kind, int index, int micro) const {
+    const auto found = spans_.find({static_cast<int>(kind), index, micro, 0});
+    RL_REQUIRE(found != spans_.end(), "program {} lacks an operation of element {}", program.name, index);
+    return found->second.first;
   }
 
   // The operation of micro-batch `micro` that last reads element `element`'s output.
@@ -130,21 +155,15 @@ class Builder {
 
   // The last operation of a kind on `unit` of micro-batch `micro`. Where there is none, the end: a program that never
   // gets there is the simulator's to refuse.
-  static int last_of(const Program& program, OpKind kind, int unit, int micro) {
-    for (size_t i = program.ops.size(); i-- > 0;) {
-      const Op& op = program.ops[i];
-      if (op.kind == kind && op.index == unit && op.micro == micro) return static_cast<int>(i);
-    }
-    return static_cast<int>(program.ops.size()) - 1;
+  int last_of(const Program& program, OpKind kind, int unit, int micro) const {
+    const auto found = spans_.find({static_cast<int>(kind), unit, micro, 0});
+    return found == spans_.end() ? static_cast<int>(program.ops.size()) - 1 : found->second.last;
   }
 
   void add_gathered(const Program& program, int at) {
     if (!run_.sharding.cuts(Shard::parameters)) return;
     const Op& op = program.ops[static_cast<size_t>(at)];
-    int last = at;
-    for (int user = at + 1; user < static_cast<int>(program.ops.size()); ++user) {
-      if (program.gather_of(user, op.index) == at) last = user;
-    }
+    const int last = std::max(at, last_waiter_[static_cast<size_t>(at)]);
     const model::Unit& unit = units_[static_cast<size_t>(op.index)];
     add(BufferKind::gathered, op.index, op.micro, at, last, fmt::format("gathered weights of {}", unit.name),
         Category::communication, extent_of(unit, run_.sharding).whole * size_of(run_.sharding.weights),
@@ -177,11 +196,7 @@ class Builder {
       add(BufferKind::scratch, at, op.micro, at, at, fmt::format("scratch of {}", op.name()), Category::workspace,
           bytes);
     };
-    const model::Recompute recompute = step ? run_.recompute_of(op.index) : model::Recompute::none;
-    const auto block_scratch = [&](model::Pass pass) {
-      return carved(
-          [&](model::Carver& carver) { model::carve_block_scratch(carver, run_.config, shape, pass, recompute); });
-    };
+    const auto block = [&] { return blocks_[static_cast<size_t>(op.index)]; };
     switch (op.kind) {
       case OpKind::forward: {
         add(BufferKind::activation, op.index, op.micro, at, last_reader(program, step, op.index, op.micro),
@@ -190,9 +205,8 @@ class Builder {
         if (op.index < 0) return;
         add(BufferKind::saved, op.index, op.micro, at,
             step ? position(program, OpKind::backward, op.index, op.micro) : at,
-            fmt::format("saved for backward of block {}", op.index), Category::activations,
-            carved([&](model::Carver& carver) { model::carve_block_saved(carver, run_.config, shape, recompute); }));
-        scratch(block_scratch(model::Pass::forward));
+            fmt::format("saved for backward of block {}", op.index), Category::activations, block().saved);
+        scratch(block().forward_scratch);
         return;
       }
       case OpKind::loss:
@@ -204,7 +218,7 @@ class Builder {
         scratch(carved([&](model::Carver& carver) { model::carve_loss_scratch(carver, run_.config, shape, false); }));
         return;
       case OpKind::backward:
-        scratch(op.index >= 0 ? block_scratch(model::Pass::backward) : carved([&](model::Carver& carver) {
+        scratch(op.index >= 0 ? block().backward_scratch : carved([&](model::Carver& carver) {
           model::carve_embedding_scratch(carver, run_.config, shape);
         }));
         return;
@@ -227,28 +241,49 @@ class Builder {
   const RunShape& run_;
   const std::vector<model::Unit>& units_;
   const int layers_;
+  // Of the program whose buffers are added: operations of a kind, index and micro-batch, and for each operation the
+  // last one that waits for it.
+  struct Span {
+    int first, last;
+  };
+  std::unordered_map<Key, Span, KeyHash> spans_;
+  std::vector<int> last_waiter_;
+  struct BlockBytes {
+    int64_t saved, forward_scratch, backward_scratch;
+  };
+  std::vector<BlockBytes> blocks_;
   int number_ = 0;
   std::vector<Buffer> buffers_;
 };
 
 // Largest first, each at the lowest offset where it meets no buffer that is alive at the same time. Returns the end.
-int64_t place_transient(std::vector<Buffer*>& buffers, int64_t base) {
+int64_t place_transient(std::vector<Buffer*>& buffers, size_t operations, int64_t base) {
   std::stable_sort(buffers.begin(), buffers.end(),
                    [](const Buffer* a, const Buffer* b) { return a->bytes > b->bytes; });
+  // Most buffers live shortly: each stretch of the program lists those placed that live in it.
+  constexpr int kStretch = 32;
+  std::vector<std::vector<const Buffer*>> placed(operations / kStretch + 1);
   int64_t end = base;
-  std::vector<const Buffer*> placed, alive;  // placed: ascending by offset
+  std::vector<const Buffer*> alive;
   for (Buffer* buffer : buffers) {
+    alive.clear();
+    const int begin = buffer->first / kStretch;
+    for (int stretch = begin; stretch <= buffer->last / kStretch; ++stretch) {
+      for (const Buffer* other : placed[static_cast<size_t>(stretch)]) {
+        const bool seen = stretch > begin && other->first / kStretch < stretch;
+        if (!seen && other->first <= buffer->last && buffer->first <= other->last) alive.push_back(other);
+      }
+    }
+    std::sort(alive.begin(), alive.end(), [](const Buffer* a, const Buffer* b) { return a->offset < b->offset; });
     int64_t offset = base;
-    for (const Buffer* other : placed) {
-      if (other->last < buffer->first || buffer->last < other->first) continue;
+    for (const Buffer* other : alive) {
       if (other->offset >= offset + buffer->bytes) break;
       offset = std::max(offset, other->offset + other->bytes);
     }
     buffer->offset = offset;
     end = std::max(end, offset + buffer->bytes);
-    placed.insert(std::upper_bound(placed.begin(), placed.end(), buffer,
-                                   [](const Buffer* a, const Buffer* b) { return a->offset < b->offset; }),
-                  buffer);
+    for (int stretch = begin; stretch <= buffer->last / kStretch; ++stretch)
+      placed[static_cast<size_t>(stretch)].push_back(buffer);
   }
   return end;
 }
@@ -280,12 +315,15 @@ std::string_view name_of(Category category) {
   return "?";
 }
 
+size_t KeyHash::operator()(const Key& key) const {
+  uint64_t hash = 0;
+  for (const int part : key) hash = (hash ^ static_cast<uint32_t>(part)) * 0x9e3779b97f4a7c15U;
+  return static_cast<size_t>(hash ^ (hash >> 32));
+}
+
 const Buffer* Inventory::find(BufferKind kind, int index, int micro, int program) const {
-  for (const Buffer& buffer : buffers) {
-    if (buffer.kind == kind && buffer.index == index && buffer.micro == micro && buffer.program == program)
-      return &buffer;
-  }
-  return nullptr;
+  const auto found = positions.find({static_cast<int>(kind), index, micro, program});
+  return found == positions.end() ? nullptr : &buffers[found->second];
 }
 
 Inventory make_inventory(const RunShape& run, const std::vector<model::Unit>& units,
@@ -293,7 +331,12 @@ Inventory make_inventory(const RunShape& run, const std::vector<model::Unit>& un
   Builder builder(run, units);
   builder.add_persistent();
   for (size_t i = 0; i < programs.size(); ++i) builder.add_transient(programs[i], static_cast<int>(i));
-  Inventory inventory{.buffers = builder.take()};
+  Inventory inventory{.buffers = builder.take(), .positions = {}};
+  inventory.positions.reserve(inventory.buffers.size());
+  for (size_t i = 0; i < inventory.buffers.size(); ++i) {
+    const Buffer& buffer = inventory.buffers[i];
+    inventory.positions.emplace(Key{static_cast<int>(buffer.kind), buffer.index, buffer.micro, buffer.program}, i);
+  }
 
   const auto advance = [&](int64_t& end, Buffer& buffer) {
     buffer.offset = end;
@@ -316,7 +359,7 @@ Inventory make_inventory(const RunShape& run, const std::vector<model::Unit>& un
       if (packing == Packing::separate) {
         for (Buffer* buffer : mine) advance(end, *buffer);
       } else {
-        end = place_transient(mine, base);
+        end = place_transient(mine, programs[i].ops.size(), base);
       }
       bytes = std::max(bytes, end);
     }

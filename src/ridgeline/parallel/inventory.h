@@ -2,9 +2,12 @@
 // run. `plan` prints this list, training allocates it; they cannot disagree.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "ridgeline/model/declarations.h"
@@ -35,10 +38,10 @@ enum class BufferKind {
   saved,            // [layer][micro] what a block's backward needs
   stream_gradient,  // [micro] gradient of the residual stream
   scratch,          // [operation] of one operation
-  losses,           // [micro] f32 per token
+  losses,           // f32 per token, of all micro-batches one after the other
   rotary_table,     // cosines and sines of rotary positions
   norm_partials,    // fp64 per norm block
-  batch             // [micro] tokens, labels, positions, sample numbers
+  batch             // tokens, labels, positions, sample numbers, of all micro-batches one after the other
 };
 
 struct Buffer {
@@ -78,8 +81,15 @@ struct Extent {
 };
 Extent extent_of(const model::Unit& unit, const Sharding& sharding);
 
+// What tells one buffer, or one operation of a program, from the others: kind, index, micro, program.
+using Key = std::array<int, 4>;
+struct KeyHash {
+  size_t operator()(const Key& key) const;
+};
+
 struct Inventory {
   std::vector<Buffer> buffers;
+  std::unordered_map<Key, size_t, KeyHash> positions;  // in `buffers`
   int64_t host_bytes = 0, peer_visible_bytes = 0;
 
   const Buffer* find(BufferKind kind, int index, int micro, int program) const;  // null when there is none

@@ -50,6 +50,7 @@ struct Residence {
   int unit, instance, issue, first, last;
 };
 
+// Ascending by `issue`.
 std::vector<Residence> residences(const model::TransformerConfig& config, const std::vector<Op>& computations,
                                   const Sharding& sharding) {
   std::vector<Residence> list;
@@ -135,8 +136,8 @@ class Lowering {
   // Emits computation `now_` behind the gathers that start here.
   void compute(std::vector<int> after) {
     const Op& op = computations_[static_cast<size_t>(now_)];
-    for (const Residence& residence : residences_) {
-      if (residence.issue != now_) continue;
+    for (; next_residence_ < residences_.size() && residences_[next_residence_].issue == now_; ++next_residence_) {
+      const Residence& residence = residences_[next_residence_];
       gathered_[residence.unit] = transfer(OpKind::gather, StreamId::gather, residence.unit, residence.instance);
     }
     for (const int unit : units_read(config_, op)) {
@@ -189,6 +190,7 @@ class Lowering {
   const std::vector<Residence> residences_;
   Program program_;
   int now_ = 0, last_compute_ = -1, measured_ = -1;
+  size_t next_residence_ = 0;
   std::map<int, int> gathered_;              // unit -> position of its latest gather
   std::map<int, int> contributions_, seen_;  // per unit: in a micro-batch, and of the present one so far
   std::vector<Pending> pending_;
