@@ -119,4 +119,11 @@ void pin_thread(int cpu) {
   ::pthread_setaffinity_np(::pthread_self(), sizeof set, &set);
 }
 
+void unpin_thread() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (::sched_getaffinity(::getpid(), sizeof set, &set) != 0) return;
+  ::pthread_setaffinity_np(::pthread_self(), sizeof set, &set);
+}
+
 }  // namespace ridgeline::device

@@ -31,5 +31,7 @@ int cpu_count();  // CPUs that this process may run on
 std::vector<int> cpus_of_rank(int rank, int ranks, int threads);
 // Binds the calling thread to one CPU. Failure is no error.
 void pin_thread(int cpu);
+// Lets the calling thread run on every CPU that the process may use: threads inherit the bounds of who starts them.
+void unpin_thread();
 
 }  // namespace ridgeline::device
