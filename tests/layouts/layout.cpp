@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <filesystem>
 
 #include "ridgeline/base/random.h"
 #include "ridgeline/device/cpu/worker_team.h"
@@ -50,11 +51,11 @@ std::string Layout::describe() const {
       "{} {}{} moments {} dropout {} | {} ranks, shard {} in groups of {}, {} x {} rows, reduce {}, gather {}, "
       "prefetch {}, wire {} "
       "| "
-      "recompute {} every {}, overlap {}, team {}",
+      "recompute {} every {}, overlap {}, team {}, offload {}",
       family, pure ? "pure " : "", name_of(precision), name_of(moments), dropout, s.ranks, parallel::name_of(s.level),
       s.group, s.micro_batches, micro_batch, s.reduce == parallel::Reduce::every ? "every" : "last",
       s.gather == parallel::Gather::per_step ? "per_step" : "per_use", s.prefetch, name_of(s.wire),
-      static_cast<int>(recompute), recompute_every, overlap, team);
+      static_cast<int>(recompute), recompute_every, overlap, team, offload_window);
 }
 
 model::TransformerConfig small_model(const std::string& family, float dropout) {
@@ -100,6 +101,7 @@ Outcome run(const Layout& layout, int steps, comm::World& world, const Change& c
   shape.sharding.moments = layout.moments;
   shape.recompute = layout.recompute;
   shape.recompute_every = layout.recompute_every;
+  shape.offload_window = layout.offload_window;
   const int micro_batches = shape.sharding.micro_batches;
   std::vector<parallel::Program> programs = {
       parallel::lower(shape.config, parallel::schedule(1, micro_batches)[0], shape.sharding)};
@@ -110,7 +112,8 @@ Outcome run(const Layout& layout, int steps, comm::World& world, const Change& c
   parallel::Executor executor(shape, programs, world, stream,
                               {.packing = layout.guard ? parallel::Packing::separate : parallel::Packing::shared,
                                .guard = layout.guard,
-                               .overlap = layout.overlap});
+                               .overlap = layout.overlap,
+                               .offload_folder = std::filesystem::temp_directory_path() / "ridgeline_layouts"});
   train::initialize(executor, 5);
   Outcome outcome;
   outcome.units = executor.units();

@@ -39,10 +39,11 @@ enum Option {
   recompute_every,
   overlap,
   team,
+  offload,
   option_count
 };
 using Choice = std::array<int, option_count>;
-constexpr Choice kValues = {4, 5, 2, 4, 8, 3, 2, 2, 3, 3, 2, 3, 2, 2, 2};
+constexpr Choice kValues = {4, 5, 2, 4, 8, 3, 2, 2, 3, 3, 2, 3, 2, 2, 2, 2};
 
 Choice draw(uint32_t number) {
   Choice choice{};
@@ -75,6 +76,7 @@ Layout layout_of(const Choice& choice) {
   layout.recompute_every = choice[recompute_every] + 1;
   layout.overlap = choice[overlap] == 0;
   layout.team = choice[team] + 1;
+  layout.offload_window = choice[offload];
   return layout;
 }
 
@@ -128,6 +130,10 @@ TEST(layouts, any_layout_gives_one_ranks_gradients) {
     EXPECT_NEAR(outcome.losses[0], reference.losses[0], 1e-6 * reference.losses[0]) << layout.describe();
     double& most = worst[layout.precision == DType::f32 ? 0 : 1];
     most = std::max(most, difference);
+    if (layout.offload_window == 0) continue;
+    Layout in_memory = layout;
+    in_memory.offload_window = 0;
+    EXPECT_EQ(bitwise_difference(run(layout, 2), run(in_memory, 2)), "") << layout.describe();
   }
   size_t all = 0;
   for (int a = 0; a < option_count; ++a) {
@@ -243,6 +249,26 @@ TEST(same_bits, team_of_any_size) {
   });
 }
 
+// Through a window that goes around several times in an update, and one that holds everything.
+TEST(same_bits, offload_to_a_file) {
+  for_some_layouts([](Layout layout) {
+    for (const auto& [ranks, group] : {std::pair{1, 0}, {2, 0}, {4, 0}, {4, 2}}) {
+      layout.sharding.ranks = ranks;
+      layout.sharding.group = group;
+      for (const Shard shard : kLevels) {
+        if (ranks == 1 && shard != Shard::none) continue;
+        layout.sharding.level = shard;
+        layout.offload_window = 0;
+        const Outcome plain = run(layout, 3);
+        for (const int64_t window : {1, 1 << 20}) {
+          layout.offload_window = window;
+          EXPECT_EQ(bitwise_difference(run(layout, 3), plain), "") << layout.describe();
+        }
+      }
+    }
+  });
+}
+
 TEST(same_bits, buffers_unreadable_outside_their_lifetime) {
   for_some_layouts([](Layout layout) {
     for (const Shard shard : kLevels) {
@@ -251,6 +277,7 @@ TEST(same_bits, buffers_unreadable_outside_their_lifetime) {
       layout.recompute = Recompute::full;
       const Layout plain = layout;
       layout.guard = true;
+      layout.offload_window = shard == Shard::gradients ? 1 : 0;
       expect_same_bits(layout, plain);
     }
   });

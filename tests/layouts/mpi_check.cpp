@@ -21,6 +21,7 @@ int main() {
                              .reduce = parallel::Reduce::every,
                              .wire = dtype,
                              .micro_batches = 2};
+          layout.offload_window = level == Shard::optimizer || level == Shard::parameters ? 1 : 0;
           const layouts::Outcome processes = layouts::run(layout, 3, world);
           const std::string difference = layouts::bitwise_difference(processes, layouts::run(layout, 3));
           if (difference.empty()) continue;

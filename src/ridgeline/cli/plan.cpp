@@ -42,6 +42,11 @@ void print_summary(const parallel::Inventory& inventory, const plan::MemoryRepor
   table.rule();
   table.row({"total", observe::format_integer(report.total), observe::format_bytes(static_cast<double>(report.total))});
   fmt::print("{}", table.text());
+  if (report.file > 0) {
+    fmt::print("in a file of each rank: {} bytes ({}) of optimizer state; an update reads {} bytes and writes {}\n",
+               observe::format_integer(report.file), observe::format_bytes(static_cast<double>(report.file)),
+               observe::format_integer(report.file), observe::format_integer(report.file));
+  }
   fmt::print("fullest operation: {}; {} of the total can be read by other ranks of the host; {} buffers\n",
              report.fullest, observe::format_bytes(static_cast<double>(report.peer_visible)), inventory.buffers.size());
 }
@@ -137,6 +142,9 @@ void run(const Options& options) {
       shape.batch.team_size == 1 ? "" : "s", config.train.precision, config.train.global_batch, config.train.sequence,
       config.train.micro_batch, flops.per_token() * static_cast<double>(tokens) * 1e-12);
   print_summary(inventory, report);
+  if (config.optimizer.offload == "host")
+    fmt::print(
+        "optimizer.offload = \"host\": on CPUs the optimizer's state lies in host memory anyway; nothing moves\n");
   fmt::print("outside the plan: {} for code and libraries, per process\n",
              observe::format_bytes(static_cast<double>(outside)));
   print_traffic(config, options.run.ranks, report);

@@ -31,6 +31,7 @@ StepResult Executor::run(int program, const StepInput& input) {
   measured_ = 0;
   first_overflow_ = static_cast<int64_t>(units_.size()) - 1;
   if (options_.guard) guard(program, false);
+  if (file_ && list.trains()) file_->begin_pass();
   for (size_t i = 0; i < list.ops.size(); ++i) {
     const int64_t begin = now();
     if (options_.guard) enter(program, static_cast<int>(i));
@@ -247,30 +248,50 @@ void Executor::update(const Op& op, const StepInput& input) {
   // A step with a non-finite loss or gradient leaves everything as it is, gradients included: they tell who was first.
   if (!input.update || !result_.finite || result_.overflow) return;
   gathered_ = false;
-  const model::Unit& unit = units_[static_cast<size_t>(op.index)];
   const UnitMemory& memory = memory_[static_cast<size_t>(op.index)];
-  const Ref copy = run_.mixed() ? memory.own_weights : Ref(nullptr, DType::bf16);
-  // Elements [first, last) of the segment, as far as they are this rank's.
-  const auto range = [&](int64_t first, int64_t last, bool decay, ops::AdamRounding rounding) {
-    const int64_t from = std::max(first, memory.part.first) - memory.part.first;
-    const int64_t count = std::min(last, memory.part.last) - memory.part.first - from;
+  if (!file_) return update_range(op.index, memory.part, {memory.master, memory.moment1, memory.moment2}, input);
+  for (int64_t first = 0; first < memory.part.count(); first += offload_.chunk) {
+    const int64_t last = std::min(first + offload_.chunk, memory.part.count());
+    std::byte* const slot = file_->take();
+    const auto present = [&](BufferKind kind) {
+      const Offload::State* const state = offload_.find(kind);
+      return state == nullptr ? in_memory(kind, op.index).at(first) : Ref(slot + state->slot_offset, state->dtype);
+    };
+    update_range(op.index, {memory.part.first + first, memory.part.first + last},
+                 {present(BufferKind::master), present(BufferKind::moment1), present(BufferKind::moment2)}, input);
+    file_->put_back();
+    result_.offload_read_bytes += (last - first) * offload_.element_bytes;
+    result_.offload_written_bytes += (last - first) * offload_.element_bytes;
+  }
+}
+
+// Elements `range` of the segment, of which `state` begins with the first.
+void Executor::update_range(int index, Range range, const Updated& state, const StepInput& input) {
+  const model::Unit& unit = units_[static_cast<size_t>(index)];
+  const UnitMemory& memory = memory_[static_cast<size_t>(index)];
+  const int64_t in_part = range.first - memory.part.first;
+  const Ref gradient = memory.gradient.at(in_part);
+  const Ref copy = run_.mixed() ? memory.own_weights.at(in_part) : Ref(nullptr, DType::bf16);
+  const auto elements = [&](int64_t first, int64_t last, bool decay, ops::AdamRounding rounding) {
+    const int64_t from = std::max(first, range.first) - range.first;
+    const int64_t count = std::min(last, range.last) - range.first - from;
     if (count <= 0) return;
     ops::Adam settings = input.optimizer;
     settings.weight_decay = decay ? input.optimizer.weight_decay : 0.0F;
     settings.zero_gradient = false;  // the next step clears what it adds to
     settings.rounding = rounding;
-    ops::adam(stream_, count, settings, &scalars_, memory.master.at(from), memory.gradient.at(from),
-              memory.moment1.at(from), memory.moment2.at(from), copy ? copy.at(from) : copy);
+    ops::adam(stream_, count, settings, &scalars_, state.master.at(from), gradient.at(from), state.moment1.at(from),
+              state.moment2.at(from), copy ? copy.at(from) : copy);
   };
   if (run_.sharding.masters == DType::f32) {
-    range(0, unit.decayed, true, {});
-    range(unit.decayed, unit.count, false, {});
+    elements(0, unit.decayed, true, {});
+    elements(unit.decayed, unit.count, false, {});
     return;
   }
   // Random bits are addressed inside a tensor.
-  for_each_tensor_range(unit, memory.part.first, memory.part.last,
+  for_each_tensor_range(unit, range.first, range.last,
                         [&](const model::Tensor& tensor, int64_t at, int64_t count, int64_t offset) {
-                          range(offset, offset + count, tensor.decay, {hash_name(tensor.name), at});
+                          elements(offset, offset + count, tensor.decay, {hash_name(tensor.name), at});
                         });
 }
 
@@ -282,13 +303,15 @@ std::string Executor::first_non_finite(int program, const StepInput& input) {
   int64_t place = 0;
   std::string what;
   int64_t key = std::numeric_limits<int64_t>::max();
+  const auto found = [&](std::string text) {
+    if (!what.empty()) return;
+    what = std::move(text);
+    key = place * ranks_->size() + ranks_->rank();
+  };
   const auto look = [&](int64_t count, ConstRef values, auto&& text) {
     ++place;
-    if (!what.empty()) return;
     const int64_t at = ops::first_non_finite(stream_, count, values);
-    if (at < 0) return;
-    what = text(at);
-    key = place * ranks_->size() + ranks_->rank();
+    if (at >= 0) found(text(at));
   };
   const auto tensors = [&](BufferKind kind, std::string_view name, bool reverse) {
     for (size_t i = 0; i < units_.size(); ++i) {
@@ -297,8 +320,10 @@ std::string Executor::first_non_finite(int program, const StepInput& input) {
       for (const model::Tensor& tensor : units_[static_cast<size_t>(u)].tensors) {
         const int64_t first = std::clamp(tensor.offset, own.first, own.last);
         const int64_t last = std::clamp(tensor.offset + tensor.count(), own.first, own.last);
-        look(last - first, state(kind, u).at(first - own.first), [&](int64_t at) {
-          return fmt::format("{} {} (element {})", name, tensor.name, first + at - tensor.offset);
+        ++place;
+        visit(kind, u, {first, last}, [&](int64_t from, int64_t count, ConstRef values) {
+          const int64_t at = ops::first_non_finite(stream_, count, values);
+          if (at >= 0) found(fmt::format("{} {} (element {})", name, tensor.name, from + at - tensor.offset));
         });
       }
     }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -19,6 +20,7 @@
 #include "ridgeline/model/transformer.h"
 #include "ridgeline/ops/adam.h"
 #include "ridgeline/parallel/inventory.h"
+#include "ridgeline/parallel/offload.h"
 #include "ridgeline/parallel/program.h"
 
 namespace ridgeline::parallel {
@@ -54,6 +56,8 @@ struct StepResult {
   bool overflow = false;
   int overflow_unit = -1;
   bool stop = false;  // some rank was asked to stop
+  // Of offloaded state, by this rank for this step's update; 0 when nothing was updated. Writing may still go on.
+  int64_t offload_read_bytes = 0, offload_written_bytes = 0;
 };
 
 // Called on the rank's thread after every operation; must not allocate if steps are to be free of allocation.
@@ -72,10 +76,12 @@ class Executor {
     bool guard = false;
     // false: every transfer is waited for where it starts (the same bits).
     bool overlap = true;
+    // Where the file of offloaded state lies (RunShape::offload_window), made where it is missing.
+    std::filesystem::path offload_folder = {};
   };
 
-  // Reserves and touches all memory (Error when it cannot be had). `world`, `stream` must outlive the executor.
-  // Collective over the world.
+  // Reserves and touches all memory, and the file of offloaded state (Error when they cannot be had). `world`, `stream`
+  // must outlive the executor. Collective over the world.
   Executor(RunShape run, std::vector<Program> programs, comm::World& world, device::Stream& stream, Options options);
   Executor(RunShape run, std::vector<Program> programs, comm::World& world, device::Stream& stream);
   ~Executor();
@@ -99,8 +105,13 @@ class Executor {
   // What this rank keeps of a unit's sharded state, and the piece of that which it reads and writes for all ranks.
   Range part(int unit) const;
   Range piece(int unit) const;
-  // State of a unit (master, gradient, moment1, moment2): elements part(unit) of its segment.
-  Ref state(BufferKind kind, int unit) const;
+  // State of a unit is its master, gradient, moment1, moment2.
+  DType state_dtype(BufferKind kind) const;
+  // Calls visitor(first, count, values) for consecutive pieces of elements `range` of the unit's segment, which lies
+  // within part(unit). Values are good during the call. What lies in the file passes through the window, so that no
+  // more memory is needed. Between runs.
+  using Visitor = std::function<void(int64_t first, int64_t count, ConstRef values)>;
+  void visit(BufferKind kind, int unit, Range range, const Visitor& visitor) const;
   // All of it as f32, [extent_of(unit).whole], on every rank. Collective; takes memory: for tests and dumps.
   std::vector<float> collect(BufferKind kind, int unit) const;
 
@@ -110,6 +121,9 @@ class Executor {
   // replicas then gather theirs. Filling the masters makes the working copies too. Collective. What the source throws
   // reaches the caller.
   void fill(BufferKind kind, const Source& source);
+
+  // The file of offloaded state, and what has gone through it; null when all state lies in memory.
+  const device::FileStream* offload_file() const { return file_.get(); }
 
   // Where the tokens of a micro-batch are written before `run`.
   BatchBuffers batch(int program, int micro);
@@ -134,6 +148,7 @@ class Executor {
   struct Bound;       // buffers of one operation
   struct UnitMemory;  // where a unit's state lies
   struct Agreement;   // scalars of a step, summed over ranks
+  struct Updated;     // state of a range of a unit, while it is in memory
 
   // A transfer that was started and not yet waited for.
   struct Transfer {
@@ -144,6 +159,7 @@ class Executor {
   std::byte* address(const Buffer& buffer) const;
   std::byte* find(BufferKind kind, int index, int micro, int program) const;
   std::byte* find_micro(BufferKind kind, int program, int micro) const;
+  void open_file();
   void locate_units();
   void bind();
   Bound bind_op(int program, int position);
@@ -154,7 +170,14 @@ class Executor {
   // Where backward adds to, and what travels.
   Ref written_gradient(int program, int unit, int micro) const;
   Ref wire_gradient(int program, int unit, int micro) const;
-  void refresh_working_copy(int unit);
+  Ref in_memory(BufferKind kind, int unit) const;  // part(unit); null where it lies in the file
+  // Of offloaded state: how many elements the window holds in each of `parts` parts; those from `first` on in it; where
+  // element `first` of this rank's part lies in the file.
+  int64_t window_elements(BufferKind kind, int parts) const;
+  std::span<std::byte> window(BufferKind kind, int64_t first, int64_t count) const;
+  int64_t in_file(BufferKind kind, int unit, int64_t first) const;
+  void fill_range(int unit, Range range, const Source& source, Ref to);
+  void fill_file(BufferKind kind, int unit, const Source& source);
   const model::BatchShape& shape_of(int program) const;
 
   void run_op(int program, int position, const StepInput& input);
@@ -172,6 +195,7 @@ class Executor {
   void agree(int program, const StepInput& input);
   void judge_step(const StepInput& input);
   void update(const Op& op, const StepInput& input);
+  void update_range(int index, Range range, const Updated& state, const StepInput& input);
   void guard(int program, bool readable);
   void enter(int program, int position);
   void leave(int program, int position);
@@ -190,6 +214,8 @@ class Executor {
   std::unique_ptr<comm::Communicator> ranks_, gather_, reduce_, replicas_;
   device::Arena host_;
   std::span<std::byte> peer_visible_;
+  const Offload offload_;
+  std::unique_ptr<device::FileStream> file_;  // its threads use host_
   std::vector<UnitMemory> memory_;
   std::vector<std::vector<Bound>> bound_;
   std::vector<Transfer> transfers_;  // by position in the running program

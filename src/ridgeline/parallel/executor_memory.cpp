@@ -1,16 +1,13 @@
-// The executor's memory: what lies where, what each operation is bound to, and filling and reading the state.
+// The executor's memory: what lies where, and what each operation is bound to.
 #include <fmt/format.h>
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <cstring>
-#include <exception>
-#include <mutex>
+#include <iterator>
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/comm/mesh.h"
-#include "ridgeline/device/cpu/worker_team.h"
-#include "ridgeline/ops/elementwise.h"
 #include "ridgeline/parallel/executor_parts.h"
 
 namespace ridgeline::parallel {
@@ -22,14 +19,6 @@ constexpr int kPoison = 0xFF;  // NaN in every float format
 bool guarded(const Buffer& buffer, int program) {
   // Tokens are written before a program runs and losses are read after it.
   return buffer.program == program && buffer.kind != BufferKind::batch && buffer.kind != BufferKind::losses;
-}
-
-// What the source gives, in the dtype of `to`.
-void write(const Executor::Source& source, const model::Tensor& tensor, int64_t at, int64_t count, Ref to) {
-  if (to.dtype == DType::f32) return source(tensor, at, count, to.as<float>());
-  std::vector<float> values(static_cast<size_t>(count));
-  source(tensor, at, count, values.data());
-  for (int64_t i = 0; i < count; ++i) to.as<bf16>()[i] = bf16(values[static_cast<size_t>(i)]);
 }
 
 }  // namespace
@@ -48,7 +37,8 @@ Executor::Executor(RunShape run, std::vector<Program> programs, comm::World& wor
       stream_(stream),
       agreement_(std::make_unique<Agreement>()),
       ranks_(world.communicator("all ranks")),
-      host_(inventory_.host_bytes, &stream.team()) {
+      host_(inventory_.host_bytes, &stream.team()),
+      offload_(offload_of(run_, units_)) {
   RL_CHECK(run_.sharding.ranks, ==, world.size());
   RL_CHECK(name_of(run_.sharding.weights), ==, name_of(run_.batch.dtype));
   const comm::Mesh mesh = comm::Mesh::of_world(world.size(), 1, 1, 1, run_.sharding.shards());
@@ -64,6 +54,7 @@ Executor::Executor(RunShape run, std::vector<Program> programs, comm::World& wor
   measure_order_.resize(units_.size());
   locate_units();
   bind();
+  if (inventory_.file_bytes > 0) open_file();
   if (auto* const table = reinterpret_cast<float*>(find(BufferKind::rotary_table, 0, 0, -1)))
     model::fill_rotary_table(run_.config, std::max(run_.batch.sequence, run_.evaluation_batch.sequence), table);
 }
@@ -76,7 +67,7 @@ std::byte* Executor::address(const Buffer& buffer) const {
 
 std::byte* Executor::find(BufferKind kind, int index, int micro, int program) const {
   const Buffer* buffer = inventory_.find(kind, index, micro, program);
-  return buffer == nullptr ? nullptr : address(*buffer);
+  return buffer == nullptr || buffer->space == Space::file ? nullptr : address(*buffer);
 }
 
 Executor::Range Executor::part(int unit) const {
@@ -84,6 +75,21 @@ Executor::Range Executor::part(int unit) const {
 }
 Executor::Range Executor::piece(int unit) const {
   return memory_[static_cast<size_t>(unit)].piece;
+}
+
+void Executor::open_file() {
+  std::vector<OffloadChunk> chunks;
+  for (const Program& program : programs_) {
+    if (!program.trains()) continue;
+    std::vector<OffloadChunk> these = chunks_of(offload_, program, units_, run_.sharding);
+    RL_REQUIRE(chunks.empty() || chunks == these, "the programs of a run update in different orders");
+    chunks = std::move(these);
+  }
+  const Buffer& window = *inventory_.find(BufferKind::offload_window, 0, 0, -1);
+  file_ = std::make_unique<device::FileStream>(
+      device::StateFile(options_.offload_folder, inventory_.file_bytes, fmt::format("rank {}", world_.rank())),
+      std::span(address(window), static_cast<size_t>(window.bytes)), offload_.slot_bytes,
+      ranges_of(offload_, chunks, inventory_));
 }
 
 void Executor::locate_units() {
@@ -98,8 +104,8 @@ void Executor::locate_units() {
     memory.piece.last = memory.piece.first + memory.extent.piece;
     const Buffer* const master = inventory_.find(BufferKind::master, unit, 0, -1);
     const bool whole_master = master->bytes >= memory.extent.whole * size_of(sharding.masters);
-    const Ref values(address(*master), sharding.masters);
-    memory.master = whole_master ? values.at(first) : values;
+    const Ref values(find(BufferKind::master, unit, 0, -1), sharding.masters);
+    memory.master = whole_master && values ? values.at(first) : values;
     const bool whole = !sharding.cuts(Shard::parameters);
     const Ref weights = sharding.mixed() ? Ref(find(BufferKind::working, unit, 0, -1), sharding.weights) : values;
     if (whole) memory.whole_weights = weights;
@@ -113,66 +119,6 @@ void Executor::locate_units() {
     }
     memory_.push_back(memory);
   }
-}
-
-Ref Executor::state(BufferKind kind, int unit) const {
-  const UnitMemory& memory = memory_[static_cast<size_t>(unit)];
-  switch (kind) {
-    case BufferKind::master:
-      return memory.master;
-    case BufferKind::gradient:
-      return memory.gradient;
-    case BufferKind::moment1:
-      return memory.moment1;
-    case BufferKind::moment2:
-      return memory.moment2;
-    default:
-      RL_REQUIRE(false, "buffer kind {} is no state of a unit", static_cast<int>(kind));
-      return {};
-  }
-}
-
-std::vector<float> Executor::collect(BufferKind kind, int unit) const {
-  const UnitMemory& memory = memory_[static_cast<size_t>(unit)];
-  std::vector<float> values(static_cast<size_t>(memory.extent.whole));
-  ops::cast(stream_, memory.part.count(), state(kind, unit), Ref(values.data() + memory.part.first));
-  if (reduce_->size() > 1)
-    reduce_->wait(reduce_->all_gather(Ref(values.data()), memory.part.count(), {"state of unit", unit, -1}));
-  return values;
-}
-
-void Executor::fill(BufferKind kind, const Source& source) {
-  constexpr int64_t kGrain = 1 << 16;
-  for (size_t u = 0; u < units_.size(); ++u) {
-    const int unit = static_cast<int>(u);
-    const UnitMemory& memory = memory_[u];
-    const Ref own = state(kind, unit);
-    std::mutex mutex;
-    std::exception_ptr failure;
-    stream_.team().parallel_for(memory.piece.count(), kGrain, [&](int64_t from, int64_t to) {
-      try {
-        for_each_tensor_range(units_[u], memory.piece.first + from, memory.piece.first + to,
-                              [&](const model::Tensor& tensor, int64_t at, int64_t count, int64_t offset) {
-                                write(source, tensor, at, count, own.at(offset - memory.part.first));
-                              });
-      } catch (...) {
-        const std::lock_guard lock(mutex);
-        failure = std::current_exception();
-      }
-    });
-    if (failure) std::rethrow_exception(failure);
-    if (replicas_->size() > 1) {
-      replicas_->wait(replicas_->all_gather(own, memory.piece.count(), {"initial state of unit", unit, -1}));
-    }
-    if (kind == BufferKind::master) refresh_working_copy(unit);
-  }
-}
-
-void Executor::refresh_working_copy(int unit) {
-  gathered_ = false;
-  if (!run_.mixed()) return;
-  const UnitMemory& memory = memory_[static_cast<size_t>(unit)];
-  ops::cast(stream_, memory.part.count(), memory.master, memory.own_weights);
 }
 
 const model::BatchShape& Executor::shape_of(int program) const {

@@ -32,12 +32,16 @@ struct Executor::Bound {
 struct Executor::UnitMemory {
   Extent extent;
   Range part, piece;
-  Ref master;            // part
+  Ref master;            // part; as the moments null where it lies in the file
   Ref whole_weights;     // what products read, where all of it always lies there; else null
   Ref own_weights;       // part of what products read
   Ref whole_gradient;    // accumulated gradient, where all of it lies there; else null
   Ref gradient;          // part of it
   Ref moment1, moment2;  // part
+};
+
+struct Executor::Updated {
+  Ref master, moment1, moment2;
 };
 
 // All i64, so that one exact all-reduce sums it.

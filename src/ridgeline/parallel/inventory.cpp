@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/parallel/offload.h"
 
 namespace ridgeline::parallel {
 namespace {
@@ -30,10 +31,17 @@ int64_t carved(F&& carve) {
 class Builder {
  public:
   Builder(const RunShape& run, const std::vector<model::Unit>& units)
-      : run_(run), units_(units), layers_(static_cast<int>(run.config.layers)) {}
+      : run_(run), units_(units), offload_(offload_of(run, units)), layers_(static_cast<int>(run.config.layers)) {}
 
   void add_persistent() {
     const Sharding& sharding = run_.sharding;
+    // First, so that it begins on a page.
+    if (offload_.window_bytes > 0) {
+      buffers_.push_back({.kind = BufferKind::offload_window,
+                          .name = "window of the offloaded optimizer state",
+                          .category = Category::optimizer,
+                          .bytes = offload_.window_bytes});
+    }
     int64_t blocks = 0;
     for (size_t i = 0; i < units_.size(); ++i) {
       const int unit = static_cast<int>(i);
@@ -41,13 +49,14 @@ class Builder {
       blocks = std::max(blocks, extent.piece / model::kNormBlock);
       const auto add = [&](BufferKind kind, std::string_view what, Category category, bool communicated, bool cut,
                            DType dtype) {
-        buffers_.push_back(
-            {.kind = kind,
-             .index = unit,
-             .name = fmt::format("{} {} ({}{})", units_[i].name, what, name_of(dtype), cut ? ", shard" : ""),
-             .category = category,
-             .space = communicated ? Space::peer_visible : Space::host,
-             .bytes = round_up((cut ? extent.part : extent.whole) * size_of(dtype), kAlignment)});
+        const bool in_file = offload_.find(kind) != nullptr;
+        buffers_.push_back({.kind = kind,
+                            .index = unit,
+                            .name = fmt::format("{} {} ({}{}{})", units_[i].name, what, name_of(dtype),
+                                                cut ? ", shard" : "", in_file ? ", in the file" : ""),
+                            .category = category,
+                            .space = in_file ? Space::file : (communicated ? Space::peer_visible : Space::host),
+                            .bytes = round_up((cut ? extent.part : extent.whole) * size_of(dtype), kAlignment)});
       };
       // Weights that only the optimizer cuts are whole, and filled by gathers in place.
       const bool whole_weights = !sharding.cuts(Shard::parameters);
@@ -240,6 +249,7 @@ class Builder {
 
   const RunShape& run_;
   const std::vector<model::Unit>& units_;
+  const Offload offload_;
   const int layers_;
   // Of the program whose buffers are added: operations of a kind, index and micro-batch, and for each operation the
   // last one that waits for it.
@@ -321,6 +331,18 @@ size_t KeyHash::operator()(const Key& key) const {
   return static_cast<size_t>(hash ^ (hash >> 32));
 }
 
+std::string_view name_of(Space space) {
+  switch (space) {
+    case Space::host:
+      return "host";
+    case Space::peer_visible:
+      return "peer visible";
+    case Space::file:
+      return "file";
+  }
+  return "?";
+}
+
 const Buffer* Inventory::find(BufferKind kind, int index, int micro, int program) const {
   const auto found = positions.find({static_cast<int>(kind), index, micro, program});
   return found == positions.end() ? nullptr : &buffers[found->second];
@@ -338,16 +360,21 @@ Inventory make_inventory(const RunShape& run, const std::vector<model::Unit>& un
     inventory.positions.emplace(Key{static_cast<int>(buffer.kind), buffer.index, buffer.micro, buffer.program}, i);
   }
 
+  const auto end_of = [&](Space space) -> int64_t& {
+    if (space == Space::file) return inventory.file_bytes;
+    return space == Space::host ? inventory.host_bytes : inventory.peer_visible_bytes;
+  };
   const auto advance = [&](int64_t& end, Buffer& buffer) {
     buffer.offset = end;
-    end += packing == Packing::separate ? round_up(buffer.bytes, kPage) + kPage : buffer.bytes;
+    // A file has no guard pages; parts of units are whole norm blocks, so that all in it begins on a page.
+    const bool guarded = packing == Packing::separate && buffer.space != Space::file;
+    end += guarded ? round_up(buffer.bytes, kPage) + kPage : buffer.bytes;
   };
   for (Buffer& buffer : inventory.buffers) {
-    if (!transient(buffer))
-      advance(buffer.space == Space::host ? inventory.host_bytes : inventory.peer_visible_bytes, buffer);
+    if (!transient(buffer)) advance(end_of(buffer.space), buffer);
   }
   for (const Space space : {Space::host, Space::peer_visible}) {
-    int64_t& bytes = space == Space::host ? inventory.host_bytes : inventory.peer_visible_bytes;
+    int64_t& bytes = end_of(space);
     bytes = round_up(bytes, kPage);
     const int64_t base = bytes;
     for (size_t i = 0; i < programs.size(); ++i) {

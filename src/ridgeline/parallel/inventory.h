@@ -22,8 +22,10 @@ std::string_view name_of(Category category);
 // Memory with different properties is laid out in different arenas.
 enum class Space {
   host,
-  peer_visible  // other ranks of the host read it directly: what is communicated
+  peer_visible,  // other ranks of the host read it directly: what is communicated
+  file           // of this rank, beside its memory: offloaded optimizer state
 };
+std::string_view name_of(Space space);
 
 enum class BufferKind {
   master,           // [unit] weights; what is cut holds this rank's part only
@@ -41,6 +43,7 @@ enum class BufferKind {
   losses,           // f32 per token, of all micro-batches one after the other
   rotary_table,     // cosines and sines of rotary positions
   norm_partials,    // fp64 per norm block
+  offload_window,   // through which offloaded state passes
   batch             // tokens, labels, positions, sample numbers, of all micro-batches one after the other
 };
 
@@ -66,6 +69,9 @@ struct RunShape {
   // What blocks 0, k, 2 k … compute again in their backward; the others keep everything.
   model::Recompute recompute = model::Recompute::none;
   int recompute_every = 1;  // k
+  // Optimizer state lies in a file of each rank and passes through a window of so many bytes, or as many as it needs at
+  // the least (parallel/offload.h). 0: it lies in memory.
+  int64_t offload_window = 0;
 
   model::Recompute recompute_of(int layer) const {
     return layer % recompute_every == 0 ? recompute : model::Recompute::none;
@@ -91,9 +97,10 @@ struct Inventory {
   std::vector<Buffer> buffers;
   std::unordered_map<Key, size_t, KeyHash> positions;  // in `buffers`
   int64_t host_bytes = 0, peer_visible_bytes = 0;
+  int64_t file_bytes = 0;  // each update reads them once and writes them once
 
   const Buffer* find(BufferKind kind, int index, int micro, int program) const;  // null when there is none
-  // What a rank allocates.
+  // What a rank allocates in memory.
   int64_t total_bytes() const { return host_bytes + peer_visible_bytes; }
 };
 

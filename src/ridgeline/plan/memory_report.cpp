@@ -21,10 +21,6 @@ namespace {
 using parallel::Buffer;
 using parallel::Category;
 
-std::string_view space_name(parallel::Space space) {
-  return space == parallel::Space::host ? "host" : "peer visible";
-}
-
 std::string gib(int64_t bytes) {
   return fmt::format("{:.2f} GiB", static_cast<double>(bytes) / (1 << 30));
 }
@@ -68,9 +64,11 @@ MemoryReport memory_report(const parallel::Inventory& inventory, const std::vect
   MemoryReport report;
   report.total = inventory.total_bytes();
   report.peer_visible = inventory.peer_visible_bytes;
+  report.file = inventory.file_bytes;
   std::array<int64_t, kCategories> persistent{};
   for (const Buffer& buffer : inventory.buffers) {
-    if (buffer.program < 0) persistent[static_cast<size_t>(buffer.category)] += buffer.bytes;
+    if (buffer.program < 0 && buffer.space != parallel::Space::file)
+      persistent[static_cast<size_t>(buffer.category)] += buffer.bytes;
   }
   std::array<int64_t, kCategories> most{};
   int64_t most_sum = -1;
@@ -108,6 +106,9 @@ nlohmann::json to_json(const parallel::Inventory& inventory, const MemoryReport&
   json["ranks"] = ranks;
   json["bytes_per_rank"] = report.total;
   json["peer_visible_bytes"] = report.peer_visible;
+  json["file_bytes_per_rank"] = report.file;
+  json["update_reads_file_bytes"] = report.file;
+  json["update_writes_file_bytes"] = report.file;
   json["fullest_operation"] = report.fullest;
   for (size_t c = 0; c < kCategories; ++c)
     json["categories"][std::string(parallel::name_of(static_cast<Category>(c)))] = report.by_category[c];
@@ -116,7 +117,7 @@ nlohmann::json to_json(const parallel::Inventory& inventory, const MemoryReport&
     nlohmann::json entry = {{"name", buffer.name},
                             {"bytes", buffer.bytes},
                             {"category", parallel::name_of(buffer.category)},
-                            {"space", space_name(buffer.space)},
+                            {"space", parallel::name_of(buffer.space)},
                             {"offset", buffer.offset}};
     if (buffer.program >= 0) {
       entry["program"] = programs[static_cast<size_t>(buffer.program)].name;

@@ -22,13 +22,15 @@ struct MemoryReport {
   int64_t unused = 0;        // total minus the categories: holes between buffers at the fullest operation
   int64_t total = 0;         // what a rank allocates
   int64_t peer_visible = 0;  // part of it that other ranks of the host can read
+  int64_t file = 0;          // beside it, in the rank's file: an update reads all of it once and writes it once
   std::string fullest;       // name of the fullest operation
 };
 
 MemoryReport memory_report(const parallel::Inventory& inventory, const std::vector<parallel::Program>& programs);
 
-// {"ranks", "bytes_per_rank", "peer_visible_bytes", "fullest_operation", "categories": {...}, "buffers": [{name, bytes,
-// category, space, offset, program, first, last}]}
+// {"ranks", "bytes_per_rank", "peer_visible_bytes", "file_bytes_per_rank", "update_reads_file_bytes",
+// "update_writes_file_bytes", "fullest_operation", "categories": {...}, "buffers": [{name, bytes, category, space,
+// offset, program, first, last}]}. What lies in the file counts in no category.
 nlohmann::json to_json(const parallel::Inventory& inventory, const MemoryReport& report,
                        const std::vector<parallel::Program>& programs, int ranks);
 

@@ -27,7 +27,7 @@ checkpoint::Layout state_layout(const Executor& executor) {
   std::vector<checkpoint::TensorSpec> specs;
   for (const Part& part : kParts) {
     for (size_t u = 0; u < executor.units().size(); ++u) {
-      const DType dtype = executor.state(part.kind, static_cast<int>(u)).dtype;
+      const DType dtype = executor.state_dtype(part.kind);
       for (const model::Tensor& tensor : executor.units()[u].tensors)
         specs.push_back({std::string(part.prefix) + tensor.name, dtype, tensor.shape});
     }
@@ -139,14 +139,13 @@ std::filesystem::path save_state(Executor& executor, const std::filesystem::path
       for (const Part& part : kParts) {
         for (size_t u = 0; u < executor.units().size(); ++u) {
           const int unit = static_cast<int>(u);
-          const Executor::Range piece = executor.piece(unit);
-          const int64_t begin = executor.part(unit).first;
-          const Ref values = executor.state(part.kind, unit);
-          parallel::for_each_tensor_range(executor.units()[u], piece.first, piece.last,
-                                          [&](const model::Tensor& tensor, int64_t at, int64_t count, int64_t offset) {
-                                            writer.write_range(std::string(part.prefix) + tensor.name, at, count,
-                                                               values.at(offset - begin));
-                                          });
+          executor.visit(part.kind, unit, executor.piece(unit), [&](int64_t first, int64_t elements, ConstRef values) {
+            parallel::for_each_tensor_range(
+                executor.units()[u], first, first + elements,
+                [&](const model::Tensor& tensor, int64_t at, int64_t count, int64_t offset) {
+                  writer.write_range(std::string(part.prefix) + tensor.name, at, count, values.at(offset - first));
+                });
+          });
         }
       }
       pieces = writer.finish();

@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
+#include "ridgeline/parallel/offload.h"
+
 namespace ridgeline::parallel {
 namespace {
 
@@ -122,6 +126,84 @@ TEST(inventory, parameters_gradients_and_moments_take_what_the_closed_form_says)
       }
       EXPECT_EQ(bytes, form.whole * padded + form.cut * padded / run.sharding.shards())
           << name_of(form.level) << " " << ranks << " ranks, groups of " << group;
+    }
+  }
+}
+
+// Bytes per element: what leaves memory is in the file, and the window no larger than asked for.
+TEST(inventory, offload_moves_moments_and_masters_that_products_do_not_read) {
+  struct Form {
+    DType weights, masters, moments;
+    int64_t element;
+  };
+  constexpr DType f32 = DType::f32, bf16 = DType::bf16, f16 = DType::f16;
+  for (const Form& form : {Form{f32, f32, f32, 8}, Form{bf16, f32, f32, 12}, Form{f16, f32, f32, 12},
+                           Form{bf16, f32, bf16, 8}, Form{bf16, bf16, f32, 8}, Form{bf16, bf16, bf16, 4}}) {
+    for (const Shard level : kLevels) {
+      for (const int group : {0, 2}) {
+        RunShape run = small({.level = level,
+                              .ranks = 4,
+                              .group = group,
+                              .weights = form.weights,
+                              .masters = form.masters,
+                              .moments = form.moments});
+        const std::vector<model::Unit> units = model::declare(run.config);
+        int64_t padded = 0;
+        for (const model::Unit& unit : units) padded += unit.padded(4) / run.sharding.shards();
+        for (const Packing packing : {Packing::shared, Packing::separate}) {
+          run.offload_window = 0;
+          const Inventory plain = make_inventory(run, units, programs(run), packing);
+          EXPECT_EQ(plain.file_bytes, 0);
+          for (const int64_t window : {int64_t{1}, int64_t{1} << 20, int64_t{64} << 20}) {
+            run.offload_window = window;
+            const Inventory inventory = make_inventory(run, units, programs(run), packing);
+            EXPECT_EQ(inventory.file_bytes, form.element * padded) << name_of(level) << " " << group;
+            EXPECT_TRUE(overlapping(inventory, programs(run)).empty());
+            const Buffer& memory = *inventory.find(BufferKind::offload_window, 0, 0, -1);
+            EXPECT_EQ(memory.offset, 0);
+            EXPECT_LE(memory.bytes, std::max<int64_t>(window, 8 * form.element * model::kNormBlock));
+            for (const Buffer& buffer : inventory.buffers) {
+              if (buffer.space != Space::file) continue;
+              EXPECT_EQ(buffer.offset % device::StateFile::kAlignment, 0) << buffer.name;
+            }
+            if (packing == Packing::separate) continue;
+            // But for rounding up to a page.
+            EXPECT_NEAR(static_cast<double>(plain.total_bytes() - inventory.total_bytes()),
+                        static_cast<double>(form.element * padded - memory.bytes), 4096.0);
+          }
+        }
+      }
+    }
+  }
+}
+
+// What passes is the file, once, in the order of the updates, and as much as the plan says.
+TEST(inventory, offloaded_state_passes_whole_in_the_order_of_updates) {
+  for (const Shard level : kLevels) {
+    for (const int64_t window : {int64_t{1}, int64_t{2} << 20}) {
+      RunShape run = small({.level = level, .ranks = 4, .weights = DType::bf16});
+      run.offload_window = window;
+      const std::vector<model::Unit> units = model::declare(run.config);
+      const Inventory inventory = make_inventory(run, units, programs(run));
+      const Offload offload = offload_of(run, units);
+      const std::vector<OffloadChunk> chunks = chunks_of(offload, programs(run)[0], units, run.sharding);
+      std::vector<bool> pages(static_cast<size_t>(inventory.file_bytes / device::StateFile::kAlignment));
+      int64_t bytes = 0;
+      for (const device::FileStream::Chunk& chunk : ranges_of(offload, chunks, inventory)) {
+        for (const device::FileStream::Range& range : chunk) {
+          bytes += range.bytes;
+          for (int64_t at = range.file; at < range.file + range.bytes; at += device::StateFile::kAlignment)
+            pages[static_cast<size_t>(at / device::StateFile::kAlignment)] = true;
+        }
+      }
+      EXPECT_EQ(bytes, inventory.file_bytes);
+      EXPECT_EQ(std::count(pages.begin(), pages.end(), true), static_cast<int64_t>(pages.size()));
+      OffloadChunk before{-1, 0, 0};
+      for (const OffloadChunk& chunk : chunks) {
+        EXPECT_EQ(chunk.first, chunk.unit == before.unit ? before.last : 0);
+        EXPECT_GE(chunk.unit, before.unit);
+        before = chunk;
+      }
     }
   }
 }
