@@ -72,6 +72,9 @@ struct Config {
     int64_t decay_samples = 0;  // 0 = those of the whole run
     std::string form = "adamw";
     std::string state = "fp32";
+    std::string offload = "none";
+    std::string offload_directory;               // "" = `offload` in the run's folder
+    int64_t offload_buffer = int64_t{64} << 20;  // bytes
     double beta1 = 0.9;
     double beta2 = 0.95;
     double epsilon = 1e-8;

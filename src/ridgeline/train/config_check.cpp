@@ -179,9 +179,23 @@ void check_schedule_keys(const Config& config) {
   }
 }
 
+void check_offload(const Config& config) {
+  if (config.optimizer.offload == "file") return;
+  const Config defaults;
+  for (const std::string_view name : {"optimizer.offload_directory", "optimizer.offload_buffer"}) {
+    const Key& key = *find_key(name);
+    const std::string value = value_text(slot_of(key, config));
+    if (value == value_text(slot_of(key, defaults))) continue;
+    throw Error(fmt::format("{}{} = {}: not read by optimizer.offload = \"{}\"", where(config, name), name, value,
+                            config.optimizer.offload),
+                "Leave it out, or set optimizer.offload = \"file\".");
+  }
+}
+
 void check_optimizer(const Config& config) {
   const Config::Optimizer& o = config.optimizer;
   check_schedule_keys(config);
+  check_offload(config);
   if (o.min_learning_rate > o.learning_rate) {
     throw Error(fmt::format("{}optimizer.min_learning_rate = {}: above optimizer.learning_rate = {}",
                             where(config, "optimizer.min_learning_rate"), o.min_learning_rate, o.learning_rate),

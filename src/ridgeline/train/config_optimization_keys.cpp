@@ -136,6 +136,28 @@ std::vector<Key> optimizer_keys() {
        .meaning = "How both moments are stored. bf16: 4 bytes per parameter instead of 8, rounded to nearest, so that "
                   "the second can only fall where beta2 is at most 0.99.",
        .words = {"fp32", "bf16"}},
+      {.name = "optimizer.offload",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return &c.optimizer.offload; },
+       .meaning = "Where the optimizer's state lies: the moments, and the master weights where products read a 2-byte "
+                  "copy of them. file: in a file of each rank, from which each update streams it through a window "
+                  "(DeepSpeed's offload_optimizer to nvme); the same bits. host: in host memory, where on CPUs it lies "
+                  "anyway. none: beside the weights.",
+       .words = {"none", "host", "file"}},
+      {.name = "optimizer.offload_directory",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return &c.optimizer.offload_directory; },
+       .meaning =
+           "offload = file: a folder on a fast disk of the rank's own host (NVMe). The files in it have no names "
+           "and vanish with the run. \"\": `offload` in the run's folder (--out)."},
+      {.name = "optimizer.offload_buffer",
+       .unit = "bytes",
+       .slot = [](Config& c) -> Slot { return &c.optimizer.offload_buffer; },
+       .meaning =
+           "offload = file: the window in each rank's memory. So much is read ahead beside forward and backward, "
+           "and written behind beside the next step's.",
+       .low = 1 << 20,
+       .high = kNoLimit},
       {.name = "optimizer.beta1",
        .unit = "",
        .slot = [](Config& c) -> Slot { return &c.optimizer.beta1; },

@@ -133,7 +133,8 @@ parallel::RunShape run_shape(const Config& config, int ranks) {
           .evaluation_batch = evaluation,
           .sharding = sharding_of(config, ranks),
           .recompute = recompute_of(config),
-          .recompute_every = static_cast<int>(config.train.recompute_every)};
+          .recompute_every = static_cast<int>(config.train.recompute_every),
+          .offload_window = config.optimizer.offload == "file" ? config.optimizer.offload_buffer : 0};
 }
 
 std::vector<parallel::Program> run_programs(const Config& config, int ranks) {

@@ -56,6 +56,10 @@ std::vector<Step> steps_of(const Config& config, int ranks) {
     if (of_rank % size == 0 && of_rank / size <= most) micro.values.push_back(std::to_string(size));
   }
   steps.push_back(std::move(micro));
+  if (config.optimizer.offload != "file") {
+    steps.push_back(
+        {"optimizer.offload", {"file"}, [](Config& c, const std::string& value) { c.optimizer.offload = value; }});
+  }
   if (config.train.precision == "fp32") {
     steps.push_back(
         {"train.precision", {"bf16"}, [](Config& c, const std::string& value) { c.train.precision = value; }});

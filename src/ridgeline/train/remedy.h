@@ -12,7 +12,8 @@ namespace ridgeline::train {
 plan::MemoryReport memory_report(const Config& config, int ranks);
 
 // The nearest change to `config` with which it fits `limit`, as a sentence for an error: a single key where one is
-// enough, dearest last (more sharding, reducing every micro-batch, recompute, smaller micro-batches, fewer bits), else
+// enough, dearest last (more sharding, reducing every micro-batch, recompute, smaller micro-batches, offload to a file,
+// fewer bits), else
 // the shortest sequence of these, each at its strongest. Where nothing fits, the least that they lead to. Pure.
 std::string nearest_remedy(const Config& config, int ranks, const plan::Limit& limit);
 

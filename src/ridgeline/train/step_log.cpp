@@ -107,6 +107,10 @@ void StepLog::record(const StepRecord& record) {
     fields[count++] = {"loss_scale", *record.loss_scale};
     fields[count++] = {"overflow", int64_t{record.result.overflow ? 1 : 0}};
   }
+  if (job_.config.optimizer.offload == "file") {
+    fields[count++] = {"offload_read_bytes", record.result.offload_read_bytes};
+    fields[count++] = {"offload_written_bytes", record.result.offload_written_bytes};
+  }
   if (record.validation_loss) fields[count++] = {"validation_loss", *record.validation_loss};
   if (record.validation_bits_per_byte) fields[count++] = {"validation_bits_per_byte", *record.validation_bits_per_byte};
   if (record.save_seconds) fields[count++] = {"save_seconds", *record.save_seconds};

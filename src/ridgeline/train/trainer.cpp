@@ -31,12 +31,16 @@ double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
-parallel::Executor::Options executor_options(const Config& config) {
-#ifdef NDEBUG
-  return {.overlap = config.parallel.overlap};
-#else
-  return {.packing = parallel::Packing::separate, .guard = true, .overlap = config.parallel.overlap};
+parallel::Executor::Options executor_options(const Job& job) {
+  const std::string& folder = job.config.optimizer.offload_directory;
+  parallel::Executor::Options options{
+      .overlap = job.config.parallel.overlap,
+      .offload_folder = folder.empty() ? job.options.out / "offload" : fs::path(folder)};
+#ifndef NDEBUG
+  options.packing = parallel::Packing::separate;
+  options.guard = true;
 #endif
+  return options;
 }
 
 // Processes are placed by their launcher, threads of one process by us.
@@ -56,7 +60,7 @@ class Trainer {
                   : std::vector<int>()),
         stream_(team_),
         begin_(Clock::now()),
-        executor_(run_shape(job.config, world.size()), programs_, world, stream_, executor_options(job.config)),
+        executor_(run_shape(job.config, world.size()), programs_, world, stream_, executor_options(job)),
         timer_(programs_, world.rank(), job.options.trace.has_value()),
         tokens_(static_cast<size_t>(job.config.train.sequence) + 1) {
     memory_seconds_ = seconds_since(begin_);
@@ -123,6 +127,13 @@ class Trainer {
     write_atomically(job_.options.out / "config.toml", to_toml(job_.config, Detail::documented));
     if (resume) checkpoint::remove_leftovers(checkpoints());
     log_.emplace(job_, executor_.run_shape(), state_.step, resume);
+    if (const device::FileStream* const stream = executor_.offload_file()) {
+      log_->message(fmt::format(
+          "optimizer state: {} per rank in a file in '{}', {}",
+          observe::format_bytes(static_cast<double>(stream->file().size())), stream->file().folder().string(),
+          stream->file().direct() ? "past the page cache"
+                                  : "through the page cache: this file system has no direct I/O"));
+    }
     if (resume) {
       log_->message(fmt::format("resumed at step {}", state_.step));
       for (const std::string& line : differences_) log_->message("changed since: " + line);

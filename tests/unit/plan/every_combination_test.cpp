@@ -42,6 +42,7 @@ constexpr std::array<int, 3> kPrefetch = {0, 1, 3};
 constexpr std::array<const char*, 2> kWire = {"fp32", "bf16"};
 constexpr std::array<const char*, 4> kPrecision = {"fp32", "bf16", "fp16", "pure_bf16"};
 constexpr std::array<const char*, 2> kState = {"fp32", "bf16"};
+constexpr std::array<const char*, 2> kOffload = {"none", "file"};
 constexpr std::array<const char*, 2> kForm = {"adamw", "adam"};
 constexpr std::array<Recomputed, 5> kRecompute = {
     {{"none", 1}, {"selective", 1}, {"selective", 2}, {"full", 1}, {"full", 2}}};
@@ -55,7 +56,22 @@ struct Batch {
 constexpr std::array<Batch, 7> kBatches = {
     {{1, 0, 0}, {2, 0, 0}, {3, 0, 0}, {2, 0, 1}, {3, 0, 1}, {0, 24, 0}, {0, 24, 8}}};
 
-enum Option { world, group, batch, level, reduce, gather, prefetch, wire, precision, state, form, recompute, family };
+enum Option {
+  world,
+  group,
+  batch,
+  level,
+  reduce,
+  gather,
+  prefetch,
+  wire,
+  precision,
+  state,
+  offload,
+  form,
+  recompute,
+  family
+};
 const std::vector<Dimension>& dimensions() {
   static const std::vector<Dimension> all = {
       {"world", kMaxRanks},
@@ -68,6 +84,7 @@ const std::vector<Dimension>& dimensions() {
       {"reduce_dtype", static_cast<int>(kWire.size())},
       {"precision", static_cast<int>(kPrecision.size())},
       {"optimizer.state", static_cast<int>(kState.size())},
+      {"optimizer.offload", static_cast<int>(kOffload.size())},
       {"optimizer.form", static_cast<int>(kForm.size())},
       {"recompute", static_cast<int>(kRecompute.size())},
       {"family", static_cast<int>(kFamilies.size())},
@@ -131,6 +148,7 @@ train::Config config_of(const Choice& choice) {
   config.train.recompute = value(kRecompute, choice, recompute).kind;
   config.train.recompute_every = value(kRecompute, choice, recompute).every;
   config.optimizer.state = value(kState, choice, state);
+  config.optimizer.offload = value(kOffload, choice, offload);
   config.optimizer.form = value(kForm, choice, form);
   config.parallel.shard = value(kLevels, choice, level);
   config.parallel.shard_group = value(kGroups, choice, group);
@@ -221,6 +239,7 @@ void expect_sound(const Choice& choice, const train::Config& config, std::map<st
     EXPECT_TRUE(wrong.empty()) << wrong.front() << "\n" << described(choice, config);
   }
   const parallel::Inventory inventory = parallel::make_inventory(shape, model::declare(shape.config), programs);
+  EXPECT_EQ(inventory.file_bytes > 0, config.optimizer.offload == "file") << described(choice, config);
   const std::vector<std::string> wrong = parallel::overlapping(inventory, programs);
   EXPECT_TRUE(wrong.empty()) << wrong.front() << "\n" << described(choice, config);
   // A limit in the midst of what these runs take.
@@ -239,7 +258,7 @@ void expect_sound(const Choice& choice, const train::Config& config, std::map<st
 // Every combination with RIDGELINE_TEST_LONG; else every kStride-th, a prime that divides no number of values, so that
 // every pair of values meets (which is checked).
 TEST(EveryCombination, IsRunOrRefusedForDivisibilityOrMemoryAlone) {
-  constexpr int64_t kStride = 61, kProvedStride = 503;
+  constexpr int64_t kStride = 127, kProvedStride = 503;
   const int64_t stride = std::getenv("RIDGELINE_TEST_LONG") != nullptr ? 1 : kStride;
   std::map<std::string, int64_t> counts;
   Pairs pairs;
@@ -262,6 +281,21 @@ TEST(EveryCombination, IsRunOrRefusedForDivisibilityOrMemoryAlone) {
   fmt::print("{} combinations, {} tried, {} run\n", combinations(), tried, run);
   for (const auto& [reason, count] : counts) fmt::print("{:>9}  {}\n", count, reason);
   EXPECT_EQ(pairs.missing(), std::vector<std::string>{});
+}
+
+TEST(EveryCombination, OffloadToHostMemoryIsWhereStateLiesOnCpus) {
+  train::Config config = base_of(0);
+  config.train.precision = "bf16";
+  const std::vector<parallel::Program> programs = train::run_programs(config, 1);
+  const auto planned = [&](const char* where) {
+    config.optimizer.offload = where;
+    train::check(config, 1);
+    const parallel::RunShape shape = train::run_shape(config, 1);
+    return parallel::make_inventory(shape, model::declare(shape.config), programs);
+  };
+  EXPECT_EQ(planned("host").total_bytes(), planned("none").total_bytes());
+  EXPECT_EQ(planned("host").file_bytes, 0);
+  EXPECT_GT(planned("file").file_bytes, 0);
 }
 
 }  // namespace

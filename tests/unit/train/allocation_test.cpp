@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <filesystem>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -52,10 +53,11 @@ extern "C" void* aligned_alloc(size_t alignment, size_t size) {
 namespace ridgeline::train {
 namespace {
 
-// What is sharded over how many ranks; all of them at all levels.
+// What is sharded over how many ranks; all of them at all levels, some with their optimizer's state in a file.
 struct Layout {
   int ranks;
   parallel::Shard shard;
+  int64_t offload_window = 0;
 };
 const std::vector<Layout>& layouts() {
   static const std::vector<Layout> all = [] {
@@ -65,6 +67,10 @@ const std::vector<Layout>& layouts() {
            {parallel::Shard::none, parallel::Shard::optimizer, parallel::Shard::gradients, parallel::Shard::parameters})
         list.push_back({ranks, shard});
     }
+    constexpr int64_t kWindow = 1 << 20;
+    list.push_back({1, parallel::Shard::none, kWindow});
+    list.push_back({2, parallel::Shard::optimizer, kWindow});
+    list.push_back({4, parallel::Shard::parameters, kWindow});
     return list;
   }();
   return all;
@@ -83,7 +89,8 @@ std::vector<Case> cases() {
 }
 
 std::string text_of(const Layout& layout, DType dtype) {
-  return fmt::format("{} ranks, level {}, {}", layout.ranks, parallel::name_of(layout.shard), name_of(dtype));
+  return fmt::format("{} ranks, level {}, {}{}", layout.ranks, parallel::name_of(layout.shard), name_of(dtype),
+                     layout.offload_window > 0 ? ", offload" : "");
 }
 
 parallel::RunShape shape(const Layout& layout, DType dtype, bool dropout) {
@@ -105,6 +112,7 @@ parallel::RunShape shape(const Layout& layout, DType dtype, bool dropout) {
   run.evaluation_batch = run.batch;
   run.evaluation_batch.dropout = false;
   run.sharding = {.level = layout.shard, .ranks = layout.ranks, .weights = dtype, .micro_batches = 2};
+  run.offload_window = layout.offload_window;
   return run;
 }
 
@@ -135,13 +143,15 @@ parallel::StepResult run_program(parallel::Executor& executor, int program) {
 
 template <typename F>
 void with_executor(const parallel::RunShape& run, parallel::Executor::Options options, F&& f) {
-  comm::run_threads(run.sharding.ranks, {.timeout = std::chrono::seconds(60)}, [&](comm::World& world) {
-    device::WorkerTeam team(run.batch.team_size);
-    device::Stream stream(team);
-    parallel::Executor executor(run, programs(run), world, stream, options);
-    initialize(executor, 1);
-    f(executor, world);
-  });
+  comm::run_threads(run.sharding.ranks, {.timeout = std::chrono::seconds(60)},
+                    [&, options](comm::World& world) mutable {
+                      device::WorkerTeam team(run.batch.team_size);
+                      device::Stream stream(team);
+                      options.offload_folder = std::filesystem::temp_directory_path() / "ridgeline_allocation";
+                      parallel::Executor executor(run, programs(run), world, stream, options);
+                      initialize(executor, 1);
+                      f(executor, world);
+                    });
 }
 
 TEST(memory, steps_allocate_nothing) {
@@ -164,6 +174,31 @@ TEST(memory, steps_allocate_nothing) {
       barrier();
     });
     EXPECT_EQ(allocations.load(), 0);
+  }
+}
+
+// What goes through the file is what the plan says, exactly, with steps that skip their update in between.
+TEST(memory, offload_moves_the_bytes_of_the_plan) {
+  for (const auto& [layout, dtype] : cases()) {
+    if (layout.offload_window == 0) continue;
+    SCOPED_TRACE(text_of(layout, dtype));
+    with_executor(shape(layout, dtype, true), {}, [&](parallel::Executor& executor, comm::World&) {
+      const int64_t planned = executor.inventory().file_bytes;
+      EXPECT_GT(planned, layout.offload_window);
+      int64_t updates = 0;
+      for (const bool updates_weights : {true, true, false, false, true, false, true}) {
+        for (int micro = 0; micro < 2; ++micro) write_tokens(executor, 0, micro);
+        const parallel::StepResult result =
+            executor.run(0, {.step = 1, .correction1 = 0.1F, .correction2 = 0.001F, .update = updates_weights});
+        EXPECT_EQ(result.offload_read_bytes, updates_weights ? planned : 0);
+        EXPECT_EQ(result.offload_written_bytes, updates_weights ? planned : 0);
+        updates += updates_weights ? 1 : 0;
+      }
+      // Looking at the state waits for what is still to be written.
+      executor.collect(parallel::BufferKind::moment1, 0);
+      EXPECT_EQ(executor.offload_file()->bytes_read(), updates * planned);
+      EXPECT_EQ(executor.offload_file()->bytes_written(), updates * planned);
+    });
   }
 }
 

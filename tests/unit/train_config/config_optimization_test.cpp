@@ -242,5 +242,21 @@ TEST(ConfigOptimizer, FormAndStateAreWords) {
   expect_error([] { good({"train.loss_scale=1024"}); }, {"must be usual | constant | megatron"});
 }
 
+// ------------------------------------------------------------------------------------------------------------ offload
+
+TEST(ConfigOffload, WhereAndHowLargeAreReadForAFileAlone) {
+  for (const char* const offload : {"none", "host"}) {
+    const std::string where = std::string("optimizer.offload=") + offload;
+    EXPECT_NO_THROW(check(good({where}), 1));
+    for (const char* const key : {"optimizer.offload_directory=/scratch", "optimizer.offload_buffer=2097152"})
+      expect_refused({where, key}, {"--set: optimizer.offload_", "not read by optimizer.offload", "\"file\""});
+  }
+  EXPECT_NO_THROW(check(
+      good({"optimizer.offload=file", "optimizer.offload_directory=/scratch", "optimizer.offload_buffer=1048576"}), 1));
+  expect_refused({"optimizer.offload=file", "optimizer.offload_buffer=1048575"},
+                 {"optimizer.offload_buffer", "at least 1048576"});
+  expect_refused({"optimizer.offload=nvme"}, {"optimizer.offload", "none", "host", "file"});
+}
+
 }  // namespace
 }  // namespace ridgeline::train
