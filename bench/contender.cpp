@@ -13,8 +13,11 @@ void Contender::step(int count, bool keep) {
   tokens = row.at("tokens").get<int64_t>();
   resident = row.at("peak_resident_bytes").get<int64_t>();
   if (row.contains("planned_bytes")) planned = row.at("planned_bytes").get<int64_t>();
+  offloaded = row.value("offloaded_bytes", int64_t{0});
   if (!keep) return;
   for (const nlohmann::json& value : row.at("step_seconds")) seconds.push_back(value.get<double>());
+  for (const nlohmann::json& value : row.value("update_seconds", nlohmann::json::array()))
+    update_seconds.push_back(value.get<double>());
 }
 
 Contender start_worker(const std::string& program, const WorkerOptions& work, const std::string& name) {

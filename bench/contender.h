@@ -15,11 +15,12 @@ namespace ridgeline::bench {
 struct Contender {
   std::string name;
   std::unique_ptr<Process> process;
-  std::vector<double> seconds;
+  std::vector<double> seconds, update_seconds;  // the latter of ours only
   int64_t tokens = 0;
   int64_t resident = 0;  // of its largest process
   int64_t planned = 0;
-  std::string limited;  // why its steps have fewer tokens than asked for; "" when they have not
+  int64_t offloaded = 0;  // bytes in files, of all ranks
+  std::string limited;    // why its steps have fewer tokens than asked for; "" when they have not
 
   // `keep`: into `seconds`.
   void step(int count, bool keep);

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "bench/contender.h"
+#include "bench/disk.h"
 #include "bench/machine.h"
 #include "ridgeline/base/error.h"
 #include "ridgeline/model/declarations.h"
@@ -167,6 +168,58 @@ void add_choice(const TrainBenchOptions& options, const std::string& precision, 
                   .ratio = static_cast<double>(pair[0].resident) / static_cast<double>(pair[1].resident)});
 }
 
+void add_bandwidth(const std::string& name, const std::vector<double>& bandwidth, std::vector<Row>& rows) {
+  const Statistics all = statistics(bandwidth);
+  rows.push_back({.name = name, .value = all.median * 1e-9, .unit = "GB/s", .spread = all.spread});
+}
+
+// Optimizer state in a file beside the same in memory, one rank with all threads; and what the disk allows of that, by
+// its bandwidth before and after the race: an update takes no less than its arithmetic, nor than its bytes take to pass
+// beyond those that the window reads ahead and writes behind.
+void add_offload(const TrainBenchOptions& options, const std::string& precision, const Machine& machine,
+                 std::vector<Row>& rows) {
+  const std::string folder =
+      options.offload_directory.empty() ? std::filesystem::temp_directory_path().string() : options.offload_directory;
+  std::vector<Contender> pair;
+  pair.push_back(start_ours(options, precision, 1, options.cpus, "offload file",
+                            {"optimizer.offload=file", "optimizer.offload_directory=" + folder,
+                             fmt::format("optimizer.offload_buffer={}", options.offload_buffer)}));
+  pair.push_back(start_ours(options, precision, 1, options.cpus, "offload none"));
+  pair[0].step(1, false);
+  const int64_t window = options.offload_buffer, bytes = pair[0].offloaded;
+  Disk disk;
+  measure_disk(folder, bytes, disk);
+  race(options.race, pair);
+  measure_disk(folder, bytes, disk);
+
+  const double step = statistics(pair[1].seconds).median, update = statistics(pair[1].update_seconds).median;
+  const double passing = static_cast<double>(std::max<int64_t>(bytes - window, 0)) / statistics(disk.together).median;
+  const double allowed = step / (step - update + std::max(update, passing));
+  const double reached = speed_ratio(pair[0], pair[1]);
+  add_speed(options, precision, machine, pair[0], "_offload_file", rows);
+  rows.back().peer = pair[1].name;
+  rows.back().ratio = reached;
+  rows.push_back({.name = row_name(options, precision, "_offload_file_of_none"),
+                  .value = reached,
+                  .unit = "of none",
+                  .floor = allowed,
+                  .fraction = reached / allowed});
+  rows.push_back({.name = row_name(options, precision, "_offload_file_memory"),
+                  .value = static_cast<double>(pair[0].resident) * 1e-9,
+                  .unit = "GB",
+                  .floor = static_cast<double>(pair[0].planned) * 1e-9,
+                  .fraction = static_cast<double>(pair[0].planned) / static_cast<double>(pair[0].resident),
+                  .peer = pair[1].name,
+                  .ratio = static_cast<double>(pair[0].resident) / static_cast<double>(pair[1].resident)});
+  rows.push_back({.name = row_name(options, precision, "_offload_file_state"),
+                  .value = static_cast<double>(bytes) * 1e-9,
+                  .unit = "GB"});
+  const std::string cached = disk.direct ? "" : "_through_the_page_cache";
+  add_bandwidth("disk_read" + cached, disk.read, rows);
+  add_bandwidth("disk_write" + cached, disk.write, rows);
+  add_bandwidth("disk_read_while_writing" + cached, disk.together, rows);
+}
+
 // What we cut when a peer cuts in its mode.
 std::string shard_of_mode(std::string_view mode) {
   const std::string_view name = mode.substr(0, mode.find('-'));
@@ -228,6 +281,7 @@ std::vector<Row> train_rows(const TrainBenchOptions& options) {
       if (wanted(fmt::format("{}_{}_{}", precision, name, value)))
         add_choice(options, precision, machine, key, value, rows);
     }
+    if (wanted(fmt::format("{}_offload_file", precision))) add_offload(options, precision, machine, rows);
     if (options.peers.empty() || precision == "fp16") continue;  // the peers' program has no fp16
     for (const std::string& mode : options.peer_modes) {
       if (wanted(fmt::format("{}_beside_{}", precision, mode))) add_peer(options, precision, machine, mode, rows);

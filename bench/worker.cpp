@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "ridgeline/base/random.h"
 #include "ridgeline/comm/communicator.h"
@@ -36,6 +37,18 @@ void write_batch(parallel::Executor& executor, int micro_batches, int64_t step) 
     }
   }
 }
+
+class UpdateTimer : public parallel::OpObserver {
+ public:
+  void operation(const parallel::Op& op, int64_t begin, int64_t end) override {
+    if (op.kind == parallel::OpKind::update) nanoseconds_ += end - begin;
+  }
+  // Since the last call.
+  double seconds() { return static_cast<double>(std::exchange(nanoseconds_, 0)) * 1e-9; }
+
+ private:
+  int64_t nanoseconds_ = 0;
+};
 
 }  // namespace
 
@@ -67,7 +80,11 @@ void run_worker(const WorkerOptions& options) {
     device::WorkerTeam team(options.threads, threads ? device::cpus_of_rank(world.rank(), world.size(), options.threads)
                                                      : std::vector<int>());
     device::Stream stream(team);
-    parallel::Executor executor(run, programs, world, stream, {.overlap = config.parallel.overlap});
+    parallel::Executor executor(
+        run, programs, world, stream,
+        {.overlap = config.parallel.overlap, .offload_folder = config.optimizer.offload_directory});
+    UpdateTimer timer;
+    executor.observe(&timer);
     train::initialize(executor, 1);
     const std::unique_ptr<comm::Communicator> ranks = world.communicator("bench");
     const bool first = world.rank() == 0;
@@ -80,7 +97,7 @@ void run_worker(const WorkerOptions& options) {
       }
       ranks->wait(ranks->broadcast(Ref(&count), 1, 0, {"how many steps", -1, step}));
       if (count == 0) return;
-      nlohmann::json seconds = nlohmann::json::array();
+      nlohmann::json seconds = nlohmann::json::array(), update_seconds = seconds;
       double loss = 0;
       for (int64_t i = 0; i < count; ++i) {
         ranks->wait(ranks->barrier({"begin of a step", -1, step}));
@@ -97,13 +114,16 @@ void run_worker(const WorkerOptions& options) {
         loss = result.loss;
         if (result.overflow) loss_scale *= 0.5F;
         seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+        update_seconds.push_back(timer.seconds());
       }
       if (!first) continue;
       const nlohmann::json row = {{"step_seconds", seconds},
+                                  {"update_seconds", update_seconds},
                                   {"loss", loss},
                                   {"tokens", options.batch * options.sequence},
                                   {"peak_resident_bytes", device::resident_memory().peak},
-                                  {"planned_bytes", executor.inventory().total_bytes() * options.ranks}};
+                                  {"planned_bytes", executor.inventory().total_bytes() * options.ranks},
+                                  {"offloaded_bytes", executor.inventory().file_bytes * options.ranks}};
       fmt::print("{}\n", row.dump());
       std::fflush(stdout);
     }

@@ -99,6 +99,7 @@ void add_bench(CLI::App& app) {
       "  mpirun -n 2 ridgeline bench comm\n"
       "  ridgeline bench overlap\n"
       "  ridgeline bench train --rows shard,recompute              one choice beside another\n"
+      "  ridgeline bench train --rows offload --offload-directory /nvme\n"
       "  ridgeline bench train --peers /tmp/ridgeline-peers        beside PyTorch (bench/peers/setup.sh makes that "
       "folder)");
   const auto common = [&](CLI::App* sub) {
@@ -134,8 +135,17 @@ void add_bench(CLI::App& app) {
   train
       ->add_option("--rows", options->train.rows,
                    "Only races whose name contains one of these: PRECISION_own, PRECISION_shard_LEVEL, "
-                   "PRECISION_recompute_KIND, PRECISION_beside_PEERMODE")
+                   "PRECISION_recompute_KIND, PRECISION_offload_file, PRECISION_beside_PEERMODE")
       ->delimiter(',');
+  train
+      ->add_option("--offload-directory", options->train.offload_directory,
+                   "Folder on the disk that offload_file writes to (a GPT-2 124M takes 1 GB there); default: the "
+                   "system's for temporary files")
+      ->type_name("DIR");
+  train->add_option("--offload-buffer", options->train.offload_buffer, "Window of offload_file in memory")
+      ->capture_default_str()
+      ->transform(CLI::AsSizeValue(true))
+      ->type_name("SIZE");
   train->add_option("--peers", options->train.peers, "Environment made by bench/peers/setup.sh")->type_name("DIR");
   train->add_option("--peer-script", options->train.peer_script, "The peer's program")
       ->capture_default_str()
