@@ -6,6 +6,8 @@
 #   missing_file empty_corpus invalid_utf8 cut_json_line large_token_id unknown_key indivisible_ranks
 #   full_disk read_only_output      (root: a small file system is mounted in a mount namespace of the test's own)
 #   bounded_memory                  (root: four MPI processes, each in a cgroup of its own)
+#   bounded_offload          (root: a process in a cgroup)
+#   offload_full_disk offload_kill  (root: a small file system is mounted)
 #   mpi_kill mpi_stop               (one of two MPI ranks gets SIGKILL or SIGSTOP while it trains)
 #
 # Environment: FAILURE_SECONDS (default 15): within how many seconds every process must be gone; slack for a loaded machine.
@@ -208,36 +210,45 @@ mpi_rank_gets() {
     if kill -0 "$(cat "$here/pid.$rank")" 2>/dev/null; then complain "rank $rank still runs"; fi
   done
 }
+
+# memory_groups COUNT MEBIBYTES: cgroups $groups.0, … with that limit; `bash -c "$in_group" "$groups" COMMAND…` runs a rank
+# in its own.
+memory_groups() {
+  local root=/sys/fs/cgroup/memory limit=memory.limit_in_bytes number
+  most=memory.max_usage_in_bytes
+  if ! [ -e $root/$limit ]; then root=/sys/fs/cgroup limit=memory.max most=memory.peak; fi
+  groups=$root/ridgeline_test_$$
+  # shellcheck disable=SC2016
+  in_group='echo $$ >"$0.${PMI_RANK:-${OMPI_COMM_WORLD_RANK:-0}}/cgroup.procs" && exec "$@"'
+  for ((number = 0; number < $1; ++number)); do
+    if ! { mkdir "$groups.$number" && echo $(($2 << 20)) >"$groups.$number/$limit"; } 2>"$here/said"; then
+      rmdir "$groups".* 2>/dev/null
+      echo "SKIPPED: $case: no cgroup with a memory limit can be made here"
+      exit 77
+    fi
+  done
+}
+
 # Four processes at level `parameters` train what one process under the same limit cannot. The limit counts private and
 # shared bytes: a cgroup per process. 600 MiB, because of 57 million parameters x 16 bytes one process needs 0.9 GiB, and
 # each of four 260 MiB and what MPI and code take. RLIMIT_AS would not do for the four: addresses that MPI ranks only
 # reserve count there, 512 MiB per rank of the host.
 try_bounded_memory() {
   if [ -z "$mpiexec" ] || [ "$mpiexec" = none ]; then echo "SKIPPED: $case: built without MPI"; exit 77; fi
-  local root=/sys/fs/cgroup/memory limit=memory.limit_in_bytes most=memory.max_usage_in_bytes rank mebibytes=600 status=0
-  if ! [ -e $root/$limit ]; then root=/sys/fs/cgroup limit=memory.max most=memory.peak; fi
+  local rank mebibytes=600 status=0
   prepare
-  groups=$root/ridgeline_test_$$
-  for rank in 0 1 2 3; do
-    if ! { mkdir "$groups.$rank" && echo $((mebibytes << 20)) >"$groups.$rank/$limit"; } 2>"$here/said"; then
-      rmdir "$groups".* 2>/dev/null
-      echo "SKIPPED: $case: no cgroup with a memory limit can be made here"
-      exit 77
-    fi
-  done
+  memory_groups 4 $mebibytes
   local -a large=("${run[@]}" --quiet) size
   for size in model.layers=32 model.width=384 model.context=16 train.sequence=16 train.global_batch=4 train.micro_batch=1 \
     train.steps=2 train.save_every=0 parallel.shard=parameters; do large+=(--set "$size"); done
-  # shellcheck disable=SC2016
-  local inside='echo $$ >"$0.${PMI_RANK:-${OMPI_COMM_WORLD_RANK:-0}}/cgroup.procs" && exec "$@"'
   large[2]=4
-  timeout -s KILL 120 "$mpiexec" -n 4 bash -c "$inside" "$groups" "$program" "${large[@]}" >"$here/said" 2>&1 </dev/null ||
+  timeout -s KILL 120 "$mpiexec" -n 4 bash -c "$in_group" "$groups" "$program" "${large[@]}" >"$here/said" 2>&1 </dev/null ||
     complain "four processes do not train under $mebibytes MiB each"
   grep -q 'finished at step 2' "$here/said" || complain "four processes did not finish"
   for rank in 0 1 2 3; do echo "rank $rank: at most $(cat "$groups.$rank/$most" 2>/dev/null) bytes"; done
   # One process: refused by the plan, in the same kind of cgroup.
   large[2]=1 large[4]=$here/alone
-  bash -c "$inside" "$groups" "$program" "${large[@]}" >"$here/said" 2>&1 </dev/null || status=$?
+  bash -c "$in_group" "$groups" "$program" "${large[@]}" >"$here/said" 2>&1 </dev/null || status=$?
   [ $status -eq 1 ] || complain "one process: exit $status instead of 1"
   grep -q "a rank needs 0.88 GiB, but only 0.[345][0-9] GiB of the cgroup's memory are free" "$here/said" ||
     complain "the plan does not refuse one process"
@@ -246,6 +257,72 @@ try_bounded_memory() {
   ulimit -v $((mebibytes << 10))
   expect 1 'cannot reserve [0-9.]+ GiB of memory: Cannot allocate memory' -- "${large[@]}" --ignore-plan
   cat "$here/said"
+}
+
+# 57 million parameters in bf16: 12 bytes each of optimizer state are 652 MiB, more than the limit. With them in a file a
+# process trains, saves, and goes on.
+try_bounded_offload() {
+  local mebibytes=500
+  prepare
+  memory_groups 1 $mebibytes
+  local -a large=("${run[@]}" --quiet) size
+  for size in model.layers=32 model.width=384 model.context=16 train.sequence=16 train.global_batch=4 train.micro_batch=1 \
+    train.steps=2 train.save_every=0 train.precision=bf16; do large+=(--set "$size"); done
+  large[2]=1
+  inside() { timeout -s KILL 120 bash -c "$in_group" "$groups" "$program" "$@" >"$here/said" 2>&1 </dev/null; }
+  inside "${large[@]}" && complain "trains without offload"
+  grep -q "a rank needs 0.9[0-9] GiB, but only 0.4[0-9] GiB of the cgroup's memory are free" "$here/said" ||
+    complain "the plan does not refuse it without offload"
+  grep -q 'nearest that fits: optimizer.offload = "file", with 0.39 GiB per rank' "$here/said" ||
+    complain "the plan does not name offload"
+  cat "$here/said"
+  large+=(--set optimizer.offload=file)
+  inside "${large[@]}" || complain "does not train with offload"
+  grep -q 'finished at step 2' "$here/said" || complain "did not finish"
+  inside "${large[@]}" --set train.steps=3 --resume || complain "does not go on with offload"
+  grep -q 'finished at step 3' "$here/said" || complain "did not go on"
+  echo "under $mebibytes MiB: at most $(cat "$groups.0/$most" 2>/dev/null) bytes, cached files included"
+  size=$(stat -c %s "$here/run/checkpoints/step_00000003/state.safetensors")
+  [ "$size" -gt $((mebibytes << 20)) ] || complain "the state is only $size bytes"
+  echo "the optimizer's state: $size bytes"
+}
+
+try_offload_full_disk() {
+  in_own_namespace
+  prepare
+  mkdir "$here/disk"
+  mounted size=256k
+  run+=(--set optimizer.offload=file --set optimizer.offload_directory="$here/disk/scratch")
+  expect 1 "the offload file of rank [01] in '$here/disk/scratch' needs [0-9]+ bytes, but only [0-9]+ are free there" \
+    optimizer.offload_directory parallel.shard -- "${run[@]}"
+  mount -o remount,size=64m "$here/disk"
+  rm -rf "$here/run"
+  expect 0 'finished at step 4' -- "${run[@]}"
+}
+
+# Nothing stays on the disk of a run that is killed.
+try_offload_kill() {
+  in_own_namespace
+  prepare
+  mkdir "$here/disk"
+  mounted size=64m
+  local empty
+  empty=$(df --output=used "$here/disk" | tail -1)
+  "$program" "${run[@]}" --set train.steps=1000000 --set train.save_every=0 --set optimizer.offload=file \
+    --set optimizer.offload_directory="$here/disk" --quiet >"$here/said" 2>&1 </dev/null &
+  echo $! >"$here/pid.0"
+  for _ in $(seq 300); do
+    if [ -s "$here/run/metrics.jsonl" ]; then break; fi
+    sleep 0.1
+  done
+  [ -s "$here/run/metrics.jsonl" ] || complain "the run does not begin"
+  echo "while it runs: $(df --output=used "$here/disk" | tail -1) KiB"
+  [ "$(df --output=used "$here/disk" | tail -1)" -gt "$empty" ] || complain "nothing is offloaded"
+  [ -z "$(ls -A "$here/disk")" ] || complain "the file has a name: $(ls -A "$here/disk")"
+  kill -KILL "$(cat "$here/pid.0")"
+  wait 2>/dev/null
+  echo "killed: $(df --output=used "$here/disk" | tail -1) KiB"
+  [ "$(df --output=used "$here/disk" | tail -1)" -eq "$empty" ] || complain "something is left"
 }
 
 try_mpi_kill() { mpi_rank_gets KILL; }
