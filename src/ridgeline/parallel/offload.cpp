@@ -23,9 +23,14 @@ Offload offload_of(const RunShape& run, const std::vector<model::Unit>& units) {
   offload.states.push_back({BufferKind::moment1, sharding.moments});
   offload.states.push_back({BufferKind::moment2, sharding.moments});
   for (const Offload::State& state : offload.states) offload.element_bytes += size_of(state.dtype);
-  int64_t largest = 0;
-  for (const model::Unit& unit : units) largest = std::max(largest, extent_of(unit, sharding).part);
-  const int64_t blocks = run.offload_window / kSlots / (offload.element_bytes * model::kNormBlock);
+  int64_t largest = 0, all = 0;
+  for (const model::Unit& unit : units) {
+    const int64_t part = extent_of(unit, sharding).part;
+    largest = std::max(largest, part);
+    all += part;
+  }
+  const int64_t window = std::min(run.offload_window, all * offload.element_bytes);
+  const int64_t blocks = window / kSlots / (offload.element_bytes * model::kNormBlock);
   offload.chunk = std::min(std::max<int64_t>(blocks, 1) * model::kNormBlock, largest);
   for (Offload::State& state : offload.states) {
     state.slot_offset = offload.slot_bytes;
