@@ -1,6 +1,7 @@
 #include "ridgeline/device/file_stream.h"
 
 #include <algorithm>
+#include <system_error>
 #include <utility>
 
 #include "ridgeline/base/error.h"
@@ -22,18 +23,28 @@ FileStream::FileStream(StateFile file, std::span<std::byte> window, int64_t slot
       RL_CHECK(range.file + range.bytes, <=, file_.size());
     }
   }
-  reader_ = std::thread([this] { read_ahead(); });
-  writer_ = std::thread([this] { write_behind(); });
+  try {
+    reader_ = std::thread([this] { read_ahead(); });
+    writer_ = std::thread([this] { write_behind(); });
+  } catch (const std::system_error& error) {
+    stop();
+    throw system_error("cannot start a thread that reads or writes offloaded state", error.code().value());
+  }
 }
 
 FileStream::~FileStream() {
+  stop();
+}
+
+void FileStream::stop() {
   {
     const std::lock_guard lock(mutex_);
     stop_ = true;
   }
   changed_.notify_all();
-  reader_.join();
-  writer_.join();
+  for (std::thread* const thread : {&reader_, &writer_}) {
+    if (thread->joinable()) thread->join();
+  }
 }
 
 void FileStream::begin_pass() {

@@ -57,6 +57,7 @@ class FileStream {
   int64_t count() const { return static_cast<int64_t>(chunks_.size()); }
   const Chunk& chunk(int64_t number) const { return chunks_[static_cast<size_t>(number % count())]; }
   std::byte* slot(int64_t number) const { return window_.data() + number % slots_ * slot_bytes_; }
+  void stop();
   void read_ahead();
   void write_behind();
   template <typename F>
