@@ -67,6 +67,18 @@ def choice_rows():
             f"{r['value']:.0f} tokens/s: {r['ratio']:.1%} (spread {r['spread']:.1%})", r["ratio"] >= bar), command)
 
 
+def offload_rows():
+    if measure.OPTIONS.only and not any(word in "speed_offload_file" for word in measure.OPTIONS.only):
+        return
+    arguments = ["train", "--precision", "bf16", "--rows", "offload", "--rounds", str(measure.OPTIONS.rounds)]
+    measured = {r["name"].removeprefix("gpt2_124m_bf16_"): r for r in bench(arguments)}
+    r = measured["offload_file_of_none"]
+    disk = ", ".join(f"{name} {d['value']:.2f} GB/s" for name, d in measured.items() if name.startswith("disk"))
+    row("speed_offload_file", ">= 90 % of none, or of what the disk allows", lambda: (
+        f"{r['value']:.1%}, the disk allows {r['floor']:.1%} ({measured['offload_file_state']['value']:.2f} GB of state; {disk})",
+        r["value"] >= 0.9 * min(1, r["floor"])), "ridgeline bench " + " ".join(arguments))
+
+
 # A step of PyTorch in bf16 takes a quarter of an hour on processors without bf16 instructions: there, fewer tokens, and the row says so.
 PEER_LIMIT = "40"
 
@@ -110,6 +122,8 @@ def rows():
         lambda: gtest("test_allocation", "*", "tests"), "test_allocation")
     row("closed_forms", "planned bytes are the closed forms", lambda: gtest("test_parallel", "inventory.*", "tests"), "test_parallel --gtest_filter=inventory.*")
     row("memory_table", "docs/memory.md is what plan prints", memory_table, "tools/make_memory_table build/release/ridgeline --check docs/memory.md")
+    row("offload_bits", "levels, precisions, overflows, resume: the bits of no offload; bytes read and written as planned",
+        lambda: gtest("test_offload", "*", "tests"), "test_offload")
     for kind in ("bounded_memory", "bounded_offload"):
         row(kind, "trains under a limit that refuses it otherwise", lambda kind=kind: failure_case(kind),
             f"tests/failures/run_failures.sh build/release/ridgeline mpiexec {kind}")
@@ -119,5 +133,6 @@ def rows():
         row(f"plan_{name}", "fits 16 GPUs of 64 GiB", lambda name=name: tutorial_config(name), f"ridgeline plan --config configs/{name}.toml --ranks 16 --memory 64GiB")
         row(f"twin_{name}", "trains: loss falls by a nat", lambda name=name: twin(name), f"ridgeline train --config configs/{name}_twin.toml --ranks 2")
     choice_rows()
+    offload_rows()
     overlap_rows()
     peer_rows()
