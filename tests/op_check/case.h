@@ -113,6 +113,9 @@ struct Row {
 // What a case found.
 class Report {
  public:
+  // `with_differences`: false leaves finite differences out, which do not depend on the team.
+  explicit Report(bool with_differences = true) : with_differences_(with_differences) {}
+
   // An op's output against the reference. The bytes also take part in the comparison between team sizes.
   void compare(const std::string& part, const Tensor& computed, std::span<const double> expected, double tolerance,
                double unit_norm = 0.0);
@@ -135,6 +138,7 @@ class Report {
   std::vector<Row> rows_;
   std::vector<std::byte> outputs_;
   bool guards_intact_ = true;
+  bool with_differences_;
 };
 
 struct Case {

@@ -28,7 +28,7 @@ std::vector<Row> run(const Case& c) {
   for (const int size : {1, 2, 3}) {
     device::WorkerTeam team(size);
     Stream stream(team);
-    Report report;
+    Report report(size == 1);
     c.run(stream, report);
     guards = guards && report.guards_intact();
     if (size == 1) {

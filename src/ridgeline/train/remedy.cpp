@@ -13,7 +13,7 @@
 namespace ridgeline::train {
 namespace {
 
-// A remedy does not cut a step into more than these: planning takes longer with their number, and running too.
+// A remedy does not cut a step into more than these: the smaller its micro-batches, the slower a step.
 constexpr int64_t kMicroBatches = 64;
 
 std::string gib(int64_t bytes) {

@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <bit>
 #include <chrono>
-#include <cmath>
 #include <cstring>
 #include <limits>
 #include <stdexcept>
@@ -76,8 +76,8 @@ T value(int rank, int64_t i, int salt = 0) {
     const double unit = static_cast<double>(x >> 11) / 9007199254740992.0 - 0.5;
     // f16: from subnormals to where the sum of a few ranks overflows.
     const int exponent = std::is_same_v<T, f16> ? static_cast<int>(x % 30) - 14 : static_cast<int>(x % 24);
-    const double scaled = std::ldexp(unit, exponent);
-    return static_cast<T>(static_cast<float>(scaled));
+    const double power = std::bit_cast<double>(static_cast<uint64_t>(1023 + exponent) << 52);
+    return static_cast<T>(static_cast<float>(unit * power));
   }
 }
 

@@ -42,13 +42,13 @@ class Memory {
 // One block with random weights and input, forward and backward.
 class BlockRun {
  public:
-  BlockRun(const TransformerConfig& config, DType dtype, Recompute recompute, bool dropout)
+  BlockRun(const TransformerConfig& config, DType dtype, Recompute recompute, bool dropout, int team_size)
       : config_(config),
         recompute_(recompute),
-        team_(2),
+        team_(team_size),
         stream_(team_),
         unit_(declare_block(config, 1)),
-        shape_{.batch = kBatch, .sequence = kSequence, .dtype = dtype, .team_size = 2, .dropout = dropout} {
+        shape_{.batch = kBatch, .sequence = kSequence, .dtype = dtype, .team_size = team_size, .dropout = dropout} {
     weights_.resize(static_cast<size_t>(unit_.count));
     for (const Tensor& tensor : unit_.tensors) {
       fill_normal(weights_.data() + tensor.offset, tensor.count(), hash_name(tensor.name), 0,
@@ -111,9 +111,9 @@ class BlockRun {
     const std::shared_ptr<std::byte> hidden = in_dtype(input_);
     const int64_t row = 2 * config_.kv_heads * config_.head_width();
     const Memory cache(config_.context * row * size_of(dtype()));
-    const Memory scratch(used([&](Carver& c) { carve_cached_scratch(c, config_, dtype(), kSequence, 2); }));
+    const Memory scratch(used([&](Carver& c) { carve_cached_scratch(c, config_, dtype(), kSequence, team_.size()); }));
     Carver carver(scratch.data());
-    const CachedScratch places = carve_cached_scratch(carver, config_, dtype(), kSequence, 2);
+    const CachedScratch places = carve_cached_scratch(carver, config_, dtype(), kSequence, team_.size());
     for (const auto& [start, count] : {std::pair{int64_t{0}, first_piece}, {first_piece, kSequence - first_piece}}) {
       Batch batch = batch_;
       batch.positions = positions_.data() + start;
@@ -185,7 +185,8 @@ TEST(Recompute, GivesTheSameBits) {
         const std::vector<float> dy = random_values(kTokens * config.width, 5);
         std::vector<float> output, gradients;
         for (const Recompute recompute : {Recompute::none, Recompute::selective, Recompute::full}) {
-          BlockRun run(config, dtype, recompute, dropout);
+          // Without recomputation by two threads, with it by one.
+          BlockRun run(config, dtype, recompute, dropout, recompute == Recompute::none ? 2 : 1);
           const std::vector<float> y = run.forward();
           const std::vector<float> g = run.backward(dy);
           if (recompute == Recompute::none) {
@@ -222,7 +223,7 @@ TEST(Recompute, KeepsLess) {
 // loses about 1e-6 to rounding, the difference quotient about 1e-4 to the step.
 TEST(Block, GradientsAreDerivatives) {
   for (const TransformerConfig& config : option_combinations()) {
-    BlockRun run(config, DType::f32, Recompute::none, false);
+    BlockRun run(config, DType::f32, Recompute::none, false, 1);
     const std::vector<float> dy = random_values(kTokens * config.width, 5);
     const auto along = [&](const std::vector<float>& y) {
       double sum = 0;
@@ -265,7 +266,7 @@ TEST(Block, GradientsAreDerivatives) {
 
 TEST(Block, CacheGivesTheForwardsOutput) {
   for (const TransformerConfig& config : option_combinations()) {
-    BlockRun run(config, DType::f32, Recompute::none, false);
+    BlockRun run(config, DType::f32, Recompute::none, false, 2);
     const std::vector<float> whole = run.forward();
     for (const int64_t first_piece : {1, 5}) {
       const std::vector<float> pieces = run.cached(first_piece);
