@@ -131,33 +131,16 @@ struct SiluGradient {
 
 // ---- loops ------------------------------------------------------------------------------------------------------
 
-template <typename T, class Op>
-HWY_INLINE void map(int64_t count, const T* x, T* y, Op op) {
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) store(op(load(x + i)), y + i);
-  if (i < count) store_part(op(load_part(x + i, count - i)), y + i, count - i);
-}
-
-template <typename T, class Op>
-HWY_INLINE void map(int64_t count, const T* a, const T* b, T* out, Op op) {
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) store(op(load(a + i), load(b + i)), out + i);
-  if (i < count) {
-    const int64_t rest = count - i;
-    store_part(op(load_part(a + i, rest), load_part(b + i, rest)), out + i, rest);
-  }
-}
-
 void activation_part(Activation activation, int64_t count, ConstRef x, Ref y) {
   with_type(x.dtype, [&](auto type) {
     using T = decltype(type);
     switch (activation) {
       case Activation::gelu_tanh:
-        return map(count, x.as<T>(), y.as<T>(), Gelu());
+        return map(count, Gelu(), y.as<T>(), x.as<T>());
       case Activation::gelu_erf:
-        return map(count, x.as<T>(), y.as<T>(), GeluErf());
+        return map(count, GeluErf(), y.as<T>(), x.as<T>());
       case Activation::silu:
-        return map(count, x.as<T>(), y.as<T>(), Silu());
+        return map(count, Silu(), y.as<T>(), x.as<T>());
     }
   });
 }
@@ -167,11 +150,11 @@ void activation_gradient_part(Activation activation, int64_t count, ConstRef x, 
     using T = decltype(type);
     switch (activation) {
       case Activation::gelu_tanh:
-        return map(count, x.as<T>(), dy.as<T>(), dx.as<T>(), GeluGradient());
+        return map(count, GeluGradient(), dx.as<T>(), x.as<T>(), dy.as<T>());
       case Activation::gelu_erf:
-        return map(count, x.as<T>(), dy.as<T>(), dx.as<T>(), GeluErfGradient());
+        return map(count, GeluErfGradient(), dx.as<T>(), x.as<T>(), dy.as<T>());
       case Activation::silu:
-        return map(count, x.as<T>(), dy.as<T>(), dx.as<T>(), SiluGradient());
+        return map(count, SiluGradient(), dx.as<T>(), x.as<T>(), dy.as<T>());
     }
   });
 }
@@ -181,7 +164,8 @@ void swiglu_row(int64_t f, ConstRef gate_up, Ref out) {
   with_type(out.dtype, [&](auto type) {
     using T = decltype(type);
     const T* gate = gate_up.as<T>();
-    map(f, gate, gate + f, out.as<T>(), [](Floats g, Floats up) { return hn::Mul(Silu()(g), up); });
+    const auto gated = [](Floats g, Floats up) { return hn::Mul(Silu()(g), up); };
+    map(f, gated, out.as<T>(), gate, gate + f);
   });
 }
 

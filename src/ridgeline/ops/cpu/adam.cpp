@@ -131,12 +131,7 @@ HWY_INLINE void read(Ref from, int64_t first, int64_t count, float* to) {
 
 // Rounds to nearest.
 HWY_INLINE void write(const float* from, int64_t count, Ref to, int64_t first) {
-  with_type(to.dtype, [&](auto type) {
-    auto* x = to.as<decltype(type)>() + first;
-    int64_t i = 0;
-    for (; i + kLanes <= count; i += kLanes) store(load(from + i), x + i);
-    if (i < count) store_part(load(from + i), x + i, count - i);
-  });
+  with_type(to.dtype, [&](auto type) { map(count, Same(), to.as<decltype(type)>() + first, from); });
 }
 
 // The random halves of elements `first` … first + count - 1 of the tensor; the answer lies in `buffer`.

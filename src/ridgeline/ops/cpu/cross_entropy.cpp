@@ -100,13 +100,8 @@ HWY_INLINE SoftmaxSum softmax_sum(const T* x, int64_t count) {
 // x <- factor * exp(x - maximum)
 template <typename T>
 HWY_INLINE void write_gradient(T* x, int64_t count, Floats maximum, Floats factor) {
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    store(hn::Mul(exp(hn::Sub(load(x + i), maximum)), factor), x + i);
-  }
-  if (const int64_t rest = count - i; rest > 0) {
-    store_part(hn::Mul(exp(hn::Sub(load_part(x + i, rest), maximum)), factor), x + i, rest);
-  }
+  const auto gradient = [=](Floats value) { return hn::Mul(exp(hn::Sub(value, maximum)), factor); };
+  map(count, gradient, x, x);
 }
 
 template <typename T>

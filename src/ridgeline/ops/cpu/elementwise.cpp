@@ -1,4 +1,4 @@
-// Add, cast, zero.
+// Add, accumulate, cast, zero.
 #include "ridgeline/ops/elementwise.h"
 
 #include <cstring>
@@ -16,42 +16,21 @@ HWY_BEFORE_NAMESPACE();
 namespace ridgeline::ops::cpu::HWY_NAMESPACE {
 namespace {
 
-struct Sum {
-  HWY_INLINE Floats operator()(Floats a, Floats b) const { return hn::Add(a, b); }
-};
-
-struct Same {
-  HWY_INLINE Floats operator()(Floats x) const { return x; }
-};
-
-template <typename In, typename Out, class Op>
-HWY_INLINE void map(int64_t count, const In* x, Out* y, Op op) {
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) store(op(load(x + i)), y + i);
-  if (i < count) store_part(op(load_part(x + i, count - i)), y + i, count - i);
-}
-
-template <typename T, class Op>
-HWY_INLINE void map(int64_t count, const T* a, const T* b, T* out, Op op) {
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) store(op(load(a + i), load(b + i)), out + i);
-  if (i < count) {
-    const int64_t rest = count - i;
-    store_part(op(load_part(a + i, rest), load_part(b + i, rest)), out + i, rest);
-  }
-}
-
 void add_part(int64_t count, ConstRef a, ConstRef b, Ref out) {
   with_type(a.dtype, [&](auto type) {
     using T = decltype(type);
-    map(count, a.as<T>(), b.as<T>(), out.as<T>(), Sum());
+    map(count, Sum(), out.as<T>(), a.as<T>(), b.as<T>());
   });
 }
 
 void cast_part(int64_t count, ConstRef in, Ref out) {
   with_type(in.dtype, [&](auto from) {
-    with_type(out.dtype, [&](auto to) { map(count, in.as<decltype(from)>(), out.as<decltype(to)>(), Same()); });
+    with_type(out.dtype, [&](auto to) { map(count, Same(), out.as<decltype(to)>(), in.as<decltype(from)>()); });
   });
+}
+
+void accumulate_part(int64_t count, ConstRef x, float* sum) {
+  with_type(x.dtype, [&](auto type) { map(count, Sum(), sum, sum, x.as<decltype(type)>()); });
 }
 
 }  // namespace
@@ -63,6 +42,7 @@ namespace ridgeline::ops {
 namespace cpu {
 HWY_EXPORT(add_part);
 HWY_EXPORT(cast_part);
+HWY_EXPORT(accumulate_part);
 }  // namespace cpu
 
 namespace {
@@ -95,6 +75,14 @@ void cast(device::Stream& stream, int64_t count, ConstRef in, Ref out) {
   const auto part = HWY_DYNAMIC_DISPATCH(cpu::cast_part);
   stream.team().parallel_for(count, kGrain,
                              [&](int64_t first, int64_t last) { part(last - first, in.at(first), out.at(first)); });
+}
+
+void accumulate(device::Stream& stream, int64_t count, ConstRef x, float* sum) {
+  cpu::require_float(x);
+  cpu::agree_on_targets();
+  const auto part = HWY_DYNAMIC_DISPATCH(cpu::accumulate_part);
+  stream.team().parallel_for(count, kGrain,
+                             [&](int64_t first, int64_t last) { part(last - first, x.at(first), sum + first); });
 }
 
 void zero(device::Stream& stream, void* data, int64_t bytes) {

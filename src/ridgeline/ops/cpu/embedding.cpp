@@ -16,40 +16,20 @@ HWY_BEFORE_NAMESPACE();
 namespace ridgeline::ops::cpu::HWY_NAMESPACE {
 namespace {
 
-template <typename In, typename Out>
-void embed_row_of(int64_t c, const In* token, const In* position, Out* out) {
-  int64_t i = 0;
-  for (; i + kLanes <= c; i += kLanes) {
-    const Floats value = load(token + i);
-    store(position != nullptr ? hn::Add(value, load(position + i)) : value, out + i);
-  }
-  if (const int64_t rest = c - i; rest > 0) {
-    const Floats value = load_part(token + i, rest);
-    store_part(position != nullptr ? hn::Add(value, load_part(position + i, rest)) : value, out + i, rest);
-  }
-}
-
 // position.data may be null.
 void embed_row(int64_t c, ConstRef token, ConstRef position, Ref out) {
   with_type(token.dtype, [&](auto in) {
     with_type(out.dtype, [&](auto to) {
       using In = decltype(in);
-      embed_row_of(c, token.as<In>(), position.as<In>(), out.as<decltype(to)>());
+      auto* const row = out.as<decltype(to)>();
+      if (position) return map(c, Sum(), row, token.as<In>(), position.as<In>());
+      map(c, Same(), row, token.as<In>());
     });
   });
 }
 
-template <typename T>
-void accumulate_row_of(int64_t c, const T* gradient, float* sums) {
-  int64_t i = 0;
-  for (; i + kLanes <= c; i += kLanes) store(hn::Add(load(sums + i), load(gradient + i)), sums + i);
-  if (const int64_t rest = c - i; rest > 0) {
-    store_part(hn::Add(load_part(sums + i, rest), load_part(gradient + i, rest)), sums + i, rest);
-  }
-}
-
 void accumulate_row(int64_t c, ConstRef gradient, float* sums) {
-  with_type(gradient.dtype, [&](auto type) { accumulate_row_of(c, gradient.as<decltype(type)>(), sums); });
+  with_type(gradient.dtype, [&](auto type) { map(c, Sum(), sums, sums, gradient.as<decltype(type)>()); });
 }
 
 }  // namespace

@@ -21,15 +21,6 @@ namespace {
 
 // ---- column sums ------------------------------------------------------------------------------------------------
 
-template <typename T>
-HWY_INLINE void add_row(int64_t c, const T* x, float* sums) {
-  int64_t i = 0;
-  for (; i + kLanes <= c; i += kLanes) store(hn::Add(load(sums + i), load(x + i)), sums + i);
-  if (const int64_t rest = c - i; rest > 0) {
-    store_part(hn::Add(load_part(sums + i, rest), load_part(x + i, rest)), sums + i, rest);
-  }
-}
-
 // sums[c] = sum of x[first … last-1][c]. Four rows at a time spare loads and stores of the sums; each column is still
 // added in ascending order of rows.
 template <typename T>
@@ -46,10 +37,10 @@ void column_sums_block_of(int64_t c, const T* x, int64_t ld, int64_t first, int6
       store(hn::Add(s, load(e + i)), sums + i);
     }
     if (i < c) {
-      for (const T* row : {a, b, d, e}) add_row(c - i, row + i, sums + i);
+      for (const T* row : {a, b, d, e}) map(c - i, Sum(), sums + i, sums + i, row + i);
     }
   }
-  for (; n < last; ++n) add_row(c, x + n * ld, sums);
+  for (; n < last; ++n) map(c, Sum(), sums, sums, x + n * ld);
 }
 
 void column_sums_block(int64_t c, ConstRef x, int64_t ld, int64_t first, int64_t last, float* sums) {

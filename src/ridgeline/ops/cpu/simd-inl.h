@@ -137,6 +137,23 @@ HWY_INLINE auto with_type(DType dtype, const F& f) {
   return f(f16());
 }
 
+// ---- element by element -----------------------------------------------------------------------------------------
+
+// out[i] = op(in[i]...) for i < count; `out` may be one of `in`.
+template <class Op, typename Out, typename... In>
+HWY_INLINE void map(int64_t count, Op op, Out* out, const In*... in) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) store(op(load(in + i)...), out + i);
+  if (const int64_t rest = count - i; rest > 0) store_part(op(load_part(in + i, rest)...), out + i, rest);
+}
+
+struct Same {
+  HWY_INLINE Floats operator()(Floats x) const { return x; }
+};
+struct Sum {
+  HWY_INLINE Floats operator()(Floats a, Floats b) const { return hn::Add(a, b); }
+};
+
 // ---- sums -------------------------------------------------------------------------------------------------------
 
 HWY_INLINE float sum_of_lanes(Floats value) {
