@@ -144,14 +144,13 @@ parallel::StepResult run_program(parallel::Executor& executor, int program) {
 template <typename F>
 void with_executor(const parallel::RunShape& run, parallel::Executor::Options options, F&& f) {
   options.offload_folder = std::filesystem::temp_directory_path() / "ridgeline_allocation";
-  comm::run_threads(run.sharding.ranks, {.timeout = std::chrono::seconds(60)},
-                    [&](comm::World& world) {
-                      device::WorkerTeam team(run.batch.team_size);
-                      device::Stream stream(team);
-                                        parallel::Executor executor(run, programs(run), world, stream, options);
-                      initialize(executor, 1);
-                      f(executor, world);
-                    });
+  comm::run_threads(run.sharding.ranks, {.timeout = std::chrono::seconds(60)}, [&](comm::World& world) {
+    device::WorkerTeam team(run.batch.team_size);
+    device::Stream stream(team);
+    parallel::Executor executor(run, programs(run), world, stream, options);
+    initialize(executor, 1);
+    f(executor, world);
+  });
 }
 
 TEST(memory, steps_allocate_nothing) {
