@@ -55,7 +55,7 @@ std::vector<Row> comm_rows(int ranks, int64_t bytes, int rounds) {
     }
     if (world.rank() != 0) return;
     device::WorkerTeam team(n);
-    const double bandwidth = ops::memory_bandwidth(ops::MemoryPattern::adam, team);
+    const double bandwidth = ops::memory_bandwidth(ops::MemoryPattern::copy, team);
     for (size_t c = 0; c < std::size(collectives); ++c) {
       const Statistics time = statistics(seconds[c]);
       const double size = static_cast<double>(count) * 4;

@@ -27,7 +27,7 @@ double clock_hz();
 // several passes. `bytes`: size of all arrays together; should exceed the last-level cache that the process can fill.
 enum class MemoryPattern {
   read,  // one stream read
-  copy,  // one read, one written (ordinary stores)
+  copy,  // one read, one written past the caches where the processor can
   adam   // four read, three of them written back
 };
 double memory_bandwidth(MemoryPattern pattern, device::WorkerTeam& team, int64_t bytes = int64_t{1} << 30);
