@@ -11,7 +11,7 @@ namespace ridgeline::ops {
 
 // Floating-point operations per second of all members of `team` together, with the instruction that is fastest here for
 // products of `dtype` (f32 or bf16, fp32 accumulation), operands in registers: best of several short runs (about 0.1
-// s). A multiply-add counts as two.
+// s), by processor time, so that other processes do not lower it. A multiply-add counts as two.
 // Operands are random numbers but stay in registers. For AMX that is more than a product can have: on a Granite Rapids
 // the clock falls from 3.09 to 2.49 GHz as soon as two of four tile products take freshly loaded tiles that are not all
 // zero (one load per product is the least that eight tiles allow), so no product passes 0.81 of this peak there.
