@@ -154,7 +154,9 @@ void with_executor(const parallel::RunShape& run, parallel::Executor::Options op
 }
 
 TEST(memory, steps_allocate_nothing) {
-  for (const auto& [layout, dtype] : cases()) {
+  for (const Case& one : cases()) {
+    const Layout& layout = one.layout;
+    const DType dtype = one.dtype;
     SCOPED_TRACE(text_of(layout, dtype));
     allocations = 0;
     with_executor(shape(layout, dtype, true), {}, [&](parallel::Executor& executor, comm::World& world) {
@@ -178,7 +180,9 @@ TEST(memory, steps_allocate_nothing) {
 
 // What goes through the file is what the plan says, exactly, with steps that skip their update in between.
 TEST(memory, offload_moves_the_bytes_of_the_plan) {
-  for (const auto& [layout, dtype] : cases()) {
+  for (const Case& one : cases()) {
+    const Layout& layout = one.layout;
+    const DType dtype = one.dtype;
     if (layout.offload_window == 0) continue;
     SCOPED_TRACE(text_of(layout, dtype));
     with_executor(shape(layout, dtype, true), {}, [&](parallel::Executor& executor, comm::World&) {
@@ -212,7 +216,9 @@ TEST(memory, the_counter_counts) {
 // Guard mode makes every transient buffer unreadable outside its declared lifetime and NaN at its start: a step that
 // ends with the same loss as without guards used nothing else.
 TEST(memory, nothing_is_used_outside_its_declared_lifetime_and_every_last_page_is_used) {
-  for (const auto& [layout, dtype] : cases()) {
+  for (const Case& one : cases()) {
+    const Layout& layout = one.layout;
+    const DType dtype = one.dtype;
     SCOPED_TRACE(text_of(layout, dtype));
     std::vector<double> plain(static_cast<size_t>(layout.ranks)), guarded = plain;
     std::mutex mutex;
@@ -234,7 +240,9 @@ TEST(memory, nothing_is_used_outside_its_declared_lifetime_and_every_last_page_i
 }
 
 TEST(memory, a_process_holds_what_the_plan_says) {
-  for (const auto& [layout, dtype] : cases()) {
+  for (const Case& one : cases()) {
+    const Layout& layout = one.layout;
+    const DType dtype = one.dtype;
     SCOPED_TRACE(text_of(layout, dtype));
     const int64_t before = device::resident_memory().now;
     parallel::RunShape run = shape(layout, dtype, false);
