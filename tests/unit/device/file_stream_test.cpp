@@ -87,12 +87,12 @@ class FileStreamTest : public testing::Test {
  protected:
   FileStreamTest() {
     std::string name = (fs::temp_directory_path() / "ridgeline_file_stream.XXXXXX").string();
-    folder = ::mkdtemp(name.data());
+    folder_ = ::mkdtemp(name.data());
   }
   ~FileStreamTest() override {
     hindered = false;
     bad_read = bad_write = -1;
-    fs::remove_all(folder);
+    fs::remove_all(folder_);
   }
 
   template <typename F>
@@ -105,9 +105,9 @@ class FileStreamTest : public testing::Test {
     return "no error";
   }
 
-  StateFile file(int64_t pages) const { return StateFile(folder / "of/rank", pages * kPage, "rank 3"); }
+  StateFile file(int64_t pages) const { return StateFile(folder_ / "of/rank", pages * kPage, "rank 3"); }
 
-  fs::path folder;
+  fs::path folder_;
 };
 
 TEST_F(FileStreamTest, AFileIsZeroAtFirstAndKeepsWhatIsWrittenWhere) {
@@ -145,17 +145,17 @@ TEST_F(FileStreamTest, WithoutDirectTransfersTheCacheServes) {
 
 TEST_F(FileStreamTest, AFullDiskShowsBeforeAnythingIsWrittenWithBytesNeededAndFree) {
   constexpr int64_t kPebibyte = int64_t{1} << 50;
-  const std::string what = error_of([&] { StateFile(folder, kPebibyte, "rank 3"); });
+  const std::string what = error_of([&] { StateFile(folder_, kPebibyte, "rank 3"); });
   EXPECT_THAT(what,
-              AllOf(HasSubstr("the offload file of rank 3 in '" + folder.string() + "' needs 1125899906842624 bytes"),
+              AllOf(HasSubstr("the offload file of rank 3 in '" + folder_.string() + "' needs 1125899906842624 bytes"),
                     HasSubstr("are free there"), HasSubstr("optimizer.offload_directory")));
-  EXPECT_TRUE(fs::is_empty(folder));
+  EXPECT_TRUE(fs::is_empty(folder_));
 }
 
 TEST_F(FileStreamTest, AFolderThatCannotBeMadeIsNamed) {
-  std::ofstream(folder / "taken") << "text";
-  EXPECT_THAT(error_of([&] { StateFile(folder / "taken", kPage, "rank 0"); }), HasSubstr("taken"));
-  EXPECT_THAT(error_of([&] { StateFile(folder / "taken/below", kPage, "rank 0"); }), HasSubstr("taken/below"));
+  std::ofstream(folder_ / "taken") << "text";
+  EXPECT_THAT(error_of([&] { StateFile(folder_ / "taken", kPage, "rank 0"); }), HasSubstr("taken"));
+  EXPECT_THAT(error_of([&] { StateFile(folder_ / "taken/below", kPage, "rank 0"); }), HasSubstr("taken/below"));
 }
 
 TEST_F(FileStreamTest, AFailedTransferNamesFilePlaceAndReason) {
@@ -279,7 +279,7 @@ TEST_F(FileStreamTest, AFailureOfAThreadReachesTheCaller) {
   const auto with_stream = [&](auto&& body) {
     const Pages window(3 * kSlotPages);
     FileStream stream(file(54), window.bytes(), kSlotPages * kPage, chunks);
-    const std::string what = error_of([&] { body(stream); });
+    std::string what = error_of([&] { body(stream); });
     bad_read = bad_write = -1;
     return what;
   };
