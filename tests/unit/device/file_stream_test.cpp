@@ -284,7 +284,7 @@ TEST_F(FileStreamTest, AFailureOfAThreadReachesTheCaller) {
     return what;
   };
   EXPECT_EQ(with_stream([&](FileStream& stream) { pass(stream, chunks); }), "no error");
-  // The fifth chunk cannot be read: four can be taken.
+  // The fifth chunk cannot be read: at most four are taken, fewer where that shows early.
   int taken = 0;
   EXPECT_THAT(with_stream([&](FileStream& stream) {
                 bad_read = chunks[4].back().file;
@@ -295,7 +295,7 @@ TEST_F(FileStreamTest, AFailureOfAThreadReachesTheCaller) {
                 }
               }),
               AllOf(HasSubstr("cannot read"), HasSubstr("Input/output error")));
-  EXPECT_EQ(taken, 4);
+  EXPECT_LE(taken, 4);
   // The first cannot be written: that shows while the rest is taken, ...
   EXPECT_THAT(with_stream([&](FileStream& stream) {
                 bad_write = chunks[0].back().file;
