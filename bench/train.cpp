@@ -50,10 +50,14 @@ std::vector<std::string> peer_environment(bool one_process, bool tuned) {
                                           "GLOO_SOCKET_IFNAME=lo", "DS_ACCELERATOR=cpu"};
   if (!one_process) environment.emplace_back("OMP_NUM_THREADS=1");
   if (!tuned) return environment;
-  for (const char* const library :
-       {"/usr/lib/x86_64-linux-gnu/libjemalloc.so.2", "/usr/lib/aarch64-linux-gnu/libjemalloc.so.2"}) {
-    if (std::filesystem::exists(library)) environment.emplace_back(fmt::format("LD_PRELOAD={}", library));
-  }
+  const std::vector<std::string> libraries = {"/usr/lib/x86_64-linux-gnu/libjemalloc.so.2",
+                                              "/usr/lib/aarch64-linux-gnu/libjemalloc.so.2"};
+  const auto library =
+      std::find_if(libraries.begin(), libraries.end(), [](const std::string& l) { return std::filesystem::exists(l); });
+  if (library == libraries.end())
+    throw Error(fmt::format("tuned peers run with jemalloc, and there is no {}", libraries.front()),
+                "Install it (tools/install_packages peers), or leave the tuned modes out of --peer-modes.");
+  environment.emplace_back("LD_PRELOAD=" + *library);
   environment.emplace_back("MALLOC_CONF=thp:always,metadata_thp:always,dirty_decay_ms:-1,muzzy_decay_ms:-1,narenas:1");
   return environment;
 }
