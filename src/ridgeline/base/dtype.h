@@ -31,18 +31,15 @@ constexpr int64_t size_of(DType dtype) {
 std::string_view name_of(DType dtype);
 
 // bfloat16 storage: the upper half of an IEEE single. Conversion from float rounds to nearest, ties to even; NaN stays
-// NaN (quiet). Subnormals are kept.
+// NaN (quiet). Subnormals are kept. No branches here and in f16, so that loops over many vectorise.
 struct bf16 {
   uint16_t bits = 0;
 
   bf16() = default;
   explicit bf16(float value) {
     const uint32_t u = std::bit_cast<uint32_t>(value);
-    if ((u & 0x7fffffffU) > 0x7f800000U) {
-      bits = static_cast<uint16_t>((u >> 16) | 0x40U);
-    } else {
-      bits = static_cast<uint16_t>((u + 0x7fffU + ((u >> 16) & 1U)) >> 16);
-    }
+    const uint32_t rounded = (u + 0x7fffU + ((u >> 16) & 1U)) >> 16, quiet_nan = (u >> 16) | 0x40U;
+    bits = static_cast<uint16_t>((u & 0x7fffffffU) > 0x7f800000U ? quiet_nan : rounded);
   }
   explicit operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
 };
@@ -58,26 +55,28 @@ struct f16 {
   explicit f16(float value) {
     const uint32_t u = std::bit_cast<uint32_t>(value);
     const uint32_t sign = (u >> 16) & 0x8000U, magnitude = u & 0x7fffffffU;
-    bits = static_cast<uint16_t>(sign | rounded(magnitude));
+    const bool below = magnitude < kLeastNormal;
+    const uint32_t normal = (magnitude + 0xfffU + ((magnitude >> 13) & 1U) - 0x38000000U) >> 13;
+    // There the last place is 2^-24, as it is of floats in [0.5, 1): the addition rounds.
+    const uint32_t subnormal = std::bit_cast<uint32_t>(std::bit_cast<float>(below ? magnitude : 0U) + 0.5F) - 0x3f000000U;
+    const uint32_t nan = 0x7e00U | ((magnitude >> 13) & 0x3ffU);
+    const uint32_t finite = below ? subnormal : normal;
+    const uint32_t number = magnitude >= kLeastInfinite ? 0x7c00U : finite;
+    bits = static_cast<uint16_t>(sign | (magnitude > 0x7f800000U ? nan : number));
   }
   explicit operator float() const {
     const uint32_t sign = static_cast<uint32_t>(bits & 0x8000U) << 16, magnitude = bits & 0x7fffU;
-    if (magnitude < 0x400U) {  // 0 or subnormal: a multiple of 2^-24
-      return std::bit_cast<float>(std::bit_cast<uint32_t>(static_cast<float>(magnitude) * 0x1p-24F) | sign);
-    }
-    uint32_t u = (magnitude << 13) + 0x38000000U;
-    if (magnitude >= 0x7c00U) u = 0x7f800000U | (magnitude << 13) | (magnitude > 0x7c00U ? 0x400000U : 0U);
-    return std::bit_cast<float>(u | sign);
+    // Not a shift into subnormal floats: a caller may have them flushed to zero.
+    const uint32_t subnormal = std::bit_cast<uint32_t>(static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24F);
+    const uint32_t normal = (magnitude << 13) + 0x38000000U;
+    const uint32_t special = (magnitude << 13) | (magnitude > 0x7c00U ? 0x7fc00000U : 0x7f800000U);
+    const uint32_t finite = magnitude < 0x400U ? subnormal : normal;
+    return std::bit_cast<float>(sign | (magnitude >= 0x7c00U ? special : finite));
   }
 
  private:
-  static uint32_t rounded(uint32_t magnitude) {
-    if (magnitude > 0x7f800000U) return 0x7e00U | ((magnitude >> 13) & 0x3ffU);
-    if (magnitude >= 0x477ff000U) return 0x7c00U;  // 65520, half way from the largest value to 2^16
-    // Below 2^-14 the last place is 2^-24, as it is of floats in [0.5, 1): the addition rounds.
-    if (magnitude < 0x38800000U) return std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 0.5F) - 0x3f000000U;
-    return (magnitude + 0xfffU + ((magnitude >> 13) & 1U) - 0x38000000U) >> 13;
-  }
+  static constexpr uint32_t kLeastNormal = 0x38800000U;    // 2^-14
+  static constexpr uint32_t kLeastInfinite = 0x477ff000U;  // 65520, half way from the largest value to 2^16
 };
 static_assert(sizeof(f16) == 2);
 

@@ -15,8 +15,4 @@ bool convertible(DType from, DType to);
 // side need be aligned; they must not overlap. Pairs that are not convertible are a broken invariant.
 void convert(ConstRef from, Ref to, int64_t count);
 
-// One value of IEEE binary16, by bits.
-float float_of_f16(uint16_t bits);
-uint16_t f16_of_float(float value);
-
 }  // namespace ridgeline::checkpoint

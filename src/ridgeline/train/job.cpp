@@ -156,8 +156,9 @@ Job prepare_job(const Config& config, JobOptions options, int ranks) {
   make_folder(job.options.out);
   open_data(job);
   // Products of fp16 are computed in fp32.
-  const DType arithmetic = activation_dtype(config) == DType::bf16 ? DType::bf16 : DType::f32;
-  job.peak_flops = peak_flops_per_thread(arithmetic) * threads_per_rank(config, ranks) * ranks;
+  job.arithmetic = activation_dtype(config) == DType::bf16 ? DType::bf16 : DType::f32;
+  job.threads = threads_per_rank(config, ranks) * ranks;
+  job.peak_flops = peak_flops_per_thread(job.arithmetic) * job.threads;
   job.prepare_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   return job;
 }

@@ -60,8 +60,13 @@ class StepLog {
   void finish();
 
  private:
+  // Of a step at `flops` per second.
+  double model_flops_utilization(double flops);
+
   const Job& job_;
   double flops_per_token_;
+  double peak_flops_;
+  int measured_again_ = 0;
   observe::MetricsLog metrics_;
   observe::TensorBoardLog events_;
   std::unique_ptr<observe::Progress> progress_;

@@ -72,13 +72,15 @@ class SmallRun : public testing::Test {
     return result;
   }
 
-  std::vector<double> losses(const std::string& name) const {
+  // Of every step.
+  std::vector<double> metric(const std::string& name, const std::string& key) const {
     std::vector<double> values;
     std::ifstream file(folder_ / name / "metrics.jsonl");
     for (std::string line; std::getline(file, line);)
-      values.push_back(nlohmann::json::parse(line).at("loss").get<double>());
+      values.push_back(nlohmann::json::parse(line).at(key).get<double>());
     return values;
   }
+  std::vector<double> losses(const std::string& name) const { return metric(name, "loss"); }
 
   // All tensors of a checkpoint, as bytes.
   std::string state(const std::string& name, int step) const {

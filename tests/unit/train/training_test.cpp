@@ -2,9 +2,11 @@
 
 #include <cmath>
 #include <csignal>
+#include <cstdlib>
 #include <thread>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/base/file.h"
 #include "ridgeline/checkpoint/manifest.h"
 #include "ridgeline/train/signals.h"
 #include "small_run.h"
@@ -110,6 +112,21 @@ TEST_F(SmallRun, a_checkpoint_resumes_on_another_number_of_ranks) {
   const std::vector<double> one = losses("one"), moved = losses("moved");
   ASSERT_EQ(moved.size(), 4U);
   for (size_t i = 0; i < 4; ++i) EXPECT_NEAR(moved[i], one[i + 4], 1e-5);
+}
+
+TEST_F(SmallRun, a_peak_measured_too_low_is_measured_again) {
+  const char* const home = std::getenv("XDG_CACHE_HOME");
+  const std::string before = home == nullptr ? "" : home;
+  ::setenv("XDG_CACHE_HOME", (folder_ / "cache").c_str(), 1);
+  const std::filesystem::path file = folder_ / "cache" / "ridgeline" / "peak.json";
+  run(config(), 1, "measured");
+  nlohmann::json peaks = nlohmann::json::parse(read_text(file));
+  for (auto& peak : peaks) peak = 1e3;
+  write_atomically(file, peaks.dump());
+  run(config(), 1, "too_low");
+  for (const double mfu : metric("too_low", "mfu")) EXPECT_LE(mfu, 1.0);
+  for (const auto& peak : nlohmann::json::parse(read_text(file))) EXPECT_GT(peak.get<double>(), 1e6);
+  home == nullptr ? ::unsetenv("XDG_CACHE_HOME") : ::setenv("XDG_CACHE_HOME", before.c_str(), 1);
 }
 
 TEST_F(SmallRun, a_signal_stops_all_ranks_at_one_step_with_a_checkpoint) {
