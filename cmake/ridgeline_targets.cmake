@@ -11,7 +11,9 @@ set(CMAKE_CXX_FLAGS_RELWITHDEBINFO "-O1 -g1 -DNDEBUG")
 
 find_program(RIDGELINE_CCACHE ccache)
 if(RIDGELINE_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
-  set(CMAKE_CXX_COMPILER_LAUNCHER ${RIDGELINE_CCACHE})
+  # What it needs to keep results of compilations that read a precompiled header.
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros ${RIDGELINE_CCACHE})
+  add_compile_options($<$<CXX_COMPILER_ID:GNU>:-fpch-preprocess>)
 endif()
 find_program(RIDGELINE_MOLD mold)
 if(RIDGELINE_MOLD)
@@ -29,10 +31,33 @@ if(RIDGELINE_SANITIZE)
   add_link_options(-fsanitize=${RIDGELINE_SANITIZE})
 endif()
 
+# ridgeline_precompile(TARGET KIND HEADERS <a.h> ... [LIBRARIES a::a ...]): TARGET reads these headers of these libraries
+# precompiled, once for all targets of the KIND. They are headers that cost more to compile than the files that include
+# them; a file still includes what it uses (clang-tidy compiles it without them).
+function(ridgeline_precompile target kind)
+  cmake_parse_arguments(P "" "" "HEADERS;LIBRARIES" ${ARGN})
+  set(owner ridgeline_precompiled_${kind})
+  if(NOT TARGET ${owner})
+    file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/${owner}.cpp CONTENT "")
+    add_library(${owner} OBJECT EXCLUDE_FROM_ALL ${CMAKE_BINARY_DIR}/${owner}.cpp)
+    target_link_libraries(${owner} PRIVATE ridgeline_options Threads::Threads ${P_LIBRARIES})
+    get_target_property(type ${target} TYPE)
+    if(type STREQUAL EXECUTABLE)  # the same code model as its users
+      set_target_properties(${owner} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
+      target_compile_options(${owner} PRIVATE -fPIE)
+    endif()
+    target_precompile_headers(${owner} PRIVATE ${P_HEADERS})
+  endif()
+  target_precompile_headers(${target} REUSE_FROM ${owner})
+  # In precompiled headers GCC 12 no longer knows the system's own, and reports its std::string (GCC bug 105651).
+  target_compile_options(${target} PRIVATE -Wno-array-bounds -Wno-restrict -Wno-stringop-overflow)
+endfunction()
+
 # ridgeline_room(NAME SOURCES a.cpp ... ROOMS base ... LIBRARIES fmt::fmt ...)
 # ROOMS are the rooms whose headers this one may include; tools/check_layering enforces the order of house.md.
+# MIXED: its files are compiled for different instruction sets, so they share no precompiled headers.
 function(ridgeline_room name)
-  cmake_parse_arguments(ROOM "" "" "SOURCES;ROOMS;LIBRARIES;PRIVATE_LIBRARIES" ${ARGN})
+  cmake_parse_arguments(ROOM "MIXED" "" "SOURCES;ROOMS;LIBRARIES;PRIVATE_LIBRARIES" ${ARGN})
   add_library(ridgeline_${name} STATIC ${ROOM_SOURCES})
   add_library(ridgeline::${name} ALIAS ridgeline_${name})
   target_link_libraries(ridgeline_${name} PUBLIC Threads::Threads ${ROOM_LIBRARIES})
@@ -42,6 +67,10 @@ function(ridgeline_room name)
   foreach(room ${ROOM_ROOMS})
     target_link_libraries(ridgeline_${name} PUBLIC ridgeline_${room})
   endforeach()
+  if(NOT ROOM_MIXED)
+    ridgeline_precompile(ridgeline_${name} rooms HEADERS <fmt/format.h> <nlohmann/json.hpp>
+                         LIBRARIES fmt::fmt nlohmann_json::nlohmann_json)
+  endif()
   set_property(GLOBAL APPEND PROPERTY RIDGELINE_ROOMS ridgeline_${name})
 endfunction()
 
@@ -54,6 +83,8 @@ function(ridgeline_test name)
   foreach(room ${T_ROOMS})
     target_link_libraries(${name} PRIVATE ridgeline_${room})
   endforeach()
+  ridgeline_precompile(${name} tests HEADERS <fmt/format.h> <gmock/gmock.h> <gtest/gtest.h> <nlohmann/json.hpp>
+                       LIBRARIES fmt::fmt nlohmann_json::nlohmann_json GTest::gtest GTest::gmock)
   target_compile_definitions(${name} PRIVATE RIDGELINE_TEST_DATA="${CMAKE_SOURCE_DIR}/tests/data")
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES LABELS "${T_LABELS}" TIMEOUT 600)
