@@ -58,7 +58,8 @@ struct f16 {
     const bool below = magnitude < kLeastNormal;
     const uint32_t normal = (magnitude + 0xfffU + ((magnitude >> 13) & 1U) - 0x38000000U) >> 13;
     // There the last place is 2^-24, as it is of floats in [0.5, 1): the addition rounds.
-    const uint32_t subnormal = std::bit_cast<uint32_t>(std::bit_cast<float>(below ? magnitude : 0U) + 0.5F) - 0x3f000000U;
+    const uint32_t subnormal =
+        std::bit_cast<uint32_t>(std::bit_cast<float>(below ? magnitude : 0U) + 0.5F) - 0x3f000000U;
     const uint32_t nan = 0x7e00U | ((magnitude >> 13) & 0x3ffU);
     const uint32_t finite = below ? subnormal : normal;
     const uint32_t number = magnitude >= kLeastInfinite ? 0x7c00U : finite;

@@ -45,8 +45,8 @@ struct Job {
   JobOptions options;
   std::shared_ptr<const data::GptDataset> train;
   std::shared_ptr<const data::EvaluationWindows> valid;  // null: no validation data
-  double bytes_per_token = 0;  // UTF-8 bytes of text per predicted token of the validation data; 0 when unknown
-  std::string tokenizer_json;  // kept in checkpoints
+  double bytes_per_token = 0;     // UTF-8 bytes of text per predicted token of the validation data; 0 when unknown
+  std::string tokenizer_json;     // kept in checkpoints
   DType arithmetic = DType::f32;  // of products
   int threads = 0;                // of all ranks together
   double peak_flops = 0;          // of these threads, for `arithmetic`
