@@ -101,5 +101,7 @@ def failure_case(kind):
         return result.stdout.strip().splitlines()[-1], None
     failures = [line for line in result.stdout.splitlines() if line.startswith("FAILED")]
     timing = [line for line in result.stdout.splitlines() if line.startswith("SIG")]
+    limits = [line for line in result.stdout.splitlines() if line.startswith(("under ", "the optimizer's state"))]
     tried = sum(1 for line in result.stdout.splitlines() if line.startswith("ridgeline "))
-    return "; ".join(failures) or "".join(timing) or f"{tried} commands said what and where, once, with the right exit code", result.returncode == 0
+    return ("; ".join(failures) or "".join(timing) or "; ".join(limits)
+            or f"{tried} commands said what and where, once, with the right exit code"), result.returncode == 0
