@@ -31,8 +31,8 @@ if(RIDGELINE_SANITIZE)
   add_link_options(-fsanitize=${RIDGELINE_SANITIZE})
 endif()
 
-# ridgeline_precompile(TARGET KIND HEADERS <a.h> ... [LIBRARIES a::a ...]): TARGET reads these headers of these libraries
-# precompiled, once for all targets of the KIND. They are headers that cost more to compile than the files that include
+# ridgeline_precompile(TARGET KIND [HEADERS <a.h> ... LIBRARIES a::a ...]): TARGET reads the headers of its KIND
+# precompiled, once for all targets of the KIND; its first target says which, and of which libraries. They are headers that cost more to compile than the files that include
 # them; a file still includes what it uses (clang-tidy compiles it without them).
 function(ridgeline_precompile target kind)
   cmake_parse_arguments(P "" "" "HEADERS;LIBRARIES" ${ARGN})
@@ -49,8 +49,9 @@ function(ridgeline_precompile target kind)
     target_precompile_headers(${owner} PRIVATE ${P_HEADERS})
   endif()
   target_precompile_headers(${target} REUSE_FROM ${owner})
-  # In precompiled headers GCC 12 no longer knows the system's own, and reports its std::string (GCC bug 105651).
-  target_compile_options(${target} PRIVATE -Wno-array-bounds -Wno-restrict -Wno-stringop-overflow)
+  # In precompiled headers GCC 12 no longer knows the system's own, and may report its std::string (GCC bug 105651): these
+  # stay warnings.
+  target_compile_options(${target} PRIVATE -Wno-error=array-bounds -Wno-error=restrict -Wno-error=stringop-overflow)
 endfunction()
 
 # ridgeline_room(NAME SOURCES a.cpp ... ROOMS base ... LIBRARIES fmt::fmt ...)

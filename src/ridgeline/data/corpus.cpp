@@ -127,7 +127,7 @@ class TextDocuments final : public DocumentSource {
     while (text.size() > before) {
       const Utf8Char last = decode_last_utf8(std::string_view(text).substr(before));
       if (!is_python_space(last.code)) break;
-      text.resize(text.size() - last.length);
+      text.erase(text.size() - last.length);
     }
     ++counts.documents;
     counts.text_bytes += static_cast<int64_t>(text.size() - before);

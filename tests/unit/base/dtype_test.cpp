@@ -112,6 +112,19 @@ TEST(F16, IsTheNearestForAnyFloat) {
   }
 }
 
+TEST(F16, TheMiddleOfEveryTwoNeighboursGoesToTheEvenOneAndBesideItToTheNearer) {
+  for (uint32_t bits = 0; bits < 0x7C00; ++bits) {
+    const auto low = static_cast<float>(half_of(bits));
+    const float high = bits + 1 == 0x7C00 ? 65536.0F : static_cast<float>(half_of(bits + 1));
+    const float middle = (low + high) / 2;
+    const uint32_t even = bits + bits % 2;
+    ASSERT_EQ(f16(middle).bits, even) << bits;
+    ASSERT_EQ(f16(-middle).bits, even | 0x8000) << bits;
+    ASSERT_EQ(f16(std::nextafter(middle, 0.0F)).bits, bits);
+    ASSERT_EQ(f16(std::nextafter(middle, INFINITY)).bits, bits + 1);
+  }
+}
+
 TEST(F16, EveryValueSurvivesAFloat) {
   for (uint32_t bits = 0; bits < 65536; ++bits) {
     const auto value = static_cast<float>(half_of(bits));

@@ -11,6 +11,15 @@
 namespace ridgeline::checkpoint {
 namespace {
 
+TEST(Convert, EveryBinary16WidensInBulk) {
+  std::vector<f16> halves(65536);
+  for (size_t i = 0; i < halves.size(); ++i) halves[i].bits = static_cast<uint16_t>(i);
+  std::vector<float> floats(halves.size());
+  convert(ConstRef(halves.data()), Ref(floats.data()), static_cast<int64_t>(halves.size()));
+  for (size_t i = 0; i < halves.size(); ++i)
+    ASSERT_EQ(std::bit_cast<uint32_t>(floats[i]), std::bit_cast<uint32_t>(static_cast<float>(halves[i]))) << i;
+}
+
 TEST(Convert, BulkEqualsOneByOneAtAnyLengthAndAddress) {
   std::mt19937 random(7);
   for (const int64_t count : {0, 1, 3, 511, 512, 513, 1500}) {

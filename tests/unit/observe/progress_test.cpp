@@ -131,7 +131,8 @@ TEST_F(ProgressTest, TheBarIsRedrawnInPlaceAndFitsTheTerminal) {
   progress.print_line("saved");
   EXPECT_THAT(text(), HasSubstr("\r\x1b[Ksaved\n\r"));
   progress.finish();
-  EXPECT_THAT(text(), EndsWith(std::string(95, 'x') + "\n"));
+  const std::string line = std::string(95, 'x').append("\n");
+  EXPECT_THAT(text(), EndsWith(line));
   EXPECT_THAT(text(), HasSubstr("\r\x1b[Kgröße: 101 of 200 steps in"));
   const size_t size = text().size();
   progress.update(150);
