@@ -10,41 +10,90 @@ constexpr int kRows = 6, kCols = 16, kStepsPerLine = 16;
 
 using Sums = __m256[kRows][2];
 
-__attribute__((always_inline)) inline void multiply_step(const float* a, const float* b, Sums& c) {
-  const __m256 b0 = _mm256_loadu_ps(b), b1 = _mm256_loadu_ps(b + 8);
+// `Steps` (1 or 8) steps of k, each in exactly 20 instructions: given intrinsics, compilers move sums between
+// registers.
+#define RL_LEFT(step, row) #step "*24+" #row "*4(%[a])"
+#define RL_TWO_ROWS(step, row, next) \
+  "vbroadcastss " RL_LEFT(step, row) ", %[x]\n\t"        \
+  "vbroadcastss " RL_LEFT(step, next) ", %[y]\n\t"       \
+  "vfmadd231ps %[b0], %[x], %[c" #row "0]\n\t"           \
+  "vfmadd231ps %[b1], %[x], %[c" #row "1]\n\t"           \
+  "vfmadd231ps %[b0], %[y], %[c" #next "0]\n\t"          \
+  "vfmadd231ps %[b1], %[y], %[c" #next "1]\n\t"
+#define RL_STEP(step)    \
+  "vmovups " #step       \
+  "*64(%[b]), %[b0]\n\t" \
+  "vmovups " #step "*64+32(%[b]), %[b1]\n\t" RL_TWO_ROWS(step, 0, 1) RL_TWO_ROWS(step, 2, 3) RL_TWO_ROWS(step, 4, 5)
+template <int Steps>
+__attribute__((always_inline)) inline void multiply_steps(const float* a, const float* b, Sums& c) {
+  static_assert(Steps == 1 || Steps == 8);
+  static_assert(kRows == 6 && kCols == 16);
+  __m256 b0, b1, x, y;
+#define RL_STEPS(text)                                                                                               \
+  __asm__(text                                                                                                       \
+          : [b0] "=&x"(b0), [b1] "=&x"(b1), [x] "=&x"(x), [y] "=&x"(y), [c00] "+x"(c[0][0]), [c01] "+x"(c[0][1]),    \
+            [c10] "+x"(c[1][0]), [c11] "+x"(c[1][1]), [c20] "+x"(c[2][0]), [c21] "+x"(c[2][1]), [c30] "+x"(c[3][0]), \
+            [c31] "+x"(c[3][1]), [c40] "+x"(c[4][0]), [c41] "+x"(c[4][1]), [c50] "+x"(c[5][0]), [c51] "+x"(c[5][1])  \
+          : [a] "r"(a), [b] "r"(b)                                                                                   \
+          : "memory")
+  if (Steps == 8) {
+    RL_STEPS(RL_STEP(0) RL_STEP(1) RL_STEP(2) RL_STEP(3) RL_STEP(4) RL_STEP(5) RL_STEP(6) RL_STEP(7));
+  } else {
+    RL_STEPS(RL_STEP(0));
+  }
+}
+#undef RL_STEPS
+#undef RL_STEP
+#undef RL_TWO_ROWS
+#undef RL_LEFT
+
+// c += rows of f32 in memory; `row` is the first of them.
+__attribute__((always_inline)) inline void add_rows(const float* row, int64_t ld, Sums& c) {
 #pragma GCC unroll 6
-  for (int row = 0; row < kRows; ++row) {
-    const __m256 x = _mm256_broadcast_ss(a + row);
-    c[row][0] = _mm256_fmadd_ps(x, b0, c[row][0]);
-    c[row][1] = _mm256_fmadd_ps(x, b1, c[row][1]);
+  for (int i = 0; i < kRows; ++i, row += ld) {
+    c[i][0] = _mm256_add_ps(c[i][0], _mm256_loadu_ps(row));
+    c[i][1] = _mm256_add_ps(c[i][1], _mm256_loadu_ps(row + 8));
   }
 }
 
+__attribute__((always_inline)) inline void store_rows(float* row, int64_t ld, const Sums& c) {
+#pragma GCC unroll 6
+  for (int i = 0; i < kRows; ++i, row += ld) {
+    _mm256_storeu_ps(row, c[i][0]);
+    _mm256_storeu_ps(row + 8, c[i][1]);
+  }
+}
+
+// C in f32 straight from the registers. All is read before anything is written: where rows of C lie a multiple of 4 KiB
+// apart, a read would wait for the write of the row before.
+__attribute__((always_inline)) inline void write_rows(const Finish& f, int64_t column, Sums& c) {
+  if (f.carry != nullptr) add_rows(f.carry + column, f.ld_carry, c);
+  if (f.bias != nullptr) add_rows(static_cast<const float*>(f.bias) + column, 0, c);
+  if (f.residual != nullptr) add_rows(static_cast<const float*>(f.residual) + column, f.ld_out, c);
+  store_rows(static_cast<float*>(f.out) + column, f.ld_out, c);
+}
+
 // Between the steps it brings the next A panel near, from the last-level cache: a line per 16 steps, so that six tiles
-// (96 columns) bring all of it.
-void multiply_tile(int64_t k, const void* a_panel, const void* b_panel, float* sums, bool add, const char* next) {
-  const auto* a = static_cast<const float*>(a_panel);
+// (96 columns) bring all of it. Ends in `sums`, or in C from `column` on if `finish`.
+void multiply_tile(const Strip& strip, const void* b_panel, float* sums, const char* next, const Finish* finish,
+                   int64_t column) {
+  const auto* a = static_cast<const float*>(strip.a);
   const auto* b = static_cast<const float*>(b_panel);
   Sums c;
 #pragma GCC unroll 6
   for (int row = 0; row < kRows; ++row) c[row][0] = c[row][1] = _mm256_setzero_ps();
-  int64_t i = 0;
-  for (; i + kStepsPerLine <= k; i += kStepsPerLine, next += 64) {
+  int64_t k = strip.k;
+  for (; k >= kStepsPerLine; k -= kStepsPerLine, next += 64) {
     __builtin_prefetch(next);
-#pragma GCC unroll 16
-    for (int step = 0; step < kStepsPerLine; ++step, a += kRows, b += kCols) multiply_step(a, b, c);
+    multiply_steps<8>(a, b, c);
+    multiply_steps<8>(a + 8 * kRows, b + 8 * kCols, c);
+    a += kStepsPerLine * kRows;
+    b += kStepsPerLine * kCols;
   }
-  for (; i < k; ++i, a += kRows, b += kCols) multiply_step(a, b, c);
-#pragma GCC unroll 6
-  for (int row = 0; row < kRows; ++row) {
-    float* out = sums + row * kCols;
-    if (add) {
-      c[row][0] = _mm256_add_ps(c[row][0], _mm256_loadu_ps(out));
-      c[row][1] = _mm256_add_ps(c[row][1], _mm256_loadu_ps(out + 8));
-    }
-    _mm256_storeu_ps(out, c[row][0]);
-    _mm256_storeu_ps(out + 8, c[row][1]);
-  }
+  for (; k > 0; --k, a += kRows, b += kCols) multiply_steps<1>(a, b, c);
+  if (strip.add) add_rows(sums, kCols, c);
+  if (finish != nullptr) return write_rows(*finish, column, c);
+  store_rows(sums, kCols, c);
 }
 
 // The first `Lanes` lanes: 6, or 8.
@@ -193,6 +242,21 @@ void finish_tile_avx2(const Finish& f, int64_t rows, int64_t column, int64_t col
   }
 }
 
+void multiply(const Strip& strip) {
+  const Finish* finish = strip.finish;
+  const bool whole = finish != nullptr && strip.rows == kRows && !finish->out_bf16 && !finish->bias_bf16;
+  const char *b = static_cast<const char*>(strip.b), *next = static_cast<const char*>(strip.next);
+  float* sums = strip.sums;
+  for (int64_t j = 0; j < strip.columns; j += kCols, b += strip.b_stride, sums += kRows * kCols) {
+    const int64_t columns = strip.columns - j < kCols ? strip.columns - j : kCols;
+    const bool direct = whole && columns == kCols;
+    if (finish != nullptr) prefetch_tile(*finish, strip.rows, j, columns);
+    multiply_tile(strip, b, sums, next, direct ? finish : nullptr, j);
+    next += strip.k / kStepsPerLine * 64;
+    if (finish != nullptr && !direct) finish_tile_avx2(*finish, strip.rows, j, columns, sums);
+  }
+}
+
 constexpr MatmulKernel kKernel{.mr = kRows,
                                .nr = kCols,
                                .k_unit = 1,
@@ -207,7 +271,7 @@ constexpr MatmulKernel kKernel{.mr = kRows,
                                .pack_a = pack<kRows>,
                                .pack_b = pack<kCols>,
                                .row_sums = row_sums_of_floats<kRows>,
-                               .multiply = multiply_strip<kRows, kCols, multiply_tile, finish_tile_avx2, kStepsPerLine>,
+                               .multiply = multiply,
                                .skinny = multiply_skinny,
                                .finish = finish_rows};
 

@@ -6,7 +6,7 @@ namespace {
 
 constexpr int kRows = 8, kVectors = 3, kCols = 16 * kVectors;
 
-void multiply_tile(int64_t k, const void* a_panel, const void* b_panel, float* sums, bool add, const char* /*next*/) {
+void multiply_tile(int64_t k, const void* a_panel, const void* b_panel, float* sums, bool add) {
   const auto* a = static_cast<const float*>(a_panel);
   const auto* b = static_cast<const float*>(b_panel);
   __m512 c[kRows][kVectors];

@@ -10,7 +10,7 @@ inline __m512bh load_pairs(const uint32_t* pairs) {
   return (__m512bh)_mm512_loadu_si512(pairs);
 }
 
-void multiply_tile(int64_t k, const void* a_panel, const void* b_panel, float* sums, bool add, const char* /*next*/) {
+void multiply_tile(int64_t k, const void* a_panel, const void* b_panel, float* sums, bool add) {
   const auto* a = static_cast<const uint32_t*>(a_panel);
   const auto* b = static_cast<const uint32_t*>(b_panel);
   __m512 c[kRows][kVectors];

@@ -178,19 +178,16 @@ void finish_tile(const Finish& f, int64_t rows, int64_t column, int64_t columns,
   if (f.soon != nullptr) touch(f.soon, f.ld_out, out_bytes);
 }
 
-// A strip from a register-tile kernel: Tile(k, a_panel, b_panel, sums [Rows][Columns], add, next); a tile prefetches
-// lines from `next` on, one for every StepsPerLine of k.
-template <int Rows, int Columns, void (*Tile)(int64_t, const void*, const void*, float*, bool, const char*),
-          void (*FinishTile)(const Finish&, int64_t, int64_t, int64_t, const float*), int StepsPerLine = 16>
+// A strip from a register-tile kernel: Tile(k, a_panel, b_panel, sums [Rows][Columns], add).
+template <int Rows, int Columns, void (*Tile)(int64_t, const void*, const void*, float*, bool),
+          void (*FinishTile)(const Finish&, int64_t, int64_t, int64_t, const float*)>
 void multiply_strip(const Strip& strip) {
   const char* b = static_cast<const char*>(strip.b);
-  const char* next = static_cast<const char*>(strip.next);
   float* sums = strip.sums;
   for (int64_t j = 0; j < strip.columns; j += Columns, b += strip.b_stride, sums += Rows * Columns) {
     const int64_t columns = strip.columns - j < Columns ? strip.columns - j : Columns;
     if (strip.finish != nullptr) prefetch_tile(*strip.finish, strip.rows, j, columns);
-    Tile(strip.k, strip.a, b, sums, strip.add, next);
-    next += strip.k / StepsPerLine * 64;
+    Tile(strip.k, strip.a, b, sums, strip.add);
     if (strip.finish != nullptr) FinishTile(*strip.finish, strip.rows, j, columns, sums);
   }
 }
