@@ -31,7 +31,7 @@ RL_INLINE void product_tile(float* c, const W* a, int64_t a_chunk, const W* b, i
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-    for (int n = 0; n < N; ++n) sums[r][n] = add ? load(c + r * 32 + n * kLanes) : F{};
+    for (int n = 0; n < N; ++n) sums[r][n] = F{};
   }
   for (int64_t chunk = 0; chunk < chunks; ++chunk, a += a_chunk, b += kDepth * 32) {
 #pragma GCC unroll 4
@@ -44,6 +44,13 @@ RL_INLINE void product_tile(float* c, const W* a, int64_t a_chunk, const W* b, i
 #pragma GCC unroll 4
         for (int n = 0; n < N; ++n) sums[r][n] = multiply_add(a[r * kDepth + k], right[n], sums[r][n]);
       }
+    }
+  }
+  if (add) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n) sums[r][n] = sums[r][n] + load(c + r * 32 + n * kLanes);
     }
   }
 #pragma GCC unroll 16

@@ -3,10 +3,11 @@
 // k is cut into chunks, A's rows into slabs. The team packs one slab of one chunk of A together: the shared panels.
 // Then the members compute blocks of C: a member packs the B panels of its block's columns into its own memory, where
 // they stay in its L2 cache while all A panels of the slab pass by; a chunk is cut into blocks of k so that an A panel
-// fits L1. Sums over the blocks of k are kept in fp32 in the member's memory, over the chunks in C (or, where C cannot
-// hold them, in the workspace). Kernels know f32 and bf16: operands in f16 pass through f32 on their way into panels,
-// rows of C in f16 are staged in f32 and rounded when they are finished. All cuts depend on the product and the kernel
-// alone, never on the team.
+// fits L1. Where the kernel can, the next slab is packed meanwhile, a few elements between the steps of the product,
+// and so costs next to nothing. Sums over the blocks of k are kept in fp32 in the member's memory, over the chunks in C
+// (or, where C cannot hold them, in the workspace). Kernels know f32 and bf16: operands in f16 pass through f32 on
+// their way into panels, rows of C in f16 are staged in f32 and rounded when they are finished. All cuts depend on the
+// product and the kernel alone, never on the team.
 #include "ridgeline/ops/matmul.h"
 
 #include <algorithm>
@@ -49,7 +50,7 @@ const MatmulKernel& kernel_of(Isa isa, bool bf16) {
 
 constexpr int64_t kPage = 4096;  // kernels place panels and scratch relative to pages (matmul_amx.cpp)
 
-constexpr int64_t kPackedTogether = 128, kPackedRows = 64;  // lanes; rows: a multiple of every kernel's k_unit
+constexpr int64_t kPackedTogether = 96, kPackedRows = 128;  // lanes; rows: a multiple of every kernel's k_unit
 
 constexpr int64_t kCounterBytes = 64;  // per member: its share of the tasks
 
@@ -60,7 +61,8 @@ int64_t round_up(int64_t a, int64_t b) {
   return divide_up(a, b) * b;
 }
 
-constexpr int64_t kSlabBytes = int64_t{24} << 20;  // of packed A: the last-level cache's share
+constexpr int64_t kSlabBytes = int64_t{26} << 20;  // of packed A, all slabs together: the last-level cache's share
+constexpr int64_t kAheadSteps = 16;                // of k, or a multiple: what of a panel is packed ahead at once
 
 // At most so many rows take B as it lies; beyond, packing it pays.
 constexpr int64_t kSkinnyRows = 16, kSkinnyColumns = 64;
@@ -77,9 +79,10 @@ struct Plan {
   const MatmulKernel* kernel = nullptr;
   int64_t slab = 0, mb = 0, nb = 0;  // rows of a slab, rows and columns of a block: multiples of the kernel's tile
   int64_t k_chunk = 0, k_block = 0;  // multiples of the kernel's unit
-  int64_t chunks = 0;
-  bool carry = false;                          // sums between chunks need memory of their own
-  int64_t slab_offset = 0, member_offset = 0;  // bytes in the workspace
+  int64_t chunks = 0, slabs = 0;     // slabs of each chunk
+  bool ahead = false;                // a slab is packed while the one before is multiplied
+  bool carry = false;                // sums between chunks need memory of their own
+  int64_t slab_offset = 0, slab_bytes = 0, member_offset = 0;  // bytes in the workspace
   int64_t b_bytes = 0, member_bytes = 0;
   bool staged = false;
   int64_t stage_offset = 0;  // in a member's memory, where C or the bias is f16: see Stage
@@ -104,14 +107,21 @@ Plan plan_of(const Matmul& p, Isa isa) {
   plan.carry = plan.chunks > 1 && (p.c.dtype != DType::f32 || p.epilogue == Epilogue::residual);
 
   plan.mb = std::min(kernel.mb, round_up(p.m, kernel.mr));
-  const int64_t slab_blocks = std::max<int64_t>(1, kSlabBytes / (plan.mb * plan.k_chunk * kernel.packed_bytes));
-  plan.slab = std::min(slab_blocks * plan.mb, round_up(p.m, kernel.mr));
+  const auto cut_into_slabs = [&](int64_t bytes) {
+    const int64_t blocks = std::max<int64_t>(1, bytes / (plan.mb * plan.k_chunk * kernel.packed_bytes));
+    plan.slabs = divide_up(p.m, blocks * plan.mb);
+    plan.slab = std::min(round_up(divide_up(p.m, plan.slabs), plan.mb), round_up(p.m, kernel.mr));
+  };
+  cut_into_slabs(kSlabBytes / 2);
+  plan.ahead = kernel.packs_ahead && p.a.data.dtype == DType::f32 && plan.chunks * plan.slabs > 1;
+  if (!plan.ahead) cut_into_slabs(kSlabBytes);
   const int64_t fitting = kernel.b_bytes / (plan.k_chunk * kernel.packed_bytes) / kernel.nr * kernel.nr;
   const int64_t nb = std::clamp(fitting, kernel.nb / 2 / kernel.nr * kernel.nr, kernel.nb);
   plan.nb = std::min(nb, round_up(p.n, kernel.nr));
 
   plan.slab_offset = plan.carry ? round_up(p.m * p.n * 4, kPage) : 0;
-  plan.member_offset = plan.slab_offset + round_up(plan.slab / kernel.mr * plan.a_panel_bytes(plan.k_chunk), kPage);
+  plan.slab_bytes = round_up(plan.slab / kernel.mr * plan.a_panel_bytes(plan.k_chunk), kPage);
+  plan.member_offset = plan.slab_offset + (plan.ahead ? 2 : 1) * plan.slab_bytes;
   plan.b_bytes = round_up(plan.nb / kernel.nr * plan.b_panel_bytes(plan.k_chunk), kPage);
   plan.stage_offset = plan.b_bytes + round_up(plan.mb * plan.nb * 4, kPage);
   plan.staged = p.c.dtype == DType::f16 || p.bias.dtype == DType::f16;
@@ -193,7 +203,7 @@ class Run {
                         .sums = sums,
                         .ld_sums = kSkinnyColumns});
         widen_bias(column, columns, stage);
-        kernel_.finish(finish_of(0, column, stage), p_.m, columns, sums, kSkinnyColumns);
+        kernel_.finish(finish_of(0, 0, column, stage), p_.m, columns, sums, kSkinnyColumns);
         round_rows(0, column, p_.m, columns, stage);
         activate(0, column, p_.m, columns);
       }
@@ -201,21 +211,45 @@ class Run {
   }
 
   void execute(WorkerTeam& team) {
-    for (chunk_ = 0; chunk_ < plan_.chunks; ++chunk_) {
-      k_first_ = chunk_ * plan_.k_chunk;
-      k_count_ = std::min(plan_.k_chunk, p_.k - k_first_);
-      for (slab_first_ = 0; slab_first_ < p_.m; slab_first_ += plan_.slab) {
-        slab_rows_ = std::min(plan_.slab, p_.m - slab_first_);
-        const int64_t panels = divide_up(slab_rows_, kernel_.mr);
-        const int64_t tasks = divide_up(slab_rows_, plan_.mb) * divide_up(p_.n, plan_.nb);
-        for (int member = 0; member < team.size(); ++member) next_task(team, member) = tasks * member / team.size();
-        team.run([&](int member) { pack_a(panels * member / team.size(), panels * (member + 1) / team.size()); });
-        team.run([&](int member) { compute(team, member, tasks); });
-      }
+    const int64_t stages = plan_.chunks * plan_.slabs;
+    Slab slab = slab_of(0);
+    for (int64_t stage = 0; stage < stages; ++stage) {
+      const Slab next = stage + 1 < stages ? slab_of(stage + 1) : Slab();
+      const int64_t tasks = divide_up(slab.rows, plan_.mb) * divide_up(p_.n, plan_.nb);
+      for (int member = 0; member < team.size(); ++member) next_task(team, member) = tasks * member / team.size();
+      if (stage == 0 || !plan_.ahead) team.run([&](int member) { pack_a(slab, share_of(slab, team, member)); });
+      team.run([&](int member) { compute(team, member, tasks, slab, plan_.ahead ? next : Slab()); });
+      slab = next;
     }
   }
 
  private:
+  // Rows of A by a chunk of k, and where they are packed.
+  struct Slab {
+    int64_t chunk = 0, k_first = 0, k = 0;
+    int64_t first = 0, rows = 0;
+    std::byte* panels = nullptr;
+  };
+  Slab slab_of(int64_t stage) const {
+    Slab slab;
+    slab.chunk = stage / plan_.slabs;
+    slab.k_first = slab.chunk * plan_.k_chunk;
+    slab.k = std::min(plan_.k_chunk, p_.k - slab.k_first);
+    slab.first = stage % plan_.slabs * plan_.slab;
+    slab.rows = std::min(plan_.slab, p_.m - slab.first);
+    slab.panels = workspace_ + plan_.slab_offset + (plan_.ahead ? stage % 2 * plan_.slab_bytes : 0);
+    return slab;
+  }
+
+  // Panels [first, last) of a slab.
+  struct Panels {
+    int64_t first = 0, last = 0;
+  };
+  Panels share_of(const Slab& slab, const WorkerTeam& team, int member) const {
+    const int64_t panels = divide_up(slab.rows, kernel_.mr);
+    return {panels * member / team.size(), panels * (member + 1) / team.size()};
+  }
+
   void widen_row_of_a(int64_t row, float* to) const {
     const ConstRef a = p_.a.data;
     if (p_.a.layout == Layout::row_major) return cast(calling_thread(), p_.k, a.at(row * p_.a.ld), to);
@@ -227,32 +261,36 @@ class Run {
     }
   }
 
-  std::byte* a_panel(int64_t panel) const {
-    return workspace_ + plan_.slab_offset + panel * plan_.a_panel_bytes(k_count_);
+  std::byte* a_panel(const Slab& slab, int64_t panel) const {
+    return slab.panels + panel * plan_.a_panel_bytes(slab.k);
+  }
+
+  // So many panels are packed together.
+  static int64_t group_of(int64_t tile, bool k_contiguous) {
+    return k_contiguous ? 1 : std::max<int64_t>(8, kPackedTogether / tile);
   }
 
   // Packs lanes [first, last), columns of B or rows of A, into consecutive panels. Where lanes are contiguous, a few
   // rows of k at a time for several panels: a panel alone would read a line here and there.
-  void pack(bool b, int64_t first, int64_t last, std::byte* panels) const {
+  void pack(bool b, const Slab& slab, int64_t first, int64_t last, std::byte* panels) const {
     const Matrix& matrix = b ? p_.b : p_.a;
     const bool k_contiguous = (matrix.layout == Layout::column_major) == b;
     const int64_t tile = b ? kernel_.nr : kernel_.mr;
-    const int64_t bytes = b ? plan_.b_panel_bytes(k_count_) : plan_.a_panel_bytes(k_count_);
-    if (matrix.data.dtype == DType::f16) return pack_halves(b, first, last, panels);
-    const int64_t group = k_contiguous ? 1 : std::max<int64_t>(8, kPackedTogether / tile),
-                  k_step = k_contiguous ? k_count_ : kPackedRows;
+    const int64_t bytes = b ? plan_.b_panel_bytes(slab.k) : plan_.a_panel_bytes(slab.k);
+    if (matrix.data.dtype == DType::f16) return pack_halves(b, slab, first, last, panels);
+    const int64_t group = group_of(tile, k_contiguous), k_step = k_contiguous ? slab.k : kPackedRows;
     for (int64_t lane0 = first; lane0 < last; lane0 += group * tile, panels += group * bytes) {
-      for (int64_t k = 0; k < k_count_; k += k_step) {
+      for (int64_t k = 0; k < slab.k; k += k_step) {
         std::byte* panel = panels + k * tile * kernel_.packed_bytes;
         for (int64_t lane = lane0; lane < std::min(last, lane0 + group * tile); lane += tile, panel += bytes) {
-          const int64_t row = k_first_ + k;
+          const int64_t row = slab.k_first + k;
           const PanelSource source{
               .data = matrix.data.at(k_contiguous ? lane * matrix.ld + row : row * matrix.ld + lane).data,
               .ld = matrix.ld,
               .k_contiguous = k_contiguous,
               .bf16 = matrix.data.dtype == DType::bf16,
               .lanes = std::min(tile, last - lane),
-              .k = std::min(k_step, k_count_ - k)};
+              .k = std::min(k_step, slab.k - k)};
           (b ? kernel_.pack_b : kernel_.pack_a)(source, panel);
         }
       }
@@ -260,20 +298,20 @@ class Run {
   }
 
   // The same for f16: a few lanes by a few k become a matrix of floats, which is packed.
-  void pack_halves(bool b, int64_t first, int64_t last, std::byte* panels) const {
+  void pack_halves(bool b, const Slab& slab, int64_t first, int64_t last, std::byte* panels) const {
     const Matrix& matrix = b ? p_.b : p_.a;
     const bool k_contiguous = (matrix.layout == Layout::column_major) == b;
     const int64_t tile = b ? kernel_.nr : kernel_.mr;
     RL_CHECK(tile, <=, kMostLanes);
-    const int64_t bytes = b ? plan_.b_panel_bytes(k_count_) : plan_.a_panel_bytes(k_count_);
+    const int64_t bytes = b ? plan_.b_panel_bytes(slab.k) : plan_.a_panel_bytes(slab.k);
     const int64_t group = k_contiguous ? 1 : kWidenedTogether, k_step = k_contiguous ? kWidenedRun : kWidenedRows;
     const int64_t ld = k_contiguous ? kWidenedRun : kWidenedTogether * tile;
     alignas(64) float wide[kMostLanes * kWidenedRun];
     static_assert(kWidenedTogether * kWidenedRows <= kWidenedRun);
     for (int64_t lane0 = first; lane0 < last; lane0 += group * tile, panels += group * bytes) {
       const int64_t end = std::min(last, lane0 + group * tile);
-      for (int64_t k = 0; k < k_count_; k += k_step) {
-        const int64_t count = std::min(k_step, k_count_ - k), row = k_first_ + k;
+      for (int64_t k = 0; k < slab.k; k += k_step) {
+        const int64_t count = std::min(k_step, slab.k - k), row = slab.k_first + k;
         const int64_t lines = k_contiguous ? end - lane0 : count, length = k_contiguous ? count : end - lane0;
         for (int64_t line = 0; line < lines; ++line) {
           const int64_t at = k_contiguous ? (lane0 + line) * matrix.ld + row : (row + line) * matrix.ld + lane0;
@@ -293,23 +331,80 @@ class Run {
     }
   }
 
-  // Panels [first, last) of the slab.
-  void pack_a(int64_t first, int64_t last) const {
-    if (first >= last) return;
-    const int64_t row = slab_first_ + first * kernel_.mr;
-    pack(false, row, std::min(slab_first_ + slab_rows_, slab_first_ + last * kernel_.mr), a_panel(first));
-    if (p_.row_sums_of_a == nullptr) return;
-    for (int64_t i = first; i < last; ++i) add_row_sums(i);
+  void pack_a(const Slab& slab, Panels panels) const {
+    if (panels.first >= panels.last) return;
+    const int64_t row = slab.first + panels.first * kernel_.mr;
+    pack(false, slab, row, std::min(slab.first + slab.rows, slab.first + panels.last * kernel_.mr),
+         a_panel(slab, panels.first));
+    add_row_sums(slab, panels);
   }
 
-  void add_row_sums(int64_t panel) const {
+  void add_row_sums(const Slab& slab, Panels panels) const {
+    if (p_.row_sums_of_a == nullptr) return;
     constexpr int64_t kMostRows = 64;
     RL_CHECK(kernel_.mr, <=, kMostRows);
-    float sums[kMostRows] = {};
-    kernel_.row_sums(a_panel(panel), plan_.padded(k_count_), sums);
-    const int64_t row = panel * kernel_.mr, rows = std::min(kernel_.mr, slab_rows_ - row);
-    for (int64_t i = 0; i < rows; ++i) p_.row_sums_of_a[slab_first_ + row + i] += sums[i];
+    for (int64_t panel = panels.first; panel < panels.last; ++panel) {
+      float sums[kMostRows] = {};
+      kernel_.row_sums(a_panel(slab, panel), plan_.padded(slab.k), sums);
+      const int64_t row = panel * kernel_.mr, rows = std::min(kernel_.mr, slab.rows - row);
+      for (int64_t i = 0; i < rows; ++i) p_.row_sums_of_a[slab.first + row + i] += sums[i];
+    }
   }
+
+  // A member's panels of the next slab, packed piece by piece in the order of pack(): `step` rows of k of one panel,
+  // the same of its neighbours, and so on. A panel that lacks lanes is left to finish().
+  class Ahead {
+   public:
+    Ahead(const Run& run, const Slab& slab, Panels panels, int64_t step)
+        : run_(run), slab_(slab), panels_(panels), step_(step), matrix_(run.p_.a) {
+      whole_ = std::min(panels.last, slab.rows / run.kernel_.mr);
+      panel_ = group_ = panels.first;
+      piece_.source.ld = matrix_.ld;
+      piece_.source.k_contiguous = k_contiguous();
+      piece_.source.lanes = run.kernel_.mr;
+    }
+
+    // The piece that is being packed; null when all are.
+    PackAhead* piece() {
+      if (piece_.source.k > 0) return &piece_;
+      if (group_ >= whole_) return nullptr;
+      const int64_t from = next();
+      piece_.source.data = matrix_.data.as<float>() + from;
+      piece_.source.k = std::min(step_, slab_.k - k_);
+      piece_.panel = reinterpret_cast<float*>(run_.a_panel(slab_, panel_)) + k_ * run_.kernel_.mr;
+      const int64_t end = std::min(whole_, group_ + group_of(run_.kernel_.mr, k_contiguous()));
+      if (++panel_ == end) {
+        panel_ = group_, k_ += step_;
+        if (k_ >= slab_.k) panel_ = group_ = end, k_ = 0;
+      }
+      piece_.soon = next() - from;
+      return &piece_;
+    }
+
+    void finish() {
+      while (const PackAhead* rest = piece()) {
+        run_.kernel_.pack_a(rest->source, rest->panel);
+        piece_.source.k = 0;
+      }
+      run_.add_row_sums(slab_, {panels_.first, whole_});
+      if (whole_ < panels_.last) run_.pack_a(slab_, {whole_, panels_.last});
+    }
+
+   private:
+    bool k_contiguous() const { return matrix_.layout == Layout::row_major; }
+    int64_t next() const {  // where it lies in A
+      const int64_t lane = slab_.first + panel_ * run_.kernel_.mr, row = slab_.k_first + k_;
+      return k_contiguous() ? lane * matrix_.ld + row : row * matrix_.ld + lane;
+    }
+
+    const Run& run_;
+    const Slab& slab_;
+    const Panels panels_;
+    const int64_t step_;
+    const Matrix& matrix_;
+    int64_t whole_, panel_, group_, k_ = 0;  // end of the panels with all lanes; what comes next
+    PackAhead piece_{};
+  };
 
   // The first task of a member's share that nobody has begun, on a cache line of its own.
   int64_t& next_task(const WorkerTeam& team, int member) const {
@@ -320,13 +415,18 @@ class Run {
   // Tasks are blocks of C, numbered down the slab first. Every member begins with a share of its own, so that it packs
   // the B panels of few columns, and then helps the others finish theirs: blocks cost differently at the edges, and a
   // core may be held up by something else.
-  void compute(const WorkerTeam& team, int member, int64_t tasks) const {
+  void compute(const WorkerTeam& team, int member, int64_t tasks, const Slab& slab, const Slab& next_slab) const {
     std::byte* memory = workspace_ + plan_.member_offset + member * plan_.member_bytes;
     auto* sums = reinterpret_cast<float*>(memory + plan_.b_bytes);
     const Stage stage = plan_.staged ? Stage(plan_, memory) : Stage();
     void* scratch = memory + plan_.member_bytes - kScratchBytes;
     if (kernel_.begin != nullptr) kernel_.begin();
-    const int64_t row_blocks = divide_up(slab_rows_, plan_.mb);
+    const int64_t row_blocks = divide_up(slab.rows, plan_.mb);
+    // Every strip packs its part of this member's panels.
+    const Panels mine = share_of(next_slab, team, member);
+    const int64_t strips = divide_up(tasks, team.size()) * divide_up(plan_.mb, kernel_.mr);
+    const int64_t steps = divide_up((mine.last - mine.first) * next_slab.k, std::max<int64_t>(1, strips));
+    Ahead ahead(*this, next_slab, mine, std::max(kAheadSteps, round_up(steps, kAheadSteps)));
     int64_t packed = -1;
     for (int i = 0; i < team.size(); ++i) {
       const int owner = (member + i) % team.size();
@@ -334,21 +434,23 @@ class Run {
       const int64_t end = tasks * (owner + 1) / team.size();
       for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < end;) {
         const int64_t column = task / row_blocks * plan_.nb, row = task % row_blocks * plan_.mb;
-        if (column != packed) pack(true, column, std::min(p_.n, column + plan_.nb), memory);
+        if (column != packed) pack(true, slab, column, std::min(p_.n, column + plan_.nb), memory);
         packed = column;
-        compute_block(row, column, memory, sums, stage, scratch);
+        compute_block(slab, row, column, memory, sums, stage, scratch, ahead);
       }
     }
+    ahead.finish();
     if (kernel_.end != nullptr) kernel_.end();
   }
 
   // Rows [row, row + mb) of the slab.
-  void compute_block(int64_t row, int64_t column, const std::byte* b, float* sums, Stage stage, void* scratch) const {
-    const int64_t rows = std::min(plan_.mb, slab_rows_ - row), columns = std::min(plan_.nb, p_.n - column);
-    const int64_t a_bytes = plan_.a_panel_bytes(k_count_), depth = plan_.padded(k_count_);
+  void compute_block(const Slab& slab, int64_t row, int64_t column, const std::byte* b, float* sums, Stage stage,
+                     void* scratch, Ahead& ahead) const {
+    const int64_t rows = std::min(plan_.mb, slab.rows - row), columns = std::min(plan_.nb, p_.n - column);
+    const int64_t a_bytes = plan_.a_panel_bytes(slab.k), depth = plan_.padded(slab.k);
     Strip strip{};
     strip.columns = columns;
-    strip.b_stride = plan_.b_panel_bytes(k_count_);
+    strip.b_stride = plan_.b_panel_bytes(slab.k);
     strip.scratch = scratch;
     widen_bias(column, columns, stage);
     int64_t k = 0;
@@ -358,18 +460,21 @@ class Run {
       strip.sums = sums;
       strip.b = b + k * kernel_.nr * kernel_.packed_bytes;
       const bool last = k + strip.k == depth;
-      const std::byte* a = a_panel(row / kernel_.mr) + k * kernel_.mr * kernel_.packed_bytes;
+      const std::byte* a = a_panel(slab, row / kernel_.mr) + k * kernel_.mr * kernel_.packed_bytes;
       for (int64_t i = 0; i < rows; i += kernel_.mr, a += a_bytes) {
-        const Finish finish = finish_of(slab_first_ + row + i, column, stage);
+        const Finish finish = finish_of(slab.chunk, slab.first + row + i, column, stage);
         strip.a = a;
         strip.rows = std::min(kernel_.mr, rows - i);
         strip.finish = last ? &finish : nullptr;
-        const bool more = row + i + kernel_.mr < slab_rows_;
+        const bool more = row + i + kernel_.mr < slab.rows;
         strip.next = more ? a + a_bytes : a;
         strip.next_bytes = more ? strip.k * kernel_.mr * kernel_.packed_bytes : 0;
+        strip.ahead = ahead.piece();
         kernel_.multiply(strip);
-        if (last) round_rows(slab_first_ + row + i, column, strip.rows, columns, stage);
-        if (last) activate(slab_first_ + row + i, column, strip.rows, columns);
+        if (last && slab.chunk + 1 == plan_.chunks) {
+          round_rows(slab.first + row + i, column, strip.rows, columns, stage);
+          activate(slab.first + row + i, column, strip.rows, columns);
+        }
         if (strip.k < depth) strip.sums += round_up(columns, kernel_.nr) * kernel_.mr;
       }
       k += strip.k;
@@ -383,7 +488,7 @@ class Run {
 
   // P of rows of C in f16, and the sum with the residual, from the sums in the stage.
   void round_rows(int64_t row, int64_t column, int64_t rows, int64_t columns, Stage stage) const {
-    if (p_.c.dtype != DType::f16 || chunk_ + 1 < plan_.chunks) return;
+    if (p_.c.dtype != DType::f16) return;
     device::Stream& stream = calling_thread();
     int64_t at = row * p_.ldc + column;
     for (int64_t i = 0; i < rows; ++i, at += p_.ldc) {
@@ -397,7 +502,7 @@ class Run {
     }
   }
 
-  Finish finish_of(int64_t row, int64_t column, Stage stage) const {
+  Finish finish_of(int64_t chunk, int64_t row, int64_t column, Stage stage) const {
     const int64_t at = row * p_.ldc + column;
     float* carry = plan_.carry ? reinterpret_cast<float*>(workspace_) + row * p_.n + column : nullptr;
     Finish finish{.carry = nullptr,
@@ -409,13 +514,13 @@ class Run {
                   .out = p_.c.at(at).data,
                   .ld_out = p_.ldc,
                   .out_bf16 = p_.c.dtype == DType::bf16};
-    if (chunk_ > 0 && plan_.carry) {
+    if (chunk > 0 && plan_.carry) {
       finish.carry = carry;
       finish.ld_carry = p_.n;
-    } else if (chunk_ > 0 || p_.accumulate) {
+    } else if (chunk > 0 || p_.accumulate) {
       finish.carry = p_.c.as<float>() + at;
     }
-    if (chunk_ + 1 < plan_.chunks) {
+    if (chunk + 1 < plan_.chunks) {
       if (plan_.carry) {
         finish.out = carry;
         finish.ld_out = p_.n;
@@ -441,7 +546,7 @@ class Run {
   // The activation of finished rows of C, from the values as stored, which are still in the first-level cache.
   void activate(int64_t row, int64_t column, int64_t rows, int64_t columns) const {
     const bool gelu = p_.epilogue == Epilogue::gelu;
-    if (chunk_ + 1 < plan_.chunks || (!gelu && p_.epilogue != Epilogue::gelu_grad)) return;
+    if (!gelu && p_.epilogue != Epilogue::gelu_grad) return;
     const int64_t at = row * p_.ldc + column;
     if (gelu) {
       gelu_forward_rows(rows, columns, p_.ldc, p_.pre_activation.at(at), p_.c.at(at));
@@ -454,8 +559,6 @@ class Run {
   const Plan& plan_;
   const MatmulKernel& kernel_;
   std::byte* workspace_;
-  int64_t chunk_ = 0, k_first_ = 0, k_count_ = 0;  // being computed
-  int64_t slab_first_ = 0, slab_rows_ = 0;
 };
 
 }  // namespace

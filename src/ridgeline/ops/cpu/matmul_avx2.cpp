@@ -73,23 +73,52 @@ __attribute__((always_inline)) inline void write_rows(const Finish& f, int64_t c
   store_rows(static_cast<float*>(f.out) + column, f.ld_out, c);
 }
 
-// Between the steps it brings the next A panel near, from the last-level cache: a line per 16 steps, so that six tiles
-// (96 columns) bring all of it. Ends in `sums`, or in C from `column` on if `finish`.
-void multiply_tile(const Strip& strip, const void* b_panel, float* sums, const char* next, const Finish* finish,
-                   int64_t column) {
+// One step of k of the panel that is packed ahead, through general registers, which the product does not use.
+__attribute__((always_inline)) inline void pack_step(PackAhead& ahead) {
+  const bool k_contiguous = ahead.source.k_contiguous;
+  const int64_t ld = ahead.source.ld, lane_step = k_contiguous ? ld : 1, k_step = k_contiguous ? 1 : ld;
+  const auto* from = static_cast<const float*>(ahead.source.data);
+  // Lanes that are contiguous share lines with the panel before; else 16 steps, a line of each row, take each row
+  // twice.
+  bring_near(
+      reinterpret_cast<const char*>(from + ahead.soon + (k_contiguous ? ahead.source.k & 7 : kRows - 1) * lane_step));
+  float* to = ahead.panel;
+#pragma GCC unroll 6
+  for (int lane = 0; lane < kRows; ++lane) {
+    uint32_t word;
+    __builtin_memcpy(&word, from + lane * lane_step, sizeof word);
+    __builtin_memcpy(to + lane, &word, sizeof word);
+  }
+  ahead.source.data = from + k_step;
+  ahead.panel += kRows;
+  --ahead.source.k;
+}
+
+// 16 steps of k. Between them it brings a line of the next A panel near, from the last-level cache: six tiles (96
+// columns) bring all of it.
+__attribute__((always_inline)) inline void multiply_line(const float*& a, const float*& b, const char*& next, Sums& c) {
+  __builtin_prefetch(next);
+  multiply_steps<8>(a, b, c);
+  multiply_steps<8>(a + 8 * kRows, b + 8 * kCols, c);
+  a += kStepsPerLine * kRows;
+  b += kStepsPerLine * kCols;
+  next += 64;
+}
+
+// Packs `pack` steps of the panel ahead, one per 16. Ends in `sums`, or in C from `column` on if `finish`.
+void multiply_tile(const Strip& strip, const void* b_panel, float* sums, const char* next, int64_t pack,
+                   const Finish* finish, int64_t column) {
   const auto* a = static_cast<const float*>(strip.a);
   const auto* b = static_cast<const float*>(b_panel);
   Sums c;
 #pragma GCC unroll 6
   for (int row = 0; row < kRows; ++row) c[row][0] = c[row][1] = _mm256_setzero_ps();
   int64_t k = strip.k;
-  for (; k >= kStepsPerLine; k -= kStepsPerLine, next += 64) {
-    __builtin_prefetch(next);
-    multiply_steps<8>(a, b, c);
-    multiply_steps<8>(a + 8 * kRows, b + 8 * kCols, c);
-    a += kStepsPerLine * kRows;
-    b += kStepsPerLine * kCols;
+  for (; k >= kStepsPerLine && pack > 0; k -= kStepsPerLine, --pack) {
+    multiply_line(a, b, next, c);
+    pack_step(*strip.ahead);
   }
+  for (; k >= kStepsPerLine; k -= kStepsPerLine) multiply_line(a, b, next, c);
   for (; k > 0; --k, a += kRows, b += kCols) multiply_steps<1>(a, b, c);
   if (strip.add) add_rows(sums, kCols, c);
   if (finish != nullptr) return write_rows(*finish, column, c);
@@ -247,11 +276,13 @@ void multiply(const Strip& strip) {
   const bool whole = finish != nullptr && strip.rows == kRows && !finish->out_bf16 && !finish->bias_bf16;
   const char *b = static_cast<const char*>(strip.b), *next = static_cast<const char*>(strip.next);
   float* sums = strip.sums;
-  for (int64_t j = 0; j < strip.columns; j += kCols, b += strip.b_stride, sums += kRows * kCols) {
+  int64_t tiles = (strip.columns + kCols - 1) / kCols;
+  for (int64_t j = 0; j < strip.columns; j += kCols, b += strip.b_stride, sums += kRows * kCols, --tiles) {
     const int64_t columns = strip.columns - j < kCols ? strip.columns - j : kCols;
     const bool direct = whole && columns == kCols;
+    const int64_t pack = strip.ahead != nullptr ? (strip.ahead->source.k + tiles - 1) / tiles : 0;
     if (finish != nullptr) prefetch_tile(*finish, strip.rows, j, columns);
-    multiply_tile(strip, b, sums, next, direct ? finish : nullptr, j);
+    multiply_tile(strip, b, sums, next, pack, direct ? finish : nullptr, j);
     next += strip.k / kStepsPerLine * 64;
     if (finish != nullptr && !direct) finish_tile_avx2(*finish, strip.rows, j, columns, sums);
   }
@@ -262,10 +293,11 @@ constexpr MatmulKernel kKernel{.mr = kRows,
                                .k_unit = 1,
                                .packed_bytes = 4,
                                .mb = 96,
-                               .nb = 160,
-                               .b_bytes = 327680,
+                               .nb = 192,
+                               .b_bytes = 294912,
                                .kb = 512,
                                .kb_alone = 768,
+                               .packs_ahead = true,
                                .begin = nullptr,
                                .end = nullptr,
                                .pack_a = pack<kRows>,

@@ -20,6 +20,14 @@ struct PanelSource {
   int64_t k;      // filled with zeros up to a multiple of the kernel's k_unit
 };
 
+// A panel of A that is packed between the steps of a product, as pack_a() does: one that has all its lanes, in f32. The
+// kernel packs what it can, k ascending, and leaves the rest in `source` and `panel`.
+struct PackAhead {
+  PanelSource source;
+  float* panel;
+  int64_t soon;  // from its elements to those of the next such panel, to be brought near
+};
+
 // The last step for rows of C: S = sums + carry + bias; P = round(S); out = residual ? round(P + residual) : P.
 struct Finish {
   const float* carry;  // may be null; may be `out`
@@ -47,6 +55,7 @@ struct Strip {
   const Finish* finish;  // at the last block of k: write C; else null: leave the sums
   const void* next;      // the A panel after this one: to be brought near
   int64_t next_bytes;
+  PackAhead* ahead;  // may be null, and is where the kernel does not pack ahead
 };
 constexpr int64_t kScratchBytes = 16384;
 
@@ -70,6 +79,7 @@ struct MatmulKernel {
   int64_t mb, nb;        // rows (a multiple of mr) and most columns (of nr) of a block of C
   int64_t b_bytes;       // packed columns of a block over a chunk of k: what L2 holds beside the rest
   int64_t kb, kb_alone;  // longest block of k (multiples of k_unit): of several, and when all of k is one
+  bool packs_ahead;      // `multiply` packs Strip::ahead
 
   void (*begin)();  // on a member's thread before its first `multiply`; may be null
   void (*end)();    // after the last; may be null
