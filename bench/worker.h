@@ -19,7 +19,7 @@ struct WorkerOptions {
   int64_t batch = 4;        // sequences per step over all ranks
   int64_t micro_batch = 0;  // 0: a rank's share at once
   int64_t sequence = 1024;
-  int64_t head_chunk = 1024;
+  int64_t head_chunk = 512;
   std::vector<std::string> set;  // more keys of the configuration, "parallel.shard=optimizer"
   // A pretended link (comm::Link); 0 and 0 for none.
   double link_bytes_per_second = 0;

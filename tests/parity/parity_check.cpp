@@ -35,7 +35,7 @@ struct Settings {
   int ranks = 1;
   int64_t micro_batch = 0;  // 0: the rank's whole share at once
   int threads = 1;
-  int64_t head_chunk = 1024;
+  int64_t head_chunk = 512;
   DType dtype = DType::f32;
   parallel::Sharding sharding;
   bool guard = false;

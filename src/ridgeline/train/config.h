@@ -52,7 +52,7 @@ struct Config {
     int64_t keep_last = 2;
     std::string init_from;
     int64_t threads = 0;
-    int64_t head_chunk = 1024;
+    int64_t head_chunk = 512;
     int64_t batch_ramp_start = 0;  // 0 = no ramp
     int64_t batch_ramp_increment = 0;
     int64_t batch_ramp_samples = 0;
