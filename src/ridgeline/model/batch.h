@@ -10,9 +10,9 @@ namespace ridgeline::model {
 
 // The extents of one micro-batch on one rank.
 struct BatchShape {
-  int64_t batch = 0;          // B
-  int64_t sequence = 0;       // T
-  DType dtype = DType::f32;   // of activations and weights
+  int64_t batch = 0;         // B
+  int64_t sequence = 0;      // T
+  DType dtype = DType::f32;  // of activations and weights
   int64_t head_chunk = 512;  // tokens per chunk of the loss head
   int team_size = 1;
   bool dropout = false;  // config.dropout > 0 and training
