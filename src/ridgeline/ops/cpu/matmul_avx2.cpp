@@ -10,39 +10,41 @@ constexpr int kRows = 6, kCols = 16, kStepsPerLine = 16;
 
 using Sums = __m256[kRows][2];
 
-// `Steps` (1 or 8) steps of k, each in exactly 20 instructions: given intrinsics, compilers move sums between
-// registers.
+// `Steps` (1 or 8) steps of k in exactly 20 instructions each: given intrinsics, compilers move sums between registers.
+// clang-format off
 #define RL_LEFT(step, row) #step "*24+" #row "*4(%[a])"
-#define RL_TWO_ROWS(step, row, next) \
-  "vbroadcastss " RL_LEFT(step, row) ", %[x]\n\t"        \
-  "vbroadcastss " RL_LEFT(step, next) ", %[y]\n\t"       \
-  "vfmadd231ps %[b0], %[x], %[c" #row "0]\n\t"           \
-  "vfmadd231ps %[b1], %[x], %[c" #row "1]\n\t"           \
-  "vfmadd231ps %[b0], %[y], %[c" #next "0]\n\t"          \
+#define RL_TWO_ROWS(step, row, next)                  \
+  "vbroadcastss " RL_LEFT(step, row) ", %[x]\n\t"     \
+  "vbroadcastss " RL_LEFT(step, next) ", %[y]\n\t"    \
+  "vfmadd231ps %[b0], %[x], %[c" #row "0]\n\t"        \
+  "vfmadd231ps %[b1], %[x], %[c" #row "1]\n\t"        \
+  "vfmadd231ps %[b0], %[y], %[c" #next "0]\n\t"       \
   "vfmadd231ps %[b1], %[y], %[c" #next "1]\n\t"
-#define RL_STEP(step)    \
-  "vmovups " #step       \
-  "*64(%[b]), %[b0]\n\t" \
-  "vmovups " #step "*64+32(%[b]), %[b1]\n\t" RL_TWO_ROWS(step, 0, 1) RL_TWO_ROWS(step, 2, 3) RL_TWO_ROWS(step, 4, 5)
+#define RL_STEP(step)                                 \
+  "vmovups " #step "*64(%[b]), %[b0]\n\t"             \
+  "vmovups " #step "*64+32(%[b]), %[b1]\n\t"          \
+  RL_TWO_ROWS(step, 0, 1)                             \
+  RL_TWO_ROWS(step, 2, 3)                             \
+  RL_TWO_ROWS(step, 4, 5)
+#define RL_OPERANDS                                                                                 \
+  : [b0] "=&x"(b0), [b1] "=&x"(b1), [x] "=&x"(x), [y] "=&x"(y),                                     \
+    [c00] "+x"(c[0][0]), [c01] "+x"(c[0][1]), [c10] "+x"(c[1][0]), [c11] "+x"(c[1][1]),             \
+    [c20] "+x"(c[2][0]), [c21] "+x"(c[2][1]), [c30] "+x"(c[3][0]), [c31] "+x"(c[3][1]),             \
+    [c40] "+x"(c[4][0]), [c41] "+x"(c[4][1]), [c50] "+x"(c[5][0]), [c51] "+x"(c[5][1])              \
+  : [a] "r"(a), [b] "r"(b)                                                                          \
+  : "memory"
+// clang-format on
 template <int Steps>
 __attribute__((always_inline)) inline void multiply_steps(const float* a, const float* b, Sums& c) {
-  static_assert(Steps == 1 || Steps == 8);
-  static_assert(kRows == 6 && kCols == 16);
+  static_assert(kRows == 6 && kCols == 16 && (Steps == 1 || Steps == 8));
   __m256 b0, b1, x, y;
-#define RL_STEPS(text)                                                                                               \
-  __asm__(text                                                                                                       \
-          : [b0] "=&x"(b0), [b1] "=&x"(b1), [x] "=&x"(x), [y] "=&x"(y), [c00] "+x"(c[0][0]), [c01] "+x"(c[0][1]),    \
-            [c10] "+x"(c[1][0]), [c11] "+x"(c[1][1]), [c20] "+x"(c[2][0]), [c21] "+x"(c[2][1]), [c30] "+x"(c[3][0]), \
-            [c31] "+x"(c[3][1]), [c40] "+x"(c[4][0]), [c41] "+x"(c[4][1]), [c50] "+x"(c[5][0]), [c51] "+x"(c[5][1])  \
-          : [a] "r"(a), [b] "r"(b)                                                                                   \
-          : "memory")
   if (Steps == 8) {
-    RL_STEPS(RL_STEP(0) RL_STEP(1) RL_STEP(2) RL_STEP(3) RL_STEP(4) RL_STEP(5) RL_STEP(6) RL_STEP(7));
+    __asm__(RL_STEP(0) RL_STEP(1) RL_STEP(2) RL_STEP(3) RL_STEP(4) RL_STEP(5) RL_STEP(6) RL_STEP(7) RL_OPERANDS);
   } else {
-    RL_STEPS(RL_STEP(0));
+    __asm__(RL_STEP(0) RL_OPERANDS);
   }
 }
-#undef RL_STEPS
+#undef RL_OPERANDS
 #undef RL_STEP
 #undef RL_TWO_ROWS
 #undef RL_LEFT
