@@ -32,8 +32,9 @@ if(RIDGELINE_SANITIZE)
 endif()
 
 # ridgeline_precompile(TARGET KIND [HEADERS <a.h> ... LIBRARIES a::a ...]): TARGET reads the headers of its KIND
-# precompiled, once for all targets of the KIND; its first target says which, and of which libraries. They are headers that cost more to compile than the files that include
-# them; a file still includes what it uses (clang-tidy compiles it without them).
+# precompiled, once for all targets of the KIND; its first target says which, and of which libraries. They are headers
+# that cost more to compile than the files that include them; a file still includes what it uses (clang-tidy compiles it
+# without them).
 function(ridgeline_precompile target kind)
   cmake_parse_arguments(P "" "" "HEADERS;LIBRARIES" ${ARGN})
   set(owner ridgeline_precompiled_${kind})

@@ -344,6 +344,13 @@ TEST_P(MatmulTest, AddsChunksOfALongSum) {
   }
 }
 
+// Packed rows fill more than the last-level cache's share: two slabs, three where the next is packed ahead.
+TEST_P(MatmulTest, CutsManyRowsIntoSlabs) {
+  const Operands operands({17501, 9, 400}, DType::f32);
+  check(operands, {.c = DType::f32, .epilogue = Epilogue::plain, .bias = 1}, GetParam());
+  check(operands, {.a = Layout::column_major, .c = DType::f32, .accumulate = true, .row_sums = true}, GetParam());
+}
+
 TEST_P(MatmulTest, ResidualMayBeTheOutputItself) {
   for (const DType dtype : kStored) {
     const Operands operands({37, 53, 70}, dtype);
