@@ -4,7 +4,7 @@
 #   ./test.sh [options] [PHASE...]
 #
 #   PHASE          run only these (default: all, in this order):
-#                    layering  format  build  unit  fuzz  parity  mpi  install  tidy  asan  tsan
+#                    layering  format  build  unit  field  fuzz  parity  mpi  install  tidy  asan  tsan
 #   --long         longer matrices: RIDGELINE_TEST_LONG=1 for the tests, clang-tidy over every file
 #   --no-install   use what is installed, touch no package
 #   --help         this text
@@ -14,7 +14,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-all_phases=(layering format build unit fuzz parity mpi install tidy asan tsan)
+all_phases=(layering format build unit field fuzz parity mpi install tidy asan tsan)
 phases=()
 install=1
 long=0
@@ -133,6 +133,7 @@ phase_build() { check release_builds; }
 # The phases below stand on an up-to-date release build, also when they are asked for alone.
 with_release() { [ $release_is_built = 1 ] || release_builds; }
 phase_unit() { with_release && run_ctest release unit -j "$jobs"; }
+phase_field() { with_release && run_ctest release field -j "$jobs"; }
 phase_fuzz() { with_release && run_ctest release fuzz -j "$jobs"; }
 phase_parity() { with_release && run_ctest release parity --label-exclude '^mpi$'; }
 phase_mpi() { with_release && run_ctest release mpi; }

@@ -63,6 +63,7 @@ void run(const Options& options) {
     if (drawn + 1 < std::min(options.tokens, room)) logits = generator.feed({&id, 1});
   }
   fmt::print("{}\n", decoder.finish());
+  std::fflush(stdout);  // both streams may lead to one place
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   fmt::print(stderr, "{} tokens in {:.2f} s ({:.1f} tokens/s)\n", drawn, seconds, static_cast<double>(drawn) / seconds);
 }

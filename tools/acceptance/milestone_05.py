@@ -1,0 +1,28 @@
+"""What real use showed: a row per line, with what was wrong and what is now. The cases are those of tests/field."""
+import re
+import shutil
+
+from acceptance import measure
+from acceptance.measure import ROOT, ctest, program, row, run
+
+# Lines whose test is not a case of tests/field: name, what was wrong, a pattern of ctest names.
+BESIDE_THEIR_ROOM = [
+]
+
+
+def field_case(script, name):
+    result = run([str(script), program(), shutil.which("mpiexec") or "none", name], check=False)
+    if result.returncode == 77:
+        return result.stdout.strip().splitlines()[-1], None
+    failures = [line for line in result.stdout.splitlines() if line.startswith("FAILED")]
+    now = [line.removeprefix("now: ") for line in result.stdout.splitlines() if line.startswith("now: ")]
+    return "; ".join(failures or now) or f"exit {result.returncode}", result.returncode == 0
+
+
+def rows():
+    for script in sorted((ROOT / "tests/field").glob("field_*.sh")):
+        for name, was in re.findall(r"^# was ([a-z0-9_]+): (.*)$", script.read_text(), re.M):
+            row(f"{script.stem.removeprefix('field_')}_{name}", f"was: {was}", lambda script=script, name=name: field_case(script, name),
+                f"ctest --test-dir build/release -R '^field_{name}$'")
+    for name, was, pattern in BESIDE_THEIR_ROOM:
+        row(name, f"was: {was}", lambda pattern=pattern: ctest(pattern), f"ctest --test-dir build/release -R '^({pattern})$'")
