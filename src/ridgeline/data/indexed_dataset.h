@@ -76,6 +76,9 @@ class IndexedDataset {
   // outside.
   void read(int64_t position, std::span<int32_t> tokens, int64_t vocabulary) const;
 
+  // The file .bin as it lies there, for checksums.
+  std::span<const std::byte> bytes() const { return bin_.bytes(); }
+
   // Absent when there is no PREFIX.json (a dataset of Megatron's own tools).
   const std::optional<DatasetNote>& note() const { return note_; }
   const std::filesystem::path& prefix() const { return prefix_; }

@@ -1,0 +1,74 @@
+#include "ridgeline/data/fingerprint.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <nlohmann/json.hpp>
+#include <span>
+
+#include "ridgeline/base/checksum.h"
+#include "ridgeline/base/error.h"
+
+namespace ridgeline::data {
+namespace {
+
+constexpr int64_t kBlocks = 256;
+constexpr int64_t kBlockBytes = kWholeBytes / kBlocks;
+
+std::string hex(uint32_t sum) {
+  return fmt::format("{:08x}", sum);
+}
+
+uint32_t parse_hex(const std::string& text, std::string_view where) {
+  uint32_t sum = 0;
+  const auto [stop, code] = std::from_chars(text.data(), text.data() + text.size(), sum, 16);
+  if (text.size() == 8 && code == std::errc{} && stop == text.data() + text.size()) return sum;
+  throw Error(fmt::format("'{}': '{}' is no checksum of eight hexadecimal digits", where, text.substr(0, 20)));
+}
+
+}  // namespace
+
+std::vector<ByteRange> sampled_blocks(int64_t file_bytes) {
+  if (file_bytes <= 0) return {};
+  if (file_bytes <= kWholeBytes) return {{0, file_bytes}};
+  std::vector<ByteRange> blocks;
+  // Block i begins at i / (kBlocks - 1) of the way to the last one; remainder and quotient apart, so that no product
+  // overflows. The step is at least a block, since the file is longer than all blocks together.
+  const int64_t way = file_bytes - kBlockBytes, step = way / (kBlocks - 1), rest = way % (kBlocks - 1);
+  for (int64_t i = 0; i < kBlocks; ++i) blocks.push_back({i * step + i * rest / (kBlocks - 1), kBlockBytes});
+  return blocks;
+}
+
+DatasetFingerprint fingerprint(const IndexedDataset& dataset) {
+  const auto type = static_cast<std::byte>(dataset.token_type());
+  uint32_t index = crc32c({&type, 1});
+  index = crc32c(bytes_of(dataset.lengths()), index);
+  uint32_t content = 0;
+  const std::span<const std::byte> bytes = dataset.bytes();
+  for (const ByteRange& block : sampled_blocks(static_cast<int64_t>(bytes.size())))
+    content = crc32c(bytes.subspan(static_cast<size_t>(block.first), static_cast<size_t>(block.bytes)), content);
+  return {.documents = dataset.documents(), .tokens = dataset.tokens(), .index = index, .content = content};
+}
+
+std::string to_text(const DatasetFingerprint& f) {
+  return fmt::format("{} documents, {} tokens, index {}, content {}", f.documents, f.tokens, hex(f.index),
+                     hex(f.content));
+}
+
+nlohmann::json to_json(const DatasetFingerprint& f) {
+  return {{"documents", f.documents}, {"tokens", f.tokens}, {"index", hex(f.index)}, {"content", hex(f.content)}};
+}
+
+DatasetFingerprint fingerprint_from_json(const nlohmann::json& json, std::string_view where) {
+  try {
+    return {.documents = json.at("documents").get<int64_t>(),
+            .tokens = json.at("tokens").get<int64_t>(),
+            .index = parse_hex(json.at("index").get<std::string>(), where),
+            .content = parse_hex(json.at("content").get<std::string>(), where)};
+  } catch (const nlohmann::json::exception& error) {
+    throw Error(fmt::format("'{}' holds no fingerprint of a dataset: {}", where, error.what()));
+  }
+}
+
+}  // namespace ridgeline::data
