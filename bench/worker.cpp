@@ -12,8 +12,8 @@
 #include "ridgeline/base/random.h"
 #include "ridgeline/comm/communicator.h"
 #include "ridgeline/device/arena.h"
-#include "ridgeline/device/cpu/features.h"
 #include "ridgeline/device/cpu/worker_team.h"
+#include "ridgeline/device/machine.h"
 #include "ridgeline/parallel/executor.h"
 #include "ridgeline/train/evaluator.h"
 #include "ridgeline/train/state.h"
@@ -69,20 +69,24 @@ train::Config config_of(const WorkerOptions& options) {
 
 void run_worker(const WorkerOptions& options) {
   const train::Config config = config_of(options);
-  const parallel::RunShape run = train::run_shape(config, options.ranks);
+  const device::Machine machine = device::Machine::read();
+  const parallel::RunShape run = train::run_shape(config, machine, options.ranks);
   const std::vector<parallel::Program> programs = {
       parallel::lower(run.config, parallel::schedule(1, run.sharding.micro_batches)[0], run.sharding)};
   const comm::WorldOptions world_options{.timeout = std::chrono::hours(24),
+                                         .processors = machine.count(),
                                          .link = {.bytes_per_second = options.link_bytes_per_second,
                                                   .latency = std::chrono::nanoseconds(options.link_nanoseconds)}};
   const auto body = [&](comm::World& world) {
     const bool threads = std::string_view(world.backend()) == "threads";
-    device::WorkerTeam team(options.threads, threads ? device::cpus_of_rank(world.rank(), world.size(), options.threads)
-                                                     : std::vector<int>());
+    device::WorkerTeam team(options.threads, threads
+                                                 ? machine.place_of_rank(world.rank(), world.size(), options.threads)
+                                                 : device::WorkerTeam::Place{});
     device::Stream stream(team);
-    parallel::Executor executor(
-        run, programs, world, stream,
-        {.overlap = config.parallel.overlap, .offload_folder = config.optimizer.offload_directory});
+    parallel::Executor executor(run, programs, world, stream,
+                                {.overlap = config.parallel.overlap,
+                                 .offload_folder = config.optimizer.offload_directory,
+                                 .processors = machine.processors});
     UpdateTimer timer;
     executor.observe(&timer);
     train::initialize(executor, 1);

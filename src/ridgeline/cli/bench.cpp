@@ -13,7 +13,7 @@
 #include "bench/overlap.h"
 #include "bench/train.h"
 #include "ridgeline/base/file.h"
-#include "ridgeline/device/cpu/features.h"
+#include "ridgeline/device/machine.h"
 
 namespace ridgeline::cli {
 namespace {
@@ -36,7 +36,7 @@ void report(const Options& options, const std::vector<bench::Row>& rows) {
 }
 
 int threads(const Options& options) {
-  return options.threads > 0 ? options.threads : device::cpu_count();
+  return options.threads > 0 ? options.threads : device::Machine::read().count();
 }
 
 void add_work(CLI::App& command, bench::WorkerOptions& work) {

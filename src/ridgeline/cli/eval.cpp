@@ -12,7 +12,7 @@
 #include "ridgeline/comm/communicator.h"
 #include "ridgeline/data/bigram.h"
 #include "ridgeline/data/sampler.h"
-#include "ridgeline/device/cpu/features.h"
+#include "ridgeline/device/machine.h"
 #include "ridgeline/train/evaluator.h"
 
 namespace ridgeline::cli {
@@ -26,6 +26,7 @@ struct Options {
 };
 
 void run(const Options& options) {
+  const device::Machine machine = device::Machine::read();
   const train::ModelSource source = train::ModelSource::open(options.checkpoint);
   const std::shared_ptr<const data::IndexedDataset> dataset = data::IndexedDataset::open(options.data);
   data::DocumentRange train_documents, documents{0, dataset->documents()};
@@ -40,7 +41,7 @@ void run(const Options& options) {
       .sequence = options.sequence > 0 ? options.sequence : source.config().context,
       .micro_batch = options.micro_batch,
       .ranks = options.ranks,
-      .threads = options.threads,
+      .threads = options.threads > 0 ? options.threads : machine.threads_per_rank(options.ranks),
       .dtype = options.precision == "bf16" ? DType::bf16 : DType::f32,
       .console = stderr};
   const train::Evaluation model = train::evaluate(source, dataset, documents, settings);

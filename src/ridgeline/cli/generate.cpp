@@ -8,7 +8,7 @@
 #include <memory>
 
 #include "ridgeline/base/error.h"
-#include "ridgeline/device/cpu/features.h"
+#include "ridgeline/device/machine.h"
 #include "ridgeline/train/generator.h"
 
 namespace ridgeline::cli {
@@ -36,7 +36,7 @@ void run(const Options& options) {
     ids.push_back(*end);
   }
   train::Generator generator(source, options.precision == "bf16" ? DType::bf16 : DType::f32,
-                             options.threads > 0 ? options.threads : device::cpu_count());
+                             options.threads > 0 ? options.threads : device::Machine::read().count());
   const int64_t room = generator.config().context - static_cast<int64_t>(ids.size());
   if (room <= 0) {
     throw Error(

@@ -11,6 +11,7 @@
 
 #include "ridgeline/cli/run_config.h"
 #include "ridgeline/device/arena.h"
+#include "ridgeline/device/machine.h"
 #include "ridgeline/observe/format.h"
 #include "ridgeline/plan/memory_report.h"
 #include "ridgeline/plan/traffic.h"
@@ -69,7 +70,8 @@ void print_buffers(const parallel::Inventory& inventory, const std::vector<paral
 }
 
 // What a layout costs beside another: memory, and what a rank sends in a step with the most micro-batches.
-void print_traffic(const train::Config& config, int ranks, const plan::MemoryReport& report) {
+void print_traffic(const train::Config& config, const device::Machine& machine, int ranks,
+                   const plan::MemoryReport& report) {
   if (ranks == 1) return;
   const parallel::Sharding given = train::sharding_of(config, ranks);
   // Below level `gradients` reducing more often saves nothing.
@@ -83,7 +85,7 @@ void print_traffic(const train::Config& config, int ranks, const plan::MemoryRep
     if (!both && reduce != given.reduce) continue;
     train::Config choice = config;
     choice.parallel.reduce = reduce == parallel::Reduce::every ? "every" : "last";
-    const parallel::RunShape shape = train::run_shape(choice, ranks);
+    const parallel::RunShape shape = train::run_shape(choice, machine, ranks);
     const std::vector<model::Unit> units = model::declare(shape.config);
     const std::vector<parallel::Program> programs = train::run_programs(choice, ranks);
     const int64_t bytes =
@@ -100,13 +102,14 @@ void print_traffic(const train::Config& config, int ranks, const plan::MemoryRep
 }
 
 // Of the device that --memory names, else of this host.
-void require_memory(const Options& options, const train::Config& config, const plan::MemoryReport& report) {
+void require_memory(const Options& options, const train::Config& config, const device::Machine& machine,
+                    const plan::MemoryReport& report) {
   const int ranks = options.run.ranks;
   const int together = options.ranks_per_host == 0 ? ranks : std::min(ranks, options.ranks_per_host);
-  plan::Limit limit = plan::host_limit(together);
-  if (const plan::Limit cgroup = plan::cgroup_limit(together); cgroup.bytes < limit.bytes) limit = cgroup;
+  plan::Limit limit = plan::host_limit(machine, together);
+  if (const plan::Limit cgroup = plan::cgroup_limit(machine, together); cgroup.bytes < limit.bytes) limit = cgroup;
   if (options.memory != 0) limit = {options.memory, 1, "device"};
-  plan::require_fits(report, limit, [&] { return train::nearest_remedy(config, ranks, limit); });
+  plan::require_fits(report, limit, [&] { return train::nearest_remedy(config, machine, ranks, limit); });
   const auto bytes = [](int64_t value) { return observe::format_bytes(static_cast<double>(value)); };
   if (options.memory != 0) {
     fmt::print("fits: {} of a device's {}", bytes(report.total), bytes(limit.bytes));
@@ -118,8 +121,9 @@ void require_memory(const Options& options, const train::Config& config, const p
 }
 
 void run(const Options& options) {
+  const device::Machine machine = device::Machine::read();
   const train::Config config = read_run_config(options.run);
-  const parallel::RunShape shape = train::run_shape(config, options.run.ranks);
+  const parallel::RunShape shape = train::run_shape(config, machine, options.run.ranks);
   const std::vector<parallel::Program> programs = train::run_programs(config, options.run.ranks);
   const parallel::Inventory inventory = parallel::make_inventory(shape, model::declare(shape.config), programs);
   const plan::MemoryReport report = plan::memory_report(inventory, programs);
@@ -147,9 +151,9 @@ void run(const Options& options) {
         "optimizer.offload = \"host\": on CPUs the optimizer's state lies in host memory anyway; nothing moves\n");
   fmt::print("outside the plan: {} for code and libraries, per process\n",
              observe::format_bytes(static_cast<double>(outside)));
-  print_traffic(config, options.run.ranks, report);
+  print_traffic(config, machine, options.run.ranks, report);
   if (options.all) print_buffers(inventory, programs);
-  require_memory(options, config, report);
+  require_memory(options, config, machine, report);
 }
 
 }  // namespace

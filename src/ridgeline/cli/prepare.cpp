@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "ridgeline/data/prepare.h"
+#include "ridgeline/device/machine.h"
 #include "ridgeline/observe/progress.h"
 
 namespace ridgeline::cli {
@@ -35,6 +36,7 @@ void print_summary(const data::PrepareResult& result, const std::filesystem::pat
 void run_prepare(Options& options) {
   data::PrepareSettings& settings = options.settings;
   settings.tokenizer = options.tokenizer;
+  if (settings.threads <= 0) settings.threads = device::Machine::read().count();
   settings.end_of_document = !options.no_end_of_document;
   settings.specials = options.specials ? data::Specials::recognise : data::Specials::as_text;
   const data::Tokenizer tokenizer = data::Tokenizer::load(options.tokenizer);

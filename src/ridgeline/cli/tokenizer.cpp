@@ -11,6 +11,7 @@
 #include "ridgeline/base/error.h"
 #include "ridgeline/data/tokenizer.h"
 #include "ridgeline/data/tokenizer_trainer.h"
+#include "ridgeline/device/machine.h"
 #include "ridgeline/observe/progress.h"
 
 namespace ridgeline::cli {
@@ -51,7 +52,8 @@ class TrainingProgress {
   bool reading_ = true;
 };
 
-void run_train(const TrainOptions& options) {
+void run_train(TrainOptions& options) {
+  if (options.training.threads <= 0) options.training.threads = device::Machine::read().count();
   const data::TrainedTokenizer trained = [&] {
     TrainingProgress progress;
     return data::train_tokenizer(options.training, std::ref(progress));

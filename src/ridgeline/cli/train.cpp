@@ -15,6 +15,7 @@
 #include "ridgeline/cli/failures.h"
 #include "ridgeline/cli/run_config.h"
 #include "ridgeline/comm/communicator.h"
+#include "ridgeline/device/machine.h"
 #include "ridgeline/plan/memory_report.h"
 #include "ridgeline/train/remedy.h"
 #include "ridgeline/train/signals.h"
@@ -47,13 +48,14 @@ int launched_on_host() {
 
 // Before anything is allocated. Every process of an MPI run asks for all ranks of its host, none having allocated yet;
 // for itself alone in its cgroup, which its peers may share or not; and its addresses hold what its peers share, too.
-void require_memory(const train::Config& config, int ranks, bool mpi) {
+void require_memory(const train::Config& config, const device::Machine& machine, int ranks, bool mpi) {
   const int on_host = mpi ? launched_on_host() : ranks;
-  const plan::MemoryReport report = train::memory_report(config, ranks);
-  plan::Limit addresses = plan::address_limit(mpi ? 1 : ranks);
+  const plan::MemoryReport report = train::memory_report(config, machine, ranks);
+  plan::Limit addresses = plan::address_limit(machine, mpi ? 1 : ranks);
   if (mpi) addresses.bytes -= report.peer_visible * (on_host - 1);
-  for (const plan::Limit& limit : {plan::host_limit(on_host), plan::cgroup_limit(mpi ? 1 : ranks), addresses})
-    plan::require_fits(report, limit, [&] { return train::nearest_remedy(config, ranks, limit); });
+  for (const plan::Limit& limit :
+       {plan::host_limit(machine, on_host), plan::cgroup_limit(machine, mpi ? 1 : ranks), addresses})
+    plan::require_fits(report, limit, [&] { return train::nearest_remedy(config, machine, ranks, limit); });
 }
 
 void print_result(const train::TrainingResult& result) {
@@ -72,6 +74,7 @@ void run(Options& options) {
     fmt::print("{}", train::to_toml(given, train::Detail::documented));
     return;
   }
+  const device::Machine machine = device::Machine::read();
   const train::Config config = read_run_config(options.run);
   if (options.out.empty())
     throw Error("--out is missing", "Name the folder for checkpoints and metrics: --out runs/first");
@@ -83,13 +86,14 @@ void run(Options& options) {
   if (!options.trace.empty()) options.job.trace = options.trace;
   options.job.console = options.quiet ? nullptr : stderr;
 
-  if (!options.ignore_plan) require_memory(config, options.run.ranks, mpi);
-  const train::Job job = train::prepare_job(config, options.job, options.run.ranks);
+  if (!options.ignore_plan) require_memory(config, machine, options.run.ranks, mpi);
+  const train::Job job = train::prepare_job(config, options.job, machine, options.run.ranks);
   const train::StopSignals signals;
   const comm::WorldOptions world{
       .timeout = std::chrono::milliseconds(static_cast<int64_t>(config.parallel.timeout * 1000)),
       .failure_file = (options.job.out / "failure.txt").string(),
-      .on_failure = print_failure};
+      .on_failure = print_failure,
+      .processors = machine.count()};
   const auto body = [&](comm::World& ranks) {
     const train::TrainingResult result = train::run_training(job, ranks);
     if (ranks.rank() == 0) print_result(result);

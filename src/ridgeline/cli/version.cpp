@@ -5,6 +5,7 @@
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/device/cpu/features.h"
+#include "ridgeline/device/machine.h"
 
 namespace ridgeline::cli {
 namespace {
@@ -31,6 +32,7 @@ std::string version_text() {
 #else
   constexpr const char* kCompiler = "GCC " __VERSION__;
 #endif
+  const device::Machine machine = device::Machine::read();
   return fmt::format(
       "ridgeline {}\n"
       "  build      {}, {}\n"
@@ -39,7 +41,7 @@ std::string version_text() {
       "  CPU        {}, {} CPUs, kernels: {}\n"
       "  system     {}\n"
       "  libraries  {}",
-      RIDGELINE_VERSION, RIDGELINE_BUILD_TYPE, kCompiler, device::cpu_model_name(), device::cpu_count(), isa_text(),
+      RIDGELINE_VERSION, RIDGELINE_BUILD_TYPE, kCompiler, machine.model_name, machine.count(), isa_text(),
       system_text(), RIDGELINE_LIBRARIES);
 }
 

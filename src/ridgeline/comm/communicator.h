@@ -124,6 +124,9 @@ struct WorldOptions {
   // watches over MPI ranks (a launcher may kill every rank within a millisecond of the first death, so waiting for an
   // exception to unwind would lose the message). It may only print. Where it is set, no rank is asked to print again.
   std::function<void(const Failure&)> on_failure;
+  // Processors that the ranks of this host share: where there are as many, a rank that waits spins for some
+  // microseconds before it sleeps.
+  int processors = 0;
   Link link;  // throttles communicators of more than one rank; the default does not
 };
 

@@ -33,7 +33,4 @@ inline bool read_batch(CorpusReader& reader, DocumentBatch& batch) {
   return !batch.ends.empty();
 }
 
-// `threads` <= 0: all cores.
-int worker_count(int threads);
-
 }  // namespace ridgeline::data

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <thread>
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/data/document_batch.h"
@@ -32,14 +31,11 @@ std::string names_of(const std::vector<std::filesystem::path>& inputs) {
 
 }  // namespace
 
-int worker_count(int threads) {
-  return threads > 0 ? threads : static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
-}
-
 PrepareResult prepare_dataset(const Tokenizer& tokenizer, const PrepareSettings& settings,
                               const std::function<void(const PrepareProgress&)>& progress) {
   const int32_t end_of_document = end_token(tokenizer, settings);
-  const int threads = worker_count(settings.threads);
+  const int threads = settings.threads;
+  RL_CHECK(threads, >=, 1);
   CorpusReader reader(settings.inputs, settings.corpus);
   IndexedDatasetWriter writer(settings.prefix, tokenizer.vocab_size());
   std::vector<Encoder> encoders;

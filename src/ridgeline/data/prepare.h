@@ -17,7 +17,7 @@ struct PrepareSettings {
   std::filesystem::path prefix;     // of the .bin, .idx and .json to write
   std::filesystem::path tokenizer;  // where the tokenizer came from, for the note
   CorpusOptions corpus;
-  int threads = 0;              // 0: all cores. The result does not depend on it.
+  int threads = 1;              // The result does not depend on it.
   bool end_of_document = true;  // append the tokenizer's end-of-document token to each document
   Specials specials = Specials::as_text;
 };

@@ -191,7 +191,8 @@ Tokenizer train_tokenizer(const PieceCounts& counts, int64_t vocabulary, const T
 TrainedTokenizer train_tokenizer(const TokenizerTraining& settings, const TrainerCallback& progress) {
   require_possible(settings.vocabulary);
   CorpusReader reader(settings.inputs, settings.corpus);
-  const int threads = worker_count(settings.threads);
+  const int threads = settings.threads;
+  RL_CHECK(threads, >=, 1);
   std::vector<PieceCounts> counts(static_cast<size_t>(threads));
   ordered_pipeline<DocumentBatch>(
       threads, [&](DocumentBatch& batch) { return read_batch(reader, batch); },

@@ -54,7 +54,7 @@ struct TokenizerTraining {
   std::vector<std::filesystem::path> inputs;
   CorpusOptions corpus;
   int64_t vocabulary = 0;
-  int threads = 0;  // 0: all cores
+  int threads = 1;
 };
 struct TrainedTokenizer {
   Tokenizer tokenizer;

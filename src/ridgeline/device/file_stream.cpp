@@ -5,17 +5,19 @@
 #include <utility>
 
 #include "ridgeline/base/error.h"
-#include "ridgeline/device/cpu/features.h"
+#include "ridgeline/device/cpu/bound_thread.h"
 
 namespace ridgeline::device {
 
 // With more slots than chunks, a chunk could be read again before it has been written.
-FileStream::FileStream(StateFile file, std::span<std::byte> window, int64_t slot_bytes, std::vector<Chunk> chunks)
+FileStream::FileStream(StateFile file, std::span<std::byte> window, int64_t slot_bytes, std::vector<Chunk> chunks,
+                       std::vector<int> processors)
     : file_(std::move(file)),
       window_(window),
       slot_bytes_(slot_bytes),
       chunks_(std::move(chunks)),
-      slots_(std::min(static_cast<int64_t>(window.size()) / slot_bytes, count())) {
+      slots_(std::min(static_cast<int64_t>(window.size()) / slot_bytes, count())),
+      processors_(std::move(processors)) {
   RL_CHECK(slots_, >=, 1);
   for (const Chunk& ranges : chunks_) {
     for (const Range& range : ranges) {
@@ -111,7 +113,7 @@ bool FileStream::without(std::unique_lock<std::mutex>& lock, F&& transfer) {
 }
 
 void FileStream::read_ahead() {
-  unpin_thread();
+  const BoundThread bound(processors_);
   std::unique_lock lock(mutex_);
   for (;;) {
     changed_.wait(lock, [&] { return stop_ || failure_ || (read_ < allowed_ && read_ - written_ < slots_); });
@@ -133,7 +135,7 @@ void FileStream::read_ahead() {
 }
 
 void FileStream::write_behind() {
-  unpin_thread();
+  const BoundThread bound(processors_);
   std::unique_lock lock(mutex_);
   for (;;) {
     changed_.wait(lock, [&] { return stop_ || failure_ || written_ < returned_; });

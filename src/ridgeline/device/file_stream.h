@@ -25,8 +25,10 @@ class FileStream {
   using Chunk = std::vector<Range>;
 
   // A pass is all of `chunks`, in order; no two overlap in the file. `window` (aligned, outlives this) is cut into
-  // slots of `slot_bytes`, into which every chunk fits.
-  FileStream(StateFile file, std::span<std::byte> window, int64_t slot_bytes, std::vector<Chunk> chunks);
+  // slots of `slot_bytes`, into which every chunk fits. The threads run on `processors`, wherever the caller is bound
+  // (empty: where the caller runs).
+  FileStream(StateFile file, std::span<std::byte> window, int64_t slot_bytes, std::vector<Chunk> chunks,
+             std::vector<int> processors = {});
   // Ends the threads; what has not been written by then is lost.
   ~FileStream();
   FileStream(const FileStream&) = delete;
@@ -69,6 +71,7 @@ class FileStream {
   const int64_t slot_bytes_;
   const std::vector<Chunk> chunks_;
   const int64_t slots_;
+  const std::vector<int> processors_;
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;

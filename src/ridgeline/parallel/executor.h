@@ -78,6 +78,8 @@ class Executor {
     bool overlap = true;
     // Where the file of offloaded state lies (RunShape::offload_window), made where it is missing.
     std::filesystem::path offload_folder = {};
+    // On which the threads that read and write that file run, wherever the caller is bound; empty: where it runs.
+    std::vector<int> processors = {};
   };
 
   // Reserves and touches all memory, and the file of offloaded state (Error when they cannot be had). `world`, `stream`

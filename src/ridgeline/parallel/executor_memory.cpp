@@ -89,7 +89,7 @@ void Executor::open_file() {
   file_ = std::make_unique<device::FileStream>(
       device::StateFile(options_.offload_folder, inventory_.file_bytes, fmt::format("rank {}", world_.rank())),
       std::span(address(window), static_cast<size_t>(window.bytes)), offload_.slot_bytes,
-      ranges_of(offload_, chunks, inventory_));
+      ranges_of(offload_, chunks, inventory_), options_.processors);
 }
 
 void Executor::locate_units() {

@@ -1,17 +1,9 @@
 #include "ridgeline/plan/memory_report.h"
 
 #include <fmt/format.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
-#include <fstream>
-#include <iterator>
-#include <limits>
 #include <nlohmann/json.hpp>
-#include <optional>
-#include <sstream>
 
 #include "ridgeline/base/error.h"
 
@@ -23,39 +15,6 @@ using parallel::Category;
 
 std::string gib(int64_t bytes) {
   return fmt::format("{:.2f} GiB", static_cast<double>(bytes) / (1 << 30));
-}
-
-constexpr int64_t kUnlimited = std::numeric_limits<int64_t>::max();
-
-// The number that a file of a cgroup holds; nothing for "max" and where there is no file.
-std::optional<int64_t> number_in(const std::filesystem::path& file) {
-  std::ifstream stream(file);
-  int64_t value = 0;
-  if (!(stream >> value)) return std::nullopt;
-  return value;
-}
-
-// Bytes of files that the kernel drops when memory is asked for, but counts as used until then.
-int64_t reclaimable(const std::filesystem::path& folder) {
-  std::ifstream stream(folder / "memory.stat");
-  std::string name;
-  int64_t value = 0, own = 0, total = 0;
-  while (stream >> name >> value) {
-    if (name == "inactive_file") own = value;
-    if (name == "total_inactive_file") total = value;  // version 1: with the groups below
-  }
-  return std::max(own, total);
-}
-
-// What the limits of `folder` and of the folders above it, up to `root`, leave.
-int64_t headroom_of(const std::filesystem::path& root, std::string_view folder, const char* limit, const char* used) {
-  int64_t left = kUnlimited;
-  for (std::filesystem::path path = std::filesystem::path(folder).relative_path();; path = path.parent_path()) {
-    const std::optional<int64_t> most = number_in(root / path / limit), now = number_in(root / path / used);
-    if (most && now)
-      left = std::min(left, std::max<int64_t>(*most - std::max<int64_t>(*now - reclaimable(root / path), 0), 0));
-    if (path.empty()) return left;
-  }
 }
 
 }  // namespace
@@ -130,46 +89,16 @@ nlohmann::json to_json(const parallel::Inventory& inventory, const MemoryReport&
   return json;
 }
 
-int64_t cgroup_headroom(const std::filesystem::path& root, std::string_view membership) {
-  int64_t left = kUnlimited;
-  std::istringstream lines{std::string(membership)};
-  for (std::string line; std::getline(lines, line);) {
-    // "4:memory,hugetlb:/jobs/7" (version 1), "0::/jobs/7" (version 2)
-    const size_t first = line.find(':'), second = line.find(':', first + 1);
-    if (second == std::string::npos) continue;
-    const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
-    const std::string folder = line.substr(second + 1);
-    if (controllers == ",,") left = std::min(left, headroom_of(root, folder, "memory.max", "memory.current"));
-    if (controllers.find(",memory,") == std::string::npos) continue;
-    left = std::min(left, headroom_of(root / "memory", folder, "memory.limit_in_bytes", "memory.usage_in_bytes"));
-  }
-  return left;
+Limit host_limit(const device::Machine& machine, int ranks) {
+  return {machine.memory, ranks, "host"};
 }
 
-Limit host_limit(int ranks) {
-  int64_t available = kUnlimited;
-  std::ifstream file("/proc/meminfo");
-  for (std::string line; std::getline(file, line);) {
-    long long kib = 0;
-    if (std::sscanf(line.c_str(), "MemAvailable: %lld", &kib) == 1) available = kib * 1024;
-  }
-  return {available, ranks, "host"};
+Limit cgroup_limit(const device::Machine& machine, int ranks) {
+  return {machine.cgroup_memory, ranks, "cgroup"};
 }
 
-Limit cgroup_limit(int ranks) {
-  std::ifstream membership("/proc/self/cgroup");
-  const std::string text{std::istreambuf_iterator<char>(membership), {}};
-  return {cgroup_headroom("/sys/fs/cgroup", text), ranks, "cgroup"};
-}
-
-Limit address_limit(int ranks) {
-  struct rlimit limit {};
-  if (::getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return {kUnlimited, ranks, "process"};
-  std::ifstream file("/proc/self/statm");
-  int64_t pages = 0;
-  file >> pages;
-  return {std::max<int64_t>(static_cast<int64_t>(limit.rlim_cur) - pages * ::sysconf(_SC_PAGESIZE), 0), ranks,
-          "process"};
+Limit address_limit(const device::Machine& machine, int ranks) {
+  return {machine.addresses, ranks, "process"};
 }
 
 bool fits(const MemoryReport& report, const Limit& limit) {

@@ -3,13 +3,13 @@
 
 #include <array>
 #include <cstdint>
-#include <filesystem>
 #include <functional>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "ridgeline/device/machine.h"
 #include "ridgeline/parallel/inventory.h"
 
 namespace ridgeline::plan {
@@ -43,22 +43,17 @@ struct Limit {
   int64_t per_rank() const { return bytes / ranks; }
 };
 
-// Memory of this host that is free (MemAvailable), for `ranks` ranks.
-Limit host_limit(int ranks);
-// What the memory limits of this process's cgroup and of those above it (version 2 or 1) leave, for `ranks` ranks in
-// it. The largest number where there is no limit.
-Limit cgroup_limit(int ranks);
-// Addresses that this process can still map (RLIMIT_AS), for `ranks` ranks in it: code, libraries, and shared memory of
-// peers count, too. The largest number where there is no limit.
-Limit address_limit(int ranks);
+// Memory of this host that was free when `machine` was read, for `ranks` ranks.
+Limit host_limit(const device::Machine& machine, int ranks);
+// What the memory limits of this process's cgroup and of those above it left, for `ranks` ranks in it. The largest
+// number where there is no limit.
+Limit cgroup_limit(const device::Machine& machine, int ranks);
+// Addresses that this process could still map, for `ranks` ranks in it: code, libraries, and shared memory of peers
+// count, too. The largest number where there is no limit.
+Limit address_limit(const device::Machine& machine, int ranks);
 
 bool fits(const MemoryReport& report, const Limit& limit);
 // Error when the plan does not fit; it says by how much. `next_step` says what helps, and is asked only then.
 void require_fits(const MemoryReport& report, const Limit& limit, const std::function<std::string()>& next_step);
-
-// What is left under the memory limits of a cgroup and of those above it, read below `root` (/sys/fs/cgroup) for the
-// process whose /proc/…/cgroup has the text `membership`. Version 2: memory.max and memory.current; version 1:
-// memory/…/memory.limit_in_bytes and memory.usage_in_bytes. The largest number where there is no limit.
-int64_t cgroup_headroom(const std::filesystem::path& root, std::string_view membership);
 
 }  // namespace ridgeline::plan

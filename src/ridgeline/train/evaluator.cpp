@@ -7,7 +7,6 @@
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/data/prepare.h"
-#include "ridgeline/device/cpu/features.h"
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/observe/progress.h"
 
@@ -50,9 +49,10 @@ Evaluation evaluate(const ModelSource& source, const std::shared_ptr<const data:
     throw Error(fmt::format("windows of {} tokens are longer than the model's context of {}", settings.sequence,
                             source.config().context));
   }
-  const int threads = settings.threads > 0 ? settings.threads : std::max(1, device::cpu_count() / settings.ranks);
-  model::BatchShape shape{
-      .batch = settings.micro_batch, .sequence = settings.sequence, .dtype = settings.dtype, .team_size = threads};
+  model::BatchShape shape{.batch = settings.micro_batch,
+                          .sequence = settings.sequence,
+                          .dtype = settings.dtype,
+                          .team_size = settings.threads};
   shape.head_chunk = std::min(shape.head_chunk, shape.tokens());
   const parallel::RunShape run{.config = source.config(),
                                .batch = shape,
@@ -61,7 +61,7 @@ Evaluation evaluate(const ModelSource& source, const std::shared_ptr<const data:
                                .training = false};
   Evaluation result;
   comm::run_threads(settings.ranks, {}, [&](comm::World& world) {
-    device::WorkerTeam team(threads);
+    device::WorkerTeam team(settings.threads);
     device::Stream stream(team);
     parallel::Executor executor(run, {parallel::evaluation(run.config, 1, run.sharding)}, world, stream);
     executor.fill(parallel::BufferKind::master,

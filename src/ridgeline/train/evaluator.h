@@ -28,7 +28,7 @@ Evaluation evaluate_windows(parallel::Executor& executor, int program, const dat
 struct EvaluationSettings {
   int64_t sequence = 0;
   int64_t micro_batch = 4;
-  int ranks = 1, threads = 0;  // thread ranks; threads per rank, 0: all CPUs shared out
+  int ranks = 1, threads = 1;  // thread ranks; threads of each
   DType dtype = DType::f32;
   std::FILE* console = nullptr;
 };

@@ -9,7 +9,6 @@
 #include "ridgeline/base/file.h"
 #include "ridgeline/checkpoint/manifest.h"
 #include "ridgeline/data/tokenizer.h"
-#include "ridgeline/device/cpu/features.h"
 #include "ridgeline/train/evaluator.h"
 #include "ridgeline/train/peak_cache.h"
 #include "ridgeline/train/trainer.h"
@@ -88,9 +87,9 @@ void open_data(Job& job) {
 
 }  // namespace
 
-int threads_per_rank(const Config& config, int ranks) {
+int threads_per_rank(const Config& config, const device::Machine& machine, int ranks) {
   if (config.train.threads > 0) return static_cast<int>(config.train.threads);
-  return std::max(1, device::cpu_count() / ranks);
+  return machine.threads_per_rank(ranks);
 }
 
 parallel::Sharding sharding_of(const Config& config, int ranks) {
@@ -118,13 +117,13 @@ parallel::Sharding sharding_of(const Config& config, int ranks) {
           .micro_batches = micro_batches(config, ranks)};
 }
 
-parallel::RunShape run_shape(const Config& config, int ranks) {
+parallel::RunShape run_shape(const Config& config, const device::Machine& machine, int ranks) {
   model::BatchShape batch{
       .batch = config.train.micro_batch,
       .sequence = config.train.sequence,
       .dtype = activation_dtype(config),
       .head_chunk = std::min(config.train.head_chunk, config.train.micro_batch * config.train.sequence),
-      .team_size = threads_per_rank(config, ranks),
+      .team_size = threads_per_rank(config, machine, ranks),
       .dropout = config.model.transformer.dropout > 0.0F};
   model::BatchShape evaluation = batch;
   evaluation.dropout = false;
@@ -148,17 +147,18 @@ std::vector<parallel::Program> run_programs(const Config& config, int ranks) {
   return programs;
 }
 
-Job prepare_job(const Config& config, JobOptions options, int ranks) {
+Job prepare_job(const Config& config, JobOptions options, const device::Machine& machine, int ranks) {
   const auto begin = std::chrono::steady_clock::now();
-  Job job{.config = config, .options = std::move(options)};
+  Job job{.config = config, .options = std::move(options), .machine = machine};
   require_data(config);
   check_output(job.options);
   make_folder(job.options.out);
   open_data(job);
   // Products of fp16 are computed in fp32.
   job.arithmetic = activation_dtype(config) == DType::bf16 ? DType::bf16 : DType::f32;
-  job.threads = threads_per_rank(config, ranks) * ranks;
-  job.peak_flops = peak_flops_per_thread(job.arithmetic) * job.threads;
+  job.threads_per_rank = threads_per_rank(config, machine, ranks);
+  job.threads = job.threads_per_rank * ranks;
+  job.peak_flops = peak_flops_per_thread(job.arithmetic, machine) * job.threads;
   job.prepare_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   return job;
 }

@@ -39,15 +39,15 @@ nlohmann::json read_cache(const fs::path& file) {
 
 }  // namespace
 
-double peak_flops_per_thread(DType dtype, bool again) {
-  const int cpus = device::cpu_count();
-  const std::string key = fmt::format("{}, {} CPUs, {}, {}", device::cpu_model_name(), cpus,
-                                      device::name_of(device::isa()), name_of(dtype));
+double peak_flops_per_thread(DType dtype, const device::Machine& machine, bool again) {
+  const int cpus = machine.count();
+  const std::string key =
+      fmt::format("{}, {} CPUs, {}, {}", machine.model_name, cpus, device::name_of(device::isa()), name_of(dtype));
   const fs::path file = cache_file();
   nlohmann::json cache = read_cache(file);
   const double known = cache.contains(key) && cache[key].is_number() ? cache[key].get<double>() : 0.0;
   if (known > 0 && !again) return known / cpus;
-  device::WorkerTeam team(cpus);
+  device::WorkerTeam team(cpus, machine.place_of_rank(0, 1, cpus));
   const double peak = std::max(known, ops::peak_flops(dtype, team));
   cache[key] = peak;
   try {

@@ -77,42 +77,42 @@ std::string assignment(const Step& step, const std::string& value) {
 }
 
 // Nothing where the change makes no configuration.
-std::optional<plan::MemoryReport> report_of(const Config& config, int ranks) {
+std::optional<plan::MemoryReport> report_of(const Config& config, const device::Machine& machine, int ranks) {
   try {
     check(config, ranks);
   } catch (const Error&) {
     return std::nullopt;
   }
-  return memory_report(config, ranks);
+  return memory_report(config, machine, ranks);
 }
 
 }  // namespace
 
-plan::MemoryReport memory_report(const Config& config, int ranks) {
+plan::MemoryReport memory_report(const Config& config, const device::Machine& machine, int ranks) {
   const std::vector<parallel::Program> programs = run_programs(config, ranks);
-  const parallel::RunShape shape = run_shape(config, ranks);
+  const parallel::RunShape shape = run_shape(config, machine, ranks);
   return plan::memory_report(parallel::make_inventory(shape, model::declare(shape.config), programs), programs);
 }
 
-std::string nearest_remedy(const Config& config, int ranks, const plan::Limit& limit) {
+std::string nearest_remedy(const Config& config, const device::Machine& machine, int ranks, const plan::Limit& limit) {
   const std::vector<Step> steps = steps_of(config, ranks);
   for (const Step& step : steps) {
     for (const std::string& value : step.values) {
       Config changed = config;
       step.set(changed, value);
-      const std::optional<plan::MemoryReport> report = report_of(changed, ranks);
+      const std::optional<plan::MemoryReport> report = report_of(changed, machine, ranks);
       if (report && plan::fits(*report, limit))
         return fmt::format("The nearest that fits: {}, with {} per rank.", assignment(step, value), gib(report->total));
     }
   }
   Config changed = config;
   std::string all;
-  int64_t least = memory_report(config, ranks).total;
+  int64_t least = memory_report(config, machine, ranks).total;
   for (const Step& step : steps) {
     if (step.values.empty()) continue;
     Config next = changed;
     step.set(next, step.values.back());
-    const std::optional<plan::MemoryReport> report = report_of(next, ranks);
+    const std::optional<plan::MemoryReport> report = report_of(next, machine, ranks);
     if (!report || report->total >= least) continue;
     least = report->total;
     changed = next;

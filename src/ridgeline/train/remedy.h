@@ -3,18 +3,19 @@
 
 #include <string>
 
+#include "ridgeline/device/machine.h"
 #include "ridgeline/plan/memory_report.h"
 #include "ridgeline/train/config.h"
 
 namespace ridgeline::train {
 
 // What a run takes: the report of the very inventory that training allocates. `config` passes check().
-plan::MemoryReport memory_report(const Config& config, int ranks);
+plan::MemoryReport memory_report(const Config& config, const device::Machine& machine, int ranks);
 
 // The nearest change to `config` with which it fits `limit`, as a sentence for an error: a single key where one is
 // enough, dearest last (more sharding, reducing every micro-batch, recompute, smaller micro-batches, offload to a file,
 // fewer bits), else
 // the shortest sequence of these, each at its strongest. Where nothing fits, the least that they lead to. Pure.
-std::string nearest_remedy(const Config& config, int ranks, const plan::Limit& limit);
+std::string nearest_remedy(const Config& config, const device::Machine& machine, int ranks, const plan::Limit& limit);
 
 }  // namespace ridgeline::train

@@ -81,7 +81,7 @@ double StepLog::model_flops_utilization(double flops) {
   constexpr int kTimes = 5;
   if (flops > peak_flops_ && measured_again_ < kTimes) {
     ++measured_again_;
-    peak_flops_ = peak_flops_per_thread(job_.arithmetic, true) * job_.threads;
+    peak_flops_ = peak_flops_per_thread(job_.arithmetic, job_.machine, true) * job_.threads;
   }
   return flops / peak_flops_;
 }

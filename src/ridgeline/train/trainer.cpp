@@ -12,7 +12,6 @@
 #include "ridgeline/base/file.h"
 #include "ridgeline/base/random.h"
 #include "ridgeline/checkpoint/manifest.h"
-#include "ridgeline/device/cpu/features.h"
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/observe/format.h"
 #include "ridgeline/parallel/executor.h"
@@ -33,9 +32,9 @@ double seconds_since(Clock::time_point begin) {
 
 parallel::Executor::Options executor_options(const Job& job) {
   const std::string& folder = job.config.optimizer.offload_directory;
-  parallel::Executor::Options options{
-      .overlap = job.config.parallel.overlap,
-      .offload_folder = folder.empty() ? job.options.out / "offload" : fs::path(folder)};
+  parallel::Executor::Options options{.overlap = job.config.parallel.overlap,
+                                      .offload_folder = folder.empty() ? job.options.out / "offload" : fs::path(folder),
+                                      .processors = job.machine.processors};
 #ifndef NDEBUG
   options.packing = parallel::Packing::separate;
   options.guard = true;
@@ -44,8 +43,9 @@ parallel::Executor::Options executor_options(const Job& job) {
 }
 
 // Processes are placed by their launcher, threads of one process by us.
-bool thread_ranks(const comm::World& world) {
-  return std::string_view(world.backend()) == "threads";
+device::WorkerTeam::Place place_of(const Job& job, const comm::World& world) {
+  if (std::string_view(world.backend()) != "threads") return {};
+  return job.machine.place_of_rank(world.rank(), world.size(), job.threads_per_rank);
 }
 
 class Trainer {
@@ -54,13 +54,10 @@ class Trainer {
       : job_(job),
         world_(world),
         programs_(run_programs(job.config, world.size())),
-        team_(threads_per_rank(job.config, world.size()),
-              thread_ranks(world)
-                  ? device::cpus_of_rank(world.rank(), world.size(), threads_per_rank(job.config, world.size()))
-                  : std::vector<int>()),
+        team_(job.threads_per_rank, place_of(job, world)),
         stream_(team_),
         begin_(Clock::now()),
-        executor_(run_shape(job.config, world.size()), programs_, world, stream_, executor_options(job)),
+        executor_(run_shape(job.config, job.machine, world.size()), programs_, world, stream_, executor_options(job)),
         timer_(programs_, world.rank(), job.options.trace.has_value()),
         tokens_(static_cast<size_t>(job.config.train.sequence) + 1) {
     memory_seconds_ = seconds_since(begin_);

@@ -11,6 +11,7 @@
 
 #include "ridgeline/comm/communicator.h"
 #include "ridgeline/data/sampler.h"
+#include "ridgeline/device/machine.h"
 #include "ridgeline/model/transformer_config.h"
 #include "ridgeline/parallel/inventory.h"
 #include "ridgeline/parallel/program.h"
@@ -33,29 +34,31 @@ struct JobOptions {
 constexpr int kEvaluationProgram = 0;
 constexpr int kFirstStepProgram = 1;
 
-// What a configuration means on `ranks` ranks: pure, so that `plan` says what `train` does.
-int threads_per_rank(const Config& config, int ranks);
+// What a configuration means on `ranks` ranks of a machine: pure, so that `plan` says what `train` does.
+int threads_per_rank(const Config& config, const device::Machine& machine, int ranks);
 parallel::Sharding sharding_of(const Config& config, int ranks);
-parallel::RunShape run_shape(const Config& config, int ranks);
+parallel::RunShape run_shape(const Config& config, const device::Machine& machine, int ranks);
 std::vector<parallel::Program> run_programs(const Config& config, int ranks);
 
 // What all ranks of a process share. Immutable once prepared.
 struct Job {
   Config config;
   JobOptions options;
+  device::Machine machine;
   std::shared_ptr<const data::GptDataset> train;
   std::shared_ptr<const data::EvaluationWindows> valid;  // null: no validation data
   double bytes_per_token = 0;     // UTF-8 bytes of text per predicted token of the validation data; 0 when unknown
   std::string tokenizer_json;     // kept in checkpoints
   DType arithmetic = DType::f32;  // of products
-  int threads = 0;                // of all ranks together
-  double peak_flops = 0;          // of these threads, for `arithmetic`
+  int threads_per_rank = 0;
+  int threads = 0;        // of all ranks together
+  double peak_flops = 0;  // of these threads, for `arithmetic`
   double prepare_seconds = 0;
 };
 
 // Opens and checks everything outside: data, tokenizer, output folder (Error when it already holds a run and this is no
 // resume; when it is one and there is nothing to resume).
-Job prepare_job(const Config& config, JobOptions options, int ranks);
+Job prepare_job(const Config& config, JobOptions options, const device::Machine& machine, int ranks);
 
 struct TrainingResult {
   int64_t step = 0;

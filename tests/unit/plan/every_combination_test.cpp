@@ -231,7 +231,7 @@ class Pairs {
 // The programs of a run proved, its memory laid out and proved.
 void expect_sound(const Choice& choice, const train::Config& config, std::map<std::string, int64_t>& counts) {
   const int ranks = ranks_of(choice);
-  const parallel::RunShape shape = train::run_shape(config, ranks);
+  const parallel::RunShape shape = train::run_shape(config, {}, ranks);
   const std::vector<parallel::Program> programs = train::run_programs(config, ranks);
   for (const parallel::Program& program : programs) {
     const std::vector<parallel::Program> all(static_cast<size_t>(ranks), program);
@@ -290,7 +290,7 @@ TEST(EveryCombination, OffloadToHostMemoryIsWhereStateLiesOnCpus) {
   const auto planned = [&](const char* where) {
     config.optimizer.offload = where;
     train::check(config, 1);
-    const parallel::RunShape shape = train::run_shape(config, 1);
+    const parallel::RunShape shape = train::run_shape(config, {}, 1);
     return parallel::make_inventory(shape, model::declare(shape.config), programs);
   };
   EXPECT_EQ(planned("host").total_bytes(), planned("none").total_bytes());

@@ -1,11 +1,5 @@
-// What a plan is held against: the limits of cgroups, and what a layout sends.
+// What a layout sends.
 #include <gtest/gtest.h>
-#include <unistd.h>
-
-#include <filesystem>
-#include <fstream>
-#include <limits>
-#include <string>
 
 #include "ridgeline/parallel/schedule.h"
 #include "ridgeline/plan/memory_report.h"
@@ -13,41 +7,6 @@
 
 namespace ridgeline::plan {
 namespace {
-
-namespace fs = std::filesystem;
-constexpr int64_t kNoLimit = std::numeric_limits<int64_t>::max();
-
-class Cgroups : public testing::Test {
- protected:
-  void SetUp() override { fs::create_directories(root_); }
-  void TearDown() override { fs::remove_all(root_); }
-  void write(const std::string& file, const std::string& text) const {
-    fs::create_directories((root_ / file).parent_path());
-    std::ofstream(root_ / file) << text << "\n";
-  }
-  const fs::path root_ = fs::temp_directory_path() / ("ridgeline_cgroups_" + std::to_string(::getpid()));
-};
-
-TEST_F(Cgroups, TheTightestLimitOnTheWayUpCountsInBothVersions) {
-  EXPECT_EQ(cgroup_headroom(root_, "0::/\n"), kNoLimit);
-  write("jobs/memory.max", "1000");
-  write("jobs/memory.current", "300");
-  write("jobs/7/memory.max", "max");
-  write("jobs/7/memory.current", "200");
-  EXPECT_EQ(cgroup_headroom(root_, "0::/jobs/7\n"), 700);
-  EXPECT_EQ(cgroup_headroom(root_, "0::/elsewhere\n"), kNoLimit);
-  write("memory/a/memory.limit_in_bytes", "500");
-  write("memory/a/memory.usage_in_bytes", "100");
-  EXPECT_EQ(cgroup_headroom(root_, "7:blkio:/a\n4:hugetlb,memory:/a/b\n0::/jobs/7\n"), 400);
-  EXPECT_EQ(cgroup_headroom(root_, "7:blkio:/a\n0::/\n"), kNoLimit);
-  // Inside a container the path of version 1 may not exist here; the root's limit still holds.
-  write("memory/memory.limit_in_bytes", "450");
-  write("memory/memory.usage_in_bytes", "500");
-  EXPECT_EQ(cgroup_headroom(root_, "4:memory:/somewhere/outside\n"), 0);
-  // Cached files make way.
-  write("memory/memory.stat", "cache 1\ninactive_file 100\ntotal_inactive_file 200\nunevictable 0");
-  EXPECT_EQ(cgroup_headroom(root_, "4:memory:/somewhere/outside\n"), 150);
-}
 
 // P elements, N ranks, m micro-batches: what each level sends by its definition.
 TEST(TrafficOf, IsWhatTheLevelsAreKnownFor) {

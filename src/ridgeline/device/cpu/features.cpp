@@ -1,13 +1,10 @@
 #include "ridgeline/device/cpu/features.h"
 
 #include <fmt/format.h>
-#include <pthread.h>
-#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cstdlib>
-#include <fstream>
 #include <string>
 
 #if defined(__x86_64__)
@@ -84,46 +81,6 @@ const char* name_of(Isa isa) {
       return "amx_bf16";
   }
   return "?";
-}
-
-std::string cpu_model_name() {
-  std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);) {
-    if (line.rfind("model name", 0) == 0) return line.substr(line.find(':') + 2);
-  }
-  return "unknown CPU";
-}
-
-int cpu_count() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (::sched_getaffinity(0, sizeof set, &set) != 0) return 1;
-  return CPU_COUNT(&set);
-}
-
-std::vector<int> cpus_of_rank(int rank, int ranks, int threads) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (::sched_getaffinity(::getpid(), sizeof set, &set) != 0 || CPU_COUNT(&set) != ranks * threads) return {};
-  std::vector<int> all;
-  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-    if (CPU_ISSET(cpu, &set)) all.push_back(cpu);
-  }
-  return {all.begin() + rank * threads, all.begin() + (rank + 1) * threads};
-}
-
-void pin_thread(int cpu) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  CPU_SET(cpu, &set);
-  ::pthread_setaffinity_np(::pthread_self(), sizeof set, &set);
-}
-
-void unpin_thread() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (::sched_getaffinity(::getpid(), sizeof set, &set) != 0) return;
-  ::pthread_setaffinity_np(::pthread_self(), sizeof set, &set);
 }
 
 }  // namespace ridgeline::device

@@ -1,10 +1,15 @@
 #include "ridgeline/device/cpu/worker_team.h"
 
+#include <fmt/format.h>
+
 #include <atomic>
+#include <optional>
+#include <span>
+#include <system_error>
 #include <thread>
 
 #include "ridgeline/base/error.h"
-#include "ridgeline/device/cpu/features.h"
+#include "ridgeline/device/cpu/bound_thread.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -22,6 +27,7 @@ inline void pause() {
 // Long enough to bridge the gap between two ops of a step, short against a scheduler tick. When there are more threads
 // than CPUs, spinning only takes time from whoever is waited for.
 constexpr int kSpins = 4000;
+constexpr int kCrowdedSpins = 50;
 
 }  // namespace
 
@@ -35,10 +41,12 @@ struct WorkerTeam::Shared {
   alignas(64) std::atomic<uint32_t> round{0};
   alignas(64) std::atomic<uint32_t> running{0};
   std::atomic<bool> stop{false};
+  std::vector<int> places;  // empty: none is bound
+  std::optional<BoundThread> caller;
   std::vector<std::thread> threads;
 
-  void work(int member, int core) {
-    if (core >= 0) pin_thread(core);
+  void work(int member, std::span<const int> processor) {
+    const BoundThread bound(processor);
     uint32_t seen = 0;
     for (;;) {
       wait_while(round, seen);
@@ -47,6 +55,14 @@ struct WorkerTeam::Shared {
       body(context, member);
       if (running.fetch_sub(1, std::memory_order_acq_rel) == 1) running.notify_one();
     }
+  }
+
+  void end() {
+    stop = true;
+    round.fetch_add(1);
+    round.notify_all();
+    for (std::thread& thread : threads) thread.join();
+    threads.clear();
   }
 
   // Returns when `value` is no longer `old`.
@@ -59,21 +75,38 @@ struct WorkerTeam::Shared {
   }
 };
 
-WorkerTeam::WorkerTeam(int size, std::vector<int> cores) : shared_(std::make_unique<Shared>(size)) {
+WorkerTeam::WorkerTeam(int size, Place place) : shared_(std::make_unique<Shared>(size)) {
   RL_CHECK(size, >=, 1);
-  if (size > cpu_count()) shared_->spins = 50;
-  if (!cores.empty()) pin_thread(cores.front());
-  for (int member = 1; member < size; ++member) {
-    const int core = member < static_cast<int>(cores.size()) ? cores[member] : -1;
-    shared_->threads.emplace_back([shared = shared_.get(), member, core] { shared->work(member, core); });
+  const size_t members = static_cast<size_t>(size);
+  RL_REQUIRE(place.processors.empty() || place.processors.size() == members, "{} processors for a team of {}",
+             place.processors.size(), size);
+  if (place.crowded) shared_->spins = kCrowdedSpins;
+  shared_->places = std::move(place.processors);
+  const auto place_of = [&](size_t member) {
+    const std::span<const int> all = shared_->places;
+    return all.empty() ? all : all.subspan(member, 1);
+  };
+  try {
+    shared_->threads.reserve(members - 1);
+    for (size_t member = 1; member < members; ++member) {
+      shared_->threads.emplace_back([shared = shared_.get(), member, processor = place_of(member)] {
+        shared->work(static_cast<int>(member), processor);
+      });
+    }
+  } catch (const std::system_error& error) {
+    const size_t started = shared_->threads.size() + 1;
+    shared_->end();
+    throw Error(
+        system_error(fmt::format("cannot start thread {} of {} of a rank", started + 1, size), error.code().value())
+            .message(),
+        "Use fewer threads or ranks (train.threads, --threads, --ranks), or raise the limit on processes "
+        "(ulimit -u, the job's limit on tasks).");
   }
+  shared_->caller.emplace(place_of(0));
 }
 
 WorkerTeam::~WorkerTeam() {
-  shared_->stop = true;
-  shared_->round.fetch_add(1);
-  shared_->round.notify_all();
-  for (std::thread& thread : shared_->threads) thread.join();
+  shared_->end();
 }
 
 int WorkerTeam::size() const {

@@ -12,9 +12,16 @@ namespace ridgeline::device {
 
 class WorkerTeam {
  public:
-  // A team of `size` >= 1 threads: the caller of run() and size-1 workers. `cores`, when not empty, gives the CPU to
-  // which each member is pinned (index 0: the caller).
-  explicit WorkerTeam(int size, std::vector<int> cores = {});
+  struct Place {
+    // To which each member is bound for the life of the team (index 0: whoever makes it, and calls run()); empty: none.
+    std::vector<int> processors;
+    // More threads are busy than there are processors: who waits sleeps soon.
+    bool crowded = false;
+  };
+  // A team of `size` >= 1 threads: the caller of run() and size-1 workers. Throws Error when the system starts no more
+  // threads.
+  explicit WorkerTeam(int size) : WorkerTeam(size, Place{}) {}
+  WorkerTeam(int size, Place place);
   ~WorkerTeam();
   WorkerTeam(const WorkerTeam&) = delete;
   WorkerTeam& operator=(const WorkerTeam&) = delete;
