@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "ridgeline/base/error.h"
 
@@ -191,6 +192,24 @@ void write_atomically(const fs::path& path, std::string_view bytes) {
     std::error_code ignored;
     fs::remove(temporary, ignored);
     throw;
+  }
+}
+
+void remove_temporaries(const fs::path& path) {
+  const std::string begin = path.filename().string() + ".";
+  std::vector<fs::path> found;
+  std::error_code code;
+  const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder, code)) {
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with(begin) || !name.ends_with(".tmp") || name.size() <= begin.size() + 4) continue;
+    const std::string_view middle = std::string_view(name).substr(begin.size(), name.size() - begin.size() - 4);
+    // A process and a count, see write_atomically().
+    if (middle.find_first_not_of("0123456789.") == std::string_view::npos) found.push_back(entry.path());
+  }
+  for (const fs::path& temporary : found) {
+    if (!fs::remove(temporary, code) && code)
+      throw system_error(fmt::format("cannot remove '{}'", temporary.string()), code.value());
   }
 }
 

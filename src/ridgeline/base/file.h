@@ -71,6 +71,9 @@ class File {
 // the old file or the whole new one, never a part.
 void write_atomically(const std::filesystem::path& path, std::string_view bytes);
 
+// Removes the temporary files of write_atomically(`path`, …) calls that never returned. Only when nobody writes `path`.
+void remove_temporaries(const std::filesystem::path& path);
+
 // rename() then fsync of the parent folder.
 void rename_durably(const std::filesystem::path& from, const std::filesystem::path& to);
 

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <iterator>
 #include <nlohmann/json.hpp>
@@ -50,10 +51,17 @@ void append_value(std::string& line, std::string_view value) {
   append_text(line, value);
 }
 
+void append_field(std::string& line, const Field& field) {
+  append_text(line, field.key);
+  line += ": ";
+  std::visit([&](const auto& value) { append_value(line, value); }, field.value);
+}
+
 // What of an old file belongs before step `step`: its whole lines without the records of later steps.
 std::string records_up_to(std::string_view text, int64_t step, const fs::path& path) {
   std::string kept;
   int number = 0;
+  bool complete = false;  // the record of `step` was seen
   while (!text.empty()) {
     const size_t end = text.find('\n');
     if (end == std::string_view::npos) break;  // cut while it was written
@@ -62,11 +70,15 @@ std::string records_up_to(std::string_view text, int64_t step, const fs::path& p
     ++number;
     const json record = json::parse(line, nullptr, false);
     if (!record.is_object()) {
+      if (complete) break;
       throw Error(fmt::format("'{}', line {}: no JSON object", path.string(), number),
                   "Repair or remove the line, or move the file away to begin a new one.");
     }
     const auto found = record.find("step");
-    if (found != record.end() && found->is_number_integer() && found->get<int64_t>() > step) continue;
+    if (found != record.end() && found->is_number_integer()) {
+      if (found->get<int64_t>() > step) continue;
+      complete = complete || found->get<int64_t>() == step;
+    }
     kept += line;
   }
   return kept;
@@ -91,14 +103,30 @@ MetricsLog MetricsLog::resume(const fs::path& path, int64_t step) {
   return {File(path, File::Mode::update), static_cast<int64_t>(kept.size())};
 }
 
+void MetricsLog::amend(int64_t step, std::span<const Field> fields) {
+  std::string text = read_text(path());
+  text.resize(static_cast<size_t>(std::min<int64_t>(end_, static_cast<int64_t>(text.size()))));
+  const size_t begin = text.size() < 2 ? 0 : text.rfind('\n', text.size() - 2) + 1;  // npos + 1 is 0
+  const json record = json::parse(text.begin() + static_cast<std::ptrdiff_t>(begin), text.end(), nullptr, false);
+  if (!record.is_object() || record.value("step", json()) != json(step)) return;
+  text.resize(text.rfind('}'));
+  for (const Field& field : fields) {
+    if (record.contains(field.key)) continue;
+    if (!record.empty()) text += ", ";
+    append_field(text, field);
+  }
+  text += "}\n";
+  write_atomically(path(), text);
+  file_ = File(path(), File::Mode::update);
+  end_ = static_cast<int64_t>(text.size());
+}
+
 void MetricsLog::write(std::span<const Field> fields) {
   line_.clear();
   line_ += '{';
   for (const Field& field : fields) {
     if (line_.size() > 1) line_ += ", ";
-    append_text(line_, field.key);
-    line_ += ": ";
-    std::visit([&](const auto& value) { append_value(line_, value); }, field.value);
+    append_field(line_, field);
   }
   line_ += "}\n";
   file_.write_at(end_, bytes_of(std::string_view(line_)));

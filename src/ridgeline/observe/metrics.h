@@ -35,13 +35,21 @@ class MetricsLog {
   // A new file; an old one is emptied.
   static MetricsLog create(const std::filesystem::path& path);
   // Continues a run at `step`: records of later steps, and a last line that was cut, are removed; a file that does not
-  // exist is created. A record without "step" stays. A line that is no JSON object is an Error with its number.
+  // exist is created. A record without "step" stays. A line that is no JSON object is an Error with its number, unless
+  // it stands behind the record of `step`: what a machine that lost its power left there is removed, too.
   static MetricsLog resume(const std::filesystem::path& path, int64_t step);
 
   // Writes one record with its keys in the order given. Allocates nothing once a record of this length was written (8
   // KiB are reserved).
   void write(std::span<const Field> fields);
   void write(std::initializer_list<Field> fields) { write(std::span<const Field>(fields.begin(), fields.size())); }
+
+  // Adds fields to the last record, if that is one of `step`; those whose key it has already stay as they are. The file
+  // is replaced as a whole. For what is measured long after.
+  void amend(int64_t step, std::span<const Field> fields);
+
+  // On return what was written is on the device.
+  void sync() { file_.sync(); }
 
   const std::filesystem::path& path() const { return file_.path(); }
 

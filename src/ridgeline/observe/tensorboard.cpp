@@ -163,4 +163,9 @@ void TensorBoardLog::flush() {
   pending_.clear();
 }
 
+void TensorBoardLog::sync() {
+  flush();
+  file_->sync();
+}
+
 }  // namespace ridgeline::observe

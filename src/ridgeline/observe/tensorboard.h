@@ -29,6 +29,8 @@ class TensorBoardLog {
   // Events are collected (64 KiB at most) until this writes them; once per step is right. Nothing is allocated in
   // between.
   void flush();
+  // On return what was written is on the device.
+  void sync();
 
   const std::filesystem::path& path() const { return file_->path(); }
 

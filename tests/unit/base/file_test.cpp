@@ -78,6 +78,14 @@ TEST_F(FileTest, ResizeAndReserveGiveZeros) {
 }
 
 TEST_F(FileTest, AtomicWriteReplacesTheWholeFileAndLeavesNothingBeside) {
+  for (const char* const left : {"manifest.12.0.tmp", "manifest.tmp", "manifest.mine.tmp", "other.12.0.tmp"}) {
+    const File file(folder / left, File::Mode::create);
+  }
+  remove_temporaries(folder / "manifest");
+  EXPECT_FALSE(fs::exists(folder / "manifest.12.0.tmp"));
+  for (const char* const stays : {"manifest.tmp", "manifest.mine.tmp", "other.12.0.tmp"}) {
+    EXPECT_TRUE(fs::remove(folder / stays)) << stays;
+  }
   write_atomically(folder / "manifest", std::string(100000, 'a'));
   write_atomically(folder / "manifest", "new");
   EXPECT_EQ(read_text(folder / "manifest"), "new");

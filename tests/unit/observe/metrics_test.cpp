@@ -70,5 +70,26 @@ TEST_F(MetricsTest, ResumeWithoutAFileBeginsOneAndABrokenLineIsNamed) {
   }
 }
 
+TEST_F(MetricsTest, WhatStandsBehindTheRecordOfTheResumedStepIsRemovedWhateverItIs) {
+  write_atomically(path(), std::string("{\"step\": 1}\n{\"step\": 2}\n\0\0\0\n{\"step\": 3}\n", 40));
+  MetricsLog::resume(path(), 2).write({{"step", 3}});
+  EXPECT_EQ(read_text(path()), "{\"step\": 1}\n{\"step\": 2}\n{\"step\": 3}\n");
+}
+
+TEST_F(MetricsTest, TheLastRecordIsAmendedOnce) {
+  MetricsLog log = MetricsLog::create(path());
+  log.write({{"step", 1}, {"loss", 2.5}});
+  log.write({{"step", 2}, {"loss", 1.5}});
+  const Field fields[] = {{"validation_loss", 1.25}};
+  log.amend(1, fields);  // not the last
+  log.amend(2, fields);
+  log.amend(2, fields);
+  log.write({{"step", 3}});
+  EXPECT_EQ(read_text(path()),
+            "{\"step\": 1, \"loss\": 2.5}\n{\"step\": 2, \"loss\": 1.5, \"validation_loss\": 1.25}\n{\"step\": 3}\n");
+  MetricsLog::resume(path(), 3).amend(3, fields);
+  EXPECT_THAT(read_text(path()), testing::EndsWith("{\"step\": 3, \"validation_loss\": 1.25}\n"));
+}
+
 }  // namespace
 }  // namespace ridgeline::observe
