@@ -112,10 +112,11 @@ std::vector<Piece> CheckpointWriter::finish() {
   return std::move(pieces_);
 }
 
-fs::path CheckpointWriter::commit(std::span<const Piece> pieces, nlohmann::json extra) {
+fs::path CheckpointWriter::commit(std::span<const Piece> pieces, nlohmann::json extra, const Descent& descent) {
   const std::vector<uint32_t> crcs = combine(layout_, pieces);
   Manifest manifest;
   manifest.step = step_;
+  manifest.descent = descent;
   manifest.extra = std::move(extra);
   for (size_t i = 0; i < crcs.size(); ++i) {
     manifest.files.push_back({layout_.files[i].name, layout_.files[i].size, crcs[i]});

@@ -62,6 +62,9 @@ Manifest manifest_of(const json& document) {
     }
     manifest.files.push_back(std::move(record));
   }
+  manifest.descent.branch = body.value("branch", int64_t{0});
+  if (const auto parent = body.find("parent"); parent != body.end() && !parent->is_null())
+    manifest.descent.parent = parent->get<int64_t>();
   manifest.extra = body.at("extra");
   return manifest;
 }
@@ -77,6 +80,8 @@ std::string to_text(const Manifest& manifest) {
   for (const Manifest::FileRecord& file : manifest.files) {
     body["files"].push_back({{"name", file.name}, {"bytes", file.bytes}, {"crc32c", hex(file.crc32c)}});
   }
+  body["branch"] = manifest.descent.branch;
+  if (manifest.descent.parent) body["parent"] = *manifest.descent.parent;
   body["extra"] = manifest.extra;
   // Numbers that JSON cannot hold become null and text that is no UTF-8 is replaced when dumped; sum what a reader
   // parses.
@@ -102,6 +107,13 @@ Manifest parse_manifest(std::string_view text, std::string_view file) {
   } catch (const Error& error) {
     throw Error(fmt::format("'{}': {}", file, error.message()));
   }
+}
+
+void replace_extra(const fs::path& folder, json extra) {
+  const fs::path path = folder / kManifestName;
+  Manifest manifest = parse_manifest(read_text(path), path.string());
+  manifest.extra = std::move(extra);
+  write_atomically(path, to_text(manifest));
 }
 
 std::string folder_name(int64_t step) {

@@ -24,6 +24,14 @@ namespace ridgeline::checkpoint {
 constexpr int kManifestVersion = 1;
 constexpr const char* kManifestName = "manifest.json";
 
+// Where a checkpoint stands in its run, see lineage.h.
+struct Descent {
+  int64_t branch = 0;
+  std::optional<int64_t> parent;  // step of the checkpoint that the run saved or went on from before; none: step 0
+
+  bool operator==(const Descent&) const = default;
+};
+
 struct Manifest {
   struct FileRecord {
     std::string name;  // plain, without folders
@@ -33,6 +41,7 @@ struct Manifest {
   int version = kManifestVersion;
   int64_t step = 0;
   std::vector<FileRecord> files;
+  Descent descent;
   nlohmann::json extra;  // the run's own: consumed samples, loss scale, configuration, ...
 };
 
@@ -88,7 +97,7 @@ class CheckpointWriter {
 
   // Combines the pieces of all ranks, writes the manifest, syncs, renames the temporary folder into place (a checkpoint
   // of the same step is replaced in one exchange, then removed). Error as combine(); returns folder().
-  std::filesystem::path commit(std::span<const Piece> pieces, nlohmann::json extra);
+  std::filesystem::path commit(std::span<const Piece> pieces, nlohmann::json extra, const Descent& descent = {});
 
   // Removes the temporary folder, if any. Never throws.
   void abort() noexcept;
@@ -123,6 +132,9 @@ class CheckpointReader {
   TensorFolder tensors_;
 };
 
+// Replaces what the manifest of a whole checkpoint says of its run; its tensors stay. Atomic.
+void replace_extra(const std::filesystem::path& folder, nlohmann::json extra);
+
 // ------------------------------------------------------------------------------------------- which ones are there,
 // good
 
@@ -147,10 +159,10 @@ std::vector<CheckpointEntry> list_checkpoints(const std::filesystem::path& paren
 std::optional<CheckpointEntry> latest_good(const std::filesystem::path& parent, Check check = Check::checksums,
                                            std::optional<int64_t> before = {});
 
-// Deletes the oldest until `keep_last` (>= 1) are left, never one of the steps in `keep` (the best by validation; these
-// do not count as one of the last unless they are). Each is renamed to `….trash` first, so that none is ever seen half
-// deleted. Returns the steps deleted.
-std::vector<int64_t> prune(const std::filesystem::path& parent, int keep_last, std::span<const int64_t> keep = {});
+// Deletes the oldest until `keep_last` (>= 1) are left, never one of the steps in `keep` (the best by validation, the
+// one just written; these do not count as one of the last unless they are). Each is renamed to `….trash` first, so that
+// none is ever seen half deleted. Returns the steps deleted.
+std::vector<int64_t> prune(const std::filesystem::path& parent, int64_t keep_last, std::span<const int64_t> keep = {});
 
 // Removes `….tmp` and `….trash` folders that an interrupted run left. Only when no run writes to `parent`.
 void remove_leftovers(const std::filesystem::path& parent);

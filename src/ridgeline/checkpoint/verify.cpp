@@ -164,7 +164,7 @@ std::optional<CheckpointEntry> latest_good(const fs::path& parent, Check check, 
   return newest_good(parent, check, before, 2);
 }
 
-std::vector<int64_t> prune(const fs::path& parent, int keep_last, std::span<const int64_t> keep) {
+std::vector<int64_t> prune(const fs::path& parent, int64_t keep_last, std::span<const int64_t> keep) {
   RL_CHECK(keep_last, >=, 1);
   std::vector<CheckpointEntry> entries = list_checkpoints(parent);
   const size_t last = std::min(entries.size(), static_cast<size_t>(keep_last));

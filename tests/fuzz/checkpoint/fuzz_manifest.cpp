@@ -1,9 +1,10 @@
-// Any bytes as a checkpoint's manifest: as they are, and as the body of one whose checksum is right.
+// Any bytes as a checkpoint's manifest: as they are, and as the body of one whose checksum is right. And as a lineage.
 #include <fmt/format.h>
 
 #include "fuzz_driver.h"
 #include "ridgeline/base/checksum.h"
 #include "ridgeline/base/error.h"
+#include "ridgeline/checkpoint/lineage.h"
 #include "ridgeline/checkpoint/manifest.h"
 
 using namespace ridgeline;
@@ -25,11 +26,20 @@ void try_manifest(const std::string& text) {
   }
 }
 
+void try_lineage(const std::string& text) {
+  try {
+    const std::string again = to_text(parse_lineage(text, "input"));
+    RL_REQUIRE(to_text(parse_lineage(again, "again")) == again, "{}", again);
+  } catch (const Error&) {
+  }
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string text(reinterpret_cast<const char*>(data), size);
   try_manifest(text);
+  try_lineage(text);
   int depth = 0;
   for (const char c : text) depth += c == '[' || c == '{';
   if (depth > 1000) return 0;  // the dump below recurses
@@ -48,5 +58,6 @@ std::vector<std::string> seeds() {
   manifest.extra = {
       {"consumed_samples", 12345}, {"loss_scale", 65536.5}, {"config", "a = 1\n"}, {"list", {1, nullptr}}};
   const std::string text = to_text(manifest);
-  return {text, json::parse(text).at("manifest").dump(), json::parse(text).at("manifest").dump(1)};
+  const Lineage lineage{.branch = 2, .from = "step_00000020", .from_step = 20, .aside = "branch_1", .moving = {40, 60}};
+  return {text, json::parse(text).at("manifest").dump(), json::parse(text).at("manifest").dump(1), to_text(lineage)};
 }
