@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/checkpoint/lineage.h"
 #include "ridgeline/data/indexed_dataset.h"
 #include "ridgeline/model/declarations.h"
 #include "ridgeline/observe/format.h"
@@ -65,6 +66,19 @@ void inspect_dataset(const Options& options) {
   }
 }
 
+// The checkpoints beside one, and those of branches that the run has left.
+void list_run(const fs::path& checkpoint) {
+  const fs::path parent = checkpoint.parent_path();
+  const auto line = [](const std::string& name, const std::vector<checkpoint::CheckpointEntry>& entries) {
+    std::vector<int64_t> steps;
+    for (const checkpoint::CheckpointEntry& entry : entries) steps.push_back(entry.step);
+    if (!steps.empty()) fmt::print("  {:<11} steps {}\n", name, fmt::join(steps, ", "));
+  };
+  line("beside it", checkpoint::run_checkpoints(parent));
+  for (const fs::path& aside : checkpoint::branches_aside(parent))
+    line(aside.filename().string(), checkpoint::list_checkpoints(aside));
+}
+
 void inspect_model(const Options& options) {
   const train::ModelSource source = train::ModelSource::open(options.path);
   const model::TransformerConfig& config = source.config();
@@ -76,6 +90,10 @@ void inspect_model(const Options& options) {
     const train::RunState state = train::run_state_from_json(reader->extra(), source.folder().string());
     fmt::print("  step        {}, {} samples and {} tokens consumed\n", reader->step(),
                observe::format_integer(state.consumed_samples), observe::format_integer(state.consumed_tokens));
+    const checkpoint::Descent& descent = reader->manifest().descent;
+    fmt::print("  lineage     branch {}, after {}\n", descent.branch,
+               descent.parent ? fmt::format("step {}", *descent.parent) : "the start");
+    if (state.evaluation_due) fmt::print("  evaluation  due at this step: a stop came first; --resume makes it up\n");
     if (state.best_validation_loss)
       fmt::print("  best        validation loss {:.4f} nats per token at step {}\n", *state.best_validation_loss,
                  state.best_step);
@@ -84,6 +102,7 @@ void inspect_model(const Options& options) {
                  observe::format_integer(file.bytes), file.crc32c);
     }
   }
+  if (source.is_checkpoint()) list_run(source.folder());
   if (!options.tensors) return;
   observe::Table table(
       {{"tensor", observe::Table::left}, {"shape", observe::Table::left}, {"elements", observe::Table::right}});

@@ -1,8 +1,12 @@
 #include "ridgeline/cli/run_config.h"
 
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
 
 #include "ridgeline/checkpoint/hugging_face.h"
+#include "ridgeline/checkpoint/manifest.h"
+#include "ridgeline/train/state.h"
 
 namespace ridgeline::cli {
 
@@ -19,9 +23,13 @@ void add_run_config(CLI::App& command, RunConfigOptions& options) {
       ->check(CLI::PositiveNumber);
 }
 
-train::Config read_run_config(const RunConfigOptions& options) {
+train::Config read_run_config(const RunConfigOptions& options, const std::filesystem::path& resumed) {
   train::Config config = train::parse_config(options.config, options.overrides);
-  if (!config.train.init_from.empty()) {
+  if (!config.train.init_from.empty() && !resumed.empty()) {
+    config = train::with_imported_model(
+        std::move(config), train::model_config_of(checkpoint::CheckpointReader(resumed).extra(), resumed.string()),
+        fmt::format("the checkpoint '{}'", resumed.string()));
+  } else if (!config.train.init_from.empty()) {
     const std::filesystem::path folder = config.train.init_from;
     config = train::with_imported_model(std::move(config), model::from_hugging_face(checkpoint::read_config(folder),
                                                                                     (folder / "config.json").string()));

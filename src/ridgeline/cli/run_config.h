@@ -22,7 +22,8 @@ struct RunConfigOptions {
 // Registers --config, --set and --ranks.
 void add_run_config(CLI::App& command, RunConfigOptions& options);
 
-// Reads, completes (train.init_from says the model) and checks.
-train::Config read_run_config(const RunConfigOptions& options);
+// Reads, completes (train.init_from says the model; once there is a checkpoint to go on from, `resumed`, that does, and
+// the folder is not needed any more) and checks.
+train::Config read_run_config(const RunConfigOptions& options, const std::filesystem::path& resumed = {});
 
 }  // namespace ridgeline::cli

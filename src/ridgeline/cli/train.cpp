@@ -10,6 +10,8 @@
 #include <cstdlib>
 #include <initializer_list>
 #include <memory>
+#include <optional>
+#include <utility>
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/cli/failures.h"
@@ -18,6 +20,7 @@
 #include "ridgeline/device/machine.h"
 #include "ridgeline/plan/memory_report.h"
 #include "ridgeline/train/remedy.h"
+#include "ridgeline/train/run_folder.h"
 #include "ridgeline/train/signals.h"
 #include "ridgeline/train/trainer.h"
 
@@ -58,10 +61,18 @@ void require_memory(const train::Config& config, const device::Machine& machine,
     plan::require_fits(report, limit, [&] { return train::nearest_remedy(config, machine, ranks, limit); });
 }
 
-void print_result(const train::TrainingResult& result) {
-  fmt::print("{} at step {}: loss {:.4f}", result.stopped ? "stopped" : "finished", result.step, result.loss);
-  if (result.validation_loss) fmt::print(", validation loss {:.4f} nats per token", *result.validation_loss);
-  fmt::print("\n");
+void print_result(const train::TrainingResult& result, const std::string& out, int64_t steps) {
+  if (result.nothing_to_do) {
+    fmt::print("nothing to do: '{}' is finished, at step {} of train.steps = {}; raise train.steps to go on\n", out,
+               result.step, steps);
+  } else {
+    std::string text = fmt::format("{} at step {}", result.stopped ? "stopped" : "finished", result.step);
+    const char* separator = ": ";
+    if (result.loss) text += fmt::format("{}loss {:.4f}", std::exchange(separator, ", "), *result.loss);
+    if (result.validation_loss)
+      text += fmt::format("{}validation loss {:.4f} nats per token", separator, *result.validation_loss);
+    fmt::print("{}\n", text);
+  }
   std::fflush(stdout);
 }
 
@@ -75,7 +86,6 @@ void run(Options& options) {
     return;
   }
   const device::Machine machine = device::Machine::read();
-  const train::Config config = read_run_config(options.run);
   if (options.out.empty())
     throw Error("--out is missing", "Name the folder for checkpoints and metrics: --out runs/first");
   options.job.out = options.out;
@@ -83,6 +93,8 @@ void run(Options& options) {
     options.job.resume = true;
     options.job.resume_from = options.resume_from;
   }
+  const std::optional<checkpoint::CheckpointEntry> from = train::resumed_checkpoint(options.job);
+  const train::Config config = read_run_config(options.run, from ? from->folder : std::filesystem::path());
   if (!options.trace.empty()) options.job.trace = options.trace;
   options.job.console = options.quiet ? nullptr : stderr;
 
@@ -91,12 +103,12 @@ void run(Options& options) {
   const train::StopSignals signals;
   const comm::WorldOptions world{
       .timeout = std::chrono::milliseconds(static_cast<int64_t>(config.parallel.timeout * 1000)),
-      .failure_file = (options.job.out / "failure.txt").string(),
+      .failure_file = (options.job.out / train::kFailureName).string(),
       .on_failure = print_failure,
       .processors = machine.count()};
   const auto body = [&](comm::World& ranks) {
     const train::TrainingResult result = train::run_training(job, ranks);
-    if (ranks.rank() == 0) print_result(result);
+    if (ranks.rank() == 0) print_result(result, options.out, config.train.steps);
   };
   if (mpi) {
     comm::run_mpi(world, body);
@@ -122,7 +134,9 @@ void add_train(CLI::App& app) {
   add_run_config(*command, options->run);
   command->add_option("--out", options->out, "Folder of the run")->type_name("DIR");
   command->add_flag("--resume", options->job.resume, "Go on with the newest checkpoint in --out");
-  command->add_option("--resume-from", options->resume_from, "Go on with this checkpoint instead of the newest")
+  command
+      ->add_option("--resume-from", options->resume_from,
+                   "Go on with this checkpoint instead of the newest; later ones move to checkpoints/branch_…")
       ->type_name("DIR");
   command->add_option("--trace", options->trace, "Write what each rank did when, for ui.perfetto.dev")
       ->type_name("FILE.json");

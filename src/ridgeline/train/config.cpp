@@ -310,7 +310,9 @@ Config parse_config_text(std::string_view text, std::string_view source, std::sp
   return parse(root, source, overrides);
 }
 
-Config with_imported_model(Config config, const ridgeline::model::TransformerConfig& imported) {
+Config with_imported_model(Config config, const ridgeline::model::TransformerConfig& imported,
+                           const std::string& source) {
+  const std::string from = source.empty() ? "train.init_from" : source;
   Config result = config;
   result.model.transformer = imported;
   result.model.transformer.dropout = config.model.transformer.dropout;
@@ -322,9 +324,10 @@ Config with_imported_model(Config config, const ridgeline::model::TransformerCon
     const bool left_open = given == "0" && (key.member() == "kv_heads" || key.member() == "ffn" ||
                                             key.member() == "rotary_width" || key.member() == "head_width");
     if (given == theirs || left_open) continue;
-    throw Error(fmt::format("{}: {} = {}: the model in train.init_from ({}) has {}", origin->second, key.name, given,
-                            config.train.init_from, theirs),
-                "Leave the model's sizes out: they come with train.init_from. Or start from another model.");
+    throw Error(
+        fmt::format("{}: {} = {}: the model in {} has {}", origin->second, key.name, given,
+                    source.empty() ? fmt::format("train.init_from ({})", config.train.init_from) : source, theirs),
+        fmt::format("Leave the model's sizes out: they come with {}. Or start from another model.", from));
   }
   complete(result);
   return result;

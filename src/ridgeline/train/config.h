@@ -50,6 +50,7 @@ struct Config {
     int64_t eval_samples = 0;
     int64_t save_every = 0;
     int64_t keep_last = 2;
+    bool keep_best = true;
     std::string init_from;
     int64_t threads = 0;
     int64_t head_chunk = 512;
@@ -124,8 +125,9 @@ Config parse_config_text(std::string_view text, std::string_view source, std::sp
 
 // The configuration of a run that starts from an existing model (train.init_from): sizes, options and norm_epsilon
 // are the imported model's, dropout and init_deviation this configuration's. Error when a model key was given and
-// differs.
-Config with_imported_model(Config config, const ridgeline::model::TransformerConfig& imported);
+// differs; `source` is where the model comes from ("" for train.init_from).
+Config with_imported_model(Config config, const ridgeline::model::TransformerConfig& imported,
+                           const std::string& source = {});
 
 // ----------------------------------------------------------------------------------------------------------- checking
 

@@ -295,6 +295,11 @@ std::vector<Key> train_keys() {
        .meaning = "Newest checkpoints kept, besides the best by validation loss. 0: all.",
        .low = 0,
        .high = kNoLimit},
+      {.name = "train.keep_best",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return &c.train.keep_best; },
+       .meaning = "Write a checkpoint after every evaluation whose validation loss is the lowest so far, and keep it "
+                  "until there is a lower one. false: only train.save_every and train.keep_last say what is kept."},
       {.name = "train.init_from",
        .unit = "path",
        .slot = [](Config& c) -> Slot { return &c.train.init_from; },

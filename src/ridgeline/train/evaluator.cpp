@@ -21,7 +21,7 @@ void place_row(const parallel::BatchBuffers& buffers, int64_t b, int64_t t, uint
 }
 
 Evaluation evaluate_windows(parallel::Executor& executor, int program, const data::EvaluationWindows& windows,
-                            int64_t limit, int64_t step) {
+                            int64_t limit, int64_t step, const std::function<bool()>& stop) {
   const model::BatchShape& shape = executor.run_shape().evaluation_batch;
   const int64_t t = shape.sequence;
   const int64_t rank = executor.world().rank(), ranks = executor.world().size();
@@ -34,17 +34,28 @@ Evaluation evaluate_windows(parallel::Executor& executor, int program, const dat
                      {buffers.labels + b * t, static_cast<size_t>(t)});
       place_row(buffers, b, t, 0);
     }
-    const parallel::StepResult result = executor.run(program, {.step = step});
+    const parallel::StepResult result = executor.run(program, {.step = step, .stop_requested = stop && stop()});
     sum.loss += result.loss * static_cast<double>(result.tokens);
     sum.tokens += result.tokens;
+    if (!result.finite) sum.not_finite = first;
+    sum.stopped = result.stop && first + shape.batch * ranks < limit;  // one that is through is not interrupted
+    if (sum.stopped || sum.not_finite) break;
   }
   sum.loss /= static_cast<double>(std::max<int64_t>(sum.tokens, 1));
   return sum;
 }
 
+void require_predictions(const data::EvaluationWindows& windows) {
+  if (windows.predictions() > 0) return;
+  throw Error(
+      "there is nothing to evaluate: the validation documents hold a single token, and the first is not predicted",
+      "Give more documents: a larger share of the split, or another data set.");
+}
+
 Evaluation evaluate(const ModelSource& source, const std::shared_ptr<const data::IndexedDataset>& dataset,
                     data::DocumentRange documents, const EvaluationSettings& settings) {
   const data::EvaluationWindows windows(dataset, documents, settings.sequence, source.config().vocab);
+  require_predictions(windows);
   if (settings.sequence > source.config().context) {
     throw Error(fmt::format("windows of {} tokens are longer than the model's context of {}", settings.sequence,
                             source.config().context));
@@ -69,6 +80,12 @@ Evaluation evaluate(const ModelSource& source, const std::shared_ptr<const data:
                     source.read(tensor.name, tensor.shape, first, count, Ref(values));
                   });
     const Evaluation mine = evaluate_windows(executor, 0, windows, windows.size(), source.step());
+    if (mine.not_finite) {
+      throw Error(
+          fmt::format("the loss of '{}' is not finite from window {} on; first seen in {}", source.folder().string(),
+                      *mine.not_finite, executor.first_non_finite(0, {.step = source.step()})),
+          "The model's weights are damaged, or its training diverged: use an earlier checkpoint.");
+    }
     if (world.rank() == 0) result = mine;
   });
   return result;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstdio>
+#include <functional>
 #include <memory>
 #include <optional>
 
@@ -14,16 +15,23 @@
 namespace ridgeline::train {
 
 struct Evaluation {
-  double loss = 0;     // nats per predicted token
-  int64_t tokens = 0;  // predicted
+  double loss = 0;       // nats per predicted token
+  int64_t tokens = 0;    // predicted
+  bool stopped = false;  // a rank was asked to stop: what is here is of a part of the windows
+  // A window whose loss is not a number; it was the last one. The executor still holds it.
+  std::optional<int64_t> not_finite;
 };
 
 // Positions 0 … t-1 and the global sample number for row b of a micro-batch.
 void place_row(const parallel::BatchBuffers& buffers, int64_t b, int64_t t, uint32_t sample);
 
-// The first `limit` windows by the executor's program number `program`. Collective.
+// The first `limit` windows by the executor's program number `program`. Collective. `stop`, asked before each round of
+// windows, says whether this rank was asked to stop; when any was, all ranks return after that round.
 Evaluation evaluate_windows(parallel::Executor& executor, int program, const data::EvaluationWindows& windows,
-                            int64_t limit, int64_t step);
+                            int64_t limit, int64_t step, const std::function<bool()>& stop = {});
+
+// Error when there is nothing to predict: a document or two of a single token.
+void require_predictions(const data::EvaluationWindows& windows);
 
 struct EvaluationSettings {
   int64_t sequence = 0;

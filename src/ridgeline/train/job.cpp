@@ -7,10 +7,11 @@
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/file.h"
-#include "ridgeline/checkpoint/manifest.h"
+#include "ridgeline/checkpoint/lineage.h"
 #include "ridgeline/data/tokenizer.h"
 #include "ridgeline/train/evaluator.h"
 #include "ridgeline/train/peak_cache.h"
+#include "ridgeline/train/run_folder.h"
 #include "ridgeline/train/trainer.h"
 
 namespace ridgeline::train {
@@ -27,17 +28,11 @@ model::Recompute recompute_of(const Config& config) {
   return config.train.recompute == "selective" ? model::Recompute::selective : model::Recompute::none;
 }
 
-// Checks that the output folder fits what is asked: a new run does not write over an old one.
+// A new run does not write over an old one.
 void check_output(const JobOptions& options) {
-  const bool has_run = !checkpoint::list_checkpoints(options.out / "checkpoints").empty();
-  if (has_run && !options.resume) {
-    throw Error(fmt::format("'{}' already holds a run", options.out.string()),
-                "Add --resume to go on with it, or choose another --out.");
-  }
-  if (!has_run && options.resume && !options.resume_from) {
-    throw Error(fmt::format("--resume: '{}' has no checkpoint", (options.out / "checkpoints").string()),
-                "Start without --resume, or name the folder of an earlier run with --out.");
-  }
+  if (options.resume || !checkpoint::newest(checkpoints_of(options.out))) return;
+  throw Error(fmt::format("'{}' already holds a run", options.out.string()),
+              "Add --resume to go on with it, or choose another --out.");
 }
 
 void open_data(Job& job) {
@@ -73,11 +68,9 @@ void open_data(Job& job) {
                                         .seed = static_cast<uint32_t>(config.train.seed),
                                         .vocabulary = vocabulary});
   if (!valid_documents.empty()) {
-    auto windows = std::make_shared<data::EvaluationWindows>(valid, valid_documents, config.train.sequence, vocabulary);
-    if (windows->size() > 0) {
-      job.valid = windows;
-      job.bytes_per_token = text_bytes_per_prediction(*valid, valid_documents, tokenizer);
-    }
+    job.valid = std::make_shared<data::EvaluationWindows>(valid, valid_documents, config.train.sequence, vocabulary);
+    require_predictions(*job.valid);
+    job.bytes_per_token = text_bytes_per_prediction(*valid, valid_documents, tokenizer);
   }
   if (config.train.eval_every > 0 && !job.valid) {
     throw Error(fmt::format("train.eval_every = {}, but there is no validation data", config.train.eval_every),
@@ -152,6 +145,9 @@ Job prepare_job(const Config& config, JobOptions options, const device::Machine&
   Job job{.config = config, .options = std::move(options), .machine = machine};
   require_data(config);
   check_output(job.options);
+  job.from = resumed_checkpoint(job.options);
+  job.finished = job.from && is_finished(*job.from, config.train.steps);
+  if (job.finished) return job;
   make_folder(job.options.out);
   open_data(job);
   // Products of fp16 are computed in fp32.

@@ -3,32 +3,20 @@
 #include <fmt/format.h>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/checkpoint/lineage.h"
 #include "ridgeline/train/hugging_face_names.h"
 #include "ridgeline/train/state.h"
 
 namespace ridgeline::train {
-namespace {
 
 namespace fs = std::filesystem;
-
-// The checkpoint that `path` stands for, if it is one, or a run's folder.
-std::optional<fs::path> checkpoint_folder(const fs::path& path) {
-  if (fs::exists(path / checkpoint::kManifestName)) return path;
-  for (const fs::path& parent : {path / "checkpoints", path}) {
-    const std::vector<checkpoint::CheckpointEntry> entries = checkpoint::list_checkpoints(parent);
-    if (!entries.empty()) return entries.back().folder;
-  }
-  return std::nullopt;
-}
-
-}  // namespace
 
 ModelSource ModelSource::open(const fs::path& path, bool verify) {
   ModelSource source;
   if (!fs::exists(path))
     throw Error(fmt::format("'{}' does not exist", path.string()),
                 "Name a checkpoint, a run's folder or a Hugging Face folder.");
-  if (const std::optional<fs::path> folder = checkpoint_folder(path)) {
+  if (const std::optional<fs::path> folder = checkpoint::checkpoint_of(path)) {
     source.folder_ = *folder;
     checkpoint::verify(*folder, verify ? checkpoint::Check::checksums : checkpoint::Check::sizes);
     source.reader_ = std::make_shared<checkpoint::CheckpointReader>(*folder);

@@ -80,6 +80,13 @@ std::vector<checkpoint::Piece> gather_pieces(comm::Communicator& communicator,
   return pieces;
 }
 
+void put_evaluation(nlohmann::json& json, const RunState& state) {
+  json["best_validation_loss"] =
+      state.best_validation_loss ? nlohmann::json(*state.best_validation_loss) : nlohmann::json();
+  json["best_step"] = state.best_step;
+  json["evaluation_due"] = state.evaluation_due;
+}
+
 }  // namespace
 
 nlohmann::json to_json(const RunState& state, const model::TransformerConfig& config) {
@@ -90,9 +97,7 @@ nlohmann::json to_json(const RunState& state, const model::TransformerConfig& co
   json["successful_steps"] = state.successful_steps;
   json["successful_samples"] = state.successful_samples;
   json["loss_scale"] = state.loss_scale;
-  json["best_validation_loss"] =
-      state.best_validation_loss ? nlohmann::json(*state.best_validation_loss) : nlohmann::json();
-  json["best_step"] = state.best_step;
+  put_evaluation(json, state);
   json["config"] = state.config;
   json["tokenizer"] = state.tokenizer;
   return json;
@@ -109,6 +114,7 @@ RunState run_state_from_json(const nlohmann::json& json, std::string_view where)
     if (!json.at("best_validation_loss").is_null())
       state.best_validation_loss = json.at("best_validation_loss").get<double>();
     state.best_step = json.at("best_step").get<int64_t>();
+    state.evaluation_due = json.value("evaluation_due", false);
     state.config = json.at("config").get<std::string>();
     state.tokenizer = json.at("tokenizer").get<std::string>();
     return state;
@@ -128,7 +134,8 @@ model::TransformerConfig model_config_of(const nlohmann::json& extra, std::strin
   return model::from_json(extra.at("model"), where);
 }
 
-std::filesystem::path save_state(Executor& executor, const std::filesystem::path& parent, const RunState& state) {
+std::filesystem::path save_state(Executor& executor, const std::filesystem::path& parent, const RunState& state,
+                                 const std::function<void()>& before_commit) {
   comm::Communicator& ranks = executor.ranks();
   const bool first_rank = ranks.rank() == 0;
   checkpoint::CheckpointWriter writer(parent, state.step, state_layout(executor));
@@ -151,8 +158,10 @@ std::filesystem::path save_state(Executor& executor, const std::filesystem::path
       pieces = writer.finish();
     });
     const std::vector<checkpoint::Piece> all = gather_pieces(ranks, pieces);
-    together(ranks, first_rank, "complete a checkpoint",
-             [&] { writer.commit(all, to_json(state, executor.run_shape().config)); });
+    together(ranks, first_rank, "complete a checkpoint", [&] {
+      if (before_commit) before_commit();
+      writer.commit(all, to_json(state, executor.run_shape().config), state.descent);
+    });
   } catch (...) {
     if (first_rank) writer.abort();
     throw;
@@ -170,7 +179,15 @@ RunState load_state(Executor& executor, const std::filesystem::path& folder) {
   }
   RunState state = run_state_from_json(reader.extra(), folder.string());
   state.step = reader.step();
+  state.descent = reader.manifest().descent;
   return state;
+}
+
+void save_evaluation(const std::filesystem::path& folder, const RunState& state) {
+  const std::filesystem::path path = folder / checkpoint::kManifestName;
+  nlohmann::json extra = checkpoint::parse_manifest(read_text(path), path.string()).extra;
+  put_evaluation(extra, state);
+  checkpoint::replace_extra(folder, std::move(extra));
 }
 
 void load_hugging_face(Executor& executor, const std::filesystem::path& folder) {

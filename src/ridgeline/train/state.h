@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -23,8 +24,10 @@ struct RunState {
   nlohmann::json loss_scale;                   // of optim::LossScaler; null without fp16
   std::optional<double> best_validation_loss;  // nats per token
   int64_t best_step = 0;
-  std::string config;     // the effective configuration, TOML
-  std::string tokenizer;  // text of tokenizer.json, "" when the run has none
+  bool evaluation_due = false;  // a stop came before the evaluation of this step was through
+  checkpoint::Descent descent;  // of the checkpoint, in the run
+  std::string config;           // the effective configuration, TOML
+  std::string tokenizer;        // text of tokenizer.json, "" when the run has none
 };
 nlohmann::json to_json(const RunState& state, const model::TransformerConfig& config);
 RunState run_state_from_json(const nlohmann::json& json, std::string_view where);
@@ -32,9 +35,14 @@ RunState run_state_from_json(const nlohmann::json& json, std::string_view where)
 model::TransformerConfig model_config_of(const nlohmann::json& manifest_extra, std::string_view where);
 
 // Writes `parent`/step_… by all ranks. Collective; on return (of every rank) the checkpoint is complete and durable.
-// When any rank cannot write, nothing is left behind and every rank throws. Returns the folder.
+// When any rank cannot write, nothing is left behind and every rank throws. Returns the folder. `before_commit` is
+// called on the first rank when all tensors are on disk and the checkpoint is not yet there: what it claims to have
+// happened is made durable then.
 std::filesystem::path save_state(parallel::Executor& executor, const std::filesystem::path& parent,
-                                 const RunState& state);
+                                 const RunState& state, const std::function<void()>& before_commit = {});
+
+// Writes the state's evaluation (best validation loss, nothing due) into the manifest of a checkpoint that is there.
+void save_evaluation(const std::filesystem::path& folder, const RunState& state);
 
 // Reads weights (and moments when the executor trains) of a checkpoint folder. Collective. Sizes and shapes are
 // checked; checksums are the caller's choice (checkpoint::verify).

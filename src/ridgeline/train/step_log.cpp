@@ -30,6 +30,13 @@ observe::MetricsLog open_metrics(const Job& job, int64_t first_step, bool resume
   return resumed ? observe::MetricsLog::resume(path, first_step) : observe::MetricsLog::create(path);
 }
 
+// A run that begins anew where one died before its first checkpoint hides that one's events, too.
+std::optional<int64_t> begins_at(const std::filesystem::path& folder, int64_t first_step, bool resumed) {
+  std::error_code code;
+  const bool fresh = !std::filesystem::exists(folder, code) || std::filesystem::is_empty(folder, code);
+  return resumed || !fresh ? std::optional<int64_t>(first_step) : std::nullopt;
+}
+
 }  // namespace
 
 OpTimer::OpTimer(const std::vector<parallel::Program>& programs, int rank, bool with_trace) {
@@ -62,7 +69,7 @@ StepLog::StepLog(const Job& job, const parallel::RunShape& shape, int64_t first_
       flops_per_token_(model::training_flops(shape.config, shape.batch.sequence).per_token()),
       peak_flops_(job.peak_flops),
       metrics_(open_metrics(job, first_step, resumed)),
-      events_(job.options.out / "tensorboard", resumed ? std::optional<int64_t>(first_step) : std::nullopt) {
+      events_(job.options.out / "tensorboard", begins_at(job.options.out / "tensorboard", first_step, resumed)) {
   if (job.options.console != nullptr) {
     progress_ = std::make_unique<observe::Progress>(observe::ProgressOptions{.label = "train",
                                                                              .total = job.config.train.steps,
@@ -135,9 +142,7 @@ void StepLog::record(const StepRecord& record) {
   events_.scalar("speed/tokens_per_second", record.step, tokens_per_second);
   events_.scalar("speed/mfu", record.step, mfu);
   events_.scalar("memory/resident_bytes", record.step, static_cast<double>(memory));
-  if (record.validation_loss) events_.scalar("validation/loss", record.step, *record.validation_loss);
-  if (record.validation_bits_per_byte)
-    events_.scalar("validation/bits_per_byte", record.step, *record.validation_bits_per_byte);
+  log_validation(record);
   events_.flush();
 
   if (!progress_) return;
@@ -146,13 +151,35 @@ void StepLog::record(const StepRecord& record) {
                                     tokens_per_second, 100.0 * mfu);
   progress_->note({note, end.size < sizeof note ? end.size : sizeof note});
   progress_->update(record.step);
-  if (record.validation_loss) {
-    std::string text =
-        fmt::format("step {}: validation loss {:.4f} nats per token", record.step, *record.validation_loss);
-    if (record.validation_bits_per_byte)
-      text += fmt::format(", {:.4f} bits per byte", *record.validation_bits_per_byte);
-    progress_->print_line(text);
-  }
+  show_validation(record);
+}
+
+void StepLog::log_validation(const StepRecord& record) {
+  if (record.validation_loss) events_.scalar("validation/loss", record.step, *record.validation_loss);
+  if (record.validation_bits_per_byte)
+    events_.scalar("validation/bits_per_byte", record.step, *record.validation_bits_per_byte);
+}
+
+void StepLog::show_validation(const StepRecord& record) {
+  if (!record.validation_loss) return;
+  std::string text =
+      fmt::format("step {}: validation loss {:.4f} nats per token", record.step, *record.validation_loss);
+  if (record.validation_bits_per_byte) text += fmt::format(", {:.4f} bits per byte", *record.validation_bits_per_byte);
+  message(text);
+}
+
+void StepLog::amend(const StepRecord& record) {
+  std::vector<observe::Field> fields = {{"validation_loss", record.validation_loss.value()}};
+  if (record.validation_bits_per_byte) fields.push_back({"validation_bits_per_byte", *record.validation_bits_per_byte});
+  metrics_.amend(record.step, fields);
+  log_validation(record);
+  sync();
+  show_validation(record);
+}
+
+void StepLog::sync() {
+  metrics_.sync();
+  events_.sync();
 }
 
 void StepLog::message(const std::string& text) {

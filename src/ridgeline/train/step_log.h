@@ -56,12 +56,18 @@ class StepLog {
   StepLog(const Job& job, const parallel::RunShape& shape, int64_t first_step, bool resumed);
   ~StepLog();
   void record(const StepRecord& record);
+  // What was evaluated after all, of the last step recorded.
+  void amend(const StepRecord& record);
+  // On return all of it is on disk.
+  void sync();
   void message(const std::string& text);
   void finish();
 
  private:
   // Of a step at `flops` per second.
   double model_flops_utilization(double flops);
+  void log_validation(const StepRecord& record);
+  void show_validation(const StepRecord& record);
 
   const Job& job_;
   double flops_per_token_;

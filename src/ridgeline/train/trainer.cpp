@@ -11,11 +11,12 @@
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/file.h"
 #include "ridgeline/base/random.h"
-#include "ridgeline/checkpoint/manifest.h"
+#include "ridgeline/checkpoint/lineage.h"
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/observe/format.h"
 #include "ridgeline/parallel/executor.h"
 #include "ridgeline/train/evaluator.h"
+#include "ridgeline/train/run_folder.h"
 #include "ridgeline/train/signals.h"
 #include "ridgeline/train/state.h"
 #include "ridgeline/train/step_log.h"
@@ -68,14 +69,29 @@ class Trainer {
     start();
     StepRecord record;
     const int64_t steps = job_.config.train.steps;
-    bool stopped = false;
+    bool stopped = state_.evaluation_due && !make_up_evaluation(record);
     while (state_.step < steps && !stopped) {
       record = step();
-      stopped = record.result.stop && state_.step < steps;
+      if (prune_due_) prune();
       const bool last = state_.step == steps;
-      if (due(job_.config.train.eval_every, last) && !stopped) evaluate(record);
-      if (due(job_.config.train.save_every, last) || stopped) record.save_seconds = save();
-      if (log_) log_->record(record);
+      stopped = record.result.stop && !last;
+      if (job_.valid && due(job_.config.train.eval_every, last)) {
+        // A stop does not wait for it.
+        state_.evaluation_due = record.result.stop || !evaluate(record);
+        stopped = state_.evaluation_due;
+      }
+      const bool new_best = job_.config.train.keep_best && record.validation_loss && state_.best_step == state_.step;
+      if (due(job_.config.train.save_every, last) || stopped || new_best) {
+        save(record);
+        // Whether the next step is finite shows only there; until then the checkpoint before stays.
+        if (last || stopped) {
+          prune();
+        } else {
+          prune_due_ = true;
+        }
+      } else if (log_) {
+        log_->record(record);
+      }
       if (log_ && record.result.overflow) {
         log_->message(
             fmt::format("step {}: a gradient overflowed, first in {}; skipped, the loss scale goes from {} to {}",
@@ -84,25 +100,30 @@ class Trainer {
       }
       if (first_) report_start();
     }
+    if (prune_due_ && !stopped) prune();  // an evaluation that was made up was all that was left
     if (job_.options.trace) write_trace_file();
     if (log_) {
-      if (stopped) log_->message(fmt::format("stopped by signal after step {}; go on with --resume", state_.step));
+      if (stopped) {
+        log_->message(fmt::format("stopped by signal after step {}; go on with --resume{}", state_.step,
+                                  state_.evaluation_due ? ", which begins with the evaluation of this step" : ""));
+      }
       log_->finish();
+      // A rank that died late may have left one.
+      clear_failure(job_.options.out);
     }
-    return {
-        .step = state_.step, .stopped = stopped, .loss = record.result.loss, .validation_loss = record.validation_loss};
+    TrainingResult result{.step = state_.step, .stopped = stopped, .validation_loss = record.validation_loss};
+    if (started_steps_ > 0) result.loss = record.result.loss;
+    return result;
   }
 
  private:
-  fs::path checkpoints() const { return job_.options.out / "checkpoints"; }
   bool due(int64_t every, bool last) const { return last || (every > 0 && state_.step % every == 0); }
 
   void start() {
     const Clock::time_point begin = Clock::now();
-    const bool resume = job_.options.resume;
+    const bool resume = job_.from.has_value();
     if (resume) {
-      const fs::path folder = job_.options.resume_from ? *job_.options.resume_from
-                                                       : checkpoint::list_checkpoints(checkpoints()).back().folder;
+      const fs::path& folder = job_.from->folder;
       if (world_.rank() == 0) checkpoint::verify(folder);
       const Config now = job_.config;
       state_ = load_state(executor_, folder);
@@ -119,10 +140,14 @@ class Trainer {
     }
     state_.config = to_toml(job_.config, Detail::values);
     state_.tokenizer = job_.tokenizer_json;
+    // One that another run owed is none of this one's.
+    if (!job_.valid || !resume || !is_own(job_.options.out, job_.from->folder)) state_.evaluation_due = false;
+    prune_due_ = resume;  // of a run that died before it could
     weights_seconds_ = seconds_since(begin);
+    std::vector<std::string> notes;
+    if (world_.rank() == 0) notes = enter_folder();
+    find_best(notes);
     if (world_.rank() != 0) return;
-    write_atomically(job_.options.out / "config.toml", to_toml(job_.config, Detail::documented));
-    if (resume) checkpoint::remove_leftovers(checkpoints());
     log_.emplace(job_, executor_.run_shape(), state_.step, resume);
     if (const device::FileStream* const stream = executor_.offload_file()) {
       log_->message(fmt::format(
@@ -133,8 +158,37 @@ class Trainer {
     }
     if (resume) {
       log_->message(fmt::format("resumed at step {}", state_.step));
+      for (const std::string& line : notes) log_->message(line);
       for (const std::string& line : differences_) log_->message("changed since: " + line);
     }
+  }
+
+  std::vector<std::string> enter_folder() {
+    const fs::path& out = job_.options.out;
+    clear_leftovers(out);
+    std::vector<std::string> notes;
+    if (job_.from) {
+      notes = enter_branch(out, job_.from->folder);
+      state_.descent = {.branch = checkpoint::read_lineage(checkpoints_of(out)).branch, .parent = state_.step};
+    }
+    write_atomically(out / "config.toml", to_toml(job_.config, Detail::documented));
+    return notes;
+  }
+
+  // A best whose checkpoint is not there, since the run comes from another folder, is not the one to beat. Collective.
+  void find_best(std::vector<std::string>& notes) {
+    if (!state_.best_validation_loss || !job_.config.train.keep_best) return;
+    int64_t found = 1;
+    if (world_.rank() == 0) found = has_checkpoint(job_.options.out, state_.best_step) ? 1 : 0;
+    comm::Communicator& ranks = executor_.ranks();
+    if (ranks.size() > 1) ranks.wait(ranks.broadcast(Ref(&found), 1, 0, {"the best checkpoint", -1, state_.step}));
+    if (found != 0) return;
+    notes.push_back(
+        fmt::format("the best validation loss so far, {:.4f} at step {}, has no checkpoint here: the best "
+                    "is looked for anew",
+                    *state_.best_validation_loss, state_.best_step));
+    state_.best_validation_loss.reset();
+    state_.best_step = 0;
   }
 
   void report_start() {
@@ -161,20 +215,43 @@ class Trainer {
     return -1;
   }
 
+  // Of a step's program.
+  int64_t samples_of(int program) const {
+    return int64_t{programs_[static_cast<size_t>(program)].micro_batches} * world_.size() *
+           job_.config.train.micro_batch;
+  }
+
   // The samples of this rank: in each micro-batch the ranks take consecutive slices.
   void write_batch() {
-    const int64_t micro = job_.config.train.micro_batch, t = job_.config.train.sequence;
     const int program = step_program();
     const int micro_batches = programs_[static_cast<size_t>(program)].micro_batches;
-    for (int m = 0; m < micro_batches; ++m) {
-      const parallel::BatchBuffers buffers = executor_.batch(program, m);
-      for (int64_t b = 0; b < micro; ++b) {
-        const int64_t sample = state_.consumed_samples + (int64_t{m} * world_.size() + world_.rank()) * micro + b;
-        job_.train->sample(sample, tokens_);
-        std::copy_n(tokens_.begin(), t, buffers.inputs + b * t);
-        std::copy_n(tokens_.begin() + 1, t, buffers.labels + b * t);
-        place_row(buffers, b, t, static_cast<uint32_t>(sample));
-      }
+    for (int m = 0; m < micro_batches; ++m) write_micro_batch(program, m, state_.consumed_samples, m);
+  }
+
+  // Micro-batch `m` of the batch that begins with sample `first`, as micro-batch `place` of a program.
+  void write_micro_batch(int program, int place, int64_t first, int m) {
+    const int64_t micro = job_.config.train.micro_batch, t = job_.config.train.sequence;
+    const parallel::BatchBuffers buffers = executor_.batch(program, place);
+    for (int64_t b = 0; b < micro; ++b) {
+      const int64_t sample = first + (int64_t{m} * world_.size() + world_.rank()) * micro + b;
+      job_.train->sample(sample, tokens_);
+      std::copy_n(tokens_.begin(), t, buffers.inputs + b * t);
+      std::copy_n(tokens_.begin() + 1, t, buffers.labels + b * t);
+      place_row(buffers, b, t, static_cast<uint32_t>(sample));
+    }
+  }
+
+  // The forward pass of the batch of the step that begins now; past the end of the data, of the one before.
+  void require_finite_forward() {
+    const int program = step_program();
+    const int64_t samples = samples_of(program);
+    const bool more = state_.consumed_samples + samples <= job_.train->size();
+    const int64_t first = more ? state_.consumed_samples : std::max<int64_t>(0, state_.consumed_samples - samples);
+    const parallel::StepInput input{.step = state_.step};
+    for (int m = 0; m < programs_[static_cast<size_t>(program)].micro_batches; ++m) {
+      write_micro_batch(kEvaluationProgram, 0, first, m);
+      if (!executor_.run(kEvaluationProgram, input).finite)
+        fail_non_finite(kEvaluationProgram, input, "the loss after the update");
     }
   }
 
@@ -216,7 +293,7 @@ class Trainer {
     const parallel::StepInput input = step_input();
     const int program = step_program();
     record.result = executor_.run(program, input);
-    if (!record.result.finite) fail_non_finite(program, input);
+    if (!record.result.finite) fail_non_finite(program, input, "the loss or a gradient");
     if (scaler_) {
       record.loss_scale = scaler_->scale();
       scaler_->update(record.result.overflow);
@@ -228,8 +305,7 @@ class Trainer {
       start_up_seconds_ = seconds_since(job_.options.began);
     }
     ++state_.step;
-    const int64_t samples =
-        int64_t{programs_[static_cast<size_t>(program)].micro_batches} * world_.size() * job_.config.train.micro_batch;
+    const int64_t samples = samples_of(program);
     state_.consumed_samples += samples;
     if (!record.result.overflow) {
       ++state_.successful_steps;
@@ -242,42 +318,69 @@ class Trainer {
     return record;
   }
 
-  [[noreturn]] void fail_non_finite(int program, const parallel::StepInput& input) {
+  // A checkpoint is good when what follows from it is finite: nothing that led to this is offered.
+  [[noreturn]] void fail_non_finite(int program, const parallel::StepInput& input, std::string_view what) {
     const std::string first = executor_.first_non_finite(program, input);
-    const std::optional<checkpoint::CheckpointEntry> good =
-        checkpoint::latest_good(checkpoints(), checkpoint::Check::sizes);
+    const bool training = program != kEvaluationProgram;
+    const std::optional<checkpoint::CheckpointEntry> good = last_good(job_.options.out, state_.step);
+    const char* const now = training                                        ? "weights were not updated"
+                            : has_checkpoint(job_.options.out, state_.step) ? "the checkpoint of this step is not good"
+                                                                            : "no checkpoint of this step was written";
     throw Error(
-        fmt::format("step {}: the loss or a gradient is not finite; first seen in {}; weights were not updated",
-                    input.step, first.empty() ? "the sum over ranks" : first),
-        good ? fmt::format(
-                   "The last good checkpoint is '{}'. Resume from it with a lower optimizer.learning_rate or tighter "
-                   "optimizer.clip.",
-                   good->folder.string())
+        fmt::format("step {}: {} is not finite; first seen in {}; {}", input.step, what,
+                    first.empty() ? "the sum over ranks" : first, now),
+        good ? fmt::format("The last good checkpoint is '{0}'. Go on from it, with --resume-from {0}, with a lower "
+                           "optimizer.learning_rate or tighter optimizer.clip.",
+                           good->folder.string())
              : "Start again with a lower optimizer.learning_rate or a longer optimizer.warmup_steps.");
   }
 
-  void evaluate(StepRecord& record) {
-    if (!job_.valid) return;
+  // False when it was interrupted by a stop.
+  bool evaluate(StepRecord& record) {
     const int64_t all = job_.valid->size();
     const int64_t limit = job_.config.train.eval_samples > 0 ? std::min(job_.config.train.eval_samples, all) : all;
-    record.validation_loss = evaluate_windows(executor_, kEvaluationProgram, *job_.valid, limit, state_.step).loss;
+    const Evaluation evaluation = evaluate_windows(executor_, kEvaluationProgram, *job_.valid, limit, state_.step,
+                                                   [] { return StopSignals::requested() != 0; });
+    if (evaluation.not_finite) fail_non_finite(kEvaluationProgram, {.step = state_.step}, "the validation loss");
+    if (evaluation.stopped) return false;
+    record.validation_loss = evaluation.loss;
     if (job_.bytes_per_token > 0)
       record.validation_bits_per_byte = *record.validation_loss / std::numbers::ln2 / job_.bytes_per_token;
     if (!state_.best_validation_loss || *record.validation_loss < *state_.best_validation_loss) {
       state_.best_validation_loss = record.validation_loss;
       state_.best_step = state_.step;
     }
+    return true;
   }
 
-  double save() {
+  // The evaluation that a stop interrupted. False when that happened again.
+  bool make_up_evaluation(StepRecord& record) {
+    record.step = state_.step;
+    if (!evaluate(record)) return false;
+    state_.evaluation_due = false;
+    if (!log_) return true;
+    log_->amend(record);
+    save_evaluation(job_.from->folder, state_);
+    return true;
+  }
+
+  // The record is on disk before the checkpoint that it belongs to.
+  void save(StepRecord& record) {
     const Clock::time_point begin = Clock::now();
+    if (!record.validation_loss) require_finite_forward();
     if (scaler_) state_.loss_scale = scaler_->to_json();
-    save_state(executor_, checkpoints(), state_);
-    if (world_.rank() == 0 && job_.config.train.keep_last > 0) {  // 0 keeps all
-      const int64_t keep[] = {state_.best_step};
-      checkpoint::prune(checkpoints(), static_cast<int>(job_.config.train.keep_last), keep);
-    }
-    return seconds_since(begin);
+    save_state(executor_, checkpoints_of(job_.options.out), state_, [&] {
+      record.save_seconds = seconds_since(begin);
+      log_->record(record);
+      log_->sync();
+    });
+    state_.descent.parent = state_.step;
+  }
+
+  void prune() {
+    prune_due_ = false;
+    if (world_.rank() != 0) return;
+    keep_newest(job_.options.out, job_.config.train.keep_last, state_.best_step, state_.descent.parent.value_or(0));
   }
 
   // The ranks' events, gathered on rank 0.
@@ -320,6 +423,7 @@ class Trainer {
   std::vector<std::string> differences_;
   std::optional<StepLog> log_;
   bool first_ = true;
+  bool prune_due_ = false;
   int64_t started_steps_ = 0;
   double memory_seconds_ = 0, weights_seconds_ = 0, first_step_seconds_ = 0, start_up_seconds_ = 0;
 };
@@ -327,6 +431,11 @@ class Trainer {
 }  // namespace
 
 TrainingResult run_training(const Job& job, comm::World& world) {
+  if (job.finished) {
+    // All that is left to do is what the run did not live to tidy.
+    if (world.rank() == 0) tidy_finished(job.options.out);
+    return {.step = job.from->step, .nothing_to_do = true};
+  }
   return Trainer(job, world).run();
 }
 

@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 
+#include "ridgeline/checkpoint/manifest.h"
 #include "ridgeline/comm/communicator.h"
 #include "ridgeline/data/sampler.h"
 #include "ridgeline/device/machine.h"
@@ -54,6 +55,8 @@ struct Job {
   int threads = 0;        // of all ranks together
   double peak_flops = 0;  // of these threads, for `arithmetic`
   double prepare_seconds = 0;
+  std::optional<checkpoint::CheckpointEntry> from;  // what a resumed run goes on from
+  bool finished = false;  // that is the end of the run: nothing to do, and nothing else here is set
 };
 
 // Opens and checks everything outside: data, tokenizer, output folder (Error when it already holds a run and this is no
@@ -62,8 +65,9 @@ Job prepare_job(const Config& config, JobOptions options, const device::Machine&
 
 struct TrainingResult {
   int64_t step = 0;
-  bool stopped = false;  // by a signal, before the last step
-  double loss = 0;
+  bool stopped = false;                   // by a signal, before the last step or its evaluation was through
+  bool nothing_to_do = false;             // the run was finished before
+  std::optional<double> loss;             // of the last step, where one was taken
   std::optional<double> validation_loss;  // nats per token
 };
 

@@ -1,9 +1,11 @@
-// Evaluation against training.
-#include <gtest/gtest.h>
+// Evaluation against training, and when it is stopped.
+#include <array>
 
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/parallel/executor.h"
+#include "ridgeline/train/evaluator.h"
 #include "ridgeline/train/state.h"
+#include "small_run.h"
 
 namespace ridgeline::train {
 namespace {
@@ -45,6 +47,38 @@ TEST(evaluation, gives_the_losses_of_training) {
         });
       }
     }
+  }
+}
+
+// One rank of three is asked; all of them return after the same windows, and an evaluation that is through is whole.
+TEST_F(SmallRun, is_stopped_on_all_ranks_when_one_is_asked) {
+  const auto dataset = data::IndexedDataset::open((folder_ / "data").string());
+  const data::EvaluationWindows windows(dataset, {0, dataset->documents()}, 24, kVocabulary);
+  parallel::RunShape run;
+  run.config = model::with_usual_sizes({.layers = 1, .width = 32, .heads = 4, .vocab = kVocabulary, .context = 24});
+  run.batch = {.batch = 2, .sequence = 24, .head_chunk = 17};
+  run.evaluation_batch = run.batch;
+  run.sharding.ranks = 3;
+  std::array<Evaluation, 3> stopped, whole;
+  comm::run_threads(3, {}, [&](comm::World& world) {
+    device::WorkerTeam team(1);
+    device::Stream stream(team);
+    parallel::Executor executor(run, {parallel::evaluation(run.config, 1, run.sharding)}, world, stream);
+    initialize(executor, 1);
+    const auto rank = static_cast<size_t>(world.rank());
+    int rounds = 0;
+    stopped[rank] =
+        evaluate_windows(executor, 0, windows, windows.size(), 1, [&] { return ++rounds == 3 && rank == 1; });
+    // Asked in the last round: there is nothing left to interrupt.
+    rounds = 0;
+    const int64_t last = (windows.size() + 5) / 6;
+    whole[rank] = evaluate_windows(executor, 0, windows, windows.size(), 1, [&] { return ++rounds == last; });
+  });
+  for (const size_t rank : {0, 1, 2}) {
+    EXPECT_TRUE(stopped[rank].stopped);
+    EXPECT_EQ(stopped[rank].tokens, 3 * 6 * 24);
+    EXPECT_FALSE(whole[rank].stopped);
+    EXPECT_EQ(whole[rank].tokens, windows.predictions());
   }
 }
 

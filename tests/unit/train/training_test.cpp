@@ -148,14 +148,48 @@ TEST_F(SmallRun, a_signal_stops_all_ranks_at_one_step_with_a_checkpoint) {
 
 TEST_F(SmallRun, a_non_finite_loss_stops_before_the_update_and_names_the_unit) {
   const std::string text = error_of([this] {
-    Config diverging = config({"optimizer.clip=0", "optimizer.warmup_steps=0", "train.save_every=1"});
+    Config diverging = config({"optimizer.clip=0", "optimizer.warmup_steps=0", "train.save_every=0"});
     run(diverging, 2, "diverged", false, [](Config& checked) { checked.optimizer.learning_rate = 1e30; });
   });
-  EXPECT_NE(text.find("not finite"), std::string::npos) << text;
+  EXPECT_NE(text.find("step 2: the loss or a gradient is not finite"), std::string::npos) << text;
   EXPECT_NE(text.find("weights were not updated"), std::string::npos) << text;
   EXPECT_NE(text.find("first seen in"), std::string::npos) << text;
   EXPECT_NE(text.find("on rank 0"), std::string::npos) << text;
-  EXPECT_NE(text.find("last good checkpoint"), std::string::npos) << text;
+}
+
+// With keep_last = 1, so that a bad one would be the only one.
+TEST_F(SmallRun, what_diverged_is_not_saved_and_the_good_checkpoint_before_stays) {
+  const std::vector<std::string> keys = {"optimizer.clip=0", "train.save_every=1", "train.keep_last=1",
+                                         "train.keep_best=false"};
+  run(config(keys), 2, "run");
+  const std::string before = state("run", 8);
+  std::vector<std::string> longer = keys;
+  longer.emplace_back("train.steps=12");
+  const std::string text = error_of(
+      [&] { run(config(longer), 2, "run", true, [](Config& checked) { checked.optimizer.learning_rate = 1e30; }); });
+  EXPECT_NE(text.find("step 9: the loss after the update is not finite"), std::string::npos) << text;
+  EXPECT_NE(text.find("last good checkpoint is"), std::string::npos) << text;
+  EXPECT_NE(text.find("step_00000008'"), std::string::npos) << text;
+  EXPECT_EQ(state("run", 8), before);
+  run(config(longer), 2, "run", true);
+  EXPECT_EQ(checkpoint::list_checkpoints(folder_ / "run" / "checkpoints").size(), 1U);
+}
+
+TEST_F(SmallRun, a_new_best_is_saved_at_once_on_any_number_of_ranks_and_kept) {
+  for (const int ranks : {1, 2}) {
+    const std::string name = "best_" + std::to_string(ranks);
+    run(config({"train.eval_every=3", "train.save_every=0", "train.keep_last=1"}), ranks, name);
+    // The loss still falls: 3, 6 and 8 are the best in turn.
+    std::vector<int64_t> steps;
+    for (const auto& entry : checkpoint::list_checkpoints(folder_ / name / "checkpoints")) steps.push_back(entry.step);
+    EXPECT_EQ(steps, std::vector<int64_t>{8});
+    run(config({"train.eval_every=3", "train.save_every=0", "train.keep_last=1", "train.steps=14",
+                "optimizer.learning_rate=0.5"}),
+        ranks, name, true);
+    steps.clear();
+    for (const auto& entry : checkpoint::list_checkpoints(folder_ / name / "checkpoints")) steps.push_back(entry.step);
+    EXPECT_EQ(steps, (std::vector<int64_t>{8, 14}));
+  }
 }
 
 TEST_F(SmallRun, an_altered_checkpoint_is_refused_by_name_and_the_one_before_it_offered) {
