@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -13,6 +12,7 @@
 #include "bench/overlap.h"
 #include "bench/train.h"
 #include "ridgeline/base/file.h"
+#include "ridgeline/cli/command.h"
 #include "ridgeline/device/machine.h"
 
 namespace ridgeline::cli {
@@ -39,58 +39,82 @@ int threads(const Options& options) {
   return options.threads > 0 ? options.threads : device::Machine::read().count();
 }
 
-void add_work(CLI::App& command, bench::WorkerOptions& work) {
-  command.add_option("--preset", work.preset, "Model")->capture_default_str();
-  command.add_option("--batch", work.batch, "Sequences per step over all ranks")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  command.add_option("--micro-batch", work.micro_batch, "Sequences at once per rank; 0: its whole share")
-      ->capture_default_str();
-  command.add_option("--sequence", work.sequence, "Tokens per sequence")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  command.add_option("--head-chunk", work.head_chunk, "Tokens per chunk of the loss head")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  command.add_option("--set", work.set, "Override a key of our configuration; may be given often")
-      ->type_name("KEY=VALUE")
-      ->allow_extra_args(true)
-      ->take_all();
+void add_work(const Command& command, bench::WorkerOptions& work) {
+  command.option("--preset", work.preset, "Model");
+  command.option("--batch", work.batch, kMicroBatch, "Sequences per step over all ranks");
+  command.option("--micro-batch", work.micro_batch, Range{0, kMicroBatch.last},
+                 "Sequences at once per rank; 0: its whole share");
+  command.option("--sequence", work.sequence, kSequence, "Tokens per sequence");
+  command.option("--head-chunk", work.head_chunk, kSequence, "Tokens per chunk of the loss head");
+  command.list("--set", work.set, "Override a key of our configuration; may be given often").placeholder("KEY=VALUE");
 }
 
 std::string own_program() {
   return std::filesystem::read_symlink("/proc/self/exe").string();
 }
 
-void add_overlap(CLI::App& command, const std::shared_ptr<Options>& options) {
+void add_overlap(const Command& command, const std::shared_ptr<Options>& options) {
   bench::OverlapOptions& overlap = options->overlap;
-  const auto number = [&](const char* name, auto& value, const char* meaning) {
-    command.add_option(name, value, meaning)->capture_default_str()->check(CLI::PositiveNumber);
-  };
-  number("--layers", overlap.layers, "Blocks of the model");
-  number("--width", overlap.width, "Width of the model");
-  number("--vocab", overlap.vocab, "Vocabulary");
-  number("--sequence", overlap.sequence, "Tokens per sequence");
-  number("--micro-batches", overlap.micro_batches, "Of one sequence, per step and rank; each is reduced at once");
-  number("--prefetch", overlap.prefetch, "Blocks between the start of a transfer and the wait for it");
-  number("--share", overlap.share, "Time of a step's transfers on the link, of its computation");
-  number("--latency", overlap.link_nanoseconds, "Nanoseconds per transfer");
-  command.add_option("--levels", overlap.levels, "Of sharding")->capture_default_str();
-  command.callback([options] {
+  command.option("--layers", overlap.layers, Range{1, 4096}, "Blocks of the model");
+  command.option("--width", overlap.width, Range{1, 1 << 20}, "Width of the model");
+  command.option("--vocab", overlap.vocab, Range{1, 1 << 24}, "Vocabulary");
+  command.option("--sequence", overlap.sequence, kSequence, "Tokens per sequence");
+  command.option("--micro-batches", overlap.micro_batches, Range{1, 4096},
+                 "Of one sequence, per step and rank; each is reduced at once");
+  command.option("--prefetch", overlap.prefetch, Range{1, 4096},
+                 "Blocks between the start of a transfer and the wait for it");
+  command.option("--share", overlap.share, RealRange{1e-3, 1e3},
+                 "Time of a step's transfers on the link, of its computation");
+  command.option("--latency", overlap.link_nanoseconds, Range{1, 1'000'000'000}, "Nanoseconds per transfer");
+  command.option("--levels", overlap.levels, "Of sharding");
+  command.action([options] {
     options->overlap.program = own_program();
     options->overlap.race.rounds = options->rounds;
     report(*options, bench::overlap_rows(options->overlap));
   });
 }
 
+void add_train(const Command& command, const std::shared_ptr<Options>& options) {
+  bench::TrainBenchOptions& train = options->train;
+  add_work(command, train.work);
+  command.list("--precision", train.precisions, "Of fp32, bf16, fp16").separated_by(',');
+  command
+      .list("--rows", train.rows,
+            "Only races whose name contains one of these: PRECISION_own, PRECISION_shard_LEVEL, "
+            "PRECISION_recompute_KIND, PRECISION_offload_file, PRECISION_beside_PEERMODE")
+      .separated_by(',');
+  command
+      .option("--offload-directory", train.offload_directory,
+              "Folder on the disk that offload_file writes to (a GPT-2 124M takes 1 GB there); default: the system's "
+              "for temporary files")
+      .placeholder("DIR");
+  command.size("--offload-buffer", train.offload_buffer, Range{1, int64_t{1} << 40},
+               "Window of offload_file in memory");
+  command.option("--peers", train.peers, "Environment made by bench/peers/setup.sh").placeholder("DIR");
+  command.option("--peer-script", train.peer_script, "The peer's program").placeholder("FILE");
+  command
+      .list("--peer-modes", train.peer_modes,
+            "eager, compile (one process); ddp, zero_redundancy, fsdp2, deepspeed_zero1, deepspeed_zero2, "
+            "deepspeed_zero3 (a process per CPU); each with -tuned for jemalloc and huge pages")
+      .separated_by(',');
+  command.option("--peer-limit", train.peer_limit, RealRange{0, 1e6},
+                 "Seconds: a peer whose step would take longer steps on fewer tokens, and its row says so; 0: never");
+  command.action([options] {
+    options->train.cpus = threads(*options);
+    options->train.race.rounds = options->rounds;
+    options->train.program = own_program();
+    report(*options, bench::train_rows(options->train));
+  });
+}
+
 }  // namespace
 
-void add_bench(CLI::App& app) {
+void add_bench(const Command& program) {
   const auto options = std::make_shared<Options>();
-  CLI::App* command =
-      app.add_subcommand("bench", "Measure this machine, the operators, the collectives, whole training steps");
-  command->require_subcommand(1);
-  command->footer(
+  const Command command =
+      program.subcommand("bench", "Measure this machine, the operators, the collectives, whole training steps");
+  command.needs_subcommand();
+  command.footer(
       "Every figure stands beside what bounds it: the floor of its work at this machine's measured peaks, or a named "
       "peer.\n\n"
       "Examples:\n"
@@ -102,84 +126,42 @@ void add_bench(CLI::App& app) {
       "  ridgeline bench train --rows offload --offload-directory /nvme\n"
       "  ridgeline bench train --peers /tmp/ridgeline-peers        beside PyTorch (bench/peers/setup.sh makes that "
       "folder)");
-  const auto common = [&](CLI::App* sub) {
-    sub->add_option("--json", options->json, "Also write the rows, one JSON object per line")->type_name("FILE");
-    sub->add_option("--threads", options->threads, "0: all CPUs")->capture_default_str();
-    sub->add_option("--rounds", options->rounds, "Median of this many rounds")
-        ->capture_default_str()
-        ->check(CLI::PositiveNumber);
+  const auto common = [&](const char* name, const char* help) {
+    const Command sub = command.subcommand(name, help);
+    sub.option("--json", options->json, "Also write the rows, one JSON object per line").placeholder("FILE");
+    sub.option("--threads", options->threads, kThreads, "0: all CPUs");
+    sub.option("--rounds", options->rounds, Range{1, 10000}, "Median of this many rounds");
     return sub;
   };
-  CLI::App* machine = common(command->add_subcommand("machine", "Arithmetic peaks and memory bandwidth"));
-  machine->callback([options] { report(*options, bench::machine_rows(threads(*options))); });
+  const Command machine = common("machine", "Arithmetic peaks and memory bandwidth");
+  machine.action([options] { report(*options, bench::machine_rows(threads(*options))); });
 
-  CLI::App* ops = common(command->add_subcommand("ops", "Every operator on the shapes of GPT-2 124M"));
-  ops->add_option("--filter", options->filter, "Only operators whose name contains this")->type_name("TEXT");
-  ops->callback([options] { report(*options, bench::op_rows(threads(*options), options->rounds, options->filter)); });
+  const Command ops = common("ops", "Every operator on the shapes of GPT-2 124M");
+  ops.option("--filter", options->filter, "Only operators whose name contains this");
+  ops.action([options] { report(*options, bench::op_rows(threads(*options), options->rounds, options->filter)); });
 
-  CLI::App* comm =
-      common(command->add_subcommand("comm", "Collectives between ranks of this host (threads, or MPI under mpirun)"));
-  comm->add_option("--ranks", options->ranks, "Thread ranks")->capture_default_str()->check(CLI::PositiveNumber);
-  comm->add_option("--bytes", options->bytes, "Size of the buffer")->capture_default_str()->check(CLI::PositiveNumber);
-  comm->callback([options] {
+  const Command comm = common("comm", "Collectives between ranks of this host (threads, or MPI under mpirun)");
+  comm.option("--ranks", options->ranks, kThreadRanks, "Thread ranks");
+  comm.option("--bytes", options->bytes, Range{1, int64_t{1} << 36}, "Size of the buffer");
+  comm.action([options] {
     const std::vector<bench::Row> rows = bench::comm_rows(options->ranks, options->bytes, options->rounds);
     if (!rows.empty()) report(*options, rows);
   });
 
-  CLI::App* train =
-      common(command->add_subcommand("train", "Whole training steps, beside their floor and beside PyTorch"));
-  add_work(*train, options->train.work);
-  train->add_option("--precision", options->train.precisions, "Of fp32, bf16, fp16")
-      ->capture_default_str()
-      ->delimiter(',');
-  train
-      ->add_option("--rows", options->train.rows,
-                   "Only races whose name contains one of these: PRECISION_own, PRECISION_shard_LEVEL, "
-                   "PRECISION_recompute_KIND, PRECISION_offload_file, PRECISION_beside_PEERMODE")
-      ->delimiter(',');
-  train
-      ->add_option("--offload-directory", options->train.offload_directory,
-                   "Folder on the disk that offload_file writes to (a GPT-2 124M takes 1 GB there); default: the "
-                   "system's for temporary files")
-      ->type_name("DIR");
-  train->add_option("--offload-buffer", options->train.offload_buffer, "Window of offload_file in memory")
-      ->capture_default_str()
-      ->transform(CLI::AsSizeValue(true))
-      ->type_name("SIZE");
-  train->add_option("--peers", options->train.peers, "Environment made by bench/peers/setup.sh")->type_name("DIR");
-  train->add_option("--peer-script", options->train.peer_script, "The peer's program")
-      ->capture_default_str()
-      ->type_name("FILE");
-  train
-      ->add_option("--peer-modes", options->train.peer_modes,
-                   "eager, compile (one process); ddp, zero_redundancy, fsdp2, deepspeed_zero1, deepspeed_zero2, "
-                   "deepspeed_zero3 (a process per CPU); each with -tuned for jemalloc and huge pages")
-      ->capture_default_str()
-      ->delimiter(',');
-  train
-      ->add_option("--peer-limit", options->train.peer_limit,
-                   "Seconds: a peer whose step would take longer steps on fewer tokens, and its row says so; 0: never")
-      ->capture_default_str();
-  train->callback([options] {
-    options->train.cpus = threads(*options);
-    options->train.race.rounds = options->rounds;
-    options->train.program = own_program();
-    report(*options, bench::train_rows(options->train));
-  });
-
-  add_overlap(*common(command->add_subcommand(
-                  "overlap", "Steps of every sharding level on a slow link, which computation should hide")),
+  add_train(common("train", "Whole training steps, beside their floor and beside PyTorch"), options);
+  add_overlap(common("overlap", "Steps of every sharding level on a slow link, which computation should hide"),
               options);
 
   // The process behind each of our rows of `train` and `overlap`.
-  CLI::App* worker = command->add_subcommand("worker", "")->group("");
-  add_work(*worker, options->worker);
-  worker->add_option("--precision", options->worker.precision);
-  worker->add_option("--ranks", options->worker.ranks);
-  worker->add_option("--threads", options->worker.threads);
-  worker->add_option("--link-bandwidth", options->worker.link_bytes_per_second);
-  worker->add_option("--link-latency", options->worker.link_nanoseconds);
-  worker->callback([options] { bench::run_worker(options->worker); });
+  const Command worker = command.hidden_subcommand("worker");
+  bench::WorkerOptions& work = options->worker;
+  add_work(worker, work);
+  worker.option("--precision", work.precision, "");
+  worker.option("--ranks", work.ranks, kThreadRanks, "");
+  worker.option("--threads", work.threads, kThreads, "");
+  worker.option("--link-bandwidth", work.link_bytes_per_second, RealRange{0, 1e18}, "");
+  worker.option("--link-latency", work.link_nanoseconds, Range{}, "");
+  worker.action([options] { bench::run_worker(options->worker); });
 }
 
 }  // namespace ridgeline::cli

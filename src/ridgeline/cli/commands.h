@@ -5,6 +5,7 @@
 #include <array>
 
 #include "ridgeline/cli/bench.h"
+#include "ridgeline/cli/command.h"
 #include "ridgeline/cli/eval.h"
 #include "ridgeline/cli/export.h"
 #include "ridgeline/cli/generate.h"
@@ -16,17 +17,17 @@
 
 namespace ridgeline::cli {
 
-struct Command {
+struct Entry {
   const char* name;
-  void (*add)(CLI::App& app);
+  void (*add)(const Command& program);
 };
 
 inline constexpr std::array kCommands = {
-    Command{"tokenizer", add_tokenizer}, Command{"prepare", add_prepare}, Command{"plan", add_plan},
-    Command{"train", add_train},         Command{"eval", add_eval},       Command{"generate", add_generate},
-    Command{"export", add_export},       Command{"inspect", add_inspect},
+    Entry{"tokenizer", add_tokenizer}, Entry{"prepare", add_prepare}, Entry{"plan", add_plan},
+    Entry{"train", add_train},         Entry{"eval", add_eval},       Entry{"generate", add_generate},
+    Entry{"export", add_export},       Entry{"inspect", add_inspect},
 #if RIDGELINE_HAVE_BENCH
-    Command{"bench", add_bench},
+    Entry{"bench", add_bench},
 #endif
 };
 

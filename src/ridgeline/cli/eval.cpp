@@ -2,13 +2,13 @@
 
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <numbers>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/cli/command.h"
 #include "ridgeline/comm/communicator.h"
 #include "ridgeline/data/bigram.h"
 #include "ridgeline/data/sampler.h"
@@ -75,38 +75,32 @@ void run(const Options& options) {
 
 }  // namespace
 
-void add_eval(CLI::App& app) {
+void add_eval(const Command& program) {
   const auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("eval", "Loss of a model on held-out data");
-  command->footer(
+  const Command command = program.subcommand("eval", "Loss of a model on held-out data");
+  command.footer(
       "Examples:\n"
       "  ridgeline eval --checkpoint runs/first --data data/pages --bigram\n"
       "  ridgeline eval --checkpoint gpt2 --data data/pages --whole --precision bf16");
   command
-      ->add_option("--checkpoint", options->checkpoint,
-                   "A checkpoint, a run's folder (its newest), or a Hugging Face folder")
-      ->required()
-      ->type_name("DIR");
-  command->add_option("--data", options->data, "Token dataset")->required()->type_name("PREFIX");
-  command->add_option("--split", options->split, "Which documents train, validate and test")->capture_default_str();
-  command->add_flag("--whole", options->whole, "All documents instead of the validation part");
-  command->add_option("--tokenizer", options->tokenizer, "For bits per byte, when the model has none beside it")
-      ->type_name("DIR");
-  command->add_option("--sequence", options->sequence, "Tokens per window; 0: the model's context")
-      ->capture_default_str();
-  command->add_option("--micro-batch", options->micro_batch, "Windows at once per rank")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  command->add_option("--precision", options->precision, "fp32 or bf16")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"fp32", "bf16"}));
-  command->add_option("--ranks", options->ranks, "Thread ranks")->capture_default_str()->check(CLI::PositiveNumber);
-  command->add_option("--threads", options->threads, "Threads per rank; 0: all CPUs")
-      ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
-  command->add_flag("--bigram", options->bigram, "Also an interpolated bigram fitted on the training part");
-  command->add_flag("--json", options->json, "As JSON");
-  command->callback([options] { run(*options); });
+      .option("--checkpoint", options->checkpoint,
+              "A checkpoint, a run's folder (its newest), or a Hugging Face folder")
+      .required()
+      .placeholder("DIR");
+  command.option("--data", options->data, "Token dataset").required().placeholder("PREFIX");
+  command.option("--split", options->split, "Which documents train, validate and test");
+  command.flag("--whole", options->whole, "All documents instead of the validation part");
+  command.option("--tokenizer", options->tokenizer, "For bits per byte, when the model has none beside it")
+      .placeholder("DIR");
+  command.option("--sequence", options->sequence, Range{0, kSequence.last},
+                 "Tokens per window; 0: the model's context");
+  command.option("--micro-batch", options->micro_batch, kMicroBatch, "Windows at once per rank");
+  command.choice("--precision", options->precision, {"fp32", "bf16"}, "Of the weights");
+  command.option("--ranks", options->ranks, kThreadRanks, "Thread ranks");
+  command.option("--threads", options->threads, kThreads, "Threads per rank; 0: all CPUs");
+  command.flag("--bigram", options->bigram, "Also an interpolated bigram fitted on the training part");
+  command.flag("--json", options->json, "As JSON");
+  command.action([options] { run(*options); });
 }
 
 }  // namespace ridgeline::cli

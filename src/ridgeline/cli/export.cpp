@@ -2,12 +2,12 @@
 
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/file.h"
+#include "ridgeline/cli/command.h"
 #include "ridgeline/model/declarations.h"
 #include "ridgeline/observe/progress.h"
 #include "ridgeline/train/hugging_face_names.h"
@@ -51,26 +51,24 @@ void run(const Options& options) {
 
 }  // namespace
 
-void add_export(CLI::App& app) {
+void add_export(const Command& program) {
   const auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("export", "Write a model as a Hugging Face folder");
-  command->footer(
+  const Command command = program.subcommand("export", "Write a model as a Hugging Face folder");
+  command.footer(
       "Writes model.safetensors (shards past 5 GB), config.json, generation_config.json and the tokenizer.\n\n"
       "Examples:\n"
       "  ridgeline export --checkpoint runs/first --out exported\n"
       "  python -c 'from transformers import pipeline; print(pipeline(\"text-generation\", \"exported\")(\"The "
       "file\"))'");
   command
-      ->add_option("--checkpoint", options->checkpoint,
-                   "A checkpoint, a run's folder (its newest), or a Hugging Face folder")
-      ->required()
-      ->type_name("DIR");
-  command->add_option("--out", options->out, "Folder to write")->required()->type_name("DIR");
-  command->add_option("--tokenizer", options->tokenizer, "When the model has none beside it")->type_name("DIR");
-  command->add_option("--dtype", options->dtype, "fp32 or bf16")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"fp32", "bf16"}));
-  command->callback([options] { run(*options); });
+      .option("--checkpoint", options->checkpoint,
+              "A checkpoint, a run's folder (its newest), or a Hugging Face folder")
+      .required()
+      .placeholder("DIR");
+  command.option("--out", options->out, "Folder to write").required().placeholder("DIR");
+  command.option("--tokenizer", options->tokenizer, "When the model has none beside it").placeholder("DIR");
+  command.choice("--dtype", options->dtype, {"fp32", "bf16"}, "Of the weights");
+  command.action([options] { run(*options); });
 }
 
 }  // namespace ridgeline::cli

@@ -4,11 +4,6 @@
 
 #include <exception>
 
-namespace CLI {
-class App;
-class ParseError;
-}  // namespace CLI
-
 namespace ridgeline::comm {
 struct Failure;
 }
@@ -16,14 +11,11 @@ struct Failure;
 namespace ridgeline::cli {
 
 // Prints "ridgeline: error: …" and the next step to stderr, once per host under an MPI launcher, and returns the
-// exit code. A reader that closed the pipe is no failure.
+// exit code: 2 for a UsageError, else 1. A reader that closed the pipe is no failure.
 int report_failure(std::exception_ptr failure);
 
 // Prints the first failure of a world's ranks as soon as it is known: comm::WorldOptions::on_failure.
 void print_failure(const comm::Failure& failure);
-
-// Help and version go to stdout (0); anything else is explained, with the nearest option or subcommand (2).
-int report_usage(const CLI::App& app, const CLI::ParseError& error);
 
 // "ridgeline: error: no such command 'trian'" with the nearest one. Returns 2.
 int report_unknown_command(const char* word);

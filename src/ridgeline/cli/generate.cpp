@@ -2,12 +2,12 @@
 
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <chrono>
 #include <cstdio>
 #include <memory>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/cli/command.h"
 #include "ridgeline/device/machine.h"
 #include "ridgeline/train/generator.h"
 
@@ -70,42 +70,30 @@ void run(const Options& options) {
 
 }  // namespace
 
-void add_generate(CLI::App& app) {
+void add_generate(const Command& program) {
   const auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("generate", "Continue a text");
-  command->footer(
+  const Command command = program.subcommand("generate", "Continue a text");
+  command.footer(
       "Text is printed as it is drawn. The same --seed gives the same text.\n\n"
       "Examples:\n"
       "  ridgeline generate --checkpoint runs/first --prompt \"The file\" --tokens 100 --temperature 0.8 --top-p 0.9\n"
       "  ridgeline generate --checkpoint gpt2 --prompt \"Once\" --temperature 0");
   command
-      ->add_option("--checkpoint", options->checkpoint,
-                   "A checkpoint, a run's folder (its newest), or a Hugging Face folder")
-      ->required()
-      ->type_name("DIR");
-  command->add_option("--tokenizer", options->tokenizer, "When the model has none beside it")->type_name("DIR");
-  command->add_option("--prompt", options->prompt, "Text to continue; empty: a new document")->type_name("TEXT");
-  command->add_option("--tokens", options->tokens, "How many at most")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  command->add_option("--temperature", options->sampling.temperature, "0: always the most likely")
-      ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
-  command->add_option("--top-k", options->sampling.top_k, "Draw from the k most likely; 0: from all")
-      ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
-  command->add_option("--top-p", options->sampling.top_p, "Draw from the smallest set of this probability")
-      ->capture_default_str()
-      ->check(CLI::Range(0.0, 1.0));
-  command->add_option("--seed", options->sampling.seed, "Of the draws")->capture_default_str();
-  command->add_option("--precision", options->precision, "fp32 or bf16")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"fp32", "bf16"}));
-  command->add_option("--threads", options->threads, "0: all CPUs")
-      ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
-  command->add_flag("--keep-going", options->keep_going, "Do not stop at an end-of-document token");
-  command->callback([options] { run(*options); });
+      .option("--checkpoint", options->checkpoint,
+              "A checkpoint, a run's folder (its newest), or a Hugging Face folder")
+      .required()
+      .placeholder("DIR");
+  command.option("--tokenizer", options->tokenizer, "When the model has none beside it").placeholder("DIR");
+  command.option("--prompt", options->prompt, "Text to continue; empty: a new document").placeholder("TEXT");
+  command.option("--tokens", options->tokens, Range{1, kSequence.last}, "How many at most");
+  command.option("--temperature", options->sampling.temperature, RealRange{0, 1000}, "0: always the most likely");
+  command.option("--top-k", options->sampling.top_k, Range{}, "Draw from the k most likely; 0: from all");
+  command.option("--top-p", options->sampling.top_p, RealRange{0, 1}, "Draw from the smallest set of this probability");
+  command.option("--seed", options->sampling.seed, "Of the draws");
+  command.choice("--precision", options->precision, {"fp32", "bf16"}, "Of the weights");
+  command.option("--threads", options->threads, kThreads, "0: all CPUs");
+  command.flag("--keep-going", options->keep_going, "Do not stop at an end-of-document token");
+  command.action([options] { run(*options); });
 }
 
 }  // namespace ridgeline::cli

@@ -2,13 +2,13 @@
 
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <filesystem>
 #include <memory>
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/checkpoint/lineage.h"
+#include "ridgeline/cli/command.h"
 #include "ridgeline/data/indexed_dataset.h"
 #include "ridgeline/model/declarations.h"
 #include "ridgeline/observe/format.h"
@@ -117,18 +117,19 @@ void inspect_model(const Options& options) {
 
 }  // namespace
 
-void add_inspect(CLI::App& app) {
+void add_inspect(const Command& program) {
   const auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("inspect", "Say what a dataset, checkpoint or model folder holds");
-  command->footer(
+  const Command command = program.subcommand("inspect", "Say what a dataset, checkpoint or model folder holds");
+  command.footer(
       "Examples:\n"
       "  ridgeline inspect data/pages --document 3 --tokenizer tokenizer\n"
       "  ridgeline inspect runs/first --tensors");
-  command->add_option("PATH", options->path, "Dataset prefix, checkpoint, run or Hugging Face folder")->required();
-  command->add_flag("--tensors", options->tensors, "Every tensor of a model");
-  command->add_option("--document", options->document, "Print this document of a dataset, counted from 0");
-  command->add_option("--tokenizer", options->tokenizer, "Print it as text with this tokenizer")->type_name("DIR");
-  command->callback([options] {
+  command.option("PATH", options->path, "Dataset prefix, checkpoint, run or Hugging Face folder").required();
+  command.flag("--tensors", options->tensors, "Every tensor of a model");
+  command.option("--document", options->document, Range{}, "Print this document of a dataset, counted from 0")
+      .no_default();
+  command.option("--tokenizer", options->tokenizer, "Print it as text with this tokenizer").placeholder("DIR");
+  command.action([options] {
     if (is_dataset(options->path)) {
       inspect_dataset(*options);
     } else {

@@ -1,5 +1,4 @@
 // The program: one subcommand per file; this one only knows how a command line begins and how a process ends.
-#include <CLI/CLI.hpp>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
@@ -8,6 +7,7 @@
 #include <exception>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/cli/command.h"
 #include "ridgeline/cli/commands.h"
 #include "ridgeline/cli/failures.h"
 #include "ridgeline/cli/version.h"
@@ -30,31 +30,23 @@ Ctrl-C finishes the step, saves and stops; --resume goes on with the same bits.
 `ridgeline COMMAND --help` has examples. `ridgeline train --print-config` shows every key of a configuration.)";
 
 bool is_command(const char* word) {
-  for (const Command& command : kCommands) {
+  for (const Entry& command : kCommands) {
     if (std::strcmp(word, command.name) == 0) return true;
   }
   return false;
 }
 
 int run(int argc, char** argv) {
-  CLI::App app(kDescription, "ridgeline");
-  app.footer(kFooter);
-  app.set_version_flag("--version", version_text, "Version, build, backends, libraries, CPU");
-  app.get_formatter()->column_width(26);
-  app.require_subcommand(0, 1);
-  for (const Command& command : kCommands) command.add(app);
+  CommandLine line("ridgeline", kDescription, kFooter, version_text);
+  for (const Entry& command : kCommands) command.add(line.program());
 
   if (argc < 2) {
-    std::fputs(app.help().c_str(), stdout);
+    std::fputs(line.help().c_str(), stdout);
     return 0;
   }
   if (argv[1][0] != '-' && !is_command(argv[1])) return report_unknown_command(argv[1]);
-  try {
-    app.parse(argc, argv);
-    return 0;
-  } catch (const CLI::ParseError& error) {
-    return report_usage(app, error);
-  }
+  line.run(argc, argv);
+  return 0;
 }
 
 // A full disk behind stdout is a failure of a command that prints its result; a reader that left is none.

@@ -2,13 +2,13 @@
 
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "ridgeline/cli/command.h"
 #include "ridgeline/cli/run_config.h"
 #include "ridgeline/device/arena.h"
 #include "ridgeline/device/machine.h"
@@ -158,31 +158,29 @@ void run(const Options& options) {
 
 }  // namespace
 
-void add_plan(CLI::App& app) {
+void add_plan(const Command& program) {
   const auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("plan", "Say what a run will take, before it is queued");
-  command->footer(
+  const Command command = program.subcommand("plan", "Say what a run will take, before it is queued");
+  command.footer(
       "Lists the very buffers that `ridgeline train` allocates. Exits with an error when they do not fit this "
       "machine, or the device that --memory names, and says what would.\n\n"
       "Examples:\n"
       "  ridgeline plan --config configs/gpt2_124m.toml --ranks 2\n"
       "  ridgeline plan --config configs/gpt2_124m.toml --ranks 2 --json\n"
       "  ridgeline plan --config configs/gptj_6b_fsdp.toml --ranks 16 --ranks-per-host 8 --memory 64GiB");
-  add_run_config(*command, options->run);
+  add_run_config(command, options->run, Range{1, 1 << 20});
   command
-      ->add_option("--memory", options->memory,
-                   "Memory of the device that each rank will have, elsewhere (64GiB, 80GB, …); default: what is free "
-                   "on this host, for all ranks together")
-      ->transform(CLI::AsSizeValue(true))
-      ->check(CLI::PositiveNumber)
-      ->type_name("SIZE");
+      .size("--memory", options->memory, Range{1},
+            "Memory of the device that each rank will have, elsewhere (64GiB, 80GB, …); default: what is free "
+            "on this host, for all ranks together")
+      .no_default();
   command
-      ->add_option("--ranks-per-host", options->ranks_per_host,
-                   "Ranks that share a host, where that is not all of them")
-      ->check(CLI::PositiveNumber);
-  command->add_flag("--json", options->json, "Every buffer, as JSON");
-  command->add_flag("--all", options->all, "Every buffer, as a table");
-  command->callback([options] { run(*options); });
+      .option("--ranks-per-host", options->ranks_per_host, Range{1, 1 << 20},
+              "Ranks that share a host, where that is not all of them")
+      .no_default();
+  command.flag("--json", options->json, "Every buffer, as JSON");
+  command.flag("--all", options->all, "Every buffer, as a table");
+  command.action([options] { run(*options); });
 }
 
 }  // namespace ridgeline::cli

@@ -2,10 +2,10 @@
 
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <memory>
 
+#include "ridgeline/cli/command.h"
 #include "ridgeline/data/prepare.h"
 #include "ridgeline/device/machine.h"
 #include "ridgeline/observe/progress.h"
@@ -60,35 +60,29 @@ void run_prepare(Options& options) {
 
 }  // namespace
 
-void add_prepare(CLI::App& app) {
+void add_prepare(const Command& program) {
   const auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("prepare", "Turn text files into a token dataset (.bin, .idx, .json)");
-  command->footer(
+  const Command command = program.subcommand("prepare", "Turn text files into a token dataset (.bin, .idx, .json)");
+  command.footer(
       "Input: .txt (blank lines between documents, as in OSCAR 2019) and .jsonl (one object per line).\n"
       "Output: PREFIX.bin and PREFIX.idx in Megatron's format, and PREFIX.json about their origin.\n\n"
       "Example:\n"
       "  ridgeline prepare --tokenizer tokenizer --out data/pages pages.txt\n"
       "  ridgeline prepare --tokenizer gpt2 --out data/web --key content part_1.jsonl part_2.jsonl");
-  command->add_option("--tokenizer", options->tokenizer, "Folder with tokenizer.json, or vocab.json and merges.txt")
-      ->required()
-      ->type_name("DIR");
-  command->add_option("--out", options->settings.prefix, "Files to write, without .bin")
-      ->required()
-      ->type_name("PREFIX");
-  command->add_option("INPUT", options->settings.inputs, "Text files, .txt or .jsonl")->required()->type_name("FILE");
-  command->add_option("--key", options->settings.corpus.key, "Where a JSON line has its text")
-      ->capture_default_str()
-      ->type_name("NAME");
-  command->add_flag("--strict", options->settings.corpus.strict,
-                    "Stop at invalid UTF-8 or a bad JSON line instead of counting it");
-  command->add_option("--threads", options->settings.threads, "Threads, 0 = all cores; no effect on the result")
-      ->capture_default_str()
-      ->check(CLI::Range(0, 4096))
-      ->type_name("N");
-  command->add_flag("--no-eod", options->no_end_of_document, "Append no end-of-document token to documents");
-  command->add_flag("--specials", options->specials,
-                    "Recognise names of special tokens such as <|endoftext|> in the text; otherwise they are text");
-  command->callback([options] { run_prepare(*options); });
+  command.option("--tokenizer", options->tokenizer, "Folder with tokenizer.json, or vocab.json and merges.txt")
+      .required()
+      .placeholder("DIR");
+  command.option("--out", options->settings.prefix, "Files to write, without .bin").required().placeholder("PREFIX");
+  command.list("INPUT", options->settings.inputs, "Text files, .txt or .jsonl").required().placeholder("FILE");
+  command.option("--key", options->settings.corpus.key, "Where a JSON line has its text").placeholder("NAME");
+  command.flag("--strict", options->settings.corpus.strict,
+               "Stop at invalid UTF-8 or a bad JSON line instead of counting it");
+  command.option("--threads", options->settings.threads, kThreads, "Threads, 0 = all cores; no effect on the result")
+      .placeholder("N");
+  command.flag("--no-eod", options->no_end_of_document, "Append no end-of-document token to documents");
+  command.flag("--specials", options->specials,
+               "Recognise names of special tokens such as <|endoftext|> in the text; otherwise they are text");
+  command.action([options] { run_prepare(*options); });
 }
 
 }  // namespace ridgeline::cli

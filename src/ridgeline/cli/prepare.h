@@ -1,13 +1,11 @@
 // `ridgeline prepare`: text files to a token dataset.
 #pragma once
 
-namespace CLI {  // NOLINT(readability-identifier-naming): the library's
-class App;
-}
-
 namespace ridgeline::cli {
 
-// Registers the subcommand; its work is done in CLI11's callback, errors leave it as ridgeline::Error.
-void add_prepare(CLI::App& app);
+class Command;
+
+// Registers the subcommand. Errors leave its action as ridgeline::Error.
+void add_prepare(const Command& program);
 
 }  // namespace ridgeline::cli

@@ -2,25 +2,19 @@
 
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
-
 #include "ridgeline/checkpoint/hugging_face.h"
 #include "ridgeline/checkpoint/manifest.h"
+#include "ridgeline/cli/command.h"
 #include "ridgeline/train/state.h"
 
 namespace ridgeline::cli {
 
-void add_run_config(CLI::App& command, RunConfigOptions& options) {
-  command.add_option("--config", options.config, "Configuration of the run")->type_name("FILE.toml");
-  command.add_option("--set", options.overrides, "Override a key of the configuration; may be given often")
-      ->type_name("KEY=VALUE")
-      ->allow_extra_args(true)
-      ->take_all();
-  command
-      .add_option("--ranks", options.ranks,
-                  "Data-parallel ranks, as threads of this process (under mpirun or srun: the processes)")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+void add_run_config(const Command& command, RunConfigOptions& options, Range ranks) {
+  command.option("--config", options.config, "Configuration of the run").placeholder("FILE.toml");
+  command.list("--set", options.overrides, "Override a key of the configuration; may be given often")
+      .placeholder("KEY=VALUE");
+  command.option("--ranks", options.ranks, ranks,
+                 "Data-parallel ranks, as threads of this process (under mpirun or srun: the processes)");
 }
 
 train::Config read_run_config(const RunConfigOptions& options, const std::filesystem::path& resumed) {

@@ -5,11 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "ridgeline/cli/command.h"
 #include "ridgeline/train/config.h"
-
-namespace CLI {
-class App;
-}
 
 namespace ridgeline::cli {
 
@@ -20,7 +17,7 @@ struct RunConfigOptions {
 };
 
 // Registers --config, --set and --ranks.
-void add_run_config(CLI::App& command, RunConfigOptions& options);
+void add_run_config(const Command& command, RunConfigOptions& options, Range ranks);
 
 // Reads, completes (train.init_from says the model; once there is a checkpoint to go on from, `resumed`, that does, and
 // the folder is not needed any more) and checks.

@@ -2,13 +2,13 @@
 
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <iostream>
 #include <iterator>
 #include <memory>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/cli/command.h"
 #include "ridgeline/data/tokenizer.h"
 #include "ridgeline/data/tokenizer_trainer.h"
 #include "ridgeline/device/machine.h"
@@ -98,59 +98,57 @@ void run_decode(CodeOptions& options) {
   if (!text.ends_with('\n')) std::fputc('\n', stdout);
 }
 
-void add_train(CLI::App& parent) {
+void add_train(const Command& parent) {
   const auto options = std::make_shared<TrainOptions>();
-  CLI::App* command = parent.add_subcommand("train", "Learn a byte-level BPE vocabulary from text files");
-  command->footer(
+  const Command command = parent.subcommand("train", "Learn a byte-level BPE vocabulary from text files");
+  command.footer(
       "Writes tokenizer.json, vocab.json and merges.txt, which Hugging Face tools load too. The last id is "
       "<|endoftext|>.\n\n"
       "Example:\n"
       "  ridgeline tokenizer train --vocab 4096 --out tokenizer pages.txt");
-  command->add_option("--vocab", options->training.vocabulary, "Tokens, 256 bytes and <|endoftext|> included")
-      ->required()
-      ->type_name("N");
-  command->add_option("--out", options->out, "Folder to write")->required()->type_name("DIR");
-  command->add_option("INPUT", options->training.inputs, "Text files, .txt or .jsonl")->required()->type_name("FILE");
-  command->add_option("--key", options->training.corpus.key, "Where a JSON line has its text")
-      ->capture_default_str()
-      ->type_name("NAME");
-  command->add_flag("--strict", options->training.corpus.strict,
-                    "Stop at invalid UTF-8 or a bad JSON line instead of counting it");
-  command->add_option("--threads", options->training.threads, "Threads, 0 = all cores; no effect on the result")
-      ->capture_default_str()
-      ->check(CLI::Range(0, 4096))
-      ->type_name("N");
-  command->callback([options] { run_train(*options); });
+  command
+      .option("--vocab", options->training.vocabulary, Range{257, 1 << 24},
+              "Tokens, 256 bytes and <|endoftext|> included")
+      .required()
+      .placeholder("N");
+  command.option("--out", options->out, "Folder to write").required().placeholder("DIR");
+  command.list("INPUT", options->training.inputs, "Text files, .txt or .jsonl").required().placeholder("FILE");
+  command.option("--key", options->training.corpus.key, "Where a JSON line has its text").placeholder("NAME");
+  command.flag("--strict", options->training.corpus.strict,
+               "Stop at invalid UTF-8 or a bad JSON line instead of counting it");
+  command.option("--threads", options->training.threads, kThreads, "Threads, 0 = all cores; no effect on the result")
+      .placeholder("N");
+  command.action([options] { run_train(*options); });
 }
 
-void add_encode(CLI::App& parent) {
+void add_encode(const Command& parent) {
   const auto options = std::make_shared<CodeOptions>();
-  CLI::App* command = parent.add_subcommand("encode", "Print the token ids of a text (or of standard input)");
-  command->footer("Example:\n  ridgeline tokenizer encode --tokenizer tokenizer --show \"How are words cut?\"");
-  command->add_option("--tokenizer", options->tokenizer, "Folder of the tokenizer")->required()->type_name("DIR");
-  command->add_option("TEXT", options->text, "The text; standard input when left out");
-  command->add_flag("--specials", options->specials, "Recognise names of special tokens in the text");
-  command->add_flag("--show", options->show, "One token per line, with its text");
-  command->callback([options] { run_encode(*options); });
+  const Command command = parent.subcommand("encode", "Print the token ids of a text (or of standard input)");
+  command.footer("Example:\n  ridgeline tokenizer encode --tokenizer tokenizer --show \"How are words cut?\"");
+  command.option("--tokenizer", options->tokenizer, "Folder of the tokenizer").required().placeholder("DIR");
+  command.option("TEXT", options->text, "The text; standard input when left out");
+  command.flag("--specials", options->specials, "Recognise names of special tokens in the text");
+  command.flag("--show", options->show, "One token per line, with its text");
+  command.action([options] { run_encode(*options); });
 }
 
-void add_decode(CLI::App& parent) {
+void add_decode(const Command& parent) {
   const auto options = std::make_shared<CodeOptions>();
-  CLI::App* command = parent.add_subcommand("decode", "Print the text of token ids (or of those on standard input)");
-  command->footer("Example:\n  ridgeline tokenizer decode --tokenizer tokenizer 464 3290 318");
-  command->add_option("--tokenizer", options->tokenizer, "Folder of the tokenizer")->required()->type_name("DIR");
-  command->add_option("ID", options->ids, "Token ids; standard input when left out");
-  command->callback([options] { run_decode(*options); });
+  const Command command = parent.subcommand("decode", "Print the text of token ids (or of those on standard input)");
+  command.footer("Example:\n  ridgeline tokenizer decode --tokenizer tokenizer 464 3290 318");
+  command.option("--tokenizer", options->tokenizer, "Folder of the tokenizer").required().placeholder("DIR");
+  command.list("ID", options->ids, Range{}, "Token ids; standard input when left out");
+  command.action([options] { run_decode(*options); });
 }
 
 }  // namespace
 
-void add_tokenizer(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("tokenizer", "Train and try tokenizers");
-  command->require_subcommand(1);
-  add_train(*command);
-  add_encode(*command);
-  add_decode(*command);
+void add_tokenizer(const Command& program) {
+  const Command command = program.subcommand("tokenizer", "Train and try tokenizers");
+  command.needs_subcommand();
+  add_train(command);
+  add_encode(command);
+  add_decode(command);
 }
 
 }  // namespace ridgeline::cli

@@ -1,13 +1,11 @@
 // `ridgeline tokenizer train|encode|decode`.
 #pragma once
 
-namespace CLI {  // NOLINT(readability-identifier-naming): the library's
-class App;
-}
-
 namespace ridgeline::cli {
 
-// Registers the subcommands; their work is done in CLI11's callbacks, errors leave them as ridgeline::Error.
-void add_tokenizer(CLI::App& app);
+class Command;
+
+// Registers the subcommands. Errors leave their actions as ridgeline::Error.
+void add_tokenizer(const Command& program);
 
 }  // namespace ridgeline::cli

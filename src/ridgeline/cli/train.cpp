@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -14,6 +13,7 @@
 #include <utility>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/cli/command.h"
 #include "ridgeline/cli/failures.h"
 #include "ridgeline/cli/run_config.h"
 #include "ridgeline/comm/communicator.h"
@@ -119,10 +119,10 @@ void run(Options& options) {
 
 }  // namespace
 
-void add_train(CLI::App& app) {
+void add_train(const Command& program) {
   const auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("train", "Train a model, or go on with a run");
-  command->footer(
+  const Command command = program.subcommand("train", "Train a model, or go on with a run");
+  command.footer(
       "Under --out: config.toml (every key with its value), metrics.jsonl (a line per step), tensorboard/, "
       "checkpoints/step_…\n"
       "Ctrl-C, SIGTERM and SIGUSR1 finish the step, save and stop; --resume goes on with the same bits.\n\n"
@@ -131,24 +131,22 @@ void add_train(CLI::App& app) {
       "  ridgeline train --config configs/quickstart.toml --ranks 2 --out runs/first --resume --set train.steps=2000\n"
       "  mpirun -n 2 ridgeline train --config configs/quickstart.toml --out runs/mpi\n"
       "  ridgeline train --config configs/quickstart.toml --print-config     every key, its default, unit and meaning");
-  add_run_config(*command, options->run);
-  command->add_option("--out", options->out, "Folder of the run")->type_name("DIR");
-  command->add_flag("--resume", options->job.resume, "Go on with the newest checkpoint in --out");
+  add_run_config(command, options->run, kThreadRanks);
+  command.option("--out", options->out, "Folder of the run").placeholder("DIR");
+  command.flag("--resume", options->job.resume, "Go on with the newest checkpoint in --out");
   command
-      ->add_option("--resume-from", options->resume_from,
-                   "Go on with this checkpoint instead of the newest; later ones move to checkpoints/branch_…")
-      ->type_name("DIR");
-  command->add_option("--trace", options->trace, "Write what each rank did when, for ui.perfetto.dev")
-      ->type_name("FILE.json");
-  command->add_option("--trace-first", options->job.trace_first, "First step of the trace, counted from this start")
-      ->capture_default_str();
-  command->add_option("--trace-last", options->job.trace_last, "Last step of the trace")->capture_default_str();
-  command->add_flag("--print-config", options->print_config,
-                    "Print the effective configuration with comments and stop");
-  command->add_flag("--ignore-plan", options->ignore_plan,
-                    "Start even when the plan says that memory does not suffice");
-  command->add_flag("--quiet", options->quiet, "No progress");
-  command->callback([options] { run(*options); });
+      .option("--resume-from", options->resume_from,
+              "Go on with this checkpoint instead of the newest; later ones move to checkpoints/branch_…")
+      .placeholder("DIR");
+  command.option("--trace", options->trace, "Write what each rank did when, for ui.perfetto.dev")
+      .placeholder("FILE.json");
+  command.option("--trace-first", options->job.trace_first, Range{},
+                 "First step of the trace, counted from this start");
+  command.option("--trace-last", options->job.trace_last, Range{}, "Last step of the trace");
+  command.flag("--print-config", options->print_config, "Print the effective configuration with comments and stop");
+  command.flag("--ignore-plan", options->ignore_plan, "Start even when the plan says that memory does not suffice");
+  command.flag("--quiet", options->quiet, "No progress");
+  command.action([options] { run(*options); });
 }
 
 }  // namespace ridgeline::cli

@@ -69,7 +69,7 @@ TEST(CommandLine, UsageErrorsExitWithTwoAndNameTheNearest) {
   expect("trian", "no such command: trian", "Did you mean train?");
   expect("zzzzzz", "no such command: zzzzzz", "Commands: tokenizer, prepare");
   expect("train --rank 2", "--rank", "Did you mean --ranks?");
-  expect("train --ranks two", "two is no positive number", "ridgeline train --help");
+  expect("train --ranks two", "'two' is no whole number", "ridgeline train --help");
   expect("prepare", "required", "ridgeline prepare --help");
   expect("tokenizer", "say which: train | encode | decode", "ridgeline tokenizer --help");
   expect("tokenizer trian", "trian", "Did you mean train?");
