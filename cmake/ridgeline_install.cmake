@@ -6,7 +6,7 @@ include(CMakePackageConfigHelpers)
 # Imported targets that a room may link, and the package that brings each.
 set(RIDGELINE_PACKAGE_OF
   "Threads::Threads=Threads" "fmt::fmt=fmt" "nlohmann_json::nlohmann_json=nlohmann_json"
-  "tomlplusplus::tomlplusplus=tomlplusplus" "simdjson::simdjson=simdjson" "CLI11::CLI11=CLI11" "hwy::hwy=hwy"
+  "tomlplusplus::tomlplusplus=tomlplusplus" "simdjson::simdjson=simdjson" "CLI11::CLI11=CLI11" "hwy::hwy=hwy" "ICU::uc=ICU"
   "MPI::MPI_CXX=MPI" "DNNL::dnnl=dnnl" "OpenBLAS::OpenBLAS=OpenBLAS" "BLAS::BLAS=BLAS")
 
 # ridgeline_packages(VARIABLE TARGET...): the packages behind everything that the targets link, private parts included
@@ -46,6 +46,8 @@ set(RIDGELINE_FIND_DEPENDENCIES "")
 foreach(package ${packages})
   if(package STREQUAL MPI)
     string(APPEND RIDGELINE_FIND_DEPENDENCIES "find_dependency(MPI COMPONENTS CXX)\n")
+  elseif(package STREQUAL ICU)
+    string(APPEND RIDGELINE_FIND_DEPENDENCIES "find_dependency(ICU COMPONENTS uc)\n")
   else()
     string(APPEND RIDGELINE_FIND_DEPENDENCIES "find_dependency(${package})\n")
   endif()

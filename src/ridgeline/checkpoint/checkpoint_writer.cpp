@@ -112,7 +112,8 @@ std::vector<Piece> CheckpointWriter::finish() {
   return std::move(pieces_);
 }
 
-fs::path CheckpointWriter::commit(std::span<const Piece> pieces, nlohmann::json extra, const Descent& descent) {
+fs::path CheckpointWriter::commit(std::span<const Piece> pieces, nlohmann::json extra, const Descent& descent,
+                                  const std::map<std::string, std::string, std::less<>>& companions) {
   const std::vector<uint32_t> crcs = combine(layout_, pieces);
   Manifest manifest;
   manifest.step = step_;
@@ -122,6 +123,11 @@ fs::path CheckpointWriter::commit(std::span<const Piece> pieces, nlohmann::json 
     manifest.files.push_back({layout_.files[i].name, layout_.files[i].size, crcs[i]});
   }
   const fs::path temporary = temporary_folder();
+  for (const auto& [name, bytes] : companions) {
+    RL_REQUIRE(!name.ends_with(".safetensors") && name != kManifestName, "a companion named '{}'", name);
+    write_atomically(temporary / name, bytes);
+    manifest.files.push_back({name, static_cast<int64_t>(bytes.size()), crc32c(bytes_of(std::string_view(bytes)))});
+  }
   write_atomically(temporary / kManifestName, to_text(manifest));
   replace_folder(temporary, folder());
   return folder();

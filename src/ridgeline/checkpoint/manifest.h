@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
@@ -95,9 +96,11 @@ class CheckpointWriter {
   // Syncs and closes this rank's files; the pieces it wrote. Nothing can be written afterwards.
   std::vector<Piece> finish();
 
-  // Combines the pieces of all ranks, writes the manifest, syncs, renames the temporary folder into place (a checkpoint
-  // of the same step is replaced in one exchange, then removed). Error as combine(); returns folder().
-  std::filesystem::path commit(std::span<const Piece> pieces, nlohmann::json extra, const Descent& descent = {});
+  // Combines the pieces of all ranks, writes `companions` (small files beside the tensors, by name; not *.safetensors)
+  // and the manifest, syncs, renames the temporary folder into place (a checkpoint of the same step is replaced in one
+  // exchange, then removed). Error as combine(); returns folder().
+  std::filesystem::path commit(std::span<const Piece> pieces, nlohmann::json extra, const Descent& descent = {},
+                               const std::map<std::string, std::string, std::less<>>& companions = {});
 
   // Removes the temporary folder, if any. Never throws.
   void abort() noexcept;

@@ -12,6 +12,7 @@
 #include "ridgeline/observe/progress.h"
 #include "ridgeline/train/hugging_face_names.h"
 #include "ridgeline/train/model_source.h"
+#include "ridgeline/train/run_tokenizer.h"
 
 namespace ridgeline::cli {
 namespace {
@@ -28,10 +29,15 @@ void run(const Options& options) {
   settings.dtype = options.dtype == "bf16" ? DType::bf16 : DType::f32;
   settings.config = model::to_hugging_face(source.config());
   settings.config["torch_dtype"] = options.dtype == "bf16" ? "bfloat16" : "float32";
-  if (tokenizer && tokenizer->end_of_document()) {
-    settings.config["bos_token_id"] = *tokenizer->end_of_document();
-    settings.config["eos_token_id"] = *tokenizer->end_of_document();
-  }
+  const nlohmann::json model_config =
+      source.is_checkpoint() ? nlohmann::json() : checkpoint::read_config(source.folder());
+  data::TokenizerFiles files = tokenizer ? tokenizer->files(source.config().context) : source.tokenizer_files();
+  const train::ExportedIds ids =
+      train::exported_ids(files, tokenizer, source.end_of_document(), model_config, source.config().vocab);
+  train::set_ids(settings.config, ids);
+  settings.generation_config = train::generation_config(files, ids);
+  files.set("generation_config.json", settings.generation_config.dump(2) + "\n");
+  files.require_room(options.out);
   std::map<std::string, std::vector<int64_t>, std::less<>> shapes;
   for (const model::Unit& unit : model::declare(source.config())) {
     for (const model::Tensor& tensor : unit.tensors) shapes[tensor.name] = tensor.shape;
@@ -44,7 +50,7 @@ void run(const Options& options) {
       },
       settings, [&](int64_t done, int64_t) { progress.update(done); });
   progress.finish();
-  if (tokenizer) tokenizer->save(options.out, source.config().context);
+  files.write(options.out);
   fmt::print("'{}' holds a Hugging Face {} model{}\n", options.out, source.config().family,
              tokenizer ? " and its tokenizer" : "; no tokenizer was known (--tokenizer)");
 }

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <memory>
@@ -28,7 +29,8 @@ void run(const Options& options) {
   if (!tokenizer)
     throw Error(fmt::format("'{}' has no tokenizer beside it", options.checkpoint), "Name one with --tokenizer DIR.");
   const std::optional<int32_t> end = tokenizer->end_of_document();
-  std::vector<int32_t> ids = tokenizer->encode(options.prompt, data::Specials::recognise);
+  const std::vector<int32_t>& stop = tokenizer->special().stop;
+  std::vector<int32_t> ids = tokenizer->encode_prompt(options.prompt);
   if (ids.empty()) {
     if (!end)
       throw Error("the prompt is empty and the tokenizer has no end-of-document token to start from",
@@ -57,7 +59,7 @@ void run(const Options& options) {
     const int32_t id = train::sample_token(
         logits.first(static_cast<size_t>(std::min<int64_t>(tokenizer->vocab_size(), generator.config().vocab))),
         options.sampling, static_cast<uint64_t>(drawn));
-    if (end && id == *end && !options.keep_going) break;
+    if (std::binary_search(stop.begin(), stop.end(), id) && !options.keep_going) break;
     fmt::print("{}", decoder.push(id));
     std::fflush(stdout);
     if (drawn + 1 < std::min(options.tokens, room)) logits = generator.feed({&id, 1});

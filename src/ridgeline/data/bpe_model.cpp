@@ -8,6 +8,7 @@
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/random.h"
+#include "ridgeline/data/normalize.h"
 #include "ridgeline/data/unicode.h"
 
 namespace ridgeline::data {
@@ -37,6 +38,11 @@ struct Alphabet {
 };
 constexpr Alphabet kAlphabet;
 
+// 0xC0 and 0xC1 would begin overlong forms, what follows 0xF4 code points past U+10FFFF.
+constexpr bool never_in_utf8(uint8_t byte) {
+  return byte == 0xC0 || byte == 0xC1 || byte > 0xF4;
+}
+
 void append_number(int64_t value, std::string& out) {
   for (int i = 0; i < 8; ++i) out.push_back(static_cast<char>(value >> (8 * i)));
 }
@@ -55,10 +61,20 @@ std::string hash_of(const BpeModel& model) {
   }
   std::vector<int32_t> added;
   for (const AddedToken& token : model.added_tokens) added.push_back(token.id);
-  std::sort(added.begin(), added.end());
   for (const int32_t id : added) append_number(id, text);
   append_number(static_cast<int64_t>(model.pre_tokenizer), text);
   append_number(model.ignore_merges ? 1 : 0, text);
+  // Only what is not as in the simplest tokenizers, so that their hashes stay what they were in old datasets.
+  for (const AddedToken& token : model.added_tokens) {
+    const int options = (token.special ? 0 : 1) + (token.lstrip ? 2 : 0) + (token.rstrip ? 4 : 0) +
+                        (token.special && token.normalized ? 8 : 0) + (!token.special && !token.normalized ? 16 : 0);
+    if (options != 0) text += fmt::format("added {} {};", token.id, options);
+  }
+  for (size_t id = 0; id < model.literal.size(); ++id) {
+    if (model.is_literal(id)) text += fmt::format("literal {};", id);
+  }
+  if (model.nfc) text += "nfc;";
+  if (model.prefix_space) text += "prefix_space;";
   return fmt::format("{:016x}", hash_name(text));
 }
 
@@ -156,16 +172,13 @@ std::string to_printable(std::string_view bytes) {
   return out;
 }
 
-std::string from_printable(std::string_view text) {
+std::optional<std::string> from_printable(std::string_view text) {
   std::string out;
   while (!text.empty()) {
     const Utf8Char c = decode_utf8(text);
     const int byte = c.status == Utf8Char::Status::valid ? byte_of_printable(c.code) : -1;
-    if (byte >= 0) {
-      out.push_back(static_cast<char>(byte));
-    } else {
-      out.append(text.substr(0, c.length));
-    }
+    if (byte < 0) return std::nullopt;
+    out.push_back(static_cast<char>(byte));
     text.remove_prefix(c.length);
   }
   return out;
@@ -185,31 +198,39 @@ void PairTable::build(const std::vector<MergeRule>& merges) {
 }
 
 void BpeModel::finish(std::string_view origin) {
-  added.assign(tokens.size(), 0);
-  for (const AddedToken& token : added_tokens) {
-    added[token.id] = 1;
-    starts_added[static_cast<uint8_t>(token.content.front())] = true;
-  }
   std::sort(added_tokens.begin(), added_tokens.end(),
             [](const AddedToken& a, const AddedToken& b) { return a.id < b.id; });
-  byte_ids.fill(-1);
-  for (size_t id = 0; id < tokens.size(); ++id) {
-    if (tokens[id].size() == 1 && added[id] == 0)
-      byte_ids[static_cast<uint8_t>(tokens[id][0])] = static_cast<int32_t>(id);
+  std::vector<uint8_t> added(tokens.size(), 0);
+  special_ids.assign(tokens.size(), 0);
+  for (size_t i = 0; i < added_tokens.size(); ++i) {
+    const AddedToken& token = added_tokens[i];
+    added[token.id] = 1;
+    special_ids[token.id] = token.special ? 1 : 0;
+    if (token.normalized) {
+      normalized_tokens.add(nfc ? to_nfc(token.content) : token.content, i);
+    } else {
+      raw_tokens.add(token.content, i);
+    }
   }
   for (size_t byte = 0; byte < 256; ++byte) {
-    if (byte_ids[byte] < 0) {
-      throw Error(fmt::format("{}: the vocabulary has no token for the single byte 0x{:02x}", origin, byte),
-                  "Only byte-level BPE vocabularies, which can write any text, are supported.");
-    }
+    if (byte_ids[byte] >= 0) continue;
+    every_byte = false;
+    if (never_in_utf8(static_cast<uint8_t>(byte))) continue;
+    throw Error(fmt::format("{}: the vocabulary has no token for the single byte 0x{:02x}", origin, byte),
+                "Only byte-level BPE vocabularies, which can write any text, are supported.");
   }
   pairs.build(merges);
   if (ignore_merges) {
     for (size_t id = 0; id < tokens.size(); ++id) {
-      if (added[id] == 0 && !tokens[id].empty()) by_bytes.emplace(tokens[id], static_cast<int32_t>(id));
+      if (added[id] == 0 && !tokens[id].empty() && !is_literal(id))
+        by_bytes.emplace(tokens[id], static_cast<int32_t>(id));
     }
   }
   hash = hash_of(*this);
+}
+
+bool BpeModel::has_ids_for(std::string_view text) const {
+  return std::all_of(text.begin(), text.end(), [&](char c) { return byte_ids[static_cast<uint8_t>(c)] >= 0; });
 }
 
 void BpeModel::encode_piece(std::string_view piece, std::vector<int32_t>& ids) const {
@@ -221,16 +242,6 @@ void BpeModel::encode_piece(std::string_view piece, std::vector<int32_t>& ids) c
   }
   if (piece.size() <= 64) return merge_short(*this, piece, ids);
   merge_long(*this, piece, ids);
-}
-
-const AddedToken* BpeModel::added_at(std::string_view text) const {
-  const AddedToken* best = nullptr;
-  for (const AddedToken& token : added_tokens) {
-    if (text.starts_with(token.content) && (best == nullptr || token.content.size() > best->content.size())) {
-      best = &token;
-    }
-  }
-  return best;
 }
 
 }  // namespace ridgeline::data

@@ -3,26 +3,21 @@
 
 #include <array>
 #include <cstdint>
-#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
 #include <vector>
 
+#include "ridgeline/data/added_tokens.h"
 #include "ridgeline/data/pretokenize.h"
+#include "ridgeline/data/tokenizer.h"
+#include "ridgeline/data/tokenizer_files.h"
 
 namespace ridgeline::data {
 
 struct MergeRule {
   int32_t left, right, merged;
-};
-
-struct AddedToken {
-  int32_t id = 0;
-  std::string content;
-  bool special = true;
-  bool in_vocabulary = true;  // also an entry of vocab.json
 };
 
 // (left id, right id) -> (rank, merged id). Open addressing, at most half full.
@@ -62,30 +57,36 @@ class PairTable {
 
 struct BpeModel {
   // What the files say.
-  std::vector<std::string> tokens;  // bytes of id; "" for an id that no file names
-  std::vector<MergeRule> merges;    // in order of rank
+  std::vector<std::string> tokens;      // bytes of id; "" for an id that no file names
+  std::array<int32_t, 256> byte_ids{};  // of the single bytes; -1: none
+  std::vector<uint8_t> literal;         // 1: a name that no text spells (a bare " "); shorter than tokens: 0
+  std::vector<MergeRule> merges;        // in order of rank
   std::vector<AddedToken> added_tokens;
   PreTokenizer pre_tokenizer = PreTokenizer::gpt2;
+  bool nfc = false;            // text is brought into Unicode's normal form C first
+  bool prefix_space = false;   // a stretch of text that begins without a space gets one
   bool ignore_merges = false;  // a piece that is a token is emitted without merging
-  std::optional<int32_t> end_of_document;
-  std::map<std::string, std::string> source_files;  // name -> text of the JSON files to be written back unchanged
+  SpecialTokens special;
+  TokenizerFiles source;  // to be written back unchanged
 
   // What follows from it; made by finish().
-  std::array<int32_t, 256> byte_ids{};
+  bool every_byte = true;  // none of them is -1
   PairTable pairs;
-  std::vector<uint8_t> added;                              // by id
-  std::array<bool, 256> starts_added{};                    // first bytes of added tokens
+  std::vector<uint8_t> special_ids;                        // by id
+  AddedTokenMatcher raw_tokens, normalized_tokens;         // of added_tokens, by index
   std::unordered_map<std::string_view, int32_t> by_bytes;  // only with ignore_merges
   std::string hash;
 
-  // Fills the derived tables. Error (naming `origin`) when a single byte has no token.
+  bool is_literal(size_t id) const { return id < literal.size() && literal[id] != 0; }
+
+  // Fills the derived tables. Error (naming `origin`) when a byte that UTF-8 uses has no token.
   void finish(std::string_view origin);
 
-  // Appends the ids of one pre-token.
-  void encode_piece(std::string_view piece, std::vector<int32_t>& ids) const;
+  // Whether every byte of `text` has an id.
+  bool has_ids_for(std::string_view text) const;
 
-  // The longest added token at the start of `text`, or nullptr.
-  const AddedToken* added_at(std::string_view text) const;
+  // Appends the ids of one pre-token, each of whose bytes has an id.
+  void encode_piece(std::string_view piece, std::vector<int32_t>& ids) const;
 };
 
 // Byte b in GPT-2's printable alphabet (a code point), and back (-1 for code points outside it).
@@ -93,8 +94,8 @@ uint32_t printable_of(uint8_t byte);
 int byte_of_printable(uint32_t code);
 // Bytes -> the string that vocab.json and merges.txt hold.
 std::string to_printable(std::string_view bytes);
-// Back; a character outside the alphabet stands for its own UTF-8 bytes, as in Hugging Face's decoder.
-std::string from_printable(std::string_view text);
+// Back; nullopt when a character is outside the alphabet.
+std::optional<std::string> from_printable(std::string_view text);
 // The 256 bytes in the order of their printable forms: ids 0 … 255 of GPT-2 and of tokenizers trained here.
 const std::array<uint8_t, 256>& bytes_in_printable_order();
 

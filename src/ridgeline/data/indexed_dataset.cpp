@@ -289,7 +289,8 @@ void IndexedDataset::read(int64_t position, std::span<int32_t> tokens, int64_t v
   }
 }
 
-void IndexedDataset::require_tokenizer(const std::string& tokenizer_hash, int64_t vocabulary) const {
+void IndexedDataset::require_tokenizer(const std::string& tokenizer_hash, int64_t vocabulary,
+                                       std::optional<int32_t> end_of_document) const {
   if (!note_) return;
   if (note_->vocabulary != vocabulary) {
     throw Error(fmt::format("dataset '{}' was prepared with a vocabulary of {} (tokenizer '{}'), this tokenizer has {}",
@@ -300,6 +301,13 @@ void IndexedDataset::require_tokenizer(const std::string& tokenizer_hash, int64_
     throw Error(fmt::format("dataset '{}' was prepared with another tokenizer ('{}', hash {}) than this one (hash {})",
                             prefix_.string(), note_->tokenizer, note_->tokenizer_hash, tokenizer_hash),
                 "Train with the dataset's tokenizer, or prepare the dataset again with this one.");
+  }
+  if (note_->end_of_document >= 0 && end_of_document != note_->end_of_document) {
+    throw Error(
+        fmt::format("dataset '{}' ends its documents with id {} (tokenizer '{}'), this tokenizer's eos_token is {}",
+                    prefix_.string(), note_->end_of_document, note_->tokenizer,
+                    end_of_document ? fmt::format("id {}", *end_of_document) : "not named"),
+        "Name the same eos_token in tokenizer_config.json, or prepare the dataset again with this tokenizer.");
   }
 }
 

@@ -83,8 +83,10 @@ class IndexedDataset {
   const std::optional<DatasetNote>& note() const { return note_; }
   const std::filesystem::path& prefix() const { return prefix_; }
 
-  // Error unless the note (if any) names this tokenizer and vocabulary; `vocabulary` is the tokenizer's vocab_size().
-  void require_tokenizer(const std::string& tokenizer_hash, int64_t vocabulary) const;
+  // Error unless the note (if any) names this tokenizer, vocabulary and end of document; `vocabulary` is the
+  // tokenizer's vocab_size(). A dataset without ends of documents goes with any.
+  void require_tokenizer(const std::string& tokenizer_hash, int64_t vocabulary,
+                         std::optional<int32_t> end_of_document) const;
 
  private:
   explicit IndexedDataset(const std::filesystem::path& prefix);

@@ -85,7 +85,7 @@ int64_t text_bytes(const IndexedDataset& dataset, int64_t first_document, int64_
   std::vector<int64_t> bytes(static_cast<size_t>(tokenizer.vocab_size()));
   for (size_t id = 0; id < bytes.size(); ++id) {
     const auto token = static_cast<int32_t>(id);
-    bytes[id] = tokenizer.is_added(token) ? 0 : static_cast<int64_t>(tokenizer.token_bytes(token).size());
+    bytes[id] = tokenizer.is_special(token) ? 0 : static_cast<int64_t>(tokenizer.token_bytes(token).size());
   }
   std::vector<int32_t> ids(1 << 16);
   int64_t total = 0;

@@ -38,8 +38,9 @@ struct PrepareResult {
 PrepareResult prepare_dataset(const Tokenizer& tokenizer, const PrepareSettings& settings,
                               const std::function<void(const PrepareProgress&)>& progress = {});
 
-// UTF-8 bytes of the text of some documents of a dataset: what its tokens stand for, added tokens excluded. With a
-// split's loss in nats this gives its bits per byte. Reads all its tokens; exact, since byte-level BPE loses nothing.
+// UTF-8 bytes of the text of some documents of a dataset: what its tokens stand for, special tokens excluded. With a
+// split's loss in nats this gives its bits per byte. Reads all its tokens; exact, since byte-level BPE loses nothing
+// (text is counted as it was after normalization).
 int64_t text_bytes(const IndexedDataset& dataset, int64_t first_document, int64_t last_document,
                    const Tokenizer& tokenizer);
 

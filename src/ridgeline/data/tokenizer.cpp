@@ -8,7 +8,9 @@
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/data/bpe_model.h"
-#include "ridgeline/data/tokenizer_files.h"
+#include "ridgeline/data/normalize.h"
+#include "ridgeline/data/piece_hash.h"
+#include "ridgeline/data/tokenizer_json.h"
 #include "ridgeline/data/unicode.h"
 
 namespace ridgeline::data {
@@ -29,25 +31,6 @@ struct Encoder::Cache {
   std::string keys;
   std::vector<int32_t> ids;
   size_t entries = 0;
-
-  static uint64_t hash_of(std::string_view key) {
-    uint64_t hash = key.size() * 0x9E3779B97F4A7C15U;
-    const char* p = key.data();
-    size_t left = key.size();
-    const auto mix = [&](uint64_t word) {
-      hash = (hash ^ word) * 0xD6E8FEB86659FD93U;
-      hash ^= hash >> 32;
-    };
-    for (; left >= 8; left -= 8, p += 8) {
-      uint64_t word = 0;
-      std::memcpy(&word, p, 8);
-      mix(word);
-    }
-    uint64_t word = 0;
-    std::memcpy(&word, p, left);
-    mix(word);
-    return hash;
-  }
 
   // The slot of `key`, or the free slot where it belongs.
   Slot& find(std::string_view key, uint64_t hash) {
@@ -93,43 +76,55 @@ Encoder::~Encoder() = default;
 Encoder::Encoder(Encoder&&) noexcept = default;
 Encoder& Encoder::operator=(Encoder&&) noexcept = default;
 
-void Encoder::encode(std::string_view text, std::vector<int32_t>& ids, Specials specials) {
-  const auto ordinary = [&](std::string_view stretch) {
-    for_each_piece(model_->pre_tokenizer, stretch, [&](std::string_view piece) {
-      if (piece.size() > Cache::kLongestKey) return model_->encode_piece(piece, ids);
-      const uint64_t hash = Cache::hash_of(piece);
-      const Cache::Slot& slot = cache_->find(piece, hash);
-      if (slot.key_length != 0) {
-        const int32_t* known = cache_->ids.data() + slot.ids_begin;
-        ids.insert(ids.end(), known, known + slot.ids_count);
-        return;
-      }
-      const size_t before = ids.size();
-      model_->encode_piece(piece, ids);
-      cache_->insert(piece, hash, std::span(ids).subspan(before));
-    });
-  };
-  if (specials == Specials::recognise) {
-    for (size_t i = 0; i < text.size();) {
-      const AddedToken* token =
-          model_->starts_added[static_cast<uint8_t>(text[i])] ? model_->added_at(text.substr(i)) : nullptr;
-      if (token == nullptr) {
-        ++i;
-        continue;
-      }
-      ordinary(text.substr(0, i));
-      ids.push_back(token->id);
-      text.remove_prefix(i + token->content.size());
-      i = 0;
+void Encoder::encode_words(std::string_view text, std::vector<int32_t>& ids) {
+  for_each_piece(model_->pre_tokenizer, text, [&](std::string_view piece) {
+    if (piece.size() > Cache::kLongestKey) return model_->encode_piece(piece, ids);
+    const uint64_t hash = hash_piece(piece);
+    const Cache::Slot& slot = cache_->find(piece, hash);
+    if (slot.key_length != 0) {
+      const int32_t* known = cache_->ids.data() + slot.ids_begin;
+      ids.insert(ids.end(), known, known + slot.ids_count);
+      return;
     }
+    const size_t before = ids.size();
+    model_->encode_piece(piece, ids);
+    cache_->insert(piece, hash, std::span(ids).subspan(before));
+  });
+}
+
+void Encoder::encode(std::string_view text, std::vector<int32_t>& ids, Specials specials) {
+  std::string repaired, normal, prefixed;
+  if (!model_->every_byte && valid_utf8_prefix(text) != text.size() && !model_->has_ids_for(text)) {
+    append_as_utf8(text, repaired);
+    text = repaired;
   }
-  ordinary(text);
+  const auto found = [&](const AddedToken& token) { ids.push_back(token.id); };
+  const auto words = [&](std::string_view stretch) {
+    if (model_->prefix_space && !stretch.starts_with(' ')) {
+      prefixed.assign(1, ' ').append(stretch);
+      stretch = prefixed;
+    }
+    encode_words(stretch, ids);
+  };
+  split_at_added(
+      model_->raw_tokens, model_->added_tokens, text, specials,
+      [&](std::string_view stretch) {
+        split_at_added(model_->normalized_tokens, model_->added_tokens, model_->nfc ? to_nfc(stretch, normal) : stretch,
+                       specials, words, found);
+      },
+      found);
 }
 
 Tokenizer::Tokenizer(std::shared_ptr<const BpeModel> model) : model_(std::move(model)) {}
 
-Tokenizer Tokenizer::from_json(std::string_view text, std::string_view name) {
-  return Tokenizer(std::make_shared<const BpeModel>(parse_tokenizer_json(text, name)));
+Tokenizer Tokenizer::from_files(const TokenizerFiles& files, const std::filesystem::path& where) {
+  return Tokenizer(std::make_shared<const BpeModel>(read_bpe_model(files, where)));
+}
+
+Tokenizer Tokenizer::from_json(std::string_view text, std::string_view where) {
+  TokenizerFiles files;
+  files.set("tokenizer.json", std::string(text));
+  return from_files(files, where);
 }
 
 std::string Tokenizer::to_json() const {
@@ -137,12 +132,17 @@ std::string Tokenizer::to_json() const {
 }
 
 Tokenizer Tokenizer::load(const std::filesystem::path& folder) {
-  return Tokenizer(std::make_shared<const BpeModel>(load_bpe_model(folder)));
+  const bool is_file = std::filesystem::is_regular_file(folder);
+  return from_files(TokenizerFiles::read(folder), is_file ? folder.parent_path() : folder);
 }
 
 Tokenizer Tokenizer::from_parts(const TokenizerParts& parts) {
   BpeModel model;
   model.tokens = parts.tokens;
+  model.byte_ids.fill(-1);
+  for (size_t i = 0; i < parts.tokens.size(); ++i) {
+    if (parts.tokens[i].size() == 1) model.byte_ids[static_cast<uint8_t>(parts.tokens[i][0])] = static_cast<int32_t>(i);
+  }
   std::unordered_map<std::string, int32_t> ids;
   for (size_t id = 0; id < parts.tokens.size(); ++id) ids.emplace(parts.tokens[id], static_cast<int32_t>(id));
   for (const auto& [left, right] : parts.merges) {
@@ -153,21 +153,25 @@ Tokenizer Tokenizer::from_parts(const TokenizerParts& parts) {
   }
   const auto id = static_cast<int32_t>(model.tokens.size());
   model.tokens.push_back(parts.end_of_document);
-  model.added_tokens.push_back({id, parts.end_of_document, true, true});
-  model.end_of_document = id;
+  model.added_tokens.push_back({.id = id, .content = parts.end_of_document});
+  model.special = {.end_of_document = id, .bos = id, .stop = {id}};
   model.finish("tokenizer");
   return Tokenizer(std::make_shared<const BpeModel>(std::move(model)));
 }
 
+TokenizerFiles Tokenizer::files(int64_t model_max_length) const {
+  return files_of(*model_, model_max_length);
+}
+
 void Tokenizer::save(const std::filesystem::path& folder, int64_t model_max_length) const {
-  save_bpe_model(*model_, folder, model_max_length);
+  files(model_max_length).write(folder);
 }
 
 int32_t Tokenizer::vocab_size() const {
   return static_cast<int32_t>(model_->tokens.size());
 }
-std::optional<int32_t> Tokenizer::end_of_document() const {
-  return model_->end_of_document;
+const SpecialTokens& Tokenizer::special() const {
+  return model_->special;
 }
 const std::string& Tokenizer::hash() const {
   return model_->hash;
@@ -179,6 +183,14 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, Specials specials)
   return ids;
 }
 
+std::vector<int32_t> Tokenizer::encode_prompt(std::string_view text) const {
+  const std::vector<int32_t>& before = special().before_text;
+  std::vector<int32_t> ids = encode(text, Specials::recognise);
+  const bool there = ids.size() >= before.size() && std::equal(before.begin(), before.end(), ids.begin());
+  if (!there) ids.insert(ids.begin(), before.begin(), before.end());
+  return ids;
+}
+
 std::string_view Tokenizer::token_bytes(int32_t id) const {
   if (id < 0 || id >= vocab_size()) {
     throw Error(fmt::format("token id {} is outside the tokenizer's vocabulary of {}", id, vocab_size()),
@@ -187,9 +199,9 @@ std::string_view Tokenizer::token_bytes(int32_t id) const {
   return model_->tokens[id];
 }
 
-bool Tokenizer::is_added(int32_t id) const {
+bool Tokenizer::is_special(int32_t id) const {
   token_bytes(id);
-  return model_->added[id] != 0;
+  return model_->special_ids[id] != 0;
 }
 
 std::string Tokenizer::decode(std::span<const int32_t> ids) const {

@@ -1,12 +1,15 @@
-// Byte-level BPE: text to token ids and back, with the files of GPT-2, GPT-J, GPT-NeoX and Llama-3.
+// Byte-level BPE: text to token ids and back, with the files of GPT-2, GPT-J, GPT-NeoX (Pythia, OLMo) and Llama-3.
 //
-// Text is cut into pre-tokens by a fixed rule (see pretokenize.h), each pre-token starts as its bytes, and the adjacent
-// pair with the lowest merge rank is merged (ties: leftmost) until no pair merges. Ids are equal to those of OpenAI's
+// Text is brought into the normal form that the files ask for (none, or NFC); added tokens are cut out of it; the rest
+// is cut into pre-tokens by a fixed rule (see pretokenize.h), each pre-token starts as its bytes, and the adjacent pair
+// with the lowest merge rank is merged (ties: leftmost) until no pair merges. Ids are equal to those of OpenAI's
 // tiktoken and Hugging Face's tokenizers on every string. Source: Radford et al., "Language models are unsupervised
 // multitask learners", 2019; formats as written by Hugging Face tokenizers.
 //
-// A Tokenizer is immutable after loading: share it between threads. Bytes that are not UTF-8 are accepted everywhere
-// and come back unchanged: decode(encode(x)) == x for every byte string x.
+// A Tokenizer is immutable after loading: share it between threads. Bytes that are not UTF-8 are accepted everywhere.
+// decode(encode(x)) == x for every byte string x, except where the files ask for something else: NFC changes text that
+// is not in that form, a prefix space is added, stripping tokens take white space, and a vocabulary without the 13
+// bytes that UTF-8 never uses (GPT-NeoX's) gets U+FFFD for each invalid sequence of a text that holds one of them.
 #pragma once
 
 #include <cstdint>
@@ -18,12 +21,30 @@
 #include <string_view>
 #include <vector>
 
+#include "ridgeline/base/error.h"
+#include "ridgeline/data/tokenizer_files.h"
+
 namespace ridgeline::data {
 
 struct BpeModel;
 
-// Whether the names of added tokens ("<|endoftext|>") inside a text are text like any other, or become their ids.
+// Whether the names of special tokens ("<|endoftext|>") inside a text are text like any other, or become their ids.
+// Added tokens that are not special (CodeGen's runs of spaces) always become their ids.
 enum class Specials { as_text, recognise };
+
+// The ids with a meaning, as the files of a tokenizer's folder name them.
+struct SpecialTokens {
+  std::optional<int32_t> end_of_document;  // eos_token, else "<|endoftext|>", "<|end_of_text|>" or "</s>"
+  std::optional<int32_t> bos, pad;         // bos_token, pad_token
+  std::vector<int32_t> before_text;        // what the tokenizer puts before a prompt: Llama 3's BOS
+  std::vector<int32_t> stop;  // any of these ends what is generated: end_of_document and generation_config.json's eos
+};
+
+// A tokenizer of a kind that Tokenizer does not implement. Its files are still worth carrying (TokenizerFiles).
+class UnsupportedTokenizer : public Error {
+ public:
+  using Error::Error;
+};
 
 // A vocabulary and its merges, from which a Tokenizer can be made without files (the trainer's result).
 struct TokenizerParts {
@@ -34,39 +55,48 @@ struct TokenizerParts {
 
 class Tokenizer {
  public:
-  // Reads `folder`/tokenizer.json, or `folder`/vocab.json and merges.txt (and added_tokens.json when there is one).
-  // `folder` may also name a tokenizer.json file. The end-of-document token is tokenizer_config.json's or
-  // special_tokens_map.json's eos_token, else "<|endoftext|>", "<|end_of_text|>" or "</s>", whichever exists.
-  // Error: nothing to read there, malformed files (with the entry at fault), or a feature of tokenizer.json that this
-  // class does not implement (normalizers, other models or patterns), by name.
+  // Reads the folder's tokenizer.json, or vocab.json and merges.txt (and added_tokens.json when there is one), and what
+  // tokenizer_config.json, special_tokens_map.json and generation_config.json say of it. `folder` may also name a
+  // tokenizer.json file.
+  // Error: nothing to read there; malformed files, with the entry at fault; an eos_token or bos_token that the
+  // tokenizer does not have. UnsupportedTokenizer: a feature that this class does not implement, by name.
   static Tokenizer load(const std::filesystem::path& folder);
+  // The same from files in memory (a checkpoint's); `where` they are, for messages.
+  static Tokenizer from_files(const TokenizerFiles& files, const std::filesystem::path& where);
   static Tokenizer from_parts(const TokenizerParts& parts);
-  // From the text of a tokenizer.json (a checkpoint keeps it); `name` is for messages. Errors as above. Without side
-  // files the end-of-document token is the first of the usual names.
-  static Tokenizer from_json(std::string_view text, std::string_view name);
+  // From the text of a tokenizer.json alone; `where` it is, for messages. Errors as above.
+  static Tokenizer from_json(std::string_view text, std::string_view where);
   // The text of this tokenizer's tokenizer.json: from_json(to_json()) has the same hash.
   std::string to_json() const;
 
-  // Writes tokenizer.json, vocab.json, merges.txt, tokenizer_config.json and special_tokens_map.json, so that
-  // transformers.AutoTokenizer.from_pretrained(folder) works. What was loaded from a tokenizer.json is written back
-  // byte for byte. `model_max_length`: the model's context, 0 = leave out.
+  // The files with which transformers.AutoTokenizer gives the same ids: those that were read, byte for byte, and
+  // whatever of tokenizer.json and tokenizer_config.json was not there (of a trained tokenizer also vocab.json,
+  // merges.txt and special_tokens_map.json). `model_max_length`: the model's context, for a tokenizer_config.json that
+  // is made; 0 = leave out.
+  TokenizerFiles files(int64_t model_max_length = 0) const;
+  // files().write(folder).
   void save(const std::filesystem::path& folder, int64_t model_max_length = 0) const;
 
   // Highest id + 1, added tokens included. A model's embedding has at least this many rows.
   int32_t vocab_size() const;
+  const SpecialTokens& special() const;
   // The id that ends a document, if the files name one.
-  std::optional<int32_t> end_of_document() const;
-  // 16 hex digits that depend on ids, bytes, merges, added tokens and pre-tokenizer, and not on the form of the files.
+  std::optional<int32_t> end_of_document() const { return special().end_of_document; }
+  // 16 hex digits that depend on ids, bytes, merges, added tokens, normalizer and pre-tokenizer, and not on the form of
+  // the files, nor on special().
   const std::string& hash() const;
 
   // Convenience for short texts; for many, keep an Encoder per thread.
   std::vector<int32_t> encode(std::string_view text, Specials specials = Specials::as_text) const;
+  // A text to be continued: special().before_text (unless it begins so itself), then its ids with special tokens
+  // recognised.
+  std::vector<int32_t> encode_prompt(std::string_view text) const;
   // The bytes of the ids, joined. Added tokens give their names. Error: an id outside [0, vocab_size()).
   std::string decode(std::span<const int32_t> ids) const;
   // The bytes of one id; empty for an id that no file names. Error as above.
   std::string_view token_bytes(int32_t id) const;
-  // True for added tokens (end of document, ...): no part of any text.
-  bool is_added(int32_t id) const;
+  // True for special tokens (end of document, ...): no part of any text. Error as above.
+  bool is_special(int32_t id) const;
 
  private:
   friend class Encoder;
@@ -87,6 +117,9 @@ class Encoder {
 
  private:
   struct Cache;
+  // Text between added tokens, normalized.
+  void encode_words(std::string_view text, std::vector<int32_t>& ids);
+
   std::shared_ptr<const BpeModel> model_;
   std::unique_ptr<Cache> cache_;
 };

@@ -9,34 +9,13 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
-#include <string>
-#include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "ridgeline/data/corpus.h"
+#include "ridgeline/data/piece_counts.h"
 #include "ridgeline/data/tokenizer.h"
 
 namespace ridgeline::data {
-
-// How often each pre-token occurs. Pre-tokens longer than 256 bytes are counted in pieces of at most that, cut between
-// characters: without it one line of base64 would cost more than the rest of the corpus.
-class PieceCounts {
- public:
-  void add(std::string_view text);
-  void merge(const PieceCounts& other);
-
-  struct Hash {
-    using is_transparent = void;
-    size_t operator()(std::string_view text) const { return std::hash<std::string_view>{}(text); }
-  };
-  using Map = std::unordered_map<std::string, int64_t, Hash, std::equal_to<>>;
-  const Map& map() const { return counts_; }
-
- private:
-  void add_piece(std::string_view piece);
-  Map counts_;
-};
 
 inline constexpr int64_t kSmallestVocabulary = 257;
 
@@ -44,6 +23,7 @@ struct TrainerProgress {
   bool reading = true;          // false: merging
   int64_t done = 0, total = 0;  // bytes of input, or merges
 };
+// Called before the first merge, too: counting its pairs takes a while.
 using TrainerCallback = std::function<void(const TrainerProgress&)>;
 
 // At most `vocabulary` tokens, the end-of-document token included; fewer when no pair occurs twice any more.

@@ -8,7 +8,6 @@
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/file.h"
 #include "ridgeline/checkpoint/lineage.h"
-#include "ridgeline/data/tokenizer.h"
 #include "ridgeline/train/evaluator.h"
 #include "ridgeline/train/peak_cache.h"
 #include "ridgeline/train/run_folder.h"
@@ -49,18 +48,7 @@ void open_data(Job& job) {
     train_documents = parts[0];
     valid_documents = parts[1];
   }
-  std::optional<data::Tokenizer> tokenizer;
-  if (!config.data.tokenizer.empty()) {
-    tokenizer = data::Tokenizer::load(config.data.tokenizer);
-    if (tokenizer->vocab_size() > vocabulary) {
-      throw Error(fmt::format("model.vocab = {} is smaller than the {} ids of the tokenizer '{}'", vocabulary,
-                              tokenizer->vocab_size(), config.data.tokenizer),
-                  fmt::format("Set model.vocab to at least {}.", tokenizer->vocab_size()));
-    }
-    train->require_tokenizer(tokenizer->hash(), tokenizer->vocab_size());
-    valid->require_tokenizer(tokenizer->hash(), tokenizer->vocab_size());
-    job.tokenizer_json = tokenizer->to_json();
-  }
+  job.tokenizer = open_tokenizer(config, *train, *valid);
   job.train = std::make_shared<data::GptDataset>(
       train, data::GptDataset::Settings{.documents = train_documents,
                                         .sequence = config.train.sequence,
@@ -70,7 +58,7 @@ void open_data(Job& job) {
   if (!valid_documents.empty()) {
     job.valid = std::make_shared<data::EvaluationWindows>(valid, valid_documents, config.train.sequence, vocabulary);
     require_predictions(*job.valid);
-    job.bytes_per_token = text_bytes_per_prediction(*valid, valid_documents, tokenizer);
+    job.bytes_per_token = text_bytes_per_prediction(*valid, valid_documents, job.tokenizer.tokenizer);
   }
   if (config.train.eval_every > 0 && !job.valid) {
     throw Error(fmt::format("train.eval_every = {}, but there is no validation data", config.train.eval_every),

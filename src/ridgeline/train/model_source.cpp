@@ -5,6 +5,7 @@
 #include "ridgeline/base/error.h"
 #include "ridgeline/checkpoint/lineage.h"
 #include "ridgeline/train/hugging_face_names.h"
+#include "ridgeline/train/run_tokenizer.h"
 #include "ridgeline/train/state.h"
 
 namespace ridgeline::train {
@@ -35,16 +36,22 @@ ModelSource ModelSource::open(const fs::path& path, bool verify) {
   return source;
 }
 
+data::TokenizerFiles ModelSource::tokenizer_files(const fs::path& given) const {
+  if (!given.empty()) return data::TokenizerFiles::read(given);
+  return reader_ ? tokenizer_of(*reader_, folder_) : data::TokenizerFiles::read(folder_);
+}
+
 std::optional<data::Tokenizer> ModelSource::tokenizer(const fs::path& given) const {
-  if (!given.empty()) return data::Tokenizer::load(given);
-  if (reader_) {
-    const std::string text = run_state_from_json(reader_->extra(), folder_.string()).tokenizer;
-    if (text.empty()) return std::nullopt;
-    return data::Tokenizer::from_json(text, (folder_ / "manifest.json").string() + " (tokenizer)");
-  }
-  if (fs::exists(folder_ / "tokenizer.json") || fs::exists(folder_ / "vocab.json"))
-    return data::Tokenizer::load(folder_);
-  return std::nullopt;
+  const data::TokenizerFiles files = tokenizer_files(given);
+  if (files.empty() && given.empty()) return std::nullopt;
+  data::Tokenizer tokenizer = data::Tokenizer::from_files(files, given.empty() ? folder_ : given);
+  require_same_end(end_of_document(), tokenizer);
+  return tokenizer;
+}
+
+std::optional<int32_t> ModelSource::end_of_document() const {
+  if (!reader_) return std::nullopt;
+  return run_state_from_json(reader_->extra(), folder_.string()).end_of_document;
 }
 
 void ModelSource::read(std::string_view name, const std::vector<int64_t>& shape, int64_t first, int64_t count,

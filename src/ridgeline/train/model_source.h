@@ -26,8 +26,13 @@ class ModelSource {
   int64_t step() const { return reader_ ? reader_->step() : 0; }
   const checkpoint::CheckpointReader* reader() const { return reader_.get(); }
 
-  // The tokenizer kept with the model, if any; `given` (a folder) takes precedence when not empty.
+  // The tokenizer kept with the model, empty when there is none; `given` (a folder) takes precedence when not empty.
+  data::TokenizerFiles tokenizer_files(const std::filesystem::path& given = {}) const;
+  // The same, read; nullopt when there is none. Error as Tokenizer::from_files, and when it ends documents with another
+  // id than the model learned.
   std::optional<data::Tokenizer> tokenizer(const std::filesystem::path& given = {}) const;
+  // The id that ended each document of the training data, of a checkpoint that knows.
+  std::optional<int32_t> end_of_document() const;
 
   // Elements of a global tensor. Thread-safe.
   void read(std::string_view name, const std::vector<int64_t>& shape, int64_t first, int64_t count,

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/base/file.h"
 #include "ridgeline/checkpoint/hugging_face.h"
 #include "ridgeline/train/hugging_face_names.h"
 
@@ -99,7 +100,7 @@ nlohmann::json to_json(const RunState& state, const model::TransformerConfig& co
   json["loss_scale"] = state.loss_scale;
   put_evaluation(json, state);
   json["config"] = state.config;
-  json["tokenizer"] = state.tokenizer;
+  json["end_of_document"] = state.end_of_document ? nlohmann::json(*state.end_of_document) : nlohmann::json();
   return json;
 }
 
@@ -116,7 +117,11 @@ RunState run_state_from_json(const nlohmann::json& json, std::string_view where)
     state.best_step = json.at("best_step").get<int64_t>();
     state.evaluation_due = json.value("evaluation_due", false);
     state.config = json.at("config").get<std::string>();
-    state.tokenizer = json.at("tokenizer").get<std::string>();
+    // The text of tokenizer.json stood here before the files lay beside the manifest.
+    if (const std::string text = json.value("tokenizer", ""); !text.empty())
+      state.tokenizer.set("tokenizer.json", text);
+    if (const auto end = json.find("end_of_document"); end != json.end() && !end->is_null())
+      state.end_of_document = end->get<int32_t>();
     return state;
   } catch (const nlohmann::json::exception& error) {
     throw Error(
@@ -124,6 +129,14 @@ RunState run_state_from_json(const nlohmann::json& json, std::string_view where)
         "Resume with the version of Ridgeline that wrote it, or start a new run from its weights: export it and "
         "name the folder with train.init_from.");
   }
+}
+
+data::TokenizerFiles tokenizer_of(const checkpoint::CheckpointReader& reader, const std::filesystem::path& folder) {
+  data::TokenizerFiles files;
+  for (const checkpoint::Manifest::FileRecord& file : reader.manifest().files) {
+    if (data::TokenizerFiles::is_one(file.name)) files.set(file.name, read_text(folder / file.name));
+  }
+  return files.empty() ? run_state_from_json(reader.extra(), folder.string()).tokenizer : files;
 }
 
 model::TransformerConfig model_config_of(const nlohmann::json& extra, std::string_view where) {
@@ -160,7 +173,7 @@ std::filesystem::path save_state(Executor& executor, const std::filesystem::path
     const std::vector<checkpoint::Piece> all = gather_pieces(ranks, pieces);
     together(ranks, first_rank, "complete a checkpoint", [&] {
       if (before_commit) before_commit();
-      writer.commit(all, to_json(state, executor.run_shape().config), state.descent);
+      writer.commit(all, to_json(state, executor.run_shape().config), state.descent, state.tokenizer.all());
     });
   } catch (...) {
     if (first_rank) writer.abort();
@@ -180,6 +193,7 @@ RunState load_state(Executor& executor, const std::filesystem::path& folder) {
   RunState state = run_state_from_json(reader.extra(), folder.string());
   state.step = reader.step();
   state.descent = reader.manifest().descent;
+  state.tokenizer = tokenizer_of(reader, folder);
   return state;
 }
 

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "ridgeline/checkpoint/manifest.h"
+#include "ridgeline/data/tokenizer_files.h"
 #include "ridgeline/parallel/executor.h"
 
 namespace ridgeline::train {
@@ -24,13 +25,18 @@ struct RunState {
   nlohmann::json loss_scale;                   // of optim::LossScaler; null without fp16
   std::optional<double> best_validation_loss;  // nats per token
   int64_t best_step = 0;
-  bool evaluation_due = false;  // a stop came before the evaluation of this step was through
-  checkpoint::Descent descent;  // of the checkpoint, in the run
-  std::string config;           // the effective configuration, TOML
-  std::string tokenizer;        // text of tokenizer.json, "" when the run has none
+  bool evaluation_due = false;     // a stop came before the evaluation of this step was through
+  checkpoint::Descent descent;     // of the checkpoint, in the run
+  std::string config;              // the effective configuration, TOML
+  data::TokenizerFiles tokenizer;  // empty when the run has none; files beside the manifest
+  // The id that ends each document of the training data; nullopt when none was appended, or nothing is known.
+  std::optional<int32_t> end_of_document;
 };
 nlohmann::json to_json(const RunState& state, const model::TransformerConfig& config);
+// All but the step and the tokenizer's files (an old checkpoint has its tokenizer.json here).
 RunState run_state_from_json(const nlohmann::json& json, std::string_view where);
+// The tokenizer kept in a checkpoint.
+data::TokenizerFiles tokenizer_of(const checkpoint::CheckpointReader& reader, const std::filesystem::path& folder);
 // The model that a checkpoint holds. Error naming `where` when the manifest does not say.
 model::TransformerConfig model_config_of(const nlohmann::json& manifest_extra, std::string_view where);
 

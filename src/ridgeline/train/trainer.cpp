@@ -139,7 +139,9 @@ class Trainer {
                     : optim::LossScaler::from_json(*rule, state_.loss_scale, "the checkpoint's loss scale");
     }
     state_.config = to_toml(job_.config, Detail::values);
-    state_.tokenizer = job_.tokenizer_json;
+    // What the configuration no longer names, a resumed run still has.
+    if (!job_.tokenizer.files.empty()) state_.tokenizer = job_.tokenizer.files;
+    if (job_.tokenizer.end_of_document) state_.end_of_document = job_.tokenizer.end_of_document;
     // One that another run owed is none of this one's.
     if (!job_.valid || !resume || !is_own(job_.options.out, job_.from->folder)) state_.evaluation_due = false;
     prune_due_ = resume;  // of a run that died before it could

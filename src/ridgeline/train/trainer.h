@@ -17,6 +17,7 @@
 #include "ridgeline/parallel/inventory.h"
 #include "ridgeline/parallel/program.h"
 #include "ridgeline/train/config.h"
+#include "ridgeline/train/run_tokenizer.h"
 
 namespace ridgeline::train {
 
@@ -49,7 +50,7 @@ struct Job {
   std::shared_ptr<const data::GptDataset> train;
   std::shared_ptr<const data::EvaluationWindows> valid;  // null: no validation data
   double bytes_per_token = 0;     // UTF-8 bytes of text per predicted token of the validation data; 0 when unknown
-  std::string tokenizer_json;     // kept in checkpoints
+  RunTokenizer tokenizer;         // kept in checkpoints
   DType arithmetic = DType::f32;  // of products
   int threads_per_rank = 0;
   int threads = 0;        // of all ranks together

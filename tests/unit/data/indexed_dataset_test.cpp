@@ -203,9 +203,11 @@ TEST(IndexedDataset, TheNoteIsKeptAndChecked) {
   EXPECT_EQ(dataset->note()->text_bytes, 17);
   EXPECT_EQ(dataset->note()->end_of_document, 99);
   EXPECT_EQ(dataset->note()->tokenizer, "some/folder");
-  EXPECT_EQ(test::error_of([&] { dataset->require_tokenizer("00ff", 100); }), "");
-  EXPECT_ERROR("another tokenizer", dataset->require_tokenizer("00fe", 100));
-  EXPECT_ERROR("vocabulary of 100", dataset->require_tokenizer("00ff", 101));
+  EXPECT_EQ(test::error_of([&] { dataset->require_tokenizer("00ff", 100, 99); }), "");
+  EXPECT_ERROR("another tokenizer", dataset->require_tokenizer("00fe", 100, 99));
+  EXPECT_ERROR("vocabulary of 100", dataset->require_tokenizer("00ff", 101, 99));
+  EXPECT_ERROR("ends its documents with id 99", dataset->require_tokenizer("00ff", 100, 98));
+  EXPECT_ERROR("is not named", dataset->require_tokenizer("00ff", 100, {}));
 
   folder.write("d.json", "{\"tokens\": 5");
   EXPECT_ERROR("not a dataset's note", IndexedDataset::open(folder / "d"));

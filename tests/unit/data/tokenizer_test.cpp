@@ -83,8 +83,8 @@ TEST(Tokenizer, MemoryOfPiecesIsBoundedAndForgettingChangesNothing) {
 TEST(Tokenizer, KnowsItsVocabulary) {
   EXPECT_EQ(gpt2().vocab_size(), 50257);
   EXPECT_EQ(gpt2().end_of_document(), 50256);
-  EXPECT_TRUE(gpt2().is_added(50256));
-  EXPECT_FALSE(gpt2().is_added(0));
+  EXPECT_TRUE(gpt2().is_special(50256));
+  EXPECT_FALSE(gpt2().is_special(0));
   EXPECT_EQ(gpt2().token_bytes(0), "!");
   EXPECT_EQ(gpt2().token_bytes(198), "\n");
   EXPECT_EQ(gpt2().token_bytes(220), " ");
@@ -123,7 +123,7 @@ TEST(Tokenizer, TravelsAsText) {
     EXPECT_EQ(copy.encode("It's  the same.<|endoftext|>", Specials::recognise),
               tokenizer.encode("It's  the same.<|endoftext|>", Specials::recognise));
   }
-  EXPECT_ERROR("copy: not valid JSON", Tokenizer::from_json("{", "copy"));
+  EXPECT_ERROR("copy/tokenizer.json: not valid JSON", Tokenizer::from_json("{", "copy"));
 }
 
 TEST(Tokenizer, AddedTokensOfGptJDecodeAndAreWrittenBack) {
@@ -195,16 +195,17 @@ TEST_F(BadTokenizer, UnsupportedFeaturesAreNamed) {
     EXPECT_THAT(error(), testing::HasSubstr(part));
   };
   using Json = nlohmann::json;
-  expect("normalizer 'NFC' is not supported", [](Json& j) { j["normalizer"] = {{"type", "NFC"}}; });
+  expect("normalizer 'NFKC' is not supported", [](Json& j) { j["normalizer"] = {{"type", "NFKC"}}; });
   expect("decoder 'Metaspace' is not supported", [](Json& j) { j["decoder"] = {{"type", "Metaspace"}}; });
   expect("model 'Unigram' is not supported", [](Json& j) { j["model"]["type"] = "Unigram"; });
   expect("byte_fallback", [](Json& j) { j["model"]["byte_fallback"] = true; });
   expect("continuing_subword_prefix", [](Json& j) { j["model"]["continuing_subword_prefix"] = "##"; });
   expect("pre_tokenizer 'Whitespace'", [](Json& j) { j["pre_tokenizer"] = {{"type", "Whitespace"}}; });
-  expect("add_prefix_space", [](Json& j) { j["pre_tokenizer"] = {{"type", "ByteLevel"}}; });
+  expect("whose ByteLevel has add_prefix_space",
+         [](Json& j) { j["pre_tokenizer"]["pretokenizers"][1]["add_prefix_space"] = true; });
   expect("pattern '\\w+'", [](Json& j) { j["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "\\w+"; });
   expect("not Isolated", [](Json& j) { j["pre_tokenizer"]["pretokenizers"][0]["behavior"] = "Removed"; });
-  expect("lstrip", [](Json& j) { j["added_tokens"][0]["lstrip"] = true; });
+  expect("'<|begin_of_text|>' with single_word", [](Json& j) { j["added_tokens"][0]["single_word"] = true; });
 }
 
 TEST_F(BadTokenizer, DamageIsNamed) {

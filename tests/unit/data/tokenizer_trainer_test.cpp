@@ -53,7 +53,7 @@ TEST(TokenizerTrainer, VeryLongPiecesAreCountedInPartsBetweenCharacters) {
   for (int i = 0; i < 1000; ++i) text += "漢";
   int64_t bytes = 0;
   const PieceCounts counts = counts_of({text});
-  for (const auto& [piece, count] : counts.map()) {
+  for (const auto& [piece, count] : counts.entries()) {
     EXPECT_LE(piece.size(), 256U);
     EXPECT_EQ(piece.size() % 3, 0U);
     bytes += count * static_cast<int64_t>(piece.size());

@@ -1,0 +1,74 @@
+#include "ridgeline/data/added_tokens.h"
+
+#include <algorithm>
+
+#include "ridgeline/base/error.h"
+#include "ridgeline/data/unicode.h"
+
+namespace ridgeline::data {
+
+void AddedTokenMatcher::add(std::string_view content, size_t index) {
+  RL_REQUIRE(!content.empty(), "an added token without content");
+  uint32_t node = 0;
+  for (const char c : content) {
+    const auto byte = static_cast<uint8_t>(c);
+    auto& next = nodes_[node].next;
+    const auto edge = std::find_if(next.begin(), next.end(), [&](const auto& e) { return e.first == byte; });
+    if (edge != next.end()) {
+      node = edge->second;
+      continue;
+    }
+    const auto made = static_cast<uint32_t>(nodes_.size());
+    next.emplace_back(byte, made);
+    if (node == 0) first_[byte] = made;
+    nodes_.emplace_back();
+    node = made;
+  }
+  nodes_[node].token = index;
+  ++tokens_;
+}
+
+std::optional<AddedTokenMatcher::Match> AddedTokenMatcher::find(std::string_view text, size_t from) const {
+  for (size_t begin = from; begin < text.size(); ++begin) {
+    uint32_t node = first_[static_cast<uint8_t>(text[begin])];
+    if (node == 0) [[likely]]
+      continue;
+    std::optional<Match> longest;
+    for (size_t end = begin + 1;; ++end) {
+      if (nodes_[node].token) longest = Match{*nodes_[node].token, begin, end};
+      if (end == text.size()) break;
+      const auto& next = nodes_[node].next;
+      const auto byte = static_cast<uint8_t>(text[end]);
+      const auto edge = std::find_if(next.begin(), next.end(), [&](const auto& e) { return e.first == byte; });
+      if (edge == next.end()) break;
+      node = edge->second;
+    }
+    if (longest) return longest;
+  }
+  return std::nullopt;
+}
+
+size_t trailing_space(std::string_view text) {
+  size_t size = text.size();
+  while (size > 0) {
+    size_t begin = size - 1;
+    while (begin > 0 && size - begin < 4 && (static_cast<uint8_t>(text[begin]) & 0xC0) == 0x80) --begin;
+    const Utf8Char last = decode_utf8(text.substr(begin, size - begin));
+    const bool whole = last.status == Utf8Char::Status::valid && last.length == size - begin;
+    if (!whole || class_of(last.code) != CharClass::space) break;
+    size = begin;
+  }
+  return text.size() - size;
+}
+
+size_t leading_space(std::string_view text) {
+  size_t size = 0;
+  while (size < text.size()) {
+    const Utf8Char next = decode_utf8(text.substr(size));
+    if (next.status != Utf8Char::Status::valid || class_of(next.code) != CharClass::space) break;
+    size += next.length;
+  }
+  return size;
+}
+
+}  // namespace ridgeline::data

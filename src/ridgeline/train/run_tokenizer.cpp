@@ -1,0 +1,138 @@
+#include "ridgeline/train/run_tokenizer.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "ridgeline/base/error.h"
+
+namespace ridgeline::train {
+namespace {
+
+constexpr const char* kGenerationConfig = "generation_config.json";
+
+// A member that may be missing, null, or something else; the file may be absent or damaged (only its ids are wanted).
+nlohmann::json generation_settings(const data::TokenizerFiles& files) {
+  const std::string* text = files.find(kGenerationConfig);
+  if (text == nullptr) return nlohmann::json::object();
+  nlohmann::json settings = nlohmann::json::parse(*text, nullptr, false);
+  if (!settings.is_object())
+    throw Error("the model's generation_config.json is not valid JSON", "Correct it, or leave it away.");
+  return settings;
+}
+
+std::vector<int32_t> ids_of(const nlohmann::json& settings, const char* key) {
+  std::vector<int32_t> ids;
+  if (!settings.is_object()) return ids;
+  const auto found = settings.find(key);
+  if (found == settings.end()) return ids;
+  for (const nlohmann::json& id : found->is_array() ? *found : nlohmann::json::array({*found})) {
+    if (id.is_number_integer()) ids.push_back(id.get<int32_t>());
+  }
+  return ids;
+}
+
+// Training and validation data must agree with each other where no tokenizer is there to compare them with.
+void require_one_end(const data::IndexedDataset& train, const data::IndexedDataset& valid) {
+  if (!train.note() || !valid.note() || train.note()->end_of_document == valid.note()->end_of_document) return;
+  throw Error(fmt::format("data.train ends its documents with id {}, data.valid with id {} (-1: with none)",
+                          train.note()->end_of_document, valid.note()->end_of_document),
+              "Prepare both with the same tokenizer and the same --no-eod.");
+}
+
+}  // namespace
+
+RunTokenizer open_tokenizer(const Config& config, const data::IndexedDataset& train,
+                            const data::IndexedDataset& valid) {
+  RunTokenizer run;
+  require_one_end(train, valid);
+  if (train.note() && train.note()->end_of_document >= 0) run.end_of_document = train.note()->end_of_document;
+  const bool named = !config.data.tokenizer.empty();
+  const std::string& where = named ? config.data.tokenizer : config.train.init_from;
+  if (named || !where.empty()) run.files = data::TokenizerFiles::read(where);
+  if (named && !config.train.init_from.empty() && run.files.find(kGenerationConfig) == nullptr) {
+    const data::TokenizerFiles beside = data::TokenizerFiles::read(config.train.init_from);
+    if (const std::string* text = beside.find(kGenerationConfig)) run.files.set(kGenerationConfig, *text);
+  }
+  if (!named && run.files.empty()) return run;
+  try {
+    run.tokenizer = data::Tokenizer::from_files(run.files, where);
+  } catch (const data::UnsupportedTokenizer&) {
+    return run;  // it was not needed to read the data, and travels along
+  }
+  const char* key = named ? "data.tokenizer" : "train.init_from";
+  const int64_t vocabulary = config.model.transformer.vocab;
+  const int32_t ids = run.tokenizer->vocab_size();
+  if (ids > vocabulary) {
+    throw Error(fmt::format("model.vocab = {} is smaller than the {} ids of the tokenizer '{}' ({})", vocabulary, ids,
+                            where, key),
+                fmt::format("Set model.vocab to at least {}.", ids));
+  }
+  for (const data::IndexedDataset* dataset : {&train, &valid}) {
+    dataset->require_tokenizer(run.tokenizer->hash(), ids, run.tokenizer->end_of_document());
+  }
+  return run;
+}
+
+void require_same_end(std::optional<int32_t> trained, const data::Tokenizer& tokenizer) {
+  const std::optional<int32_t> now = tokenizer.end_of_document();
+  if (!trained || !now || *trained == *now) return;
+  throw Error(fmt::format("the model learned to end a document with id {}, this tokenizer's eos_token is id {} ('{}')",
+                          *trained, *now, tokenizer.token_bytes(*now)),
+              "Use the tokenizer with which the data was prepared (the checkpoint keeps it: leave --tokenizer away).");
+}
+
+ExportedIds exported_ids(const data::TokenizerFiles& files, const std::optional<data::Tokenizer>& tokenizer,
+                         std::optional<int32_t> trained_end, const nlohmann::json& model_config, int64_t vocabulary) {
+  const nlohmann::json settings = generation_settings(files);
+  const auto first = [&](const char* key) -> std::optional<int32_t> {
+    for (const nlohmann::json* file : {&settings, &model_config}) {
+      if (const std::vector<int32_t> found = ids_of(*file, key); !found.empty()) return found.front();
+    }
+    return std::nullopt;
+  };
+  ExportedIds ids{.bos = first("bos_token_id"), .pad = first("pad_token_id")};
+  if (tokenizer) {
+    if (tokenizer->special().bos) ids.bos = tokenizer->special().bos;
+    if (tokenizer->special().pad) ids.pad = tokenizer->special().pad;
+  }
+  const auto add = [&](int32_t id) {
+    if (id >= 0 && id < vocabulary && std::find(ids.eos.begin(), ids.eos.end(), id) == ids.eos.end())
+      ids.eos.push_back(id);
+  };
+  if (trained_end) add(*trained_end);
+  if (tokenizer && tokenizer->end_of_document()) add(*tokenizer->end_of_document());
+  for (const int32_t id : ids_of(settings, "eos_token_id")) add(id);
+  if (ids.eos.empty()) {
+    for (const int32_t id : ids_of(model_config, "eos_token_id")) add(id);
+  }
+  for (std::optional<int32_t>* id : {&ids.bos, &ids.pad}) {
+    if (*id && (**id < 0 || **id >= vocabulary)) id->reset();
+  }
+  return ids;
+}
+
+void set_ids(nlohmann::json& config, const ExportedIds& ids) {
+  const auto set = [&](const char* key, std::optional<int32_t> id) {
+    config[key] = id ? nlohmann::json(*id) : nlohmann::json();
+  };
+  set("bos_token_id", ids.bos);
+  set("eos_token_id", ids.eos.empty() ? std::nullopt : std::optional(ids.eos.front()));
+  set("pad_token_id", ids.pad);
+}
+
+nlohmann::json generation_config(const data::TokenizerFiles& files, const ExportedIds& ids) {
+  nlohmann::json settings = generation_settings(files);
+  if (settings.empty()) settings["_from_model_config"] = true;
+  if (ids.bos) settings["bos_token_id"] = *ids.bos;
+  if (ids.pad) settings["pad_token_id"] = *ids.pad;
+  if (ids.eos.size() == 1) {
+    settings["eos_token_id"] = ids.eos.front();
+  } else if (!ids.eos.empty()) {
+    settings["eos_token_id"] = ids.eos;
+  }
+  return settings;
+}
+
+}  // namespace ridgeline::train
