@@ -153,7 +153,8 @@ void read_special_tokens(BpeModel& model, const TokenizerFiles& files, const jso
   }
   if (!special.bos && !special.before_text.empty()) special.bos = special.before_text.front();
   for (const char* usual : {"<|begin_of_text|>", "<s>"}) {
-    if (!special.bos) special.bos = special_id(model, usual);
+    const int32_t id = find_token(model, usual);
+    if (!special.bos && id >= 0) special.bos = id;
   }
   // GPT-2 and its kin begin a text with the token that ended the one before.
   const bool one_for_both = special.end_of_document && model.tokens[*special.end_of_document] == "<|endoftext|>";

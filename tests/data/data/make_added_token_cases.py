@@ -40,6 +40,16 @@ def token(number, content, special=False, normalized=None, lstrip=False, rstrip=
             "normalized": not special if normalized is None else normalized, "special": special}
 
 
+def numbered(first, wanted):
+    """Added tokens with the ids that the small vocabulary has for them, or else the next ones."""
+    vocab, result = gpt2_parts(400)[0], []
+    for content, options in wanted:
+        if content not in vocab:
+            vocab[content], first = first, first + 1
+        result.append(token(vocab[content], content, **options))
+    return result
+
+
 def gpt2_parts(merges):
     vocab = json.loads((HERE.parent / "gpt2_tokenizer/vocab.json").read_text())
     lines = (HERE.parent / "gpt2_tokenizer/merges.txt").read_text().splitlines()[1:]
@@ -104,15 +114,16 @@ def tokenizers(published):
         # As EleutherAI made OLMo's from GPT-NeoX's: names of removed data are special, the end of document is the last id.
         ("olmo", "gpt_neox", neox | {"added_tokens": [token(0, "|||IP_ADDRESS|||", normalized=False), token(1, "<|padding|>", special=True)] + [
             t for t in published["added_tokens"] if t["id"] > 1] + [
-            token(50277, "|||EMAIL_ADDRESS|||", normalized=False), token(50278, "|||PHONE_NUMBER|||", normalized=False), token(50279, "<|endoftext|>", special=True)]}),
+            token(50277, "|||EMAIL_ADDRESS|||", normalized=False), token(50278, "|||PHONE_NUMBER|||", normalized=False), token(50279, "<|endoftext|>", special=True)],
+            "model": {"vocab": {"<|endoftext|>": None, "<|unk|>": None, "|||IP_ADDRESS|||": 0, "<|padding|>": 1}}}),
         ("codegen", "gpt2", {"added_tokens": [token(50256, "<|endoftext|>", special=True)] + spaces}),
         ("prefix_space", "small", prefix | {"added_tokens": [end, token(657, "<tag>")]}),
         ("strips", "small", {"added_tokens": [
             end, token(657, "[STRIP]", lstrip=True, rstrip=True), token(658, "[LEFT]", lstrip=True), token(659, "[RIGHT]", special=True, rstrip=True),
             token(660, "  "), token(661, "    ", normalized=False)]}),
         ("overlaps", "small", {"added_tokens": [
-            end, token(657, "ab"), token(658, "abcd"), token(659, "new"), token(660, "ew"), token(661, "<|im_start|>", special=True), token(662, "im"),
-            token(663, "<|"), token(664, "text", normalized=False), token(665, "e", normalized=False), token(666, "of", special=True)]}),
+            end, *numbered(657, [("ab", {}), ("abcd", {}), ("newer", {}), ("ew", {}), ("<|im_start|>", {"special": True}), ("im", {}), ("<|", {}),
+                                 ("text", {"normalized": False}), ("e", {"normalized": False}), ("of the", {"special": True})])]}),
         ("nfc", "small", nfc | {"added_tokens": [
             end, token(657, "caf\u00e9"), token(658, "e\u0301", normalized=False), token(659, "<tag>", normalized=False), token(660, "\uac00"), token(661, "o\u0302\u0301")]}),
         ("nfc_prefix_space", "small", nfc | prefix | {"added_tokens": [end, token(657, "   ")]}),
@@ -137,6 +148,8 @@ def main():
     for name, start, patch in tokenizers(published):
         document = merged(bases[start], patch)
         document["model"].setdefault("dropout", None)
+        for added in document["added_tokens"]:
+            assert document["model"]["vocab"].get(added["content"], added["id"]) == added["id"], added
         tokenizer = Tokenizer.from_str(json.dumps(document))
         recognised = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
         if name == "gpt_neox":
