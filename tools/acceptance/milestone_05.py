@@ -7,6 +7,7 @@ from acceptance.measure import ROOT, ctest, program, row, run
 
 # Lines whose test is not a case of tests/field: name, what was wrong, a pattern of ctest names.
 BESIDE_THEIR_ROOM = [
+    ("gpt_neox_tokenizer", "GPT-NeoX's published tokenizer.json was refused (NFC, 13 bytes missing)", "data_test"),
 ]
 
 
