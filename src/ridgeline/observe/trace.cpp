@@ -43,12 +43,9 @@ Trace::Trace(int rank, int64_t capacity_per_lane) : rank_(rank) {
 }
 
 uint32_t Trace::intern(std::string_view name) {
-  const auto found = std::find(names_.begin(), names_.end(), name);
-  if (found == names_.end()) {
-    names_.emplace_back(name);
-    return static_cast<uint32_t>(names_.size() - 1);
-  }
-  return static_cast<uint32_t>(found - names_.begin());
+  const auto [place, added] = numbers_.try_emplace(std::string(name), static_cast<uint32_t>(names_.size()));
+  if (added) names_.emplace_back(name);
+  return place->second;
 }
 
 void Trace::record(Lane lane, uint32_t name, int64_t begin, int64_t end, int64_t detail) {

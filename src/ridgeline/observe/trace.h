@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 namespace ridgeline::observe {
@@ -64,6 +65,7 @@ class Trace {
   int rank_;
   std::atomic<bool> enabled_{false};
   std::vector<std::string> names_;
+  std::unordered_map<std::string, uint32_t> numbers_;  // of names_
   std::array<Ring, kLanes> rings_;
 };
 

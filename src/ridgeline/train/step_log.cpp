@@ -45,12 +45,11 @@ OpTimer::OpTimer(const std::vector<parallel::Program>& programs, int rank, bool 
   names_.resize(nanoseconds_.size());
   for (const parallel::Program& program : programs) {
     for (const parallel::Op& op : program.ops) {
-      std::vector<uint32_t>& names = names_[static_cast<size_t>(op.kind)];
-      const size_t index = static_cast<size_t>(op.index + kIndexOffset);
-      if (names.size() <= index) names.resize(index + 1);
-      parallel::Op without_micro = op;
-      without_micro.micro = 0;
-      names[index] = trace_->intern(without_micro.name());
+      std::vector<std::vector<uint32_t>>& of_kind = names_[static_cast<size_t>(op.kind)];
+      const auto index = static_cast<size_t>(op.index + kIndexOffset), micro = static_cast<size_t>(op.micro);
+      if (of_kind.size() <= index) of_kind.resize(index + 1);
+      if (of_kind[index].size() <= micro) of_kind[index].resize(micro + 1);
+      of_kind[index][micro] = trace_->intern(op.name());
     }
   }
 }
@@ -58,9 +57,8 @@ OpTimer::OpTimer(const std::vector<parallel::Program>& programs, int rank, bool 
 void OpTimer::operation(const parallel::Op& op, int64_t begin, int64_t end) {
   nanoseconds_[static_cast<size_t>(op.kind)] += end - begin;
   if (trace_ && trace_->enabled()) {
-    trace_->record(lane_of(op.stream),
-                   names_[static_cast<size_t>(op.kind)][static_cast<size_t>(op.index + kIndexOffset)], begin, end,
-                   op.micro);
+    const auto index = static_cast<size_t>(op.index + kIndexOffset), micro = static_cast<size_t>(op.micro);
+    trace_->record(lane_of(op.stream), names_[static_cast<size_t>(op.kind)][index][micro], begin, end, op.micro);
   }
 }
 

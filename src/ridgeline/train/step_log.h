@@ -34,7 +34,7 @@ class OpTimer : public parallel::OpObserver {
  private:
   PhaseTimes nanoseconds_{};
   std::optional<observe::Trace> trace_;
-  std::vector<std::vector<uint32_t>> names_;  // [kind][index + 1]
+  std::vector<std::vector<std::vector<uint32_t>>> names_;  // [kind][index + 1][micro-batch]
 };
 
 struct StepRecord {
