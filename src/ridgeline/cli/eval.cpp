@@ -14,12 +14,13 @@
 #include "ridgeline/data/sampler.h"
 #include "ridgeline/device/machine.h"
 #include "ridgeline/train/evaluator.h"
+#include "ridgeline/train/held_out.h"
 
 namespace ridgeline::cli {
 namespace {
 
 struct Options {
-  std::string checkpoint, data, split = "98,2,0", tokenizer, precision = "fp32";
+  std::string checkpoint, data, split, split_rule, tokenizer, precision = "fp32";
   int64_t sequence = 0, micro_batch = 4;
   int ranks = 1, threads = 0;
   bool bigram = false, whole = false, json = false;
@@ -29,14 +30,16 @@ void run(const Options& options) {
   const device::Machine machine = device::Machine::read();
   const train::ModelSource source = train::ModelSource::open(options.checkpoint);
   const std::shared_ptr<const data::IndexedDataset> dataset = data::IndexedDataset::open(options.data);
-  data::DocumentRange train_documents, documents{0, dataset->documents()};
-  if (!options.whole) {
-    const auto parts = data::split_documents(options.split, dataset->documents());
-    train_documents = parts[0];
-    documents = parts[1];
-  }
-  if (documents.empty())
-    throw Error("no validation documents", "Give another --split, or --whole to use every document.");
+  std::optional<train::RunState> state;
+  if (source.reader() != nullptr)
+    state = train::run_state_from_json(source.reader()->extra(), source.folder().string());
+  const train::DocumentsChosen chosen = train::choose_documents(
+      *dataset, state, {.split = options.split, .split_rule = options.split_rule, .whole = options.whole});
+  const data::DocumentRange documents = chosen.documents, train_documents = chosen.train;
+  fmt::print(stderr, "{}\n", chosen.text);
+  if (chosen.trained > 0)
+    fmt::print(stderr, "not held out: the run trained on {} of these {} documents\n", chosen.trained,
+               documents.last - documents.first);
   const train::EvaluationSettings settings{
       .sequence = options.sequence > 0 ? options.sequence : source.config().context,
       .micro_batch = options.micro_batch,
@@ -47,7 +50,11 @@ void run(const Options& options) {
   const train::Evaluation model = train::evaluate(source, dataset, documents, settings);
   const std::optional<data::Tokenizer> tokenizer = source.tokenizer(options.tokenizer);
   const double bytes_per_token = train::text_bytes_per_prediction(*dataset, documents, tokenizer);
-  nlohmann::json json = {{"step", source.step()}, {"tokens", model.tokens}, {"nats_per_token", model.loss}};
+  nlohmann::json json = {{"step", source.step()},
+                         {"tokens", model.tokens},
+                         {"nats_per_token", model.loss},
+                         {"documents", {documents.first, documents.last}},
+                         {"trained_documents", chosen.trained}};
   const auto bits_per_byte = [&](double nats) { return nats / std::numbers::ln2 / bytes_per_token; };
   if (bytes_per_token > 0) json["bits_per_byte"] = bits_per_byte(model.loss);
   if (options.bigram) {
@@ -88,7 +95,14 @@ void add_eval(const Command& program) {
       .required()
       .placeholder("DIR");
   command.option("--data", options->data, "Token dataset").required().placeholder("PREFIX");
-  command.option("--split", options->split, "Which documents train, validate and test");
+  command
+      .option("--split", options->split,
+              "Which documents train, validate and test; default: as the checkpoint's run has it, else 98,2,0")
+      .no_default();
+  command
+      .choice("--split-rule", options->split_rule, {"cumulative", "per_share"},
+              "How --split becomes whole documents (data.split_rule); default: the run's, else cumulative")
+      .no_default();
   command.flag("--whole", options->whole, "All documents instead of the validation part");
   command.option("--tokenizer", options->tokenizer, "For bits per byte, when the model has none beside it")
       .placeholder("DIR");

@@ -13,6 +13,7 @@
 #include "ridgeline/model/declarations.h"
 #include "ridgeline/observe/format.h"
 #include "ridgeline/train/model_source.h"
+#include "ridgeline/train/sample_listing.h"
 #include "ridgeline/train/state.h"
 
 namespace ridgeline::cli {
@@ -23,7 +24,9 @@ namespace fs = std::filesystem;
 struct Options {
   std::string path, tokenizer;
   bool tensors = false;
-  int64_t document = -1;
+  int64_t document = -1, samples = 0, first_sample = 0;
+  int ranks = 1;
+  std::vector<std::string> overrides;
 };
 
 bool is_dataset(const fs::path& path) {
@@ -115,6 +118,15 @@ void inspect_model(const Options& options) {
   fmt::print("\n{}", table.text());
 }
 
+void inspect_samples(const Options& options) {
+  train::list_samples({.path = options.path,
+                       .overrides = options.overrides,
+                       .ranks = options.ranks,
+                       .first = options.first_sample,
+                       .count = options.samples},
+                      [](const std::string& line) { fmt::print("{}\n", line); });
+}
+
 }  // namespace
 
 void add_inspect(const Command& program) {
@@ -123,14 +135,23 @@ void add_inspect(const Command& program) {
   command.footer(
       "Examples:\n"
       "  ridgeline inspect data/pages --document 3 --tokenizer tokenizer\n"
-      "  ridgeline inspect runs/first --tensors");
+      "  ridgeline inspect runs/first --tensors\n"
+      "  ridgeline inspect runs/first --samples 16 --ranks 2     which tokens each rank takes, as lines of JSON");
   command.option("PATH", options->path, "Dataset prefix, checkpoint, run or Hugging Face folder").required();
   command.flag("--tensors", options->tensors, "Every tensor of a model");
   command.option("--document", options->document, Range{}, "Print this document of a dataset, counted from 0")
       .no_default();
   command.option("--tokenizer", options->tokenizer, "Print it as text with this tokenizer").placeholder("DIR");
+  command.option("--samples", options->samples, Range{1}, "Print the first N training samples of a run or a FILE.toml")
+      .placeholder("N")
+      .no_default();
+  command.option("--first-sample", options->first_sample, Range{}, "Begin with this sample, counted from 0");
+  command.option("--ranks", options->ranks, Range{1, 1 << 20}, "Ranks that share the samples");
+  command.list("--set", options->overrides, "Override a key of FILE.toml; may be given often").placeholder("KEY=VALUE");
   command.action([options] {
-    if (is_dataset(options->path)) {
+    if (options->samples > 0) {
+      inspect_samples(*options);
+    } else if (is_dataset(options->path)) {
       inspect_dataset(*options);
     } else {
       inspect_model(*options);

@@ -16,6 +16,7 @@
 #include "ridgeline/plan/memory_report.h"
 #include "ridgeline/plan/traffic.h"
 #include "ridgeline/train/remedy.h"
+#include "ridgeline/train/sample_order.h"
 #include "ridgeline/train/trainer.h"
 
 namespace ridgeline::cli {
@@ -103,11 +104,13 @@ void print_traffic(const train::Config& config, const device::Machine& machine, 
 
 // Of the device that --memory names, else of this host.
 void require_memory(const Options& options, const train::Config& config, const device::Machine& machine,
-                    const plan::MemoryReport& report) {
+                    const plan::MemoryReport& report, int64_t order_bytes) {
   const int ranks = options.run.ranks;
   const int together = options.ranks_per_host == 0 ? ranks : std::min(ranks, options.ranks_per_host);
   plan::Limit limit = plan::host_limit(machine, together);
   if (const plan::Limit cgroup = plan::cgroup_limit(machine, together); cgroup.bytes < limit.bytes) limit = cgroup;
+  train::require_index_fits(config, order_bytes, limit.bytes, limit.of);
+  limit.beside = order_bytes;
   if (options.memory != 0) limit = {options.memory, 1, "device"};
   plan::require_fits(report, limit, [&] { return train::nearest_remedy(config, machine, ranks, limit); });
   const auto bytes = [](int64_t value) { return observe::format_bytes(static_cast<double>(value)); };
@@ -115,7 +118,7 @@ void require_memory(const Options& options, const train::Config& config, const d
     fmt::print("fits: {} of a device's {}", bytes(report.total), bytes(limit.bytes));
     if (options.ranks_per_host != 0) fmt::print("; {} on a host of {} ranks", bytes(report.total * together), together);
   } else {
-    fmt::print("fits: {} of {} free on this host", bytes(report.total * together), bytes(limit.bytes));
+    fmt::print("fits: {} of {} free on this host", bytes(report.total * together + order_bytes), bytes(limit.bytes));
   }
   fmt::print("\n");
 }
@@ -128,9 +131,11 @@ void run(const Options& options) {
   const parallel::Inventory inventory = parallel::make_inventory(shape, model::declare(shape.config), programs);
   const plan::MemoryReport report = plan::memory_report(inventory, programs);
   const int64_t outside = device::resident_memory().now;
+  const data::SampleIndexSize order = train::planned_index(config);
   if (options.json) {
     nlohmann::json json = plan::to_json(inventory, report, programs, options.run.ranks);
     json["code_and_libraries_bytes"] = outside;
+    json["sample_order"] = {{"bytes_per_process", order.bytes}, {"samples", order.samples}, {"epochs", order.epochs}};
     json["parameters"] = config.model.transformer.parameters();
     fmt::print("{}\n", json.dump(2));
     return;
@@ -151,9 +156,14 @@ void run(const Options& options) {
         "optimizer.offload = \"host\": on CPUs the optimizer's state lies in host memory anyway; nothing moves\n");
   fmt::print("outside the plan: {} for code and libraries, per process\n",
              observe::format_bytes(static_cast<double>(outside)));
+  fmt::print("beside the ranks, per process: {}{} bytes ({}) for the order of {} samples ({})\n",
+             order.epochs == 0 ? "at least " : "", observe::format_integer(order.bytes),
+             observe::format_bytes(static_cast<double>(order.bytes)), observe::format_integer(order.samples),
+             order.epochs == 0 ? "data.train is not there yet"
+                               : fmt::format("{} epoch{}", order.epochs, order.epochs == 1 ? "" : "s"));
   print_traffic(config, machine, options.run.ranks, report);
   if (options.all) print_buffers(inventory, programs);
-  require_memory(options, config, machine, report);
+  require_memory(options, config, machine, report, order.bytes);
 }
 
 }  // namespace

@@ -21,6 +21,7 @@
 #include "ridgeline/plan/memory_report.h"
 #include "ridgeline/train/remedy.h"
 #include "ridgeline/train/run_folder.h"
+#include "ridgeline/train/sample_order.h"
 #include "ridgeline/train/signals.h"
 #include "ridgeline/train/trainer.h"
 
@@ -51,14 +52,21 @@ int launched_on_host() {
 
 // Before anything is allocated. Every process of an MPI run asks for all ranks of its host, none having allocated yet;
 // for itself alone in its cgroup, which its peers may share or not; and its addresses hold what its peers share, too.
-void require_memory(const train::Config& config, const device::Machine& machine, int ranks, bool mpi) {
+// `order_bytes`: of each process, for the order of samples.
+void require_memory(const train::Config& config, const device::Machine& machine, int ranks, bool mpi,
+                    int64_t order_bytes) {
   const int on_host = mpi ? launched_on_host() : ranks;
   const plan::MemoryReport report = train::memory_report(config, machine, ranks);
   plan::Limit addresses = plan::address_limit(machine, mpi ? 1 : ranks);
   if (mpi) addresses.bytes -= report.peer_visible * (on_host - 1);
-  for (const plan::Limit& limit :
-       {plan::host_limit(machine, on_host), plan::cgroup_limit(machine, mpi ? 1 : ranks), addresses})
+  const auto require = [&](plan::Limit limit, int processes) {
+    train::require_index_fits(config, order_bytes, limit.bytes / processes, limit.of);
+    limit.beside = order_bytes * processes;
     plan::require_fits(report, limit, [&] { return train::nearest_remedy(config, machine, ranks, limit); });
+  };
+  require(plan::host_limit(machine, on_host), mpi ? on_host : 1);
+  require(plan::cgroup_limit(machine, mpi ? 1 : ranks), 1);
+  require(addresses, 1);
 }
 
 void print_result(const train::TrainingResult& result, const std::string& out, int64_t steps) {
@@ -98,7 +106,11 @@ void run(Options& options) {
   if (!options.trace.empty()) options.job.trace = options.trace;
   options.job.console = options.quiet ? nullptr : stderr;
 
-  if (!options.ignore_plan) require_memory(config, machine, options.run.ranks, mpi);
+  const auto admit = [&](int64_t order_bytes) {
+    if (!options.ignore_plan) require_memory(config, machine, options.run.ranks, mpi, order_bytes);
+  };
+  admit(0);  // before anything is opened
+  options.job.admit_order = admit;
   const train::Job job = train::prepare_job(config, options.job, machine, options.run.ranks);
   const train::StopSignals signals;
   const comm::WorldOptions world{
@@ -138,6 +150,9 @@ void add_train(const Command& program) {
       .option("--resume-from", options->resume_from,
               "Go on with this checkpoint instead of the newest; later ones move to checkpoints/branch_…")
       .placeholder("DIR");
+  command.flag("--other-data", options->job.other_data,
+               "Resume on other data, data.split, train.sequence or train.seed than the checkpoint's: the order of "
+               "samples then begins anew");
   command.option("--trace", options->trace, "Write what each rank did when, for ui.perfetto.dev")
       .placeholder("FILE.json");
   command.option("--trace-first", options->job.trace_first, Range{},

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "ridgeline/base/error.h"
 
@@ -35,13 +36,13 @@ int64_t next_change(const BatchRamp& ramp, int64_t consumed) {
   return change;
 }
 
-// Walks the steps of a run, all steps of one batch at once, until `steps` are done or the next one would consume more
-// than `samples`.
+// Walks the steps of a run after `consumed` samples, all steps of one batch at once, until `steps` are done or the next
+// one would bring what is consumed above `samples`.
 struct Walk {
   int64_t steps = 0, samples = 0;
 };
-Walk walk(const BatchRamp& ramp, int64_t steps, int64_t samples) {
-  Walk done;
+Walk walk(const BatchRamp& ramp, int64_t steps, int64_t samples, int64_t consumed) {
+  Walk done{.steps = 0, .samples = consumed};
   while (done.steps < steps) {
     const int64_t batch = batch_at(ramp, done.samples);
     int64_t count = std::min(steps - done.steps, (samples - done.samples) / batch);
@@ -76,14 +77,15 @@ std::vector<int64_t> batch_sizes(const BatchRamp& ramp) {
   return sizes;
 }
 
-int64_t samples_of_steps(const BatchRamp& ramp, int64_t steps) {
+int64_t samples_of_steps(const BatchRamp& ramp, int64_t steps, int64_t consumed) {
   RL_CHECK(steps, >=, 0);
-  return walk(ramp, steps, kUnlimited).samples;
+  RL_CHECK(consumed, >=, 0);
+  return walk(ramp, steps, std::numeric_limits<int64_t>::max(), consumed).samples - consumed;
 }
 
 int64_t steps_within_samples(const BatchRamp& ramp, int64_t samples) {
   RL_CHECK(samples, >=, 0);
-  return walk(ramp, kUnlimited, samples).steps;
+  return walk(ramp, kUnlimited, samples, 0).steps;
 }
 
 }  // namespace ridgeline::optim

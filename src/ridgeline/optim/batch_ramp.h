@@ -25,8 +25,9 @@ int64_t batch_at(const BatchRamp& ramp, int64_t consumed);
 // for all of them before it begins.
 std::vector<int64_t> batch_sizes(const BatchRamp& ramp);
 
-// Samples that the first `steps` steps consume.
-int64_t samples_of_steps(const BatchRamp& ramp, int64_t steps);
+// Samples that `steps` steps consume after `consumed` ones: at the beginning of a run, or of what remains of it.
+// Whoever asks has made sure that steps * global < 2^62.
+int64_t samples_of_steps(const BatchRamp& ramp, int64_t steps, int64_t consumed = 0);
 
 // The most steps that consume no more than `samples`: what Megatron-LM makes of --train-samples (when the ramp ends
 // within them), the last partial batch being dropped.

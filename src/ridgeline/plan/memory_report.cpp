@@ -110,7 +110,9 @@ void require_fits(const MemoryReport& report, const Limit& limit, const std::fun
   const std::string needed = limit.ranks == 1 ? fmt::format("a rank needs {}", gib(report.total))
                                               : fmt::format("{} ranks on a {} need {} ({} each)", limit.ranks, limit.of,
                                                             gib(report.total * limit.ranks), gib(report.total));
-  throw Error(fmt::format("{}, but only {} of the {}'s memory are free", needed, gib(limit.bytes), limit.of),
+  const std::string beside =
+      limit.beside == 0 ? "" : fmt::format(" beside {} for the order of samples", gib(limit.beside));
+  throw Error(fmt::format("{}{}, but only {} of the {}'s memory are free", needed, beside, gib(limit.bytes), limit.of),
               next_step());
 }
 

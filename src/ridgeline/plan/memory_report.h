@@ -39,8 +39,9 @@ struct Limit {
   int64_t bytes = 0;
   int ranks = 1;                 // that share it
   std::string_view of = "host";  // whose memory it is, in errors: "host", "cgroup", "device", "process"
+  int64_t beside = 0;            // part of the bytes that processes take beside their ranks: the order of samples
 
-  int64_t per_rank() const { return bytes / ranks; }
+  int64_t per_rank() const { return (bytes - beside) / ranks; }
 };
 
 // Memory of this host that was free when `machine` was read, for `ranks` ranks.

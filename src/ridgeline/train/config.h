@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "ridgeline/base/dtype.h"
+#include "ridgeline/data/split.h"
 #include "ridgeline/model/transformer_config.h"
 #include "ridgeline/optim/batch_ramp.h"
 #include "ridgeline/optim/learning_rate.h"
@@ -35,6 +36,7 @@ struct Config {
     std::string train;  // prefix of PREFIX.bin and PREFIX.idx
     std::string valid;  // likewise; "" = a part of `train` by `split`
     std::string split = "98,2,0";
+    ridgeline::data::SplitRule split_rule = ridgeline::data::SplitRule::cumulative;
     std::string tokenizer;  // folder; "" = none (no text in generation, no bits per byte)
   };
   struct Train {

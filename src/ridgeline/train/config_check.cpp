@@ -3,7 +3,7 @@
 #include <cstdlib>
 
 #include "ridgeline/base/error.h"
-#include "ridgeline/data/sampler.h"
+#include "ridgeline/data/split.h"
 #include "ridgeline/train/config.h"
 #include "ridgeline/train/config_keys.h"
 
@@ -84,6 +84,18 @@ void check_batch(const Config& config, int ranks) {
       fmt::format("{}train.global_batch = {}: not a multiple of {} {} x train.micro_batch = {} (that is {})",
                   where(config, "train.global_batch"), global, ranks, ranks == 1 ? "rank" : "ranks", micro, unit),
       next);
+}
+
+// Whatever multiplies steps, batch and sequence can then count in 64 bits.
+void check_length(const Config& config) {
+  const Config::Train& t = config.train;
+  const int64_t most = (int64_t{1} << 62) / (t.global_batch * std::max<int64_t>(t.sequence, 1));
+  if (t.steps <= most) return;
+  throw Error(
+      fmt::format("{}train.steps = {}: with train.global_batch = {} sequences of {} tokens, more tokens than can "
+                  "be counted (2^62)",
+                  where(config, "train.steps"), t.steps, t.global_batch, t.sequence),
+      fmt::format("The nearest valid value is {}.", most));
 }
 
 void check_sharding(const Config& config, int ranks) {
@@ -226,10 +238,11 @@ void check(const Config& config, int ranks) {
   check_model(config);
   check_batch(config, ranks);
   check_batch_ramp(config, ranks);
+  check_length(config);
   check_sharding(config, ranks);
   check_optimizer(config);
   located(config, [&] { loss_scale_of(config); });
-  located(config, [&] { data::split_documents(config.data.split, 1); });
+  located(config, [&] { data::split_documents(config.data.split, config.data.split_rule, 1); });
 }
 
 void require_data(const Config& config) {

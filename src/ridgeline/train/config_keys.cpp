@@ -209,8 +209,14 @@ std::vector<Key> data_keys() {
       {.name = "data.split",
        .unit = "shares",
        .slot = [](Config& c) -> Slot { return &c.data.split; },
-       .meaning = "Shares of training, validation and test documents in data.train (Megatron's rule), used when "
-                  "data.valid is empty."},
+       .meaning = "Shares of training, validation and test documents in data.train, used when data.valid is empty."},
+      {.name = "data.split_rule",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return choice(c.data.split_rule); },
+       .meaning = "How data.split becomes whole documents. cumulative: the sums of shares are rounded (Megatron-LM "
+                  "since November 2023). per_share: each share is rounded by itself (Megatron-LM before, "
+                  "Megatron-DeepSpeed, GPT-NeoX; the tutorial's). A run that is resumed keeps its own.",
+       .words = words(ridgeline::data::words_of(ridgeline::data::SplitRule{}))},
       {.name = "data.tokenizer",
        .unit = "path",
        .slot = [](Config& c) -> Slot { return &c.data.tokenizer; },

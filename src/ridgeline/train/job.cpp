@@ -8,9 +8,12 @@
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/file.h"
 #include "ridgeline/checkpoint/lineage.h"
+#include "ridgeline/plan/memory_report.h"
 #include "ridgeline/train/evaluator.h"
 #include "ridgeline/train/peak_cache.h"
 #include "ridgeline/train/run_folder.h"
+#include "ridgeline/train/sample_order.h"
+#include "ridgeline/train/state.h"
 #include "ridgeline/train/trainer.h"
 
 namespace ridgeline::train {
@@ -34,27 +37,11 @@ void check_output(const JobOptions& options) {
               "Add --resume to go on with it, or choose another --out.");
 }
 
-void open_data(Job& job) {
+void open_data(Job& job, const RunDocuments& documents) {
   const Config& config = job.config;
   const int64_t vocabulary = config.model.transformer.vocab;
-  const std::shared_ptr<const data::IndexedDataset> train = data::IndexedDataset::open(config.data.train);
-  std::shared_ptr<const data::IndexedDataset> valid = train;
-  data::DocumentRange train_documents{0, train->documents()}, valid_documents;
-  if (!config.data.valid.empty()) {
-    valid = data::IndexedDataset::open(config.data.valid);
-    valid_documents = {0, valid->documents()};
-  } else {
-    const auto parts = data::split_documents(config.data.split, train->documents());
-    train_documents = parts[0];
-    valid_documents = parts[1];
-  }
+  const auto& [train, valid, train_documents, valid_documents] = documents;
   job.tokenizer = open_tokenizer(config, *train, *valid);
-  job.train = std::make_shared<data::GptDataset>(
-      train, data::GptDataset::Settings{.documents = train_documents,
-                                        .sequence = config.train.sequence,
-                                        .samples = optim::samples_of_steps(batch_ramp_of(config), config.train.steps),
-                                        .seed = static_cast<uint32_t>(config.train.seed),
-                                        .vocabulary = vocabulary});
   if (!valid_documents.empty()) {
     job.valid = std::make_shared<data::EvaluationWindows>(valid, valid_documents, config.train.sequence, vocabulary);
     require_predictions(*job.valid);
@@ -64,6 +51,42 @@ void open_data(Job& job) {
     throw Error(fmt::format("train.eval_every = {}, but there is no validation data", config.train.eval_every),
                 "Name some with data.valid, or let data.split leave documents for it (\"98,2,0\"); or set it to 0.");
   }
+}
+
+// Decides the order of samples, or takes the checkpoint's, and builds it if there is room for it.
+void order_samples(Job& job, const RunDocuments& documents, const std::optional<RunState>& state) {
+  int64_t wanted = 0;
+  if (state) {
+    ContinuedOrder continued = continued_order(job.config, documents, *state, job.options.other_data);
+    job.order = std::move(continued.order);
+    job.data_messages = std::move(continued.messages);
+    job.validation_differs = continued.validation_differs;
+    wanted = continued.wanted;
+  } else {
+    job.order = new_order(job.config, documents);
+    wanted = job.order.samples;
+    if (std::optional<std::string> message = split_rule_message(job.config, documents))
+      job.data_messages.push_back(std::move(*message));
+  }
+  const int64_t bytes = index_size(documents, job.order, wanted).bytes;
+  if (job.options.admit_order) {
+    job.options.admit_order(bytes);
+  } else {
+    require_index_fits(job.config, bytes, plan::host_limit(job.machine, 1).bytes, "host");
+  }
+  job.train = make_samples(job.config, documents, job.order, wanted);
+}
+
+// What a checkpoint says of its run; none without --resume.
+std::optional<RunState> state_to_resume(const Job& job) {
+  if (!job.from) return std::nullopt;
+  const fs::path& folder = job.from->folder;
+  checkpoint::verify(folder, checkpoint::Check::sizes);
+  const fs::path file = folder / checkpoint::kManifestName;
+  const checkpoint::Manifest manifest = checkpoint::parse_manifest(read_text(file), file.string());
+  RunState state = run_state_from_json(manifest.extra, folder.string());
+  state.step = manifest.step;
+  return state;
 }
 
 }  // namespace
@@ -136,8 +159,12 @@ Job prepare_job(const Config& config, JobOptions options, const device::Machine&
   job.from = resumed_checkpoint(job.options);
   job.finished = job.from && is_finished(*job.from, config.train.steps);
   if (job.finished) return job;
+  const std::optional<RunState> state = state_to_resume(job);
+  if (state) job.config = with_split_rule(std::move(job.config), *state);
+  const RunDocuments documents = open_documents(job.config);
   make_folder(job.options.out);
-  open_data(job);
+  open_data(job, documents);
+  order_samples(job, documents, state);
   // Products of fp16 are computed in fp32.
   job.arithmetic = activation_dtype(config) == DType::bf16 ? DType::bf16 : DType::f32;
   job.threads_per_rank = threads_per_rank(config, machine, ranks);

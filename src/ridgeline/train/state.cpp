@@ -99,6 +99,7 @@ nlohmann::json to_json(const RunState& state, const model::TransformerConfig& co
   json["successful_samples"] = state.successful_samples;
   json["loss_scale"] = state.loss_scale;
   put_evaluation(json, state);
+  if (state.order) json["sample_order"] = to_json(*state.order);
   json["config"] = state.config;
   json["end_of_document"] = state.end_of_document ? nlohmann::json(*state.end_of_document) : nlohmann::json();
   return json;
@@ -116,6 +117,7 @@ RunState run_state_from_json(const nlohmann::json& json, std::string_view where)
       state.best_validation_loss = json.at("best_validation_loss").get<double>();
     state.best_step = json.at("best_step").get<int64_t>();
     state.evaluation_due = json.value("evaluation_due", false);
+    if (json.contains("sample_order")) state.order = sample_order_from_json(json.at("sample_order"), where);
     state.config = json.at("config").get<std::string>();
     // The text of tokenizer.json stood here before the files lay beside the manifest.
     if (const std::string text = json.value("tokenizer", ""); !text.empty())

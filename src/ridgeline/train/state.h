@@ -11,6 +11,7 @@
 #include "ridgeline/checkpoint/manifest.h"
 #include "ridgeline/data/tokenizer_files.h"
 #include "ridgeline/parallel/executor.h"
+#include "ridgeline/train/sample_order.h"
 
 namespace ridgeline::train {
 
@@ -25,10 +26,11 @@ struct RunState {
   nlohmann::json loss_scale;                   // of optim::LossScaler; null without fp16
   std::optional<double> best_validation_loss;  // nats per token
   int64_t best_step = 0;
-  bool evaluation_due = false;     // a stop came before the evaluation of this step was through
-  checkpoint::Descent descent;     // of the checkpoint, in the run
-  std::string config;              // the effective configuration, TOML
-  data::TokenizerFiles tokenizer;  // empty when the run has none; files beside the manifest
+  bool evaluation_due = false;       // a stop came before the evaluation of this step was through
+  checkpoint::Descent descent;       // of the checkpoint, in the run
+  std::optional<SampleOrder> order;  // none in checkpoints that did not record it
+  std::string config;                // the effective configuration, TOML
+  data::TokenizerFiles tokenizer;    // empty when the run has none; files beside the manifest
   // The id that ends each document of the training data; nullopt when none was appended, or nothing is known.
   std::optional<int32_t> end_of_document;
 };

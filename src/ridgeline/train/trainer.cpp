@@ -127,7 +127,7 @@ class Trainer {
       if (world_.rank() == 0) checkpoint::verify(folder);
       const Config now = job_.config;
       state_ = load_state(executor_, folder);
-      differences_ = differences(parse_config_text(state_.config, "the checkpoint's configuration"), now);
+      differences_ = differences(config_of(state_), now);
     } else if (!job_.config.train.init_from.empty()) {
       load_hugging_face(executor_, job_.config.train.init_from);
     } else {
@@ -137,6 +137,11 @@ class Trainer {
       scaler_ = state_.loss_scale.is_null()
                     ? optim::LossScaler(*rule)
                     : optim::LossScaler::from_json(*rule, state_.loss_scale, "the checkpoint's loss scale");
+    }
+    state_.order = job_.order;
+    if (job_.validation_differs) {
+      state_.best_validation_loss.reset();
+      state_.best_step = 0;
     }
     state_.config = to_toml(job_.config, Detail::values);
     // What the configuration no longer names, a resumed run still has.
@@ -163,6 +168,7 @@ class Trainer {
       for (const std::string& line : notes) log_->message(line);
       for (const std::string& line : differences_) log_->message("changed since: " + line);
     }
+    for (const std::string& line : job_.data_messages) log_->message(line);
   }
 
   std::vector<std::string> enter_folder() {
@@ -247,7 +253,7 @@ class Trainer {
   void require_finite_forward() {
     const int program = step_program();
     const int64_t samples = samples_of(program);
-    const bool more = state_.consumed_samples + samples <= job_.train->size();
+    const bool more = state_.consumed_samples + samples <= job_.train->end();
     const int64_t first = more ? state_.consumed_samples : std::max<int64_t>(0, state_.consumed_samples - samples);
     const parallel::StepInput input{.step = state_.step};
     for (int m = 0; m < programs_[static_cast<size_t>(program)].micro_batches; ++m) {

@@ -5,9 +5,11 @@
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "ridgeline/checkpoint/manifest.h"
 #include "ridgeline/comm/communicator.h"
@@ -18,6 +20,7 @@
 #include "ridgeline/parallel/program.h"
 #include "ridgeline/train/config.h"
 #include "ridgeline/train/run_tokenizer.h"
+#include "ridgeline/train/sample_order.h"
 
 namespace ridgeline::train {
 
@@ -25,9 +28,13 @@ struct JobOptions {
   std::filesystem::path out;
   bool resume = false;
   std::optional<std::filesystem::path> resume_from;  // a step_… folder; default: the newest in out/checkpoints
+  bool other_data = false;                           // resuming on other data than the checkpoint's is meant
   std::optional<std::filesystem::path> trace;        // Perfetto JSON of steps trace_first … trace_last of this start
   int64_t trace_first = 2, trace_last = 4;
   std::FILE* console = nullptr;  // progress and messages of rank 0; null: silent
+  // Asked before the order of samples is built, with its bytes in every process; throws when there is no room. Null:
+  // the order must fit into this host's free memory.
+  std::function<void(int64_t)> admit_order;
   // When the command began: the start-up message counts from here to the end of the first step.
   std::chrono::steady_clock::time_point began = std::chrono::steady_clock::now();
 };
@@ -47,11 +54,14 @@ struct Job {
   Config config;
   JobOptions options;
   device::Machine machine;
+  SampleOrder order;  // recorded in checkpoints
   std::shared_ptr<const data::GptDataset> train;
   std::shared_ptr<const data::EvaluationWindows> valid;  // null: no validation data
-  double bytes_per_token = 0;     // UTF-8 bytes of text per predicted token of the validation data; 0 when unknown
-  RunTokenizer tokenizer;         // kept in checkpoints
-  DType arithmetic = DType::f32;  // of products
+  double bytes_per_token = 0;       // UTF-8 bytes of text per predicted token of the validation data; 0 when unknown
+  bool validation_differs = false;  // from the checkpoint's: the best loss so far does not count
+  std::vector<std::string> data_messages;  // for people, once the run begins
+  RunTokenizer tokenizer;                  // kept in checkpoints
+  DType arithmetic = DType::f32;           // of products
   int threads_per_rank = 0;
   int threads = 0;        // of all ranks together
   double peak_flops = 0;  // of these threads, for `arithmetic`

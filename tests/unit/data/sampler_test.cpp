@@ -70,30 +70,6 @@ TEST(SampleIndex, RefusesAnEmptySplit) {
   EXPECT_ERROR("hold no tokens", build_sample_index(lengths, {1, 1}, 4, 1, 1));
 }
 
-std::vector<int64_t> bounds(std::string_view split, int64_t documents) {
-  const auto ranges = split_documents(split, documents);
-  EXPECT_EQ(ranges[0].last, ranges[1].first);
-  EXPECT_EQ(ranges[1].last, ranges[2].first);
-  return {ranges[0].first, ranges[0].last, ranges[1].last, ranges[2].last};
-}
-
-TEST(Split, EqualsMegatron) {
-  EXPECT_THAT(bounds("98,2,0", 99), ElementsAre(0, 97, 99, 99));
-  EXPECT_THAT(bounds("98,2,0", 1001), ElementsAre(0, 981, 1001, 1001));
-  EXPECT_THAT(bounds("98,2,0", 12345), ElementsAre(0, 12098, 12345, 12345));
-  EXPECT_THAT(bounds("98,2,0", 10), ElementsAre(0, 10, 10, 10));
-  EXPECT_THAT(bounds("969,30,1", 1000), ElementsAre(0, 969, 999, 1000));
-  EXPECT_THAT(bounds("90/10", 50), ElementsAre(0, 45, 50, 50));
-  EXPECT_THAT(bounds("1", 50), ElementsAre(0, 50, 50, 50));
-  EXPECT_THAT(bounds(" 1, 1 ,2", 8), ElementsAre(0, 2, 4, 8));
-}
-
-TEST(Split, RefusesNonsense) {
-  for (const char* split : {"", ",", "a,b", "1,2,3,4", "-1,2", "0,0,0", "nan", "inf,1", "98;2"}) {
-    EXPECT_ERROR("data.split", split_documents(split, 100));
-  }
-}
-
 class Samples : public testing::Test {
  protected:
   // Token = its place in the dataset, so that every sample shows where it came from.
@@ -113,7 +89,7 @@ class Samples : public testing::Test {
 
 TEST_F(Samples, FollowTheIndex) {
   const GptDataset samples(dataset({5, 3, 7, 2, 9}), {{0, 5}, 4, 14, 1234, 1000});
-  ASSERT_EQ(samples.size(), 19);
+  ASSERT_EQ(samples.end(), 19);
   std::vector<int32_t> tokens(5);
   // order[8] = 0: document 2 (tokens 8 … 14) from its start.
   samples.sample(8, tokens);
@@ -126,14 +102,42 @@ TEST_F(Samples, FollowTheIndex) {
   EXPECT_THAT(tokens, ElementsAre(2, 3, 4, 5, 6));
 }
 
+TEST_F(Samples, SayWhereTheirTokensLie) {
+  const auto data = dataset({5, 0, 3, 7, 2, 9});
+  const GptDataset samples(data, {{0, 6}, 5, 5, 7, 1000});
+  std::vector<int32_t> tokens(6);
+  for (int64_t i = 0; i < samples.end(); ++i) {
+    samples.sample(i, tokens);
+    std::vector<int32_t> told;
+    for (const GptDataset::Part& part : samples.parts(i)) {
+      for (int64_t t = 0; t < part.tokens; ++t)
+        told.push_back(static_cast<int32_t>(data->begin(part.document) + part.offset + t));
+    }
+    EXPECT_EQ(told, tokens) << i;
+  }
+}
+
+TEST_F(Samples, MayBeginLaterInTheRun) {
+  const auto data = dataset({5, 3, 7, 2, 9});
+  const GptDataset from_zero(data, {{0, 5}, 4, 14, 1234, 1000}), later(data, {{0, 5}, 4, 14, 1234, 1000, 0, 100});
+  EXPECT_EQ(later.begin(), 100);
+  EXPECT_EQ(later.end(), 100 + from_zero.end());
+  std::vector<int32_t> tokens(5), same(5);
+  for (int64_t i = 0; i < from_zero.end(); ++i) {
+    from_zero.sample(i, tokens);
+    later.sample(100 + i, same);
+    EXPECT_EQ(tokens, same);
+  }
+}
+
 TEST_F(Samples, OneEpochPredictsEveryTokenOnce) {
   const auto data = dataset({5, 0, 3, 7, 2, 9});
   const GptDataset samples(data, {{0, 6}, 5, 5, 7, 1000});
   ASSERT_EQ(samples.epochs(), 1);
-  ASSERT_EQ(samples.size(), 5);
+  ASSERT_EQ(samples.end(), 5);
   std::vector<int> predicted(26);
   std::vector<int32_t> tokens(6);
-  for (int64_t i = 0; i < samples.size(); ++i) {
+  for (int64_t i = 0; i < samples.end(); ++i) {
     samples.sample(i, tokens);
     for (size_t k = 1; k < tokens.size(); ++k) ++predicted[static_cast<size_t>(tokens[k])];
   }

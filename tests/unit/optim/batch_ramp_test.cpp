@@ -88,9 +88,15 @@ TEST(BatchRamp, CountsAreThoseOfTakingEachStep) {
     ramp.global = ramp.start + ramp.increment * draw(1, 60);
     const std::vector<int64_t> sizes = batch_sizes(ramp);
     int64_t consumed = 0, before = 0;
+    std::vector<int64_t> history;
     for (int64_t step = 0; step < 400; ++step) {
       ASSERT_EQ(samples_of_steps(ramp, step), consumed) << "trial " << trial << ", step " << step;
       ASSERT_EQ(steps_within_samples(ramp, consumed), step);
+      if (step >= 50) {
+        ASSERT_EQ(samples_of_steps(ramp, 50, history[static_cast<size_t>(step - 50)]),
+                  consumed - history[static_cast<size_t>(step - 50)]);
+      }
+      history.push_back(consumed);
       const int64_t batch = batch_at(ramp, consumed);
       ASSERT_EQ(steps_within_samples(ramp, consumed + batch - 1), step);
       ASSERT_GE(batch, before);
