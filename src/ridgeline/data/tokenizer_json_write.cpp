@@ -37,9 +37,8 @@ std::string pre_tokenizer_json(PreTokenizer kind, bool prefix_space) {
 }
 
 std::string post_processor_json(const BpeModel& model) {
-  json post_processor = {
-      {"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", false}, {"use_regex", true}};
-  if (model.special.before_text.empty()) return post_processor.dump();
+  if (model.special.before_text.empty())
+    return R"({"type":"ByteLevel","add_prefix_space":true,"trim_offsets":false,"use_regex":true})";
   const json text = {{"Sequence", {{"id", "A"}, {"type_id", 0}}}},
              second = {{"Sequence", {{"id", "B"}, {"type_id", 1}}}};
   json single = json::array(), tokens = json::object();

@@ -1,13 +1,30 @@
 // tokenizer.json: any text gives an Error or a tokenizer with which any bytes come back; the bytes are the input
 // itself.
+#include <algorithm>
+
 #include "fuzz_driver.h"
 #include "ridgeline/base/error.h"
 #include "ridgeline/data/bpe_model.h"
 #include "ridgeline/data/tokenizer.h"
+#include "ridgeline/data/tokenizer_json.h"
 #include "ridgeline/data/tokenizer_trainer.h"
 
 using namespace ridgeline;        // NOLINT
 using namespace ridgeline::data;  // NOLINT
+
+namespace {
+
+// Whether a tokenizer.json asks for something that changes texts.
+bool changes_text(std::string_view text) {
+  TokenizerFiles files;
+  files.set("tokenizer.json", std::string(text));
+  const BpeModel model = read_bpe_model(files, "input");
+  return model.nfc || model.prefix_space || !model.every_byte ||
+         std::any_of(model.added_tokens.begin(), model.added_tokens.end(),
+                     [](const AddedToken& token) { return token.lstrip || token.rstrip; });
+}
+
+}  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view text(reinterpret_cast<const char*>(data), size);
@@ -16,7 +33,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   try {
     const Tokenizer tokenizer = Tokenizer::from_json(text, "input");
     for (const Specials specials : {Specials::as_text, Specials::recognise}) {
-      RL_REQUIRE(tokenizer.decode(tokenizer.encode(text, specials)) == text, "bytes changed");
+      const std::string decoded = tokenizer.decode(tokenizer.encode(text, specials));
+      RL_REQUIRE(changes_text(text) || decoded == text, "bytes changed");
     }
     RL_REQUIRE(Tokenizer::from_json(tokenizer.to_json(), "again").hash() == tokenizer.hash(), "hash changed");
   } catch (const Error&) {
