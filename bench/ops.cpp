@@ -104,9 +104,9 @@ class Bench {
   }
 
  private:
+  ops::Workspace workspace(int64_t bytes) { return {buffer(bytes, DType::u8).data, bytes}; }
   void product(const std::string& name, DType dtype, ops::Matmul m) {
-    const int64_t workspace = ops::matmul_workspace_bytes(m, team_.size());
-    void* const scratch = buffer(workspace, DType::u8).data;
+    const ops::Workspace scratch = workspace(ops::matmul_workspace_bytes(m, team_.size()));
     const double out = static_cast<double>(size_of(m.c.dtype)) * (m.accumulate ? 2 : 1);
     const auto count = [](int64_t a, int64_t b) { return static_cast<double>(a) * static_cast<double>(b); };
     const double bytes =
@@ -180,14 +180,14 @@ void Bench::add_attention(DType dtype) {
   const Ref qkv = buffer(kN * 3 * kC, dtype), out = buffer(kN * kC, dtype), dqkv = buffer(kN * 3 * kC, dtype),
             dout = buffer(kN * kC, dtype);
   float* const lse = floats(kB * kH * kT);
-  void* const workspace = buffer(ops::attention_workspace_bytes(shape, dtype, team_.size()), DType::u8).data;
+  const ops::Workspace scratch = workspace(ops::attention_workspace_bytes(shape, dtype, team_.size()));
   const double pairs = static_cast<double>(kB * kH) * static_cast<double>(kT) * static_cast<double>(kT + 1) / 2;
   const double forward = 4 * pairs * static_cast<double>(kD);
   add("attention_forward", dtype, forward, 0,
-      [=, this] { ops::attention_forward(stream_, shape, qkv, qkv.at(kC), qkv.at(2 * kC), out, lse, workspace); });
+      [=, this] { ops::attention_forward(stream_, shape, qkv, qkv.at(kC), qkv.at(2 * kC), out, lse, scratch); });
   add("attention_backward", dtype, 2 * forward, 0, [=, this] {
     ops::attention_backward(stream_, shape, qkv, qkv.at(kC), qkv.at(2 * kC), out, dout, lse, dqkv, dqkv.at(kC),
-                            dqkv.at(2 * kC), workspace);
+                            dqkv.at(2 * kC), scratch);
   });
 }
 
@@ -197,7 +197,7 @@ void Bench::add_rest(DType dtype) {
   const Ref x = buffer(kN * kC, dtype), y = buffer(kN * kC, dtype), dy = buffer(kN * kC, dtype),
             weight = buffer(kC, dtype), bias = buffer(kC, dtype);
   float *const mean = floats(kN), *const rstd = floats(kN), *const dw = floats(kC), *const db = floats(kC);
-  void* const norm_scratch = buffer(ops::layernorm_backward_workspace_bytes(kN, kC, team_.size()), DType::u8).data;
+  const ops::Workspace norm_scratch = workspace(ops::layernorm_backward_workspace_bytes(kN, kC, team_.size()));
   add("layernorm_forward", dtype, 0, 2 * nc * e,
       [=, this] { ops::layernorm_forward(stream_, kN, kC, 1e-5F, x, weight, bias, y, mean, rstd); });
   add("layernorm_backward", dtype, 0, 4 * nc * e,
@@ -206,12 +206,12 @@ void Bench::add_rest(DType dtype) {
   add("gelu_forward", dtype, 0, 2 * nf * e, [=, this] { ops::gelu_forward(stream_, kN * kF, wide, wide2); });
   add("gelu_backward", dtype, 0, 3 * nf * e, [=, this] { ops::gelu_backward(stream_, kN * kF, wide, wide2, wide2); });
   add("add", dtype, 0, 3 * nc * e, [=, this] { ops::add(stream_, kN * kC, x, y, y); });
-  void* const sums_scratch = buffer(ops::column_sums_workspace_bytes(kN, kC, team_.size()), DType::u8).data;
+  const ops::Workspace sums_scratch = workspace(ops::column_sums_workspace_bytes(kN, kC, team_.size()));
   add("column_sums", dtype, 0, nc * e, [=, this] { ops::column_sums(stream_, kN, kC, x, kC, db, sums_scratch); });
   const int32_t *const tokens = numbers(kN, kV), *const positions = numbers(kN, kT);
   const Ref table = buffer(kV * kC, dtype), position_table = buffer(kT * kC, dtype);
   float* const dtable = floats(kV * kC);
-  void* const embedding_scratch = buffer(ops::embedding_backward_workspace_bytes(kN, kV, team_.size()), DType::u8).data;
+  const ops::Workspace embedding_scratch = workspace(ops::embedding_backward_workspace_bytes(kN, kV, team_.size()));
   add("embedding_forward", dtype, 0, 3 * nc * e,
       [=, this] { ops::embedding_forward(stream_, kN, kC, kV, kT, tokens, positions, table, position_table, y); });
   add("embedding_backward", dtype, 0, nc * (e + 8),

@@ -91,7 +91,7 @@ Outcome run(const Layout& layout, int steps, comm::World& world, const Change& c
                  .sequence = kSequence,
                  .dtype = layout.precision,
                  .head_chunk = 7,
-                 .team_size = layout.team,
+                 .team_size = layout.planned_team > 0 ? layout.planned_team : layout.team,
                  .dropout = layout.dropout > 0.0F};
   shape.evaluation_batch = shape.batch;
   shape.sharding = layout.sharding;

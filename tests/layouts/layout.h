@@ -23,6 +23,7 @@ struct Layout {
   parallel::Sharding sharding;
   bool overlap = true;
   int team = 1;
+  int planned_team = 0;  // for which memory is planned; 0: `team`. For tests that must fail.
   model::Recompute recompute = model::Recompute::none;
   int recompute_every = 1;
   bool guard = false;

@@ -53,7 +53,7 @@ void check(Stream& stream, Report& report, DType dtype, const Sizes& z) {
   const Tensor v = Tensor::random(dtype, kv_count, 3), dout = Tensor::random(dtype, q_count, 4);
   Tensor out(dtype, q_count), lse(DType::f32, z.b * z.h * z.queries);
   Workspace workspace(ops::attention_workspace_bytes(shape, dtype, stream.team().size()));
-  ops::attention_forward(stream, shape, q.ref(), k.ref(), v.ref(), out.ref(), lse.as<float>(), workspace.data());
+  ops::attention_forward(stream, shape, q.ref(), k.ref(), v.ref(), out.ref(), lse.as<float>(), workspace.lent());
 
   const bool backward = z.queries == z.keys;
   Reference reference{shape, q.values(), k.values(), v.values(), backward ? dout.values() : std::vector<double>{},
@@ -66,7 +66,7 @@ void check(Stream& stream, Report& report, DType dtype, const Sizes& z) {
   Tensor dq(dtype, q_count), dk(dtype, kv_count), dv(dtype, kv_count);
   Workspace scratch(ops::attention_workspace_bytes(shape, dtype, stream.team().size()));
   ops::attention_backward(stream, shape, q.ref(), k.ref(), v.ref(), out.ref(), dout.ref(), lse.as<float>(), dq.ref(),
-                          dk.ref(), dv.ref(), scratch.data());
+                          dk.ref(), dv.ref(), scratch.lent());
   // bf16: P and dS are rounded before their products and delta comes from the rounded output; dS is a difference of
   // terms larger than itself. Three times the tolerance of one stored result.
   const double limit = dtype == DType::bf16 ? 3 * tolerance(dtype) : tolerance(dtype);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/random.h"
@@ -124,9 +125,15 @@ std::vector<int32_t> random_integers(int64_t count, int32_t bound, uint64_t seed
 }
 
 Workspace::Workspace(int64_t bytes)
-    : storage_(static_cast<size_t>(bytes + kGuard + kAlignment + kGuard), std::byte{0xFF}) {}
-void* Workspace::data() {
-  return storage_.data() + aligned_offset(storage_.data());
+    : bytes_(bytes), storage_(static_cast<size_t>(bytes + kGuard + kAlignment + kGuard), std::byte{0xFF}) {}
+Workspace::~Workspace() {
+  const auto* const end = static_cast<const std::byte*>(lent().data) + bytes_;
+  const bool intact = std::all_of(end, std::as_const(storage_).data() + storage_.size(),
+                                  [](std::byte b) { return b == std::byte{0xFF}; });
+  RL_REQUIRE(intact, "an operator wrote behind the {} bytes of its workspace", bytes_);
+}
+ops::Workspace Workspace::lent() {
+  return {storage_.data() + aligned_offset(storage_.data()), bytes_};
 }
 
 double dot(std::span<const double> a, std::span<const double> b) {

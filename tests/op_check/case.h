@@ -31,6 +31,7 @@
 
 #include "ridgeline/base/dtype.h"
 #include "ridgeline/device/stream.h"
+#include "ridgeline/ops/workspace.h"
 
 namespace ridgeline::op_check {
 
@@ -83,13 +84,17 @@ class Tensor {
 std::vector<int32_t> random_integers(int64_t count, int32_t bound, uint64_t seed);
 
 // Scratch memory for an op's workspace: 64-byte aligned, filled with a byte that makes a poor float (0xFF: NaN), so
-// that an op that reads it before writing shows.
+// that an op that reads it before writing shows. Aborts at its end when an op wrote behind it.
 class Workspace {
  public:
   explicit Workspace(int64_t bytes);
-  void* data();
+  ~Workspace();
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+  ops::Workspace lent();
 
  private:
+  const int64_t bytes_;
   std::vector<std::byte> storage_;
 };
 

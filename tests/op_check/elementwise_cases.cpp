@@ -50,7 +50,7 @@ void check_column_sums(Stream& stream, Report& report, DType dtype, int64_t n, i
     for (int64_t j = 0; j < c; ++j) expected[j] += xs[i * ld + j];
   }
   Workspace workspace(ops::column_sums_workspace_bytes(n, c, stream.team().size()));
-  ops::column_sums(stream, n, c, x.ref(), ld, sums.as<float>(), workspace.data());
+  ops::column_sums(stream, n, c, x.ref(), ld, sums.as<float>(), workspace.lent());
   report.compare("sums", sums, expected, tolerance(DType::f32));
 }
 

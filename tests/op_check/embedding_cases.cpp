@@ -37,7 +37,7 @@ void check(Stream& stream, Report& report, DType dtype, DType out_dtype, Sizes s
     }
   }
   Workspace workspace(ops::embedding_backward_workspace_bytes(s.n, s.v, stream.team().size()));
-  ops::embedding_backward(stream, s.n, s.c, s.v, tokens.data(), dout.ref(), dtable.as<float>(), workspace.data());
+  ops::embedding_backward(stream, s.n, s.c, s.v, tokens.data(), dout.ref(), dtable.as<float>(), workspace.lent());
   report.compare("out", out, sum, tolerance(out_dtype));
   report.compare("out without positions", bare, rows, tolerance(out_dtype));
   report.compare("dtable", dtable, accumulated, 2e-6);

@@ -20,7 +20,7 @@ struct Sizes {
 
 void run(Stream& stream, const Matmul& product) {
   Workspace workspace(ops::matmul_workspace_bytes(product, stream.team().size()));
-  ops::matmul(stream, product, workspace.data());
+  ops::matmul(stream, product, workspace.lent());
 }
 
 double gelu(double x) {

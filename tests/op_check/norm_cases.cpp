@@ -93,7 +93,7 @@ void check(Stream& stream, Report& report, DType dtype, DType weights, int64_t n
                          mean.as<float>(), rstd.as<float>());
   Workspace workspace(ops::layernorm_backward_workspace_bytes(n, c, stream.team().size()));
   ops::layernorm_backward(stream, n, c, x.ref(), weight.ref(), mean.as<float>(), rstd.as<float>(), dy.ref(),
-                          dresidual.ref(), dx.ref(), dweight.as<float>(), dbias.as<float>(), workspace.data());
+                          dresidual.ref(), dx.ref(), dweight.as<float>(), dbias.as<float>(), workspace.lent());
 
   const Doubles xs = x.values(), ws = weight.values(), bs = bias.values(), dys = dy.values();
   const auto expected = op.backward(xs, ws, dys);
@@ -128,9 +128,9 @@ void check_no_bias(Stream& stream, Report& report, DType dtype, DType weights, i
   ops::layernorm_forward(stream, n, c, epsilon, x.ref(), weight.ref(), {}, y.ref(), mean.as<float>(), rstd.as<float>());
   Workspace workspace(ops::layernorm_backward_workspace_bytes(n, c, stream.team().size()));
   ops::layernorm_backward(stream, n, c, x.ref(), weight.ref(), mean.as<float>(), rstd.as<float>(), dy.ref(), {},
-                          expected_dx.ref(), expected_dweight.as<float>(), dbias.as<float>(), workspace.data());
+                          expected_dx.ref(), expected_dweight.as<float>(), dbias.as<float>(), workspace.lent());
   ops::layernorm_backward(stream, n, c, x.ref(), weight.ref(), mean.as<float>(), rstd.as<float>(), dy.ref(), {},
-                          dx.ref(), dweight.as<float>(), nullptr, workspace.data());
+                          dx.ref(), dweight.as<float>(), nullptr, workspace.lent());
   report.compare("y", y, expected_y.values(), 0.0);
   report.compare("dx", dx, expected_dx.values(), 0.0);
   report.compare("dweight", dweight, expected_dweight.values(), 0.0);
@@ -184,7 +184,7 @@ void check_rms(Stream& stream, Report& report, DType dtype, DType weights, int64
   ops::rmsnorm_forward(stream, n, c, static_cast<float>(kEpsilon), x.ref(), weight.ref(), y.ref(), rstd.as<float>());
   Workspace workspace(ops::rmsnorm_backward_workspace_bytes(n, c, stream.team().size()));
   ops::rmsnorm_backward(stream, n, c, x.ref(), weight.ref(), rstd.as<float>(), dy.ref(), dresidual.ref(), dx.ref(),
-                        dweight.as<float>(), workspace.data());
+                        dweight.as<float>(), workspace.lent());
 
   const Doubles xs = x.values(), ws = weight.values(), dys = dy.values();
   const auto expected = op.backward(xs, ws, dys);

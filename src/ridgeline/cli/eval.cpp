@@ -46,6 +46,7 @@ void run(const Options& options) {
       .ranks = options.ranks,
       .threads = options.threads > 0 ? options.threads : machine.threads_per_rank(options.ranks),
       .dtype = options.precision == "bf16" ? DType::bf16 : DType::f32,
+      .guard = parallel::guard_requested(),
       .console = stderr};
   const train::Evaluation model = train::evaluate(source, dataset, documents, settings);
   const std::optional<data::Tokenizer> tokenizer = source.tokenizer(options.tokenizer);

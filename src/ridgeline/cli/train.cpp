@@ -104,6 +104,7 @@ void run(Options& options) {
   const std::optional<checkpoint::CheckpointEntry> from = train::resumed_checkpoint(options.job);
   const train::Config config = read_run_config(options.run, from ? from->folder : std::filesystem::path());
   if (!options.trace.empty()) options.job.trace = options.trace;
+  options.job.guard = parallel::guard_requested();
   options.job.console = options.quiet ? nullptr : stderr;
 
   const auto admit = [&](int64_t order_bytes) {
@@ -137,7 +138,11 @@ void add_train(const Command& program) {
   command.footer(
       "Under --out: config.toml (every key with its value), metrics.jsonl (a line per step), tensorboard/, "
       "checkpoints/step_…\n"
-      "Ctrl-C, SIGTERM and SIGUSR1 finish the step, save and stop; --resume goes on with the same bits.\n\n"
+      "Ctrl-C, SIGTERM and SIGUSR1 finish the step, save and stop; --resume goes on with the same bits. Ctrl-C or "
+      "SIGTERM\n"
+      "once more quits at once, without saving.\n"
+      "RIDGELINE_PROCESSORS=N in the environment uses N processors instead of all; RIDGELINE_GUARD=1 watches every\n"
+      "buffer (slower, the same bits), to find a defect of Ridgeline.\n\n"
       "Examples:\n"
       "  ridgeline train --config configs/quickstart.toml --ranks 2 --out runs/first\n"
       "  ridgeline train --config configs/quickstart.toml --ranks 2 --out runs/first --resume --set train.steps=2000\n"

@@ -98,6 +98,25 @@ bool wait_for_all(Run& run) {
   return run.ended.wait_for(lock, run.host->options().grace, all_back);
 }
 
+// One thread per rank. Where the system starts no more of them, the first rank without one has failed.
+std::vector<std::thread> start_ranks(const std::shared_ptr<Run>& run) {
+  const int ranks = run->running;
+  std::vector<std::thread> threads;
+  threads.reserve(static_cast<size_t>(ranks));
+  try {
+    for (int rank = 0; rank < ranks; ++rank) threads.emplace_back([run, rank] { run_rank(run, rank); });
+  } catch (const std::system_error& error) {
+    const size_t started = threads.size();
+    const Error failure =
+        system_error(fmt::format("cannot start thread {} of {} ranks", started + 1, ranks), error.code().value());
+    run->worlds[started]->RankWorld::fail(
+        failure.message(), "Use fewer --ranks, or raise the limit on processes (ulimit -u, the job's limit on tasks).");
+    const std::lock_guard lock(run->mutex);
+    run->running -= ranks - static_cast<int>(started);
+  }
+  return threads;
+}
+
 }  // namespace
 
 void run_threads(int ranks, const WorldOptions& options, const std::function<void(World&)>& body) {
@@ -118,8 +137,7 @@ void run_threads(int ranks, const WorldOptions& options, const std::function<voi
   for (int rank = 0; rank < ranks; ++rank) run->worlds.push_back(std::make_unique<ThreadWorld>(*run->host, rank));
 
   run->running = ranks;
-  std::vector<std::thread> threads;
-  for (int rank = 0; rank < ranks; ++rank) threads.emplace_back([run, rank] { run_rank(run, rank); });
+  std::vector<std::thread> threads = start_ranks(run);
   if (!wait_for_all(*run)) {
     for (std::thread& thread : threads) thread.detach();
     run->host->throw_to_program(true);

@@ -7,10 +7,26 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include "ridgeline/base/error.h"
+
 namespace ridgeline::data {
+
+// Throws Error when the system starts no more threads.
+template <typename F>
+void start_worker(std::vector<std::thread>& workers, int all, F&& f) {
+  try {
+    workers.emplace_back(std::forward<F>(f));
+  } catch (const std::system_error& error) {
+    throw Error(system_error(fmt::format("cannot start thread {} of {}", workers.size() + 1, all), error.code().value())
+                    .message(),
+                "Use fewer --threads, or raise the limit on processes (ulimit -u, the job's limit on tasks).");
+  }
+}
 
 // produce(item) -> bool and commit(item) run on the calling thread, work(worker, item) on `threads` >= 1 threads with
 // worker = 0 … threads-1 (one thread: all on the caller). At most 2 * threads + 1 items exist at a time. The first
@@ -49,7 +65,7 @@ void ordered_pipeline(int threads, Produce produce, Work work, Commit commit) {
   };
   try {
     for (int w = 0; w < threads; ++w) {
-      workers.emplace_back([&, w] {
+      start_worker(workers, threads, [&, w] {
         std::unique_lock lock(mutex);
         while (true) {
           work_ready.wait(lock, [&] { return closed || !waiting.empty(); });

@@ -440,7 +440,7 @@ BlockSaved carve_block_saved(Carver& carver, const TransformerConfig& config, co
 BlockScratch carve_block_scratch(Carver& carver, const TransformerConfig& config, const BatchShape& shape, Pass pass,
                                  Recompute recompute) {
   BlockScratch scratch = carve_buffers(carver, config, shape, pass, recompute);
-  scratch.workspace = carver.bytes("packing and partial sums", workspace_bytes(config, shape, pass, recompute));
+  scratch.workspace = carver.workspace("packing and partial sums", workspace_bytes(config, shape, pass, recompute));
   return scratch;
 }
 
@@ -476,7 +476,7 @@ CachedScratch carve_cached_scratch(Carver& carver, const TransformerConfig& conf
   const Unit unit = declare_block(config, 0);
   const Ref any(placeholder(), dtype);
   const BlockWeights weights = block_weights(unit, any);
-  const CachedScratch places{any, any, any, any, any, any, nullptr};
+  const CachedScratch places{any, any, any, any, any, any, {}};
   for (int64_t n = 1; n <= count; ++n) {
     const BatchShape shape{.batch = 1, .sequence = n, .dtype = dtype, .team_size = team_size};
     const Batch batch;
@@ -485,7 +485,7 @@ CachedScratch carve_cached_scratch(Carver& carver, const TransformerConfig& conf
     for (const int64_t start : {int64_t{0}, config.context - n})
       Work(operators, config, shape, 0, batch, random, weights).cached(start, any, any, places);
   }
-  scratch.workspace = carver.bytes("packing and partial sums", operators.workspace_bytes());
+  scratch.workspace = carver.workspace("packing and partial sums", operators.workspace_bytes());
   return scratch;
 }
 

@@ -65,7 +65,7 @@ struct BlockScratch {
   Ref dactivation;   // [N][F], backward of SwiGLU only
   Ref dropped;       // [N][C], only with dropout
   BlockSaved again;  // what is not kept between forward and backward
-  void* workspace;
+  ops::Workspace workspace;
 };
 enum class Pass : uint8_t { forward, backward };
 BlockScratch carve_block_scratch(Carver& carver, const TransformerConfig& config, const BatchShape& shape, Pass pass,
@@ -89,7 +89,7 @@ void block_backward(device::Stream& stream, const TransformerConfig& config, con
 // scratch: carved for at least `count` tokens.
 struct CachedScratch {
   Ref normed, mlp_normed, qkv, attention_out, up, activation;
-  void* workspace;
+  ops::Workspace workspace;
 };
 CachedScratch carve_cached_scratch(Carver& carver, const TransformerConfig& config, DType dtype, int64_t count,
                                    int team_size);

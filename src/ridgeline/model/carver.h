@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "ridgeline/base/dtype.h"
+#include "ridgeline/ops/workspace.h"
 
 namespace ridgeline::model {
 
@@ -33,6 +34,8 @@ class Carver {
   Ref take(std::string_view name, int64_t elements, DType dtype) {
     return {bytes(name, elements * size_of(dtype)), dtype};
   }
+  // Operators are told the bytes asked for, not the rounded ones.
+  ops::Workspace workspace(std::string_view name, int64_t size) { return {bytes(name, size), size}; }
   float* floats(std::string_view name, int64_t elements) { return static_cast<float*>(bytes(name, elements * 4)); }
 
   int64_t used() const { return used_; }

@@ -24,7 +24,7 @@ inline void* placeholder() {
 
 class Operators {
  public:
-  Operators(device::Stream& stream, void* workspace) : stream_(&stream), workspace_(workspace) {}
+  Operators(device::Stream& stream, ops::Workspace workspace) : stream_(&stream), workspace_(workspace) {}
   // Counts.
   explicit Operators(int team_size) : team_size_(team_size) {}
 
@@ -84,7 +84,7 @@ class Operators {
   void need(int64_t bytes) { bytes_ = std::max(bytes_, bytes); }
 
   device::Stream* stream_ = nullptr;
-  void* workspace_ = nullptr;
+  ops::Workspace workspace_;
   int team_size_ = 1;
   int64_t bytes_ = 0;
 };

@@ -35,7 +35,7 @@ int64_t loss_workspace_bytes(const TransformerConfig& config, const BatchShape& 
   auto* const floats = static_cast<float*>(placeholder());
   const HeadWeights weights{any, any, any, config.head_bias ? ConstRef(any) : ConstRef()};
   const HeadGradients gradients{floats, floats, floats, config.head_bias ? floats : nullptr};
-  const LossScratch scratch{any, floats, floats, any, ld, any, nullptr};
+  const LossScratch scratch{any, floats, floats, any, ld, any, {}};
   // The last chunk may be shorter, and a smaller product may need more scratch than a larger one.
   for (const int64_t n : {chunk, shape.tokens() % chunk}) {
     if (n == 0) continue;
@@ -65,17 +65,17 @@ void embedding_forward(device::Stream& stream, const TransformerConfig& config, 
     ops::dropout_forward(stream, n, c, dropout_at(config, batch, random, kEmbeddingSite), output, {}, output);
 }
 
-void* carve_embedding_scratch(Carver& carver, const TransformerConfig& config, const BatchShape& shape) {
+ops::Workspace carve_embedding_scratch(Carver& carver, const TransformerConfig& config, const BatchShape& shape) {
   const int64_t n = shape.tokens();
   int64_t bytes = ops::embedding_backward_workspace_bytes(n, config.vocab, shape.team_size);
   if (config.positions == Positions::learned)
     bytes = std::max(bytes, ops::embedding_backward_workspace_bytes(n, config.context, shape.team_size));
-  return carver.bytes("embedding buckets", bytes);
+  return carver.workspace("embedding buckets", bytes);
 }
 
 void embedding_backward(device::Stream& stream, const TransformerConfig& config, const BatchShape& shape,
                         const Batch& batch, const StepRandom& random, Ref gradient, const EmbeddingGradients& gradients,
-                        void* scratch) {
+                        ops::Workspace scratch) {
   const int64_t n = shape.tokens(), c = config.width;
   if (shape.dropout)
     ops::dropout_backward(stream, n, c, dropout_at(config, batch, random, kEmbeddingSite), gradient, gradient);
@@ -94,8 +94,8 @@ LossScratch carve_loss_scratch(Carver& carver, const TransformerConfig& config, 
   scratch.rstd = carver.floats("final norm rstd", chunk);
   scratch.logits = carver.take("logits", chunk * scratch.ld, shape.dtype);
   if (with_gradient) scratch.dnormed = carver.take("gradient of final norm", chunk * c, shape.dtype);
-  scratch.workspace =
-      carver.bytes("packing and partial sums", loss_workspace_bytes(config, shape, chunk, scratch.ld, with_gradient));
+  scratch.workspace = carver.workspace("packing and partial sums",
+                                       loss_workspace_bytes(config, shape, chunk, scratch.ld, with_gradient));
   return scratch;
 }
 

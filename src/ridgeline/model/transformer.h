@@ -79,11 +79,11 @@ HeadGradients head_gradients(const TransformerConfig& config, const std::vector<
 void embedding_forward(device::Stream& stream, const TransformerConfig& config, const BatchShape& shape,
                        const Batch& batch, const StepRandom& random, const EmbeddingWeights& weights, Ref output);
 
-void* carve_embedding_scratch(Carver& carver, const TransformerConfig& config, const BatchShape& shape);
+ops::Workspace carve_embedding_scratch(Carver& carver, const TransformerConfig& config, const BatchShape& shape);
 // `gradient` is overwritten (dropout's mask is applied in place).
 void embedding_backward(device::Stream& stream, const TransformerConfig& config, const BatchShape& shape,
                         const Batch& batch, const StepRandom& random, Ref gradient, const EmbeddingGradients& gradients,
-                        void* scratch);
+                        ops::Workspace scratch);
 
 struct LossScratch {
   Ref normed;          // [chunk][C]
@@ -91,7 +91,7 @@ struct LossScratch {
   Ref logits;          // [chunk][V], rows `ld` apart
   int64_t ld = 0;
   Ref dnormed;  // [chunk][C]
-  void* workspace;
+  ops::Workspace workspace;
 };
 LossScratch carve_loss_scratch(Carver& carver, const TransformerConfig& config, const BatchShape& shape,
                                bool with_gradient);

@@ -18,6 +18,7 @@
 
 #include "ridgeline/base/dtype.h"
 #include "ridgeline/device/stream.h"
+#include "ridgeline/ops/workspace.h"
 
 namespace ridgeline::ops {
 
@@ -41,18 +42,18 @@ struct Attention {
   int64_t q_stride = 0, kv_stride = 0, out_stride = 0, kv_batch_stride = 0;
 };
 
-// Bytes of scratch, 64-byte aligned, contents undefined before and after. Enough for the forward and, where Tq = Tk,
+// Bytes of workspace, which both check. Enough for the forward and, where Tq = Tk,
 // for the backward; does not shrink when a length grows, so one buffer sized for the longest cache serves a whole
 // generation (size it for the largest Tq too: up to 4 new queries need far less than more).
 int64_t attention_workspace_bytes(const Attention& shape, DType dtype, int team_size);
 
 // lse may be null (generation). out must not alias q, k, v.
 void attention_forward(device::Stream& stream, const Attention& shape, ConstRef q, ConstRef k, ConstRef v, Ref out,
-                       float* lse, void* workspace);
+                       float* lse, Workspace workspace);
 
 // dq, dk, dv have the strides of q, k, v and are overwritten. dout has out's stride. Only for queries = keys,
 // query_start = 0. Deterministic: no atomics, fixed order, independent of the team's size.
 void attention_backward(device::Stream& stream, const Attention& shape, ConstRef q, ConstRef k, ConstRef v,
-                        ConstRef out, ConstRef dout, const float* lse, Ref dq, Ref dk, Ref dv, void* workspace);
+                        ConstRef out, ConstRef dout, const float* lse, Ref dq, Ref dk, Ref dv, Workspace workspace);
 
 }  // namespace ridgeline::ops

@@ -6,6 +6,7 @@
 
 #include "ridgeline/base/dtype.h"
 #include "ridgeline/device/stream.h"
+#include "ridgeline/ops/workspace.h"
 
 namespace ridgeline::ops {
 
@@ -48,7 +49,8 @@ void zero(device::Stream& stream, void* data, int64_t bytes);
 // sums[c] += sum_n x[n][c], x [N][C] (leading dimension ld): a bias gradient. Fixed blocks of rows,
 // ascending.
 int64_t column_sums_workspace_bytes(int64_t n, int64_t c, int team_size);
-void column_sums(device::Stream& stream, int64_t n, int64_t c, ConstRef x, int64_t ld, float* sums, void* workspace);
+void column_sums(device::Stream& stream, int64_t n, int64_t c, ConstRef x, int64_t ld, float* sums,
+                 Workspace workspace);
 
 // Where a token of this rank stands: what dropout and positions are addressed by.
 struct TokenMap {

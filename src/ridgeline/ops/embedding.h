@@ -9,6 +9,7 @@
 
 #include "ridgeline/base/dtype.h"
 #include "ridgeline/device/stream.h"
+#include "ridgeline/ops/workspace.h"
 
 namespace ridgeline::ops {
 
@@ -20,6 +21,6 @@ int64_t embedding_backward_workspace_bytes(int64_t n, int64_t v, int team_size);
 // dtable[rows[n]][c] += dout[n][c] (f32). Deterministic: rows with the same index are added in ascending n; independent
 // of the team's size. `rows` are tokens or positions; V the number of rows of dtable.
 void embedding_backward(device::Stream& stream, int64_t n, int64_t c, int64_t v, const int32_t* rows, ConstRef dout,
-                        float* dtable, void* workspace);
+                        float* dtable, Workspace workspace);
 
 }  // namespace ridgeline::ops

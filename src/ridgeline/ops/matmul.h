@@ -24,6 +24,7 @@
 
 #include "ridgeline/base/dtype.h"
 #include "ridgeline/device/stream.h"
+#include "ridgeline/ops/workspace.h"
 
 namespace ridgeline::ops {
 
@@ -57,7 +58,7 @@ struct Matmul {
 // product may need more. Only sizes, dtypes, layouts, epilogue and whether pointers are null matter. Pure.
 int64_t matmul_workspace_bytes(const Matmul& product, int team_size);
 
-// `workspace`: matmul_workspace_bytes(product, team size) bytes, 64-byte aligned, contents undefined before and after.
-void matmul(device::Stream& stream, const Matmul& product, void* workspace);
+// `workspace`: at least matmul_workspace_bytes(product, team size) bytes; checked.
+void matmul(device::Stream& stream, const Matmul& product, Workspace workspace);
 
 }  // namespace ridgeline::ops

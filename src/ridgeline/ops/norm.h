@@ -13,6 +13,7 @@
 
 #include "ridgeline/base/dtype.h"
 #include "ridgeline/device/stream.h"
+#include "ridgeline/ops/workspace.h"
 
 namespace ridgeline::ops {
 
@@ -22,12 +23,13 @@ void layernorm_forward(device::Stream& stream, int64_t n, int64_t c, float epsil
 
 int64_t layernorm_backward_workspace_bytes(int64_t n, int64_t c, int team_size);
 
+// `workspace` is checked; without dweight none is needed.
 // dx = dresidual + dLN/dx (dresidual: gradient that reaches x past the norm, null for none; dx may be dresidual, and
 // may alias dy). dweight[C] += ..., dbias[C] += ... in f32. dx or dweight may be null: only the other part is computed.
 // dbias may be null (always where dweight is); dweight is then the same bits.
 void layernorm_backward(device::Stream& stream, int64_t n, int64_t c, ConstRef x, ConstRef weight, const float* mean,
                         const float* rstd, ConstRef dy, ConstRef dresidual, Ref dx, float* dweight, float* dbias,
-                        void* workspace);
+                        Workspace workspace);
 
 // y must not alias x. rstd may be null (evaluation).
 void rmsnorm_forward(device::Stream& stream, int64_t n, int64_t c, float epsilon, ConstRef x, ConstRef weight, Ref y,
@@ -39,6 +41,6 @@ int64_t rmsnorm_backward_workspace_bytes(int64_t n, int64_t c, int team_size);
 //   dx = dresidual + rstd (g - h mean_c(g h)),  dweight[C] += sum_n dy h
 // dresidual may be null; dx may be dresidual, and may alias dy; dx or dweight may be null.
 void rmsnorm_backward(device::Stream& stream, int64_t n, int64_t c, ConstRef x, ConstRef weight, const float* rstd,
-                      ConstRef dy, ConstRef dresidual, Ref dx, float* dweight, void* workspace);
+                      ConstRef dy, ConstRef dresidual, Ref dx, float* dweight, Workspace workspace);
 
 }  // namespace ridgeline::ops

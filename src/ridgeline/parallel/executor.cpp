@@ -30,16 +30,16 @@ StepResult Executor::run(int program, const StepInput& input) {
   seed_scale_ = 1.0F;
   measured_ = 0;
   first_overflow_ = static_cast<int64_t>(units_.size()) - 1;
-  if (options_.guard) guard(program, false);
+  if (guard_) guard_->begin(program);
   if (file_ && list.trains()) file_->begin_pass();
   for (size_t i = 0; i < list.ops.size(); ++i) {
     const int64_t begin = now();
-    if (options_.guard) enter(program, static_cast<int>(i));
+    if (guard_) guard_->enter(static_cast<int>(i));
     run_op(program, static_cast<int>(i), input);
-    if (options_.guard) leave(program, static_cast<int>(i));
+    if (guard_) guard_->leave(static_cast<int>(i));
     if (observer_ != nullptr) observer_->operation(list.ops[i], begin, now());
   }
-  if (options_.guard) guard(program, true);
+  if (guard_) guard_->end();
   return result_;
 }
 

@@ -20,6 +20,7 @@
 #include "ridgeline/model/transformer.h"
 #include "ridgeline/ops/adam.h"
 #include "ridgeline/parallel/inventory.h"
+#include "ridgeline/parallel/memory_guard.h"
 #include "ridgeline/parallel/offload.h"
 #include "ridgeline/parallel/program.h"
 
@@ -71,8 +72,7 @@ class Executor {
  public:
   struct Options {
     Packing packing = Packing::shared;
-    // Packing::separate only: a transient buffer is unreadable outside its declared lifetime and starts it filled with
-    // NaN.
+    // Packing::separate only: see MemoryGuard.
     bool guard = false;
     // false: every transfer is waited for where it starts (the same bits).
     bool overlap = true;
@@ -83,7 +83,8 @@ class Executor {
   };
 
   // Reserves and touches all memory, and the file of offloaded state (Error when they cannot be had). `world`, `stream`
-  // must outlive the executor. Collective over the world.
+  // must outlive the executor; the stream's team is the one that `run` is planned for, which is checked. Collective
+  // over the world.
   Executor(RunShape run, std::vector<Program> programs, comm::World& world, device::Stream& stream, Options options);
   Executor(RunShape run, std::vector<Program> programs, comm::World& world, device::Stream& stream);
   ~Executor();
@@ -144,7 +145,7 @@ class Executor {
   void observe(OpObserver* observer) { observer_ = observer; }
 
   // Guard mode: buffers whose last page was not written between the first and last operation of their interval.
-  const std::vector<std::string>& unused_buffers() const { return unused_; }
+  std::vector<std::string> unused_buffers() const { return guard_ ? guard_->unused() : std::vector<std::string>{}; }
 
  private:
   struct Bound;       // buffers of one operation
@@ -198,9 +199,6 @@ class Executor {
   void judge_step(const StepInput& input);
   void update(const Op& op, const StepInput& input);
   void update_range(int index, Range range, const Updated& state, const StepInput& input);
-  void guard(int program, bool readable);
-  void enter(int program, int position);
-  void leave(int program, int position);
 
   RunShape run_;
   std::vector<Program> programs_;
@@ -229,7 +227,7 @@ class Executor {
   int64_t measured_ = 0, first_overflow_ = 0;
   StepResult result_;
   OpObserver* observer_ = nullptr;
-  std::vector<std::string> unused_;
+  std::unique_ptr<MemoryGuard> guard_;  // null unless in guard mode
 };
 
 // The tensors of a unit that meet elements [first, last) of its segment: f(tensor, first element inside the tensor,

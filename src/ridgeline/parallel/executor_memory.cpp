@@ -1,24 +1,25 @@
 // The executor's memory: what lies where, and what each operation is bound to.
 #include <fmt/format.h>
-#include <sys/mman.h>
 
 #include <algorithm>
-#include <cstring>
 #include <iterator>
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/comm/mesh.h"
+#include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/parallel/executor_parts.h"
 
 namespace ridgeline::parallel {
 namespace {
 
-constexpr int64_t kPage = 4096;
-constexpr int kPoison = 0xFF;  // NaN in every float format
-
-bool guarded(const Buffer& buffer, int program) {
-  // Tokens are written before a program runs and losses are read after it.
-  return buffer.program == program && buffer.kind != BufferKind::batch && buffer.kind != BufferKind::losses;
+// Memory is planned for a team: another one would write over its neighbours. Aborts before anything is taken.
+RunShape for_team(RunShape run, const device::Stream& stream) {
+  const int team = stream.team().size();
+  for (const model::BatchShape* shape : {&run.batch, &run.evaluation_batch}) {
+    RL_REQUIRE(shape->team_size == team, "memory is planned for a team of {}, but a team of {} runs on it",
+               shape->team_size, team);
+  }
+  return run;
 }
 
 }  // namespace
@@ -28,7 +29,7 @@ Executor::Executor(RunShape run, std::vector<Program> programs, comm::World& wor
 
 Executor::Executor(RunShape run, std::vector<Program> programs, comm::World& world, device::Stream& stream,
                    Options options)
-    : run_(std::move(run)),
+    : run_(for_team(std::move(run), stream)),
       programs_(std::move(programs)),
       units_(model::declare(run_.config)),
       options_(std::move(options)),
@@ -41,6 +42,8 @@ Executor::Executor(RunShape run, std::vector<Program> programs, comm::World& wor
       offload_(offload_of(run_, units_)) {
   RL_CHECK(run_.sharding.ranks, ==, world.size());
   RL_CHECK(name_of(run_.sharding.weights), ==, name_of(run_.batch.dtype));
+  RL_REQUIRE(!options_.guard || options_.packing == Packing::separate,
+             "only buffers on pages of their own are guarded");
   const comm::Mesh mesh = comm::Mesh::of_world(world.size(), 1, 1, 1, run_.sharding.shards());
   const std::vector<int> shards = mesh.group(world.rank(), {comm::Axis::dp_shard});
   gather_ = world.communicator(shards, "shards, gather");
@@ -57,6 +60,10 @@ Executor::Executor(RunShape run, std::vector<Program> programs, comm::World& wor
   if (inventory_.file_bytes > 0) open_file();
   if (auto* const table = reinterpret_cast<float*>(find(BufferKind::rotary_table, 0, 0, -1)))
     model::fill_rotary_table(run_.config, std::max(run_.batch.sequence, run_.evaluation_batch.sequence), table);
+  if (options_.guard) {
+    guard_ = std::make_unique<MemoryGuard>(
+        inventory_, programs_, [this](const Buffer& buffer) { return address(buffer); }, world_.rank());
+  }
 }
 
 Executor::~Executor() = default;
@@ -247,39 +254,6 @@ void Executor::bind_computation(Bound& bound, int program, int position) {
   } else {
     bound.embedding_gradients = model::embedding_gradients(config, units_, gradient_of);
     bound.embedding_scratch = model::carve_embedding_scratch(scratch, config, shape);
-  }
-}
-
-void Executor::guard(int program, bool readable) {
-  for (const Buffer& buffer : inventory_.buffers) {
-    if (guarded(buffer, program)) {
-      ::mprotect(address(buffer), static_cast<size_t>((buffer.bytes + kPage - 1) / kPage * kPage),
-                 readable ? PROT_READ | PROT_WRITE : PROT_NONE);
-    }
-  }
-}
-
-void Executor::enter(int program, int position) {
-  for (const Buffer& buffer : inventory_.buffers) {
-    if (!guarded(buffer, program) || buffer.first != position) continue;
-    ::mprotect(address(buffer), static_cast<size_t>((buffer.bytes + kPage - 1) / kPage * kPage),
-               PROT_READ | PROT_WRITE);
-    std::memset(address(buffer), kPoison, static_cast<size_t>(buffer.bytes));
-  }
-}
-
-void Executor::leave(int program, int position) {
-  for (const Buffer& buffer : inventory_.buffers) {
-    if (!guarded(buffer, program) || buffer.last != position) continue;
-    const auto* const begin = reinterpret_cast<const unsigned char*>(address(buffer));
-    const auto* const end = begin + buffer.bytes;
-    // Scratch ends in packing buffers, whose last bytes are alignment and the edge tiles of sizes that do not divide.
-    const int64_t window = buffer.kind == BufferKind::scratch ? 24 * kPage : kPage;
-    const bool unused =
-        std::all_of(end - std::min(buffer.bytes, window), end, [](unsigned char byte) { return byte == kPoison; });
-    if (unused && std::find(unused_.begin(), unused_.end(), buffer.name) == unused_.end())
-      unused_.push_back(buffer.name);
-    ::mprotect(address(buffer), static_cast<size_t>((buffer.bytes + kPage - 1) / kPage * kPage), PROT_NONE);
   }
 }
 

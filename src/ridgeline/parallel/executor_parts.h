@@ -23,7 +23,7 @@ struct Executor::Bound {
   model::BlockSaved saved;
   model::BlockScratch scratch;
   model::LossScratch loss_scratch;
-  void* embedding_scratch = nullptr;
+  ops::Workspace embedding_scratch;
   float* losses = nullptr;
   Ref source, target;  // of an operation on a whole unit
 };

@@ -365,10 +365,11 @@ Inventory make_inventory(const RunShape& run, const std::vector<model::Unit>& un
     return space == Space::host ? inventory.host_bytes : inventory.peer_visible_bytes;
   };
   const auto advance = [&](int64_t& end, Buffer& buffer) {
-    buffer.offset = end;
     // A file has no guard pages; parts of units are whole norm blocks, so that all in it begins on a page.
     const bool guarded = packing == Packing::separate && buffer.space != Space::file;
-    end += guarded ? round_up(buffer.bytes, kPage) + kPage : buffer.bytes;
+    const int64_t pages = round_up(buffer.bytes, kPage);
+    buffer.offset = guarded ? end + pages - buffer.bytes : end;
+    end += guarded ? pages + kPage : buffer.bytes;
   };
   for (Buffer& buffer : inventory.buffers) {
     if (!transient(buffer)) advance(end_of(buffer.space), buffer);

@@ -74,7 +74,9 @@ Evaluation evaluate(const ModelSource& source, const std::shared_ptr<const data:
   comm::run_threads(settings.ranks, {}, [&](comm::World& world) {
     device::WorkerTeam team(settings.threads);
     device::Stream stream(team);
-    parallel::Executor executor(run, {parallel::evaluation(run.config, 1, run.sharding)}, world, stream);
+    parallel::Executor executor(
+        run, {parallel::evaluation(run.config, 1, run.sharding)}, world, stream,
+        {.packing = settings.guard ? parallel::Packing::separate : parallel::Packing::shared, .guard = settings.guard});
     executor.fill(parallel::BufferKind::master,
                   [&](const model::Tensor& tensor, int64_t first, int64_t count, float* values) {
                     source.read(tensor.name, tensor.shape, first, count, Ref(values));

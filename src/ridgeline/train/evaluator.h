@@ -38,6 +38,7 @@ struct EvaluationSettings {
   int64_t micro_batch = 4;
   int ranks = 1, threads = 1;  // thread ranks; threads of each
   DType dtype = DType::f32;
+  bool guard = parallel::kGuardByDefault;  // every buffer is watched: parallel::MemoryGuard
   std::FILE* console = nullptr;
 };
 // A stored model on documents of a dataset.

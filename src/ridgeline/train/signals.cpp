@@ -4,28 +4,54 @@
 
 #include <array>
 #include <atomic>
+#include <cerrno>
 #include <csignal>
+#include <cstdint>
+#include <ctime>
 
 namespace ridgeline::train {
 namespace {
 
 constexpr std::array kSignals = {SIGTERM, SIGUSR1, SIGINT};
 std::atomic<int> requested_signal{0};
+std::atomic<int64_t> first_milliseconds{0};  // when SIGTERM or SIGINT came first; 0: not yet
 std::array<struct sigaction, kSignals.size()> previous;
 
+int64_t milliseconds() {
+  timespec now{};
+  ::clock_gettime(CLOCK_MONOTONIC, &now);
+  return int64_t{now.tv_sec} * 1000 + now.tv_nsec / 1'000'000 + 1;
+}
+
+template <size_t size>
+void say(const char (&text)[size]) {
+  [[maybe_unused]] const ssize_t ignored = ::write(STDERR_FILENO, text, size - 1);
+}
+
+// Only what is safe in a signal handler, whatever the interrupted thread was about.
 extern "C" void on_signal(int number) {
-  if (number == SIGINT && requested_signal.load() == SIGINT) {
-    constexpr char text[] = "\nridgeline: second Ctrl-C, quitting without saving\n";
-    [[maybe_unused]] const ssize_t ignored = ::write(STDERR_FILENO, text, sizeof text - 1);
-    ::_exit(130);
+  const int error = errno;
+  if (number != SIGUSR1) {
+    int64_t first = 0;
+    const int64_t now = milliseconds();
+    if (!first_milliseconds.compare_exchange_strong(first, now) && now - first > StopSignals::kSameMilliseconds) {
+      if (number == SIGINT) {
+        say("\nridgeline: second Ctrl-C, quitting without saving\n");
+      } else {
+        say("\nridgeline: second SIGTERM, quitting without saving\n");
+      }
+      ::_exit(128 + number);
+    }
   }
   requested_signal.store(number);
+  errno = error;
 }
 
 }  // namespace
 
 StopSignals::StopSignals() {
   requested_signal.store(0);
+  first_milliseconds.store(0);
   struct sigaction action {};
   action.sa_handler = on_signal;
   sigemptyset(&action.sa_mask);

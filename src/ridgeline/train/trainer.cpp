@@ -33,14 +33,11 @@ double seconds_since(Clock::time_point begin) {
 
 parallel::Executor::Options executor_options(const Job& job) {
   const std::string& folder = job.config.optimizer.offload_directory;
-  parallel::Executor::Options options{.overlap = job.config.parallel.overlap,
-                                      .offload_folder = folder.empty() ? job.options.out / "offload" : fs::path(folder),
-                                      .processors = job.machine.processors};
-#ifndef NDEBUG
-  options.packing = parallel::Packing::separate;
-  options.guard = true;
-#endif
-  return options;
+  return {.packing = job.options.guard ? parallel::Packing::separate : parallel::Packing::shared,
+          .guard = job.options.guard,
+          .overlap = job.config.parallel.overlap,
+          .offload_folder = folder.empty() ? job.options.out / "offload" : fs::path(folder),
+          .processors = job.machine.processors};
 }
 
 // Processes are placed by their launcher, threads of one process by us.
@@ -163,6 +160,7 @@ class Trainer {
           stream->file().direct() ? "past the page cache"
                                   : "through the page cache: this file system has no direct I/O"));
     }
+    if (job_.options.guard) log_->message("guard mode: every buffer is watched, which takes time and memory");
     if (resume) {
       log_->message(fmt::format("resumed at step {}", state_.step));
       for (const std::string& line : notes) log_->message(line);

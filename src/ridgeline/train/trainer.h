@@ -17,6 +17,7 @@
 #include "ridgeline/device/machine.h"
 #include "ridgeline/model/transformer_config.h"
 #include "ridgeline/parallel/inventory.h"
+#include "ridgeline/parallel/memory_guard.h"
 #include "ridgeline/parallel/program.h"
 #include "ridgeline/train/config.h"
 #include "ridgeline/train/run_tokenizer.h"
@@ -31,7 +32,8 @@ struct JobOptions {
   bool other_data = false;                           // resuming on other data than the checkpoint's is meant
   std::optional<std::filesystem::path> trace;        // Perfetto JSON of steps trace_first … trace_last of this start
   int64_t trace_first = 2, trace_last = 4;
-  std::FILE* console = nullptr;  // progress and messages of rank 0; null: silent
+  bool guard = parallel::kGuardByDefault;  // every buffer is watched: parallel::MemoryGuard
+  std::FILE* console = nullptr;            // progress and messages of rank 0; null: silent
   // Asked before the order of samples is built, with its bytes in every process; throws when there is no room. Null:
   // the order must fit into this host's free memory.
   std::function<void(int64_t)> admit_order;

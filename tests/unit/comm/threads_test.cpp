@@ -1,5 +1,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <atomic>
 #include <filesystem>
@@ -125,6 +126,32 @@ TEST(ThreadsFailure, AStalledRankIsNamedAndLeftBehind) {
 }
 
 // The same bits for any grouping, also the trivial ones.
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+TEST(ThreadsFailureDeathTest, ARankWhoseThreadCannotStartEndsAllOfThem) {
+  EXPECT_EXIT(
+      {
+        std::ifstream file("/proc/self/statm");
+        rlim_t pages = 0;
+        file >> pages;
+        // Addresses for what ranks share (32 MiB each), and for some of their stacks.
+        const rlim_t room = (rlim_t{40 + 1} * 32 + 128) << 20;
+        const rlimit limit{.rlim_cur = pages * 4096 + room, .rlim_max = RLIM_INFINITY};
+        ::setrlimit(RLIMIT_AS, &limit);
+        try {
+          run_threads(40, {}, [](World& world) {
+            const auto all = world.communicator("all");
+            all->wait(all->barrier({"test", -1, -1}));
+          });
+        } catch (const RankFailure& error) {
+          std::fprintf(stderr, "%s\n", error.what());
+          std::_Exit(3);
+        }
+        std::_Exit(0);
+      },
+      testing::ExitedWithCode(3), "cannot start thread [0-9]+ of 40 ranks: .*\n  Use fewer --ranks");
+}
+#endif
+
 TEST(ThreadsOrder, FollowsSumGroup) {
   for (const int group : {1, 2, 5, 8}) {
     WorldOptions options = quick();

@@ -1,12 +1,18 @@
 #include "ridgeline/device/cpu/worker_team.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <atomic>
 #include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
 #include <numeric>
 #include <thread>
 #include <vector>
+
+#include "ridgeline/base/error.h"
 
 namespace ridgeline::device {
 namespace {
@@ -87,6 +93,32 @@ TEST(WorkerTeams, WorkSideBySideWhenOversubscribed) {
   for (std::thread& rank : ranks) rank.join();
   for (int rank = 0; rank < kRanks; ++rank) EXPECT_EQ(totals[rank], kRounds * (6 + kMembers * rank));
 }
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+// Addresses for some more stacks, not for a thousand.
+void leave_little_room() {
+  std::ifstream file("/proc/self/statm");
+  rlim_t pages = 0;
+  file >> pages;
+  const rlimit limit{.rlim_cur = pages * 4096 + (rlim_t{256} << 20), .rlim_max = RLIM_INFINITY};
+  ::setrlimit(RLIMIT_AS, &limit);
+}
+
+TEST(WorkerTeamDeathTest, AThreadThatCannotStartIsAnError) {
+  EXPECT_EXIT(
+      {
+        leave_little_room();
+        try {
+          const WorkerTeam team(1000);
+        } catch (const Error& error) {
+          std::fprintf(stderr, "%s\n", error.what());
+          std::_Exit(3);
+        }
+        std::_Exit(0);
+      },
+      testing::ExitedWithCode(3), "cannot start thread [0-9]+ of 1000 of a rank: .*\n  Use fewer threads or ranks");
+}
+#endif
 
 }  // namespace
 }  // namespace ridgeline::device

@@ -20,7 +20,7 @@ TEST(EmbeddingBackward, AddsRepeatedTokensInAscendingOrder) {
     device::WorkerTeam team(members);
     device::Stream stream(team);
     std::vector<float> dtable(v * c);
-    embedding_backward(stream, n, c, v, tokens.data(), dout.data(), dtable.data(), nullptr);
+    embedding_backward(stream, n, c, v, tokens.data(), dout.data(), dtable.data(), {});
     EXPECT_TRUE(same_bits(dtable, expected)) << members;
   }
 }
@@ -38,7 +38,7 @@ TEST(EmbeddingBackward, EveryTeamCoversEveryRowAndColumn) {
     device::WorkerTeam team(members);
     device::Stream stream(team);
     std::vector<float> dtable(v * c);
-    embedding_backward(stream, n, c, v, tokens.data(), dout.data(), dtable.data(), nullptr);
+    embedding_backward(stream, n, c, v, tokens.data(), dout.data(), dtable.data(), {});
     EXPECT_TRUE(same_bits(dtable, expected)) << members;
   }
 }
@@ -50,7 +50,7 @@ TEST(EmbeddingDeathTest, ATokenBeyondTheTableIsABrokenInvariant) {
   for (const int32_t token : {2, -1}) {
     EXPECT_DEATH(embedding_forward(two.stream, 1, 4, 2, 0, &token, nullptr, table.data(), {}, out.data()),
                  "rows\\[i\\]");
-    EXPECT_DEATH(embedding_backward(two.stream, 1, 4, 2, &token, out.data(), table.data(), nullptr), "rows\\[i\\]");
+    EXPECT_DEATH(embedding_backward(two.stream, 1, 4, 2, &token, out.data(), table.data(), {}), "rows\\[i\\]");
   }
 }
 

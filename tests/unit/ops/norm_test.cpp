@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "../lent_memory.h"
 #include "fixture.h"
 
 namespace ridgeline::ops {
@@ -16,15 +17,14 @@ struct Layer {
                      mean = std::vector<float>(n), rstd = std::vector<float>(n), dweight = std::vector<float>(c),
                      dbias = std::vector<float>(c);
   std::vector<T> y = std::vector<T>(n * c), dx = std::vector<T>(n * c);
-  std::vector<std::byte> workspace =
-      std::vector<std::byte>(static_cast<size_t>(layernorm_backward_workspace_bytes(n, c, 2)));
+  LentMemory workspace{layernorm_backward_workspace_bytes(n, c, 2)};
 
   void forward(device::Stream& stream) {
     layernorm_forward(stream, n, c, 1e-5F, x.data(), weight.data(), bias.data(), y.data(), mean.data(), rstd.data());
   }
   void backward(device::Stream& stream, ConstRef dy_ref, ConstRef dresidual_ref, Ref dx_ref, float* dw, float* db) {
     layernorm_backward(stream, n, c, x.data(), weight.data(), mean.data(), rstd.data(), dy_ref, dresidual_ref, dx_ref,
-                       dw, db, workspace.data());
+                       dw, db, workspace.all());
   }
 };
 
@@ -105,10 +105,10 @@ TYPED_TEST(LayerNorm, RmsNormPartsAloneGiveTheBitsOfTheWhole) {
   std::vector<float> rstd(l.n), dweight(l.c), dweight_alone(l.c);
   std::vector<TypeParam> y(l.y.size()), dx(l.dx.size()), dx_alone(l.dx.size()), onto_residual = l.dresidual;
   rmsnorm_forward(two.stream, l.n, l.c, 1e-6F, l.x.data(), l.weight.data(), y.data(), rstd.data());
-  std::vector<std::byte> workspace(static_cast<size_t>(rmsnorm_backward_workspace_bytes(l.n, l.c, 2)));
+  LentMemory workspace(rmsnorm_backward_workspace_bytes(l.n, l.c, 2));
   const auto backward = [&](ConstRef residual, Ref out, float* dw) {
     rmsnorm_backward(two.stream, l.n, l.c, l.x.data(), l.weight.data(), rstd.data(), l.dy.data(), residual, out, dw,
-                     workspace.data());
+                     workspace.all());
   };
   backward(l.dresidual.data(), dx.data(), dweight.data());
   backward(l.dresidual.data(), dx_alone.data(), nullptr);

@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 
+#include "../lent_memory.h"
 #include "reference.h"
 #include "ridgeline/device/cpu/features.h"
 #include "ridgeline/device/cpu/worker_team.h"
@@ -169,11 +170,12 @@ struct Problem {
     std::vector<uint8_t> memory(bytes + 192, 0x7f);  // a NaN pattern and a canary after the end
     void* workspace = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64);
     Tensor& x = *qkv;
-    cpu::attention_forward(team, shape, x.ref(), x.ref(k_at), x.ref(v_at), out.ref(), lse.data(), workspace, isa);
+    cpu::attention_forward(team, shape, x.ref(), x.ref(k_at), x.ref(v_at), out.ref(), lse.data(), {workspace, bytes},
+                           isa);
     if (c.queries == c.keys) {
       Tensor& g = *gradients;
       cpu::attention_backward(team, shape, x.ref(), x.ref(k_at), x.ref(v_at), out.ref(), dout.ref(), lse.data(),
-                              g.ref(), g.ref(k_at), g.ref(v_at), workspace, isa);
+                              g.ref(), g.ref(k_at), g.ref(v_at), {workspace, bytes}, isa);
     }
     const uint8_t* end = static_cast<uint8_t*>(workspace) + bytes;
     for (const uint8_t* p = end; p < memory.data() + memory.size(); ++p) ASSERT_EQ(*p, 0x7f) << "past the workspace";
@@ -420,12 +422,12 @@ TEST(Attention, PublicEntryUsesTheStreamsTeam) {
   device::WorkerTeam team(2);
   device::Stream stream(team);
   const int64_t bytes = attention_workspace_bytes(p.shape, p.dtype, team.size());
-  std::unique_ptr<void, decltype(&std::free)> memory(std::aligned_alloc(64, bytes), &std::free);
+  LentMemory memory(bytes);
   Tensor& x = *p.qkv;
   Tensor& g = *p.gradients;
-  attention_forward(stream, p.shape, x.ref(), x.ref(p.k_at), x.ref(p.v_at), p.out.ref(), p.lse.data(), memory.get());
+  attention_forward(stream, p.shape, x.ref(), x.ref(p.k_at), x.ref(p.v_at), p.out.ref(), p.lse.data(), memory.all());
   attention_backward(stream, p.shape, x.ref(), x.ref(p.k_at), x.ref(p.v_at), p.out.ref(), p.dout.ref(), p.lse.data(),
-                     g.ref(), g.ref(p.k_at), g.ref(p.v_at), memory.get());
+                     g.ref(), g.ref(p.k_at), g.ref(p.v_at), memory.all());
   expect_matches(p, 1e-6, 2e-6);
 }
 

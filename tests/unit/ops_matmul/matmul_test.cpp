@@ -198,7 +198,7 @@ Result compute(const Operands& operands, const Case& test, const Inputs& given, 
   workspace = std::align(64, static_cast<size_t>(bytes), workspace, space);
   const auto* end = static_cast<const float*>(workspace) + bytes / 4;
   const float last = *end;
-  cpu::matmul(team, product, workspace, isa);
+  cpu::matmul(team, product, {workspace, bytes}, isa);
   EXPECT_EQ(std::memcmp(&last, end, sizeof last), 0) << "wrote behind the workspace";
   return result;
 }

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <vector>
 
+#include "../lent_memory.h"
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/random.h"
 #include "ridgeline/device/cpu/worker_team.h"
@@ -36,10 +37,10 @@ void expect_agreement(Layout a_layout, Layout b_layout, bool accumulate) {
     product.accumulate = accumulate;
     product.c = ours.data();
     if (!offers(provider, product)) continue;
-    std::vector<float> workspace(matmul_workspace_bytes(product, team.size()) / 4 + 1);
-    matmul(stream, product, workspace.data());
+    LentMemory workspace(matmul_workspace_bytes(product, team.size()));
+    matmul(stream, product, workspace.all());
     product.c = theirs.data();
-    matmul_with(provider, stream, product, workspace.data());
+    matmul_with(provider, stream, product, workspace.all());
     for (int64_t i = 0; i < kM * kN; ++i) {
       ASSERT_NEAR(ours[i], theirs[i], 1e-4) << name_of(provider) << " element " << i;  // 131 terms of size 1 in fp32
     }
@@ -76,8 +77,8 @@ TEST(Providers, RefuseWhatTheyDoNotOffer) {
   product.c = &c;
   product.bias = &bias;
   EXPECT_FALSE(offers(Provider::openblas, product));
-  EXPECT_THROW(matmul_with(Provider::openblas, stream, product, nullptr), Error);
-  EXPECT_THROW(matmul_with(Provider::onednn, stream, product, nullptr), Error);
+  EXPECT_THROW(matmul_with(Provider::openblas, stream, product, {}), Error);
+  EXPECT_THROW(matmul_with(Provider::onednn, stream, product, {}), Error);
 }
 
 }  // namespace

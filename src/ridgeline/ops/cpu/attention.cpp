@@ -126,15 +126,15 @@ AttentionItem item_of(const Attention& s, int64_t b, int64_t kv) {
 
 // body(sample, key head, workspace) for every item.
 template <typename F>
-void for_each_item(device::WorkerTeam& team, const Attention& s, int64_t bytes, void* workspace, F&& body) {
-  RL_CHECK(reinterpret_cast<uintptr_t>(workspace) % kAlignment, ==, 0U);
+void for_each_item(device::WorkerTeam& team, const Attention& s, int64_t bytes, Workspace workspace, F&& body) {
   const int64_t items = s.batch * s.kv_heads;
   const int64_t members = std::min<int64_t>(items, team.size());
+  std::byte* const memory = workspace.require(members * bytes, "attention", team.size());
   std::atomic<int64_t> next{0};  // items as members become free: a core may be held up by something else
   auto part = [&](int member) {
     if (member >= members) return;
     for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < items;) {
-      body(i / s.kv_heads, i % s.kv_heads, static_cast<char*>(workspace) + member * bytes);
+      body(i / s.kv_heads, i % s.kv_heads, memory + member * bytes);
     }
   };
   if (members == 1) return part(0);
@@ -149,7 +149,7 @@ int64_t attention_workspace_bytes(const Attention& shape, DType dtype, int team_
 }
 
 void attention_forward(device::WorkerTeam& team, const Attention& shape, ConstRef q, ConstRef k, ConstRef v, Ref out,
-                       float* lse, void* workspace, device::Isa isa) {
+                       float* lse, Workspace workspace, device::Isa isa) {
   check(shape, q.dtype);
   RL_REQUIRE(k.dtype == q.dtype && v.dtype == q.dtype && out.dtype == q.dtype, "attention of {}, {}, {}, {}",
              name_of(q.dtype), name_of(k.dtype), name_of(v.dtype), name_of(out.dtype));
@@ -169,7 +169,7 @@ void attention_forward(device::WorkerTeam& team, const Attention& shape, ConstRe
 }
 
 void attention_backward(device::WorkerTeam& team, const Attention& shape, ConstRef q, ConstRef k, ConstRef v,
-                        ConstRef out, ConstRef dout, const float* lse, Ref dq, Ref dk, Ref dv, void* workspace,
+                        ConstRef out, ConstRef dout, const float* lse, Ref dq, Ref dk, Ref dv, Workspace workspace,
                         device::Isa isa) {
   check(shape, q.dtype);
   RL_CHECK(shape.query_start, ==, 0);
@@ -201,12 +201,12 @@ int64_t attention_workspace_bytes(const Attention& shape, DType dtype, int team_
 }
 
 void attention_forward(device::Stream& stream, const Attention& shape, ConstRef q, ConstRef k, ConstRef v, Ref out,
-                       float* lse, void* workspace) {
+                       float* lse, Workspace workspace) {
   cpu::attention_forward(stream.team(), shape, q, k, v, out, lse, workspace, device::isa());
 }
 
 void attention_backward(device::Stream& stream, const Attention& shape, ConstRef q, ConstRef k, ConstRef v,
-                        ConstRef out, ConstRef dout, const float* lse, Ref dq, Ref dk, Ref dv, void* workspace) {
+                        ConstRef out, ConstRef dout, const float* lse, Ref dq, Ref dk, Ref dv, Workspace workspace) {
   cpu::attention_backward(stream.team(), shape, q, k, v, out, dout, lse, dq, dk, dv, workspace, device::isa());
 }
 

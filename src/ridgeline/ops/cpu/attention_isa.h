@@ -11,9 +11,9 @@ namespace ridgeline::ops::cpu {
 // As the functions of ops/attention.h, with the kernels of `isa` (<= device::isa()).
 int64_t attention_workspace_bytes(const Attention& shape, DType dtype, int team_size, device::Isa isa);
 void attention_forward(device::WorkerTeam& team, const Attention& shape, ConstRef q, ConstRef k, ConstRef v, Ref out,
-                       float* lse, void* workspace, device::Isa isa);
+                       float* lse, Workspace workspace, device::Isa isa);
 void attention_backward(device::WorkerTeam& team, const Attention& shape, ConstRef q, ConstRef k, ConstRef v,
-                        ConstRef out, ConstRef dout, const float* lse, Ref dq, Ref dk, Ref dv, void* workspace,
+                        ConstRef out, ConstRef dout, const float* lse, Ref dq, Ref dk, Ref dv, Workspace workspace,
                         device::Isa isa);
 
 }  // namespace ridgeline::ops::cpu

@@ -89,7 +89,9 @@ int64_t embedding_backward_workspace_bytes(int64_t, int64_t, int) {
 }
 
 void embedding_backward(device::Stream& stream, int64_t n, int64_t c, int64_t v, const int32_t* rows, ConstRef dout,
-                        float* dtable, void*) {
+                        float* dtable, Workspace workspace) {
+  const int team = stream.team().size();
+  workspace.require(embedding_backward_workspace_bytes(n, v, team), "embedding backward", team);
   cpu::require_float(dout);
   check_rows(n, v, rows);
   cpu::agree_on_targets();
@@ -101,7 +103,7 @@ void embedding_backward(device::Stream& stream, int64_t n, int64_t c, int64_t v,
     }
   };
   if (n * c < 16384) return strip(0, c, 0, 1);
-  const Shares shares(stream.team().size(), c);
+  const Shares shares(team, c);
   stream.team().run([&](int member) {
     const int64_t lines = (c + 15) / 16;  // strips end at whole cache lines
     const int64_t part = member % shares.columns;

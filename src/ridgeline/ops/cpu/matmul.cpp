@@ -563,20 +563,28 @@ class Run {
 
 }  // namespace
 
-int64_t matmul_workspace_bytes(const Matmul& product, int team_size, Isa isa) {
+namespace {
+
+// Up to a page is lost before the first one in the workspace.
+int64_t workspace_bytes(const Matmul& product, const Plan& plan, int team_size) {
   if (is_skinny(product)) return kPage + round_up(product.m * product.k * 4, kPage);
-  const Plan plan = plan_of(product, isa);
   return kPage + plan.member_offset + team_size * (plan.member_bytes + kCounterBytes);
 }
 
-void matmul(WorkerTeam& team, const Matmul& product, void* workspace, Isa isa) {
+}  // namespace
+
+int64_t matmul_workspace_bytes(const Matmul& product, int team_size, Isa isa) {
+  return workspace_bytes(product, plan_of(product, isa), team_size);
+}
+
+void matmul(WorkerTeam& team, const Matmul& product, Workspace workspace, Isa isa) {
   check(product);
   if (product.m == 0 || product.n == 0) return;
   Plan plan = plan_of(product, isa);
+  std::byte* const memory = workspace.require(workspace_bytes(product, plan, team.size()), "matmul", team.size());
   if (is_skinny(product)) plan.chunks = 1;
-  const auto address = reinterpret_cast<uintptr_t>(workspace);
-  auto* first_page = static_cast<std::byte*>(workspace) +
-                     (round_up(static_cast<int64_t>(address), kPage) - static_cast<int64_t>(address));
+  const auto address = reinterpret_cast<int64_t>(memory);
+  std::byte* const first_page = memory + (round_up(address, kPage) - address);
   Run run(product, plan, first_page);
   if (is_skinny(product)) {
     run.execute_skinny(team);
@@ -591,7 +599,7 @@ int64_t matmul_workspace_bytes(const Matmul& product, int team_size) {
   return cpu::matmul_workspace_bytes(product, team_size, device::isa());
 }
 
-void matmul(device::Stream& stream, const Matmul& product, void* workspace) {
+void matmul(device::Stream& stream, const Matmul& product, Workspace workspace) {
   cpu::matmul(stream.team(), product, workspace, device::isa());
 }
 

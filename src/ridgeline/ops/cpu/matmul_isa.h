@@ -11,6 +11,6 @@ namespace ridgeline::ops::cpu {
 
 // As matmul_workspace_bytes and matmul, with the kernel of `isa` (<= device::isa()).
 int64_t matmul_workspace_bytes(const Matmul& product, int team_size, device::Isa isa);
-void matmul(device::WorkerTeam& team, const Matmul& product, void* workspace, device::Isa isa);
+void matmul(device::WorkerTeam& team, const Matmul& product, Workspace workspace, device::Isa isa);
 
 }  // namespace ridgeline::ops::cpu

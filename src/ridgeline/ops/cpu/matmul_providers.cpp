@@ -109,7 +109,7 @@ bool offers(Provider provider, const Matmul& p) {
   return false;
 }
 
-void matmul_with(Provider provider, device::Stream& stream, const Matmul& product, void* workspace) {
+void matmul_with(Provider provider, device::Stream& stream, const Matmul& product, Workspace workspace) {
   if (!offers(provider, product)) {
     throw Error(fmt::format("matmul: {} does not offer this product in this build", name_of(provider)),
                 "Use the provider ridgeline.");

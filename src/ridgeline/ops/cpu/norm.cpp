@@ -281,7 +281,7 @@ void forward(device::Stream& stream, int64_t n, const cpu::NormForward& p) {
 }
 
 void backward(device::Stream& stream, int64_t n, const cpu::NormBackward& p, float* dweight, float* dbias,
-              void* workspace) {
+              Workspace workspace) {
   require_types(p.x, p.weight);
   cpu::require_one_dtype(p.x, p.dy);
   if (p.dx) cpu::require_one_dtype(p.x, p.dx);
@@ -291,7 +291,11 @@ void backward(device::Stream& stream, int64_t n, const cpu::NormBackward& p, flo
   const auto block = HWY_DYNAMIC_DISPATCH(cpu::norm_backward_block);
   const cpu::RowBlocks blocks(n);
   const int64_t stride = p.with_dbias ? 2 * p.c : p.c;
-  auto* sums = dweight != nullptr ? static_cast<float*>(workspace) : nullptr;
+  float* sums = nullptr;
+  if (dweight != nullptr) {
+    const int64_t bytes = blocks.count * stride * static_cast<int64_t>(sizeof(float));
+    sums = reinterpret_cast<float*>(workspace.require(bytes, "norm backward", stream.team().size()));
+  }
   stream.team().parallel_for(blocks.count, 1, [&](int64_t first, int64_t last) {
     for (int64_t b = first; b < last; ++b) {
       block(p, blocks.begin(b), blocks.end(b), sums != nullptr ? sums + b * stride : nullptr);
@@ -315,7 +319,7 @@ int64_t layernorm_backward_workspace_bytes(int64_t n, int64_t c, int) {
 
 void layernorm_backward(device::Stream& stream, int64_t n, int64_t c, ConstRef x, ConstRef weight, const float* mean,
                         const float* rstd, ConstRef dy, ConstRef dresidual, Ref dx, float* dweight, float* dbias,
-                        void* workspace) {
+                        Workspace workspace) {
   RL_REQUIRE(dweight != nullptr || dbias == nullptr, "dbias without dweight");
   RL_REQUIRE(mean != nullptr, "no mean");
   backward(stream, n, {c, dbias != nullptr, x, weight, mean, rstd, dy, dresidual, dx}, dweight, dbias, workspace);
@@ -331,7 +335,7 @@ int64_t rmsnorm_backward_workspace_bytes(int64_t n, int64_t c, int) {
 }
 
 void rmsnorm_backward(device::Stream& stream, int64_t n, int64_t c, ConstRef x, ConstRef weight, const float* rstd,
-                      ConstRef dy, ConstRef dresidual, Ref dx, float* dweight, void* workspace) {
+                      ConstRef dy, ConstRef dresidual, Ref dx, float* dweight, Workspace workspace) {
   backward(stream, n, {c, false, x, weight, nullptr, rstd, dy, dresidual, dx}, dweight, nullptr, workspace);
 }
 

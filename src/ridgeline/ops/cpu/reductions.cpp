@@ -160,13 +160,16 @@ int64_t column_sums_workspace_bytes(int64_t n, int64_t c, int) {
   return cpu::RowBlocks(n).count * c * static_cast<int64_t>(sizeof(float));
 }
 
-void column_sums(device::Stream& stream, int64_t n, int64_t c, ConstRef x, int64_t ld, float* sums, void* workspace) {
+void column_sums(device::Stream& stream, int64_t n, int64_t c, ConstRef x, int64_t ld, float* sums,
+                 Workspace workspace) {
   cpu::require_float(x);
   RL_CHECK(ld, >=, c);
   cpu::agree_on_targets();
   const auto block = HWY_DYNAMIC_DISPATCH(cpu::column_sums_block);
   const cpu::RowBlocks blocks(n);
-  auto* partials = static_cast<float*>(workspace);
+  const int team = stream.team().size();
+  auto* const partials =
+      reinterpret_cast<float*>(workspace.require(column_sums_workspace_bytes(n, c, team), "column_sums", team));
   stream.team().parallel_for(blocks.count, 1, [&](int64_t first, int64_t last) {
     for (int64_t b = first; b < last; ++b) block(c, x, ld, blocks.begin(b), blocks.end(b), partials + b * c);
   });
