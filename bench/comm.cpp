@@ -7,6 +7,7 @@
 
 #include "ridgeline/comm/communicator.h"
 #include "ridgeline/device/cpu/worker_team.h"
+#include "ridgeline/device/machine.h"
 #include "ridgeline/ops/cpu/peak.h"
 
 namespace ridgeline::bench {
@@ -69,10 +70,11 @@ std::vector<Row> comm_rows(int ranks, int64_t bytes, int rounds) {
            .spread = time.spread});
     }
   };
+  const comm::WorldOptions options{.processors = device::Machine::read().count()};
   if (comm::launched_by_mpi()) {
-    comm::run_mpi({}, body);
+    comm::run_mpi(options, body);
   } else {
-    comm::run_threads(ranks, {}, body);
+    comm::run_threads(ranks, options, body);
   }
   return rows;
 }
