@@ -18,23 +18,24 @@ begin() {
 tree() { (cd "$1" && find . -type f -exec md5sum {} + | sort -k2 && find . -type d | sort); }
 steps_of() { sed 's/^{"step": \([0-9]*\),.*/\1/' "$1" | tr '\n' ' ' | sed 's/ $//'; }
 
-# was stop_in_evaluation: SIGTERM inside an evaluation was answered after 66 s, and before any save
-try_stop_in_evaluation() {
-  begin train.eval_every=3 train.save_every=0 train.steps=6
+# stop_in_evaluation COMMAND...: starts the run, and asks the process in pid.0 to stop when it has evaluated for a while.
+stop_in_evaluation() {
   # Several seconds of evaluation.
   for _ in $(seq 400); do cat "$here/text.txt"; done >"$here/long.txt"
   "$program" prepare --tokenizer "$here/tokenizer" --out "$here/long" "$here/long.txt" >"$here/said" 2>&1
   run+=(--set data.valid="$here/long")
-  "$program" "${run[@]}" >"$here/said" 2>&1 </dev/null &
+  # The shells become the ranks, so their process numbers are known.
+  # shellcheck disable=SC2016
+  "$@" bash -c 'echo $$ >"$0/pid.${PMI_RANK:-${OMPI_COMM_WORLD_RANK:-0}}"; exec "$@"' "$here" "$program" "${run[@]}" \
+    >"$here/said" 2>&1 </dev/null &
   local process=$! begun status=0 milliseconds
-  echo $process >"$here/pid.0"
   for _ in $(seq 600); do
     if grep -q '"step": 2,' "$here/run/metrics.jsonl" 2>/dev/null; then break; fi
     sleep 0.02
   done
   sleep 0.5  # step 3 takes milliseconds
   begun=$(date +%s%N)
-  kill -TERM $process
+  kill -TERM "$(cat "$here/pid.0")"
   wait $process || status=$?
   milliseconds=$((($(date +%s%N) - begun) / 1000000))
   [ $status -eq 0 ] || complain "exit $status"
@@ -47,6 +48,20 @@ try_stop_in_evaluation() {
   exact "records" "1 2 3 4 5 6" "$(steps_of "$here/run/metrics.jsonl")"
   exact "evaluated steps" "3 6" "$(grep validation_loss "$here/run/metrics.jsonl" | steps_of /dev/stdin)"
   now "stopped and saved $milliseconds ms after the signal; the evaluation is made up at resume"
+}
+
+# was stop_in_evaluation: SIGTERM inside an evaluation was answered after 66 s, and before any save
+try_stop_in_evaluation() {
+  begin train.eval_every=3 train.save_every=0 train.steps=6
+  stop_in_evaluation
+}
+
+# was stop_of_one_rank: the same over MPI, where a signal may reach one rank alone
+try_stop_of_one_rank() {
+  if [ -z "$mpiexec" ] || [ "$mpiexec" = none ]; then echo "SKIPPED: $case: built without MPI"; exit 77; fi
+  begin train.eval_every=3 train.save_every=0 train.steps=6
+  run[2]=2
+  stop_in_evaluation "$mpiexec" -n 2
 }
 
 # was nan_validation: a validation loss that was no number at the last step ended with exit 0

@@ -57,7 +57,7 @@ subprocess.run(command(whole, False), check=True, stdout=subprocess.DEVNULL)
 random.seed(3)
 # Inside a save, right after its commit, while one is deleted, and at any time.
 moments = itertools.cycle([".tmp", "", ".trash", None])
-kills = 0
+kills = inside = 0
 while kills < KILLS:
     has_checkpoint = any(name.startswith("step_") and "." not in name for name in names(killed / "checkpoints"))
     before = names(killed / "checkpoints")
@@ -66,7 +66,9 @@ while kills < KILLS:
     wait_for(process, killed, random.uniform(0.02, 0.15) if moment is None else moment, before)
     if process.poll() is None:
         process.kill()
+        process.wait()
         kills += 1
+        inside += any(name.endswith(".tmp") for name in names(killed / "checkpoints"))
     if process.wait() not in (0, -9):
         problems.append(f"exit {process.returncode}: {process.stderr.read().decode()}")
         break
@@ -88,4 +90,4 @@ if leftovers(killed):
 if problems:
     print("\n".join(problems))
     sys.exit(1)
-print(f"{kills} kills: every record once, the checkpoints and the bits of the run that was not killed, nothing left over")
+print(f"{kills} kills, {inside} of them inside a save: every record once, the checkpoints and the bits of the run that was not killed, nothing left over")
