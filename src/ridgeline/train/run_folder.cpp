@@ -8,6 +8,7 @@
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/file.h"
 #include "ridgeline/checkpoint/lineage.h"
+#include "ridgeline/train/sample_order.h"
 #include "ridgeline/train/state.h"
 #include "ridgeline/train/trainer.h"
 
@@ -77,8 +78,7 @@ void tidy_finished(const fs::path& run) {
   if (entries.empty()) return;
   const checkpoint::CheckpointReader reader(entries.back().folder);
   const RunState state = run_state_from_json(reader.extra(), entries.back().folder.string());
-  const Config config = parse_config_text(state.config, "the checkpoint's configuration");
-  keep_newest(run, config.train.keep_last, state.best_step, reader.step());
+  keep_newest(run, config_of(state).train.keep_last, state.best_step, reader.step());
 }
 
 bool is_own(const fs::path& run, const fs::path& from) {
