@@ -17,4 +17,17 @@ try_statistics_line() {
   now "a line of its own: $(tail -n 1 "$here/said")"
 }
 
+# was sampling_numbers: `--temperature nan` was taken, and drew whatever came
+try_sampling_numbers() {
+  local option name
+  prepare
+  expect 0 'finished at step 4' -- "${run[@]}"
+  for option in '--temperature nan' '--top-p nan'; do
+    name=${option#--}
+    # shellcheck disable=SC2086  # an option and its value
+    expect 1 "${name% *} = ${name#* }" -- generate --checkpoint "$here/run" --prompt w1 --tokens 4 $option
+  done
+  now "$(head -n 1 "$here/said")"
+}
+
 run_case

@@ -53,7 +53,7 @@ prepare() {
       "$program" prepare --tokenizer "$here/tokenizer" --out "$here/data" "$here/text.txt"
   } >"$here/said" 2>&1 || { complain "the data could not be prepared"; exit 1; }
   run=(train --ranks 2 --out "$here/run")
-  sets=(data.train="$here/data" model.layers=2 model.width=32 model.heads=2 model.vocab=300 model.context=32 train.sequence=32
+  sets=(data.train="$here/data" data.tokenizer="$here/tokenizer" model.layers=2 model.width=32 model.heads=2 model.vocab=300 model.context=32 train.sequence=32
     train.global_batch=8 train.micro_batch=2 train.steps=4 train.threads=1 train.save_every=2 optimizer.warmup_steps=1
     optimizer.learning_rate=0.001)
   for word in "${sets[@]}"; do run+=(--set "$word"); done

@@ -11,6 +11,9 @@ BESIDE_THEIR_ROOM = [
     ("gpt_neox_tokenizer", "GPT-NeoX's published tokenizer.json was refused (NFC, 13 bytes missing)", "data_test"),
     ("order_split_table", "data.split differed from Megatron-LM of today in 220 of 1,026 combinations of shares and counts", "data_test"),
     ("order_of_old_checkpoints", "no checkpoint said in which order of which data its run was", "test_train"),
+    ("tied_head_of_four_families", "a tied model with two matrices lost its head silently, whatever the family", "test_train"),
+    ("activation_of_every_option", "an activation that is neither tanh-GELU nor SwiGLU trained as erf-GELU", "model_test|train_config_test"),
+    ("old_manifests", "a new option of a model made every older checkpoint unreadable", "test_train"),
 ]
 
 

@@ -72,14 +72,61 @@ std::map<std::string_view, TensorFolder::Place> names_in(const TensorFolder& fil
   return found;
 }
 
+// Whether two stored tensors hold the same numbers.
+bool equal(const TensorFolder::Place& a, const TensorFolder::Place& b) {
+  if (a.tensor->shape != b.tensor->shape) return false;
+  const std::span<const std::byte> left = a.file->bytes(*a.tensor), right = b.file->bytes(*b.tensor);
+  if (a.tensor->type == b.tensor->type) return std::equal(left.begin(), left.end(), right.begin(), right.end());
+  if (!is_float(a.tensor->dtype) || !is_float(b.tensor->dtype)) return false;
+  constexpr int64_t kBand = 1 << 16;
+  std::vector<double> values(2 * kBand);
+  const DType one = *a.tensor->dtype, two = *b.tensor->dtype;
+  for (int64_t first = 0; first < a.tensor->count; first += kBand) {
+    const int64_t count = std::min(kBand, a.tensor->count - first);
+    double* const others = values.data() + kBand;
+    convert(ConstRef(left.data() + first * size_of(one), one), Ref(values.data(), DType::f64), count);
+    convert(ConstRef(right.data() + first * size_of(two), two), Ref(others, DType::f64), count);
+    if (!std::equal(others, others + count, values.data())) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
+TensorFolder open_weights(const fs::path& folder_or_file) {
+  return fs::is_directory(folder_or_file) ? TensorFolder::open_hugging_face(folder_or_file)
+                                          : TensorFolder::open_file(folder_or_file);
+}
+
+std::optional<std::pair<std::string, std::string>> differing_pair(const TensorFolder& files, const NameTable& table) {
+  const std::map<std::string_view, TensorFolder::Place> found = names_in(files, table);
+  for (const auto& [name, other] : table.shared) {
+    const auto a = found.find(without_prefix(name, table.optional_prefix));
+    const auto b = found.find(without_prefix(other, table.optional_prefix));
+    if (a == found.end() || b == found.end() || equal(a->second, b->second)) continue;
+    return std::pair(a->second.tensor->name, b->second.tensor->name);
+  }
+  return std::nullopt;
+}
+
 HuggingFaceModel::HuggingFaceModel(const fs::path& folder_or_file, NameTable table)
-    : table_(std::move(table)),
-      files_(fs::is_directory(folder_or_file) ? TensorFolder::open_hugging_face(folder_or_file)
-                                              : TensorFolder::open_file(folder_or_file)) {
+    : HuggingFaceModel(open_weights(folder_or_file), std::move(table)) {}
+
+HuggingFaceModel::HuggingFaceModel(TensorFolder files, NameTable table)
+    : table_(std::move(table)), files_(std::move(files)) {
+  if (const auto pair = differing_pair(files_, table_)) {
+    throw Error(fmt::format("'{}' has both '{}' and '{}', which should be one tensor, with different contents",
+                            files_.where(), pair->first, pair->second),
+                "Check that config.json belongs to these weights (tie_word_embeddings).");
+  }
   const std::string& prefix = table_.optional_prefix;
   std::map<std::string_view, TensorFolder::Place> found = names_in(files_, table_);
+  for (const auto& [name, other] : table_.shared) {
+    if (auto stored = found.extract(without_prefix(other, prefix))) {
+      stored.key() = without_prefix(name, prefix);
+      found.insert(std::move(stored));  // nothing where the first is there: they are equal
+    }
+  }
   std::set<std::string_view> used;
   std::vector<std::string> missing, unknown, different;
   for (const Mapping& mapping : table_.tensors) {
@@ -109,10 +156,9 @@ HuggingFaceModel::HuggingFaceModel(const fs::path& folder_or_file, NameTable tab
     }
   }
   if (missing.empty() && unknown.empty() && different.empty()) return;
-  throw Error(
-      fmt::format("'{}' does not hold the model that its configuration describes:{}{}{}", folder_or_file.string(),
-                  listed("missing", missing), listed("unknown", unknown), listed("different", different)),
-      "Check that config.json belongs to these weights and that the family is one that can be read.");
+  throw Error(fmt::format("'{}' does not hold the model that its configuration describes:{}{}{}", files_.where(),
+                          listed("missing", missing), listed("unknown", unknown), listed("different", different)),
+              "Check that config.json belongs to these weights and that the family is one that can be read.");
 }
 
 void HuggingFaceModel::read_range(std::string_view name, int64_t first, int64_t count, Ref destination) const {

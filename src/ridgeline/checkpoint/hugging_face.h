@@ -14,6 +14,7 @@
 #include <filesystem>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -53,6 +54,8 @@ struct NameTable {
   std::vector<std::string> ignored;
   // Other names in files: {theirs in that file, theirs in this table}; matched without the prefix.
   std::vector<std::pair<std::string, std::string>> aliases;
+  // Two names for one tensor: {theirs in this table, the other one}. Either serves alone; both must hold equal numbers.
+  std::vector<std::pair<std::string, std::string>> shared;
 };
 
 // -------------------------------------------------------------------------------- tables from a few lines per family
@@ -94,11 +97,21 @@ std::vector<StridedRead> strided_reads(const Mapping& mapping, int64_t first, in
 
 // ------------------------------------------------------------------------------------------------------------ import
 
+// The files of a Hugging Face folder, or a single safetensors file.
+TensorFolder open_weights(const std::filesystem::path& folder_or_file);
+
+// The first pair of `table.shared` of which both are stored and do not hold equal numbers (in shape or in value,
+// whatever their dtypes), by their names in the file; nothing when all agree. Reads both in bands, up to the first
+// difference.
+std::optional<std::pair<std::string, std::string>> differing_pair(const TensorFolder& files, const NameTable& table);
+
 // A Hugging Face model folder (or a single safetensors file), checked against a table when opened: Error that lists
-// every missing tensor, every unknown one, and every shape or dtype that differs. Safe to read from several threads.
+// every missing tensor, every unknown one, every shape or dtype that differs, and shared tensors that differ. Safe to
+// read from several threads.
 class HuggingFaceModel {
  public:
   HuggingFaceModel(const std::filesystem::path& folder_or_file, NameTable table);
+  HuggingFaceModel(TensorFolder files, NameTable table);
 
   // Elements [first, first + count) of our tensor `name` (which must be in the table), converted to the destination's
   // dtype. Touches only the parts of the file that it needs.

@@ -309,69 +309,6 @@ TensorFolder TensorFolder::open_files(std::vector<fs::path> files) {
   return result;
 }
 
-namespace {
-
-// {tensor: file} of an index, checked as far as it can be without the files.
-std::map<std::string, std::string> read_index(const fs::path& path) {
-  const auto bad = [&](std::string_view what) {
-    return Error(fmt::format("'{}' is no sound index of safetensors files: {}", path.string(), what),
-                 std::string(kBroken));
-  };
-  std::map<std::string, std::string> result;
-  const MappedFile file(path, MappedFile::Access::sequential);
-  const auto shallow = [](int depth, json::parse_event_t, json&) {
-    if (depth > 8) throw Error("nested too deeply");
-    return true;
-  };
-  json index;
-  try {
-    index = json::parse(file.text(), shallow);
-  } catch (const std::exception&) {
-    throw bad("it is no JSON");
-  }
-  if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
-    throw bad("it has no \"weight_map\"");
-  }
-  for (const auto& [tensor, name] : index["weight_map"].items()) {
-    if (!name.is_string()) throw bad(fmt::format("the file of '{}' is no text", tensor));
-    const std::string text = name.get<std::string>();
-    if (text.empty() || text.find('/') != std::string::npos || text == "." || text == "..") {
-      throw bad(fmt::format("the file of '{}' is '{}', outside this folder", tensor, text));
-    }
-    result.emplace(tensor, text);
-  }
-  return result;
-}
-
-}  // namespace
-
-TensorFolder TensorFolder::open_hugging_face(const fs::path& folder) {
-  const fs::path index_path = folder / "model.safetensors.index.json";
-  const fs::path single = folder / "model.safetensors";
-  std::error_code ignored;
-  if (!fs::exists(index_path, ignored)) {
-    if (fs::exists(single, ignored)) return open_file(single);
-    throw Error(fmt::format("'{}' has neither model.safetensors nor model.safetensors.index.json", folder.string()),
-                "Give a folder that holds a model in safetensors form.");
-  }
-  const std::map<std::string, std::string> weight_map = read_index(index_path);
-  std::vector<fs::path> files;
-  for (const auto& [tensor, name] : weight_map) files.push_back(folder / name);
-  std::sort(files.begin(), files.end());
-  files.erase(std::unique(files.begin(), files.end()), files.end());
-  TensorFolder result = open_files(std::move(files));
-  result.where_ = folder.string();
-  for (const auto& [tensor, name] : weight_map) {
-    const Place place = result.find(tensor);
-    if (place.file == nullptr || place.file->path() != folder / name) {
-      throw Error(
-          fmt::format("'{}' says that tensor '{}' is in '{}', but it is not", index_path.string(), tensor, name),
-          std::string(kBroken));
-    }
-  }
-  return result;
-}
-
 TensorFolder::Place TensorFolder::find(std::string_view name) const {
   const auto found = by_name_.find(name);
   return found == by_name_.end() ? Place{} : places_[found->second];

@@ -85,8 +85,10 @@ class TensorFolder {
   static TensorFolder open_file(const std::filesystem::path& file);
   // The given files; a name that stands in two of them is an Error.
   static TensorFolder open_files(std::vector<std::filesystem::path> files);
-  // A Hugging Face folder: `model.safetensors.index.json` and the files it names (each tensor must lie in the file that
-  // the index says), or `model.safetensors` alone. Error when the folder has neither.
+  // A Hugging Face folder: `model.safetensors` alone, or else `model.safetensors.index.json` and the files it names
+  // (each tensor must lie in the file that the index says). Where both are there the single file is read, as
+  // transformers does, and notes() says so when the index names other files. Error when the folder has neither; it
+  // names what the folder holds instead and how to convert that.
   static TensorFolder open_hugging_face(const std::filesystem::path& folder);
 
   struct Place {
@@ -99,6 +101,10 @@ class TensorFolder {
   Place find(std::string_view name) const;
   // Error with the nearest name when there is no such tensor.
   Place at(std::string_view name) const;
+  // The file or folder, for messages.
+  const std::string& where() const { return where_; }
+  // What whoever opened the folder should be told, a sentence each; usually none.
+  const std::vector<std::string>& notes() const { return notes_; }
 
   // Elements [first, first + count) in row-major order into `destination` (count elements), converted from the file's
   // dtype to the destination's (see convert.h: between f32, bf16, f16, f64; other dtypes only to themselves).
@@ -106,6 +112,7 @@ class TensorFolder {
 
  private:
   std::string where_;
+  std::vector<std::string> notes_;
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
   std::vector<Place> places_;
   std::unordered_map<std::string_view, size_t> by_name_;

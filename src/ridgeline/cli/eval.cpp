@@ -9,6 +9,7 @@
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/cli/command.h"
+#include "ridgeline/cli/failures.h"
 #include "ridgeline/comm/communicator.h"
 #include "ridgeline/data/bigram.h"
 #include "ridgeline/data/sampler.h"
@@ -21,7 +22,7 @@ namespace {
 
 struct Options {
   std::string checkpoint, data, split, split_rule, tokenizer, precision = "fp32";
-  int64_t sequence = 0, micro_batch = 4;
+  int64_t sequence = 0, micro_batch = 0;
   int ranks = 1, threads = 0;
   bool bigram = false, whole = false, json = false;
 };
@@ -29,6 +30,7 @@ struct Options {
 void run(const Options& options) {
   const device::Machine machine = device::Machine::read();
   const train::ModelSource source = train::ModelSource::open(options.checkpoint);
+  print_notes(source.notes());
   const std::shared_ptr<const data::IndexedDataset> dataset = data::IndexedDataset::open(options.data);
   std::optional<train::RunState> state;
   if (source.reader() != nullptr)
@@ -48,8 +50,10 @@ void run(const Options& options) {
       .dtype = options.precision == "bf16" ? DType::bf16 : DType::f32,
       .guard = parallel::guard_requested(),
       .console = stderr};
+  std::vector<std::string> notes;
+  const std::optional<data::Tokenizer> tokenizer = source.tokenizer_if_readable(options.tokenizer, notes);
+  print_notes(notes);
   const train::Evaluation model = train::evaluate(source, dataset, documents, settings);
-  const std::optional<data::Tokenizer> tokenizer = source.tokenizer(options.tokenizer);
   const double bytes_per_token = train::text_bytes_per_prediction(*dataset, documents, tokenizer);
   nlohmann::json json = {{"step", source.step()},
                          {"tokens", model.tokens},
@@ -109,7 +113,8 @@ void add_eval(const Command& program) {
       .placeholder("DIR");
   command.option("--sequence", options->sequence, Range{0, kSequence.last},
                  "Tokens per window; 0: the model's context");
-  command.option("--micro-batch", options->micro_batch, kMicroBatch, "Windows at once per rank");
+  command.option("--micro-batch", options->micro_batch, Range{0, kMicroBatch.last},
+                 "Windows at once per rank; 0: 4, fewer where these are more than 8192 tokens");
   command.choice("--precision", options->precision, {"fp32", "bf16"}, "Of the weights");
   command.option("--ranks", options->ranks, kThreadRanks, "Thread ranks");
   command.option("--threads", options->threads, kThreads, "Threads per rank; 0: all CPUs");

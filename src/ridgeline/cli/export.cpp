@@ -8,6 +8,7 @@
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/file.h"
 #include "ridgeline/cli/command.h"
+#include "ridgeline/cli/failures.h"
 #include "ridgeline/model/declarations.h"
 #include "ridgeline/observe/progress.h"
 #include "ridgeline/train/hugging_face_names.h"
@@ -23,11 +24,16 @@ struct Options {
 
 void run(const Options& options) {
   const train::ModelSource source = train::ModelSource::open(options.checkpoint);
-  const std::optional<data::Tokenizer> tokenizer = source.tokenizer(options.tokenizer);
+  print_notes(source.notes());
+  std::vector<std::string> notes;
+  const std::optional<data::Tokenizer> tokenizer = source.tokenizer_if_readable(options.tokenizer, notes);
+  print_notes(notes);
   make_folder(options.out);
   checkpoint::ExportOptions settings;
   settings.dtype = options.dtype == "bf16" ? DType::bf16 : DType::f32;
   settings.config = model::to_hugging_face(source.config());
+  // Theirs may have several rates where ours has one.
+  for (const auto& [name, rate] : source.dropout_rates()) settings.config[name] = rate;
   settings.config["torch_dtype"] = options.dtype == "bf16" ? "bfloat16" : "float32";
   const nlohmann::json model_config =
       source.is_checkpoint() ? nlohmann::json() : checkpoint::read_config(source.folder());

@@ -63,6 +63,12 @@ void print_failure(const comm::Failure& failure) {
   print_error(failure.what, failure.next);
 }
 
+void print_notes(std::span<const std::string> notes) {
+  for (const std::string& note : notes) {
+    if (!comm::launched_by_mpi() || first_to_say(note)) fmt::print(stderr, "note: {}\n", note);
+  }
+}
+
 int report_failure(std::exception_ptr failure) {
   try {
     std::rethrow_exception(std::move(failure));

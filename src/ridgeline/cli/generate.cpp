@@ -9,6 +9,7 @@
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/cli/command.h"
+#include "ridgeline/cli/failures.h"
 #include "ridgeline/device/machine.h"
 #include "ridgeline/train/generator.h"
 
@@ -24,7 +25,9 @@ struct Options {
 };
 
 void run(const Options& options) {
+  train::check(options.sampling);
   const train::ModelSource source = train::ModelSource::open(options.checkpoint);
+  print_notes(source.notes());
   const std::optional<data::Tokenizer> tokenizer = source.tokenizer(options.tokenizer);
   if (!tokenizer)
     throw Error(fmt::format("'{}' has no tokenizer beside it", options.checkpoint), "Name one with --tokenizer DIR.");
@@ -37,32 +40,32 @@ void run(const Options& options) {
                   "Give --prompt TEXT.");
     ids.push_back(*end);
   }
+  const int64_t context = source.config().context, prompt = static_cast<int64_t>(ids.size());
+  if (prompt >= context) {
+    throw Error(fmt::format("the prompt has {} tokens, the model's context is {}", prompt, context),
+                "Shorten the prompt.");
+  }
+  const int64_t tokens = std::min(options.tokens, context - prompt);
+  if (tokens < options.tokens) {
+    fmt::print(stderr, "note: only {} of {} tokens fit into the model's context of {}\n", tokens, options.tokens,
+               context);
+  }
   train::Generator generator(source, options.precision == "bf16" ? DType::bf16 : DType::f32,
-                             options.threads > 0 ? options.threads : device::Machine::read().count());
-  const int64_t room = generator.config().context - static_cast<int64_t>(ids.size());
-  if (room <= 0) {
-    throw Error(
-        fmt::format("the prompt has {} tokens, the model's context is {}", ids.size(), generator.config().context),
-        "Shorten the prompt.");
-  }
-  if (options.tokens > room) {
-    fmt::print(stderr, "note: only {} of {} tokens fit into the model's context of {}\n", room, options.tokens,
-               generator.config().context);
-  }
+                             options.threads > 0 ? options.threads : device::Machine::read().count(), prompt + tokens);
   data::StreamDecoder decoder(*tokenizer);
-  fmt::print("{}", options.prompt);
-  std::fflush(stdout);
   const auto begin = std::chrono::steady_clock::now();
   std::span<const float> logits = generator.feed(ids);
+  fmt::print("{}", options.prompt);
+  std::fflush(stdout);
   int64_t drawn = 0;
-  for (; drawn < std::min(options.tokens, room); ++drawn) {
+  for (; drawn < tokens; ++drawn) {
     const int32_t id = train::sample_token(
         logits.first(static_cast<size_t>(std::min<int64_t>(tokenizer->vocab_size(), generator.config().vocab))),
         options.sampling, static_cast<uint64_t>(drawn));
     if (std::binary_search(stop.begin(), stop.end(), id) && !options.keep_going) break;
     fmt::print("{}", decoder.push(id));
     std::fflush(stdout);
-    if (drawn + 1 < std::min(options.tokens, room)) logits = generator.feed({&id, 1});
+    if (drawn + 1 < tokens) logits = generator.feed({&id, 1});
   }
   fmt::print("{}\n", decoder.finish());
   std::fflush(stdout);  // both streams may lead to one place

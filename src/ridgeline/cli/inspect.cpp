@@ -9,6 +9,7 @@
 #include "ridgeline/base/error.h"
 #include "ridgeline/checkpoint/lineage.h"
 #include "ridgeline/cli/command.h"
+#include "ridgeline/cli/failures.h"
 #include "ridgeline/data/indexed_dataset.h"
 #include "ridgeline/model/declarations.h"
 #include "ridgeline/observe/format.h"
@@ -84,6 +85,7 @@ void list_run(const fs::path& checkpoint) {
 
 void inspect_model(const Options& options) {
   const train::ModelSource source = train::ModelSource::open(options.path);
+  print_notes(source.notes());
   const model::TransformerConfig& config = source.config();
   fmt::print("{} {}\n", source.is_checkpoint() ? "checkpoint" : "Hugging Face folder", source.folder().string());
   fmt::print("  model       {}: {} layers, width {}, {} heads, ffn {}, vocabulary {}, context {}\n  parameters  {}\n",

@@ -2,9 +2,10 @@
 
 #include <fmt/format.h>
 
-#include "ridgeline/checkpoint/hugging_face.h"
 #include "ridgeline/checkpoint/manifest.h"
 #include "ridgeline/cli/command.h"
+#include "ridgeline/cli/failures.h"
+#include "ridgeline/train/hugging_face_folder.h"
 #include "ridgeline/train/state.h"
 
 namespace ridgeline::cli {
@@ -24,9 +25,9 @@ train::Config read_run_config(const RunConfigOptions& options, const std::filesy
         std::move(config), train::model_config_of(checkpoint::CheckpointReader(resumed).extra(), resumed.string()),
         fmt::format("the checkpoint '{}'", resumed.string()));
   } else if (!config.train.init_from.empty()) {
-    const std::filesystem::path folder = config.train.init_from;
-    config = train::with_imported_model(std::move(config), model::from_hugging_face(checkpoint::read_config(folder),
-                                                                                    (folder / "config.json").string()));
+    const train::HuggingFaceFolder folder = train::open_hugging_face(config.train.init_from, false);
+    print_notes(folder.notes);
+    config = train::with_imported_folder(std::move(config), folder);
   }
   train::check(config, options.ranks);
   return config;

@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 
+#include "ridgeline/base/error.h"
 #include "ridgeline/model/operators.h"
 
 namespace ridgeline::model {
@@ -216,12 +217,22 @@ class Work {
       if (config_.mlp == Mlp::swiglu) {
         ops::swiglu_forward(stream, n_, config_.ffn, before, after);
       } else {
-        ops::activation_forward(stream, gelu(), n_ * config_.ffn, before, after);
+        ops::activation_forward(stream, activation(), n_ * config_.ffn, before, after);
       }
     });
   }
-  ops::Activation gelu() const {
-    return config_.mlp == Mlp::gelu_tanh ? ops::Activation::gelu_tanh : ops::Activation::gelu_erf;
+  // Of an MLP without a gate.
+  ops::Activation activation() const {
+    switch (config_.mlp) {
+      case Mlp::gelu_tanh:
+        return ops::Activation::gelu_tanh;
+      case Mlp::gelu_erf:
+        return ops::Activation::gelu_erf;
+      case Mlp::swiglu:
+        break;
+    }
+    RL_REQUIRE(false, "model.mlp number {} has no element-wise activation", static_cast<int>(config_.mlp));
+    return {};
   }
 
   // The forward once more, up to what the backward reads: neither the activation, which it makes itself, nor the last
@@ -263,7 +274,8 @@ class Work {
     }
     do_.matmul(product);
     if (config_.mlp == Mlp::gelu_tanh) return;
-    do_.apply([&](device::Stream& stream) { ops::activation_backward(stream, gelu(), n_ * f, before, dup, dup); });
+    do_.apply(
+        [&](device::Stream& stream) { ops::activation_backward(stream, activation(), n_ * f, before, dup, dup); });
   }
 
   void mlp_backward(ConstRef input, const BlockSaved& s, Ref gradient, const BlockGradients& g,
@@ -461,7 +473,7 @@ void block_backward(device::Stream& stream, const TransformerConfig& config, con
 }
 
 CachedScratch carve_cached_scratch(Carver& carver, const TransformerConfig& config, DType dtype, int64_t count,
-                                   int team_size) {
+                                   int64_t cached, int team_size) {
   CachedScratch scratch{};
   scratch.normed = carver.take("norm output", count * config.width, dtype);
   scratch.mlp_normed = config.residual == Residual::parallel
@@ -482,7 +494,7 @@ CachedScratch carve_cached_scratch(Carver& carver, const TransformerConfig& conf
     const Batch batch;
     const StepRandom random;
     // Attention asks for more at the start of a sequence, where a backward is possible, or at its end.
-    for (const int64_t start : {int64_t{0}, config.context - n})
+    for (const int64_t start : {int64_t{0}, cached - n})
       Work(operators, config, shape, 0, batch, random, weights).cached(start, any, any, places);
   }
   scratch.workspace = carver.workspace("packing and partial sums", operators.workspace_bytes());

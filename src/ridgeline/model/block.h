@@ -84,15 +84,15 @@ void block_backward(device::Stream& stream, const TransformerConfig& config, con
                     const BlockScratch& scratch, Recompute recompute);
 
 // Generation: one block over `count` new tokens of one sequence that stand at positions start … start + count - 1
-// (batch.positions, where these are rotary), with a cache of keys and values [context][2][KV][D] of this layer that
+// (batch.positions, where these are rotary), with a cache of keys and values [cached][2][KV][D] of this layer that
 // already holds `start` positions and receives the new ones. hidden [count][C] is replaced by the block's output.
-// scratch: carved for at least `count` tokens.
+// scratch: carved for at least `count` tokens and a cache of at least start + count positions.
 struct CachedScratch {
   Ref normed, mlp_normed, qkv, attention_out, up, activation;
   ops::Workspace workspace;
 };
 CachedScratch carve_cached_scratch(Carver& carver, const TransformerConfig& config, DType dtype, int64_t count,
-                                   int team_size);
+                                   int64_t cached, int team_size);
 void block_cached(device::Stream& stream, const TransformerConfig& config, const Batch& batch, int64_t start,
                   int64_t count, const BlockWeights& weights, Ref cache, Ref hidden, const CachedScratch& scratch);
 

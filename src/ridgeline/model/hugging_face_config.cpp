@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/model/foreign_family.h"
 #include "ridgeline/model/transformer_config.h"
 
 namespace ridgeline::model {
@@ -18,6 +19,21 @@ double shortest(float value) {
   return std::stod(fmt::format("{}", value));
 }
 
+// Hugging Face's words for functions (transformers, ACT2FN): words with one option are one function but for rounding.
+struct ActivationWord {
+  std::string_view word;
+  Mlp mlp;
+};
+constexpr std::array<ActivationWord, 9> kActivationWords = {{{"gelu_new", Mlp::gelu_tanh},
+                                                             {"gelu_fast", Mlp::gelu_tanh},
+                                                             {"gelu_pytorch_tanh", Mlp::gelu_tanh},
+                                                             {"gelu_python_tanh", Mlp::gelu_tanh},
+                                                             {"gelu_accurate", Mlp::gelu_tanh},
+                                                             {"gelu", Mlp::gelu_erf},
+                                                             {"gelu_python", Mlp::gelu_erf},
+                                                             {"silu", Mlp::swiglu},
+                                                             {"swish", Mlp::swiglu}}};
+
 // Reads keys of one object in a config.json; every error names file and key.
 class Reader {
  public:
@@ -26,6 +42,7 @@ class Reader {
     if (!object.is_object()) throw Error(fmt::format("{}: not a JSON object", where), "Give a model's config.json.");
   }
 
+  bool empty() const { return object_.empty(); }
   bool has(const char* key) const { return object_.contains(key) && !object_.at(key).is_null(); }
 
   int64_t integer(const char* key, int64_t otherwise) const {
@@ -64,6 +81,13 @@ class Reader {
     return Reader(object_.at(key), where_, prefix_ + key + ".");
   }
 
+  // No object inside this one.
+  void require_flat(std::string_view implemented) const {
+    for (const auto& [key, value] : object_.items()) {
+      if (value.is_object()) fail(key.c_str(), fmt::format("this version runs only {}", implemented));
+    }
+  }
+
   // An option with only one implemented value, which is also Hugging Face's default.
   void require(const char* key, const json& implemented) const {
     if (!has(key) || object_.at(key) == implemented) return;
@@ -72,30 +96,17 @@ class Reader {
                 "Choose a model with the family's usual block.");
   }
 
-  // The GELU that a word of theirs means.
-  Mlp gelu(const char* key, const char* otherwise) const {
+  // The activation of an MLP that a word of theirs means; `gated`: the one inside a gated linear unit.
+  Mlp activation(const char* key, const char* otherwise, bool gated) const {
     const std::string word = text(key, otherwise);
-    for (const char* tanh : {"gelu_new", "gelu_fast", "gelu_pytorch_tanh"}) {
-      if (word == tanh) return Mlp::gelu_tanh;
+    std::vector<std::string_view> words;
+    for (const ActivationWord& known : kActivationWords) {
+      if ((known.mlp == Mlp::swiglu) != gated) continue;
+      if (word == known.word) return known.mlp;
+      words.push_back(known.word);
     }
-    if (word == "gelu") return Mlp::gelu_erf;
-    throw Error(fmt::format("{}: {} = \"{}\": this version runs gelu_new, gelu_fast, gelu_pytorch_tanh and gelu",
-                            where_, key, word),
+    throw Error(fmt::format("{}: {} = \"{}\": this version runs {}", where_, key, word, fmt::join(words, ", ")),
                 "Choose a model with one of these activations.");
-  }
-
-  // Dropout rates of one model must agree: there is one here.
-  float dropout(std::initializer_list<const char*> keys, float otherwise) const {
-    const char* const first = *keys.begin();
-    const float rate_of_first = rate(first, otherwise);
-    for (const char* key : keys) {
-      if (const float other = rate(key, otherwise); other != rate_of_first) {
-        throw Error(fmt::format("{}: {} = {} but {} = {}: Ridgeline has one dropout rate for all", where_, first,
-                                rate_of_first, key, other),
-                    "Make the dropout rates in that file equal; they only matter in training.");
-      }
-    }
-    return rate_of_first;
   }
 
   [[noreturn]] void fail(const char* key, std::string_view expected) const {
@@ -110,12 +121,15 @@ class Reader {
 };
 
 // Rotary positions, as transformers 5 writes them (rope_parameters) or older versions (theta and fraction under names
-// of the family's own, rope_scaling).
+// of the family's own, rope_scaling). As there, the object wins over keys beside it, and rope_scaling over
+// rope_parameters.
 void read_rotary(const Reader& reader, const char* base_key, const char* fraction_key, double fraction,
                  TransformerConfig& config) {
   config.rotary_base = reader.number(base_key, reader.number("rope_theta", config.rotary_base));
   fraction = reader.number(fraction_key, reader.number("partial_rotary_factor", fraction));
-  if (const auto rope = reader.inner(reader.has("rope_parameters") ? "rope_parameters" : "rope_scaling")) {
+  const auto older = reader.inner("rope_scaling");
+  if (const auto rope = older && !older->empty() ? older : reader.inner("rope_parameters")) {
+    rope->require_flat("one set of rotary positions for all layers");
     config.rotary_base = rope->number("rope_theta", config.rotary_base);
     fraction = rope->number("partial_rotary_factor", fraction);
     const char* const type_key = rope->has("rope_type") ? "rope_type" : "type";
@@ -124,7 +138,8 @@ void read_rotary(const Reader& reader, const char* base_key, const char* fractio
       config.rotary_scaling = rope->number("factor", 8.0);
       config.rotary_low_frequency_factor = rope->number("low_freq_factor", 1.0);
       config.rotary_high_frequency_factor = rope->number("high_freq_factor", 4.0);
-      config.rotary_original_context = rope->integer("original_max_position_embeddings", config.context);
+      const char* const original = "original_max_position_embeddings";
+      config.rotary_original_context = reader.integer(original, rope->integer(original, config.context));
     } else if (type != "default") {
       rope->fail(type_key, "this version runs default and llama3");
     }
@@ -134,11 +149,14 @@ void read_rotary(const Reader& reader, const char* base_key, const char* fractio
                 fmt::format("a head's rotated fraction of {} must lie above 0 and not above 1", fraction));
   // Rounded towards zero, as theirs.
   config.rotary_width = static_cast<int64_t>(static_cast<double>(config.head_width()) * fraction);
+  if (config.rotary_width == 0 && config.head_width() > 0)
+    reader.fail(fraction_key, fmt::format("no element of a head that is {} wide would turn", config.head_width()));
 }
 
-void write_rotary(const TransformerConfig& config, const char* base_key, const char* fraction_key, json& result) {
+void write_rotary(const TransformerConfig& config, const char* base_key, const char* fraction_key, bool always_fraction,
+                  json& result) {
   result[base_key] = config.rotary_base;
-  if (fraction_key != nullptr) {
+  if (config.rotary_width < config.head_width() || always_fraction) {
     const double d = static_cast<double>(config.head_width());
     double fraction = static_cast<double>(config.rotary_width) / d;
     if (static_cast<int64_t>(d * fraction) < config.rotary_width) fraction = std::nextafter(fraction, 2.0);
@@ -162,16 +180,23 @@ void read_openai_sizes(const Reader& reader, const TransformerConfig& defaults, 
   config.context = reader.integer("n_positions", defaults.context);
   config.norm_epsilon = reader.rate("layer_norm_epsilon", 1e-5F);
   config.init_deviation = reader.rate("initializer_range", 0.02F);
-  config.mlp = reader.gelu("activation_function", "gelu_new");
+  config.mlp = reader.activation("activation_function", "gelu_new", false);
 }
 
-const char* gelu_word(const TransformerConfig& config) {
-  return config.mlp == Mlp::gelu_erf ? "gelu" : "gelu_new";
+// The usual word for an activation; for one that the family's class does not have, another (to_hugging_face notices).
+std::string_view word_of(Mlp mlp, bool gated) {
+  std::string_view another;
+  for (const ActivationWord& known : kActivationWords) {
+    if ((known.mlp == Mlp::swiglu) != gated) continue;
+    if (known.mlp == mlp) return known.word;
+    if (another.empty()) another = known.word;
+  }
+  return another;
 }
 
 json openai_sizes(const TransformerConfig& config) {
   const double dropout = shortest(config.dropout);
-  return {{"activation_function", gelu_word(config)},
+  return {{"activation_function", word_of(config.mlp, false)},
           {"attn_pdrop", dropout},
           {"embd_pdrop", dropout},
           {"initializer_range", shortest(config.init_deviation)},
@@ -194,7 +219,6 @@ TransformerConfig read_gpt2(const Reader& reader) {
   TransformerConfig config = family_options("gpt2");
   read_openai_sizes(reader, preset("gpt2"), config);
   config.tied = reader.truth("tie_word_embeddings", true);
-  config.dropout = reader.dropout({"resid_pdrop", "embd_pdrop", "attn_pdrop"}, 0.1F);
   return config;
 }
 
@@ -212,7 +236,6 @@ TransformerConfig read_gptj(const Reader& reader) {
   read_openai_sizes(reader, preset("gptj-6b"), config);
   config.rotary_width = reader.integer("rotary_dim", 64);
   config.tied = reader.truth("tie_word_embeddings", false);
-  config.dropout = reader.dropout({"resid_pdrop", "embd_pdrop", "attn_pdrop"}, 0.0F);
   return config;
 }
 
@@ -252,27 +275,26 @@ TransformerConfig read_gpt_neox(const Reader& reader) {
   TransformerConfig config = family_options("gpt_neox");
   read_common_sizes(reader, preset("gpt-neox-20b"), config);
   config.norm_epsilon = reader.rate("layer_norm_eps", 1e-5F);
-  config.mlp = reader.gelu("hidden_act", "gelu");
+  config.mlp = reader.activation("hidden_act", "gelu", false);
   config.residual = reader.truth("use_parallel_residual", true) ? Residual::parallel : Residual::sequential;
   config.qkv_bias = config.out_bias = reader.truth("attention_bias", true);
-  config.dropout = reader.dropout({"hidden_dropout", "attention_dropout"}, 0.0F);
   read_rotary(reader, "rotary_emb_base", "rotary_pct", 0.25, config);
   return config;
 }
 
 json write_gpt_neox(const TransformerConfig& config) {
   json result = common_sizes(config);
-  result["hidden_act"] = gelu_word(config);
+  result["hidden_act"] = word_of(config.mlp, false);
   result["hidden_dropout"] = shortest(config.dropout);
   result["layer_norm_eps"] = shortest(config.norm_epsilon);
   result["use_parallel_residual"] = config.residual == Residual::parallel;
-  write_rotary(config, "rotary_emb_base", "rotary_pct", result);
+  write_rotary(config, "rotary_emb_base", "rotary_pct", true, result);
   return result;
 }
 
 TransformerConfig read_llama(const Reader& reader) {
-  reader.require("hidden_act", "silu");
   TransformerConfig config = family_options("llama");
+  config.mlp = reader.activation("hidden_act", "silu", true);
   TransformerConfig defaults = preset("llama3-8b");
   defaults.ffn = 11008;
   defaults.vocab = 32000;
@@ -283,7 +305,6 @@ TransformerConfig read_llama(const Reader& reader) {
   config.norm_epsilon = reader.rate("rms_norm_eps", 1e-6F);
   config.qkv_bias = config.out_bias = reader.truth("attention_bias", false);
   config.mlp_bias = reader.truth("mlp_bias", false);
-  config.dropout = reader.dropout({"attention_dropout"}, 0.0F);
   read_rotary(reader, "rope_theta", "partial_rotary_factor", 1.0, config);
   return config;
 }
@@ -291,11 +312,11 @@ TransformerConfig read_llama(const Reader& reader) {
 json write_llama(const TransformerConfig& config) {
   json result = common_sizes(config);
   result["head_dim"] = config.head_width();
-  result["hidden_act"] = "silu";
+  result["hidden_act"] = word_of(config.mlp, true);
   result["mlp_bias"] = config.mlp_bias;
   result["num_key_value_heads"] = config.kv_heads;
   result["rms_norm_eps"] = shortest(config.norm_epsilon);
-  write_rotary(config, "rope_theta", nullptr, result);
+  write_rotary(config, "rope_theta", "partial_rotary_factor", false, result);
   return result;
 }
 
@@ -303,24 +324,55 @@ struct Family {
   std::string_view name, architecture;
   TransformerConfig (*read)(const Reader& reader);
   json (*write)(const TransformerConfig& config);
+  std::array<const char*, 3> dropout;  // the names of its rates, null behind the last
+  double usual_dropout;
 };
-constexpr std::array<Family, 4> kFamilies = {{{"gpt2", "GPT2LMHeadModel", read_gpt2, write_gpt2},
-                                              {"gptj", "GPTJForCausalLM", read_gptj, write_gptj},
-                                              {"gpt_neox", "GPTNeoXForCausalLM", read_gpt_neox, write_gpt_neox},
-                                              {"llama", "LlamaForCausalLM", read_llama, write_llama}}};
+constexpr std::array<Family, 4> kFamilies = {
+    {{"gpt2", "GPT2LMHeadModel", read_gpt2, write_gpt2, {"resid_pdrop", "embd_pdrop", "attn_pdrop"}, 0.1},
+     {"gptj", "GPTJForCausalLM", read_gptj, write_gptj, {"resid_pdrop", "embd_pdrop", "attn_pdrop"}, 0.0},
+     {"gpt_neox", "GPTNeoXForCausalLM", read_gpt_neox, write_gpt_neox, {"hidden_dropout", "attention_dropout"}, 0.0},
+     {"llama", "LlamaForCausalLM", read_llama, write_llama, {"attention_dropout"}, 0.0}}};
+
+const Family* find_family(std::string_view name) {
+  const auto* const found =
+      std::find_if(kFamilies.begin(), kFamilies.end(), [&](const Family& family) { return family.name == name; });
+  return found == kFamilies.end() ? nullptr : found;
+}
+
+DropoutRates dropout_of(const Family& family, const Reader& reader) {
+  DropoutRates rates;
+  for (const char* key : family.dropout) {
+    if (key == nullptr) break;
+    const double rate = reader.number(key, family.usual_dropout);
+    if (!(rate >= 0.0 && rate < 1.0)) reader.fail(key, "must be at least 0 and below 1");
+    rates.emplace_back(key, rate);
+  }
+  return rates;
+}
 
 }  // namespace
+
+bool differ(const DropoutRates& rates) {
+  return std::any_of(rates.begin(), rates.end(), [&](const auto& rate) { return rate.second != rates.front().second; });
+}
+
+DropoutRates hugging_face_dropout(const json& config, std::string_view where) {
+  const Reader reader(config, where);
+  const Family* const family = find_family(reader.text("model_type"));
+  return family == nullptr ? DropoutRates() : dropout_of(*family, reader);
+}
 
 TransformerConfig from_hugging_face(const json& config, std::string_view where) {
   const Reader reader(config, where);
   const std::string type = reader.text("model_type");
-  const auto family = std::find_if(kFamilies.begin(), kFamilies.end(), [&](const Family& f) { return f.name == type; });
-  if (family == kFamilies.end()) {
-    throw Error(
-        fmt::format("{}: model_type = \"{}\": this version reads {}", where, type, fmt::join(family_names(), ", ")),
-        "Choose a model of one of these families.");
-  }
+  const Family* const family = find_family(type);
+  require_float_weights(config, where);
+  if (family == nullptr) refuse_foreign_family(config, where);
+  // An explicit name of the file of weights; this is the usual one.
+  reader.require("transformers_weights", "model.safetensors");
   TransformerConfig result = family->read(reader);
+  const DropoutRates rates = dropout_of(*family, reader);
+  result.dropout = differ(rates) ? 0.0F : static_cast<float>(rates.front().second);
   try {
     result = with_usual_sizes(result);
     validate(result);
@@ -334,8 +386,7 @@ TransformerConfig from_hugging_face(const json& config, std::string_view where) 
 json to_hugging_face(const TransformerConfig& config) {
   validate(config);
   const TransformerConfig whole = with_usual_sizes(config);
-  const auto family =
-      std::find_if(kFamilies.begin(), kFamilies.end(), [&](const Family& f) { return f.name == whole.family; });
+  const Family* const family = find_family(whole.family);
   json result = family->write(whole);
   result["model_type"] = whole.family;
   result["architectures"] = {family->architecture};

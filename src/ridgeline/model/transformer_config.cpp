@@ -140,7 +140,7 @@ struct FieldReader {
   template <typename T>
   void operator()(const char* name, T& value) const {
     const auto found = json.find(name);
-    if (found == json.end()) throw Error(fmt::format("{}: the model lacks '{}'", where, name));
+    if (found == json.end()) return;
     try {
       if constexpr (std::is_enum_v<T>) {
         const auto words = words_of(value);
@@ -155,6 +155,17 @@ struct FieldReader {
     }
   }
 };
+
+// An option that this version does not know would change the model silently.
+void require_known_fields(const nlohmann::json& json, TransformerConfig config) {
+  std::vector<std::string_view> known;
+  for_each_field(config, [&](const char* name, const auto& /*value*/) { known.emplace_back(name); });
+  for (const auto& [name, value] : json.items()) {
+    if (std::find(known.begin(), known.end(), name) != known.end()) continue;
+    throw Error(fmt::format("the model has an option that this version does not know: {} = {}", name, value.dump()),
+                "Use the version of Ridgeline that wrote the file, or a newer one.");
+  }
+}
 
 }  // namespace
 
@@ -298,8 +309,21 @@ nlohmann::json to_json(const TransformerConfig& config) {
 TransformerConfig from_json(const nlohmann::json& json, std::string_view where) {
   if (!json.is_object()) throw Error(fmt::format("{}: the model is no JSON object", where));
   if (json.contains("model_type")) return from_hugging_face(json, where);
+  for (const char* name : {"family", "layers", "width", "heads", "vocab", "context"}) {
+    if (!json.contains(name)) throw Error(fmt::format("{}: the model lacks '{}'", where, name));
+  }
   TransformerConfig config;
+  FieldReader{json, where}("family", config.family);
+  try {
+    config = family_options(config.family);
+    require_known_fields(json, config);
+  } catch (const Error& error) {
+    throw Error(fmt::format("{}: {}", where, error.message()), error.next_step());
+  }
   for_each_field(config, FieldReader{json, where});
+  const TransformerConfig usual = with_usual_sizes(config);
+  if (!json.contains("kv_heads")) config.kv_heads = usual.kv_heads;
+  if (!json.contains("ffn")) config.ffn = usual.ffn;
   try {
     validate(config);
   } catch (const Error& error) {

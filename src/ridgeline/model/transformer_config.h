@@ -10,6 +10,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "ridgeline/ops/rotary.h"
@@ -155,17 +156,25 @@ TransformerConfig with_usual_sizes(TransformerConfig config);
 // it ("model.heads"), the value, what is required and the nearest valid value.
 void validate(const TransformerConfig& config);
 
-// Every field by name, as a checkpoint keeps it. from_json(to_json(c)) == c. Error that names the field for anything
-// else; a Hugging Face config.json (which has a model_type) is read too.
+// Every field by name, as a checkpoint keeps it. from_json(to_json(c)) == c. An option that is not there has the value
+// of its family, which is what versions before the option computed; family, layers, width, heads, vocab and context
+// must be there. Error that names the field for anything else, an unknown one included; a Hugging Face config.json
+// (which has a model_type) is read too.
 nlohmann::json to_json(const TransformerConfig& config);
 TransformerConfig from_json(const nlohmann::json& json, std::string_view where);
 
 // The model that a Hugging Face config.json describes (model_type gpt2, gptj, gpt_neox or llama), validated. Where the
 // file leaves a size out, the default of Hugging Face's configuration class holds. Error that names the key for an
 // option whose mathematics is not implemented (another activation, scale_attn_by_inverse_layer_idx, rope types other
-// than default and llama3, …) and for a missing or ill-typed size. `where` names the file in errors. The dropout rates
-// must agree: there is one here (llama has only attention_dropout).
+// than default and llama3, …), for a missing or ill-typed size, and for every other model_type, with what its model has
+// that none here does. `where` names the file in errors. Where the dropout rates differ the model's is 0: there is one
+// here, and it matters in training alone.
 TransformerConfig from_hugging_face(const nlohmann::json& config, std::string_view where = "config.json");
+
+// The dropout rates of a config.json that from_hugging_face accepts, by their names there.
+using DropoutRates = std::vector<std::pair<std::string, double>>;
+DropoutRates hugging_face_dropout(const nlohmann::json& config, std::string_view where = "config.json");
+bool differ(const DropoutRates& rates);
 
 // config.json of a GPT2LMHeadModel, GPTJForCausalLM, GPTNeoXForCausalLM or LlamaForCausalLM (without token ids, which
 // belong to the tokenizer). from_hugging_face(to_hugging_face(c)) == c for every c that it accepts, init_deviation

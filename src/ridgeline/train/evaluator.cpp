@@ -52,16 +52,30 @@ void require_predictions(const data::EvaluationWindows& windows) {
       "Give more documents: a larger share of the split, or another data set.");
 }
 
+namespace {
+
+int64_t micro_batch_of(const EvaluationSettings& settings, int64_t sequence) {
+  constexpr int64_t kTokens = 8192, kUsual = 4;
+  return settings.micro_batch > 0 ? settings.micro_batch : std::clamp<int64_t>(kTokens / sequence, 1, kUsual);
+}
+
+}  // namespace
+
 Evaluation evaluate(const ModelSource& source, const std::shared_ptr<const data::IndexedDataset>& dataset,
                     data::DocumentRange documents, const EvaluationSettings& settings) {
-  const data::EvaluationWindows windows(dataset, documents, settings.sequence, source.config().vocab);
+  // Buffers are as large as what is evaluated: no longer than there are tokens, no more windows at once than there are.
+  const int64_t vocab = source.config().vocab;
+  const int64_t there = data::EvaluationWindows(dataset, documents, 1, vocab).predictions();
+  const int64_t sequence = std::clamp<int64_t>(there, 1, settings.sequence);
+  const data::EvaluationWindows windows(dataset, documents, sequence, vocab);
+  const int64_t per_rank = (windows.size() + settings.ranks - 1) / settings.ranks;
   require_predictions(windows);
   if (settings.sequence > source.config().context) {
     throw Error(fmt::format("windows of {} tokens are longer than the model's context of {}", settings.sequence,
                             source.config().context));
   }
-  model::BatchShape shape{.batch = settings.micro_batch,
-                          .sequence = settings.sequence,
+  model::BatchShape shape{.batch = std::clamp<int64_t>(per_rank, 1, micro_batch_of(settings, sequence)),
+                          .sequence = sequence,
                           .dtype = settings.dtype,
                           .team_size = settings.threads};
   shape.head_chunk = std::min(shape.head_chunk, shape.tokens());

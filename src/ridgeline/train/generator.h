@@ -25,31 +25,44 @@ struct Sampling {
   uint64_t seed = 0;
 };
 
+// Error that names the value: temperature must be finite and at least 0, top_k at least 0, top_p between 0 and 1.
+void check(const Sampling& sampling);
+
 // The token drawn from logits [V]. Ties in likelihood go to the lower id. Pure.
 int32_t sample_token(std::span<const float> logits, const Sampling& sampling, uint64_t draw);
 
 class Generator {
  public:
-  // Loads the weights (dtype f32 or bf16) and takes memory for a sequence of `context` tokens.
-  Generator(const ModelSource& source, DType dtype, int threads);
+  // Loads the weights (dtype f32 or bf16). Keys and values take memory for what is fed, in steps, and never for more
+  // than `limit` tokens (0, or more than the model's context: the context).
+  Generator(const ModelSource& source, DType dtype, int threads, int64_t limit = 0);
   ~Generator();
 
   const model::TransformerConfig& config() const { return config_; }
 
-  // Logits [V] after the tokens (all of them in one pass; they follow what was fed before). At most context tokens in
-  // all.
+  // Logits [V] after the tokens (all of them in one pass; they follow what was fed before). At most `limit` tokens in
+  // all. Error that names the first tensor of the weights, or the first operation, that is not finite when the logits
+  // are not.
   std::span<const float> feed(std::span<const int32_t> tokens);
   int64_t position() const { return position_; }
   void reset() { position_ = 0; }
 
  private:
-  void carve(model::Carver& carver);
+  void carve_weights(model::Carver& carver);
+  void carve_sequence(model::Carver& carver);
+  void load(const ModelSource& source);
+  void reserve(int64_t tokens);
+  template <typename F>
+  void forward(int64_t count, F&& after);
+  [[noreturn]] void fail_non_finite(int64_t count);
   model::TransformerConfig config_;
   DType dtype_;
   device::WorkerTeam team_;
   device::Stream stream_;
   std::vector<model::Unit> units_;
-  std::unique_ptr<device::Arena> memory_;
+  int64_t limit_;
+  int64_t capacity_ = 0;  // tokens for which `sequence_memory_` is laid out
+  std::unique_ptr<device::Arena> weights_memory_, sequence_memory_;
   std::vector<Ref> segments_, caches_;
   model::EmbeddingWeights embedding_weights_;
   std::vector<model::BlockWeights> block_weights_;

@@ -110,7 +110,7 @@ const Rule kLlama[] = {
 
 struct Family {
   std::string_view name;
-  std::span<const Rule> rules;
+  std::span<const Rule> rules;  // the vocabulary matrix first
   const char* prefix;
   const char* head;                  // their name of the head's matrix
   std::vector<std::string> ignored;  // the causal mask and tables of positions, which older versions kept
@@ -148,7 +148,8 @@ checkpoint::NameTable hugging_face_names(const model::TransformerConfig& config)
                               .optional_prefix = family.prefix,
                               .ignored = family.ignored,
                               .aliases = family.aliases};
-  if (config.tied) table.ignored.emplace_back(family.head);  // the vocabulary matrix once more
+  // The vocabulary matrix once more, or under the head's name alone.
+  if (config.tied) table.shared.emplace_back(family.rules.front().theirs.front(), family.head);
   return table;
 }
 

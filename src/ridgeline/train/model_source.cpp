@@ -4,7 +4,7 @@
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/checkpoint/lineage.h"
-#include "ridgeline/train/hugging_face_names.h"
+#include "ridgeline/train/hugging_face_folder.h"
 #include "ridgeline/train/run_tokenizer.h"
 #include "ridgeline/train/state.h"
 
@@ -30,9 +30,12 @@ ModelSource ModelSource::open(const fs::path& path, bool verify) {
                     "(config.json)",
                     path.string()));
   }
+  HuggingFaceFolder opened = open_hugging_face(path);
   source.folder_ = path;
-  source.config_ = model::from_hugging_face(checkpoint::read_config(path), (path / "config.json").string());
-  source.hugging_face_ = std::make_shared<checkpoint::HuggingFaceModel>(path, hugging_face_names(source.config_));
+  source.config_ = opened.config;
+  source.notes_ = std::move(opened.notes);
+  source.dropout_ = std::move(opened.dropout);
+  source.hugging_face_ = std::move(opened.weights);
   return source;
 }
 
@@ -52,6 +55,17 @@ std::optional<data::Tokenizer> ModelSource::tokenizer(const fs::path& given) con
 std::optional<int32_t> ModelSource::end_of_document() const {
   if (!reader_) return std::nullopt;
   return run_state_from_json(reader_->extra(), folder_.string()).end_of_document;
+}
+
+std::optional<data::Tokenizer> ModelSource::tokenizer_if_readable(const fs::path& given,
+                                                                  std::vector<std::string>& notes) const {
+  try {
+    return tokenizer(given);
+  } catch (const Error& error) {
+    if (!given.empty()) throw;
+    notes.push_back("the tokenizer beside the model cannot be read: " + error.message());
+    return std::nullopt;
+  }
 }
 
 void ModelSource::read(std::string_view name, const std::vector<int64_t>& shape, int64_t first, int64_t count,

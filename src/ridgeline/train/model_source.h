@@ -24,6 +24,9 @@ class ModelSource {
   bool is_checkpoint() const { return reader_ != nullptr; }
   // Of a checkpoint; 0 for a Hugging Face folder.
   int64_t step() const { return reader_ ? reader_->step() : 0; }
+  // Of a Hugging Face folder: what opening it had to say, and its dropout rates by name. Empty for a checkpoint.
+  const std::vector<std::string>& notes() const { return notes_; }
+  const model::DropoutRates& dropout_rates() const { return dropout_; }
   const checkpoint::CheckpointReader* reader() const { return reader_.get(); }
 
   // The tokenizer kept with the model, empty when there is none; `given` (a folder) takes precedence when not empty.
@@ -34,6 +37,11 @@ class ModelSource {
   // The id that ended each document of the training data, of a checkpoint that knows.
   std::optional<int32_t> end_of_document() const;
 
+  // The same for whoever can do without: a tokenizer beside the model that this version cannot read is none, and a
+  // note.
+  std::optional<data::Tokenizer> tokenizer_if_readable(const std::filesystem::path& given,
+                                                       std::vector<std::string>& notes) const;
+
   // Elements of a global tensor. Thread-safe.
   void read(std::string_view name, const std::vector<int64_t>& shape, int64_t first, int64_t count,
             Ref destination) const;
@@ -41,6 +49,8 @@ class ModelSource {
  private:
   std::filesystem::path folder_;
   model::TransformerConfig config_;
+  std::vector<std::string> notes_;
+  model::DropoutRates dropout_;
   std::shared_ptr<const checkpoint::CheckpointReader> reader_;
   std::shared_ptr<const checkpoint::HuggingFaceModel> hugging_face_;
 };

@@ -110,9 +110,10 @@ RunState run_state_from_json(const nlohmann::json& json, std::string_view where)
     RunState state;
     state.consumed_samples = json.at("consumed_samples").get<int64_t>();
     state.consumed_tokens = json.at("consumed_tokens").get<int64_t>();
-    state.successful_steps = json.at("successful_steps").get<int64_t>();
-    state.successful_samples = json.at("successful_samples").get<int64_t>();
-    state.loss_scale = json.at("loss_scale");
+    // Before there was fp16 no step was skipped; load_state() knows how many there were.
+    state.successful_steps = json.value("successful_steps", int64_t{0});
+    state.successful_samples = json.value("successful_samples", state.consumed_samples);
+    state.loss_scale = json.value("loss_scale", nlohmann::json());
     if (!json.at("best_validation_loss").is_null())
       state.best_validation_loss = json.at("best_validation_loss").get<double>();
     state.best_step = json.at("best_step").get<int64_t>();
@@ -194,6 +195,7 @@ RunState load_state(Executor& executor, const std::filesystem::path& folder) {
   }
   RunState state = run_state_from_json(reader.extra(), folder.string());
   state.step = reader.step();
+  if (!reader.extra().contains("successful_steps")) state.successful_steps = state.step;
   state.descent = reader.manifest().descent;
   state.tokenizer = tokenizer_of(reader, folder);
   return state;

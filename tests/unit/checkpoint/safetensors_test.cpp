@@ -253,6 +253,46 @@ TEST(SafetensorsIndex, FindsTensorsOverSeveralFilesAndRefusesALyingIndex) {
   }
   EXPECT_THROW(TensorFolder::open_files({folder.path() / layout.files[0].name, folder.path() / layout.files[0].name}),
                Error);
+
+  // A single file is read first, as transformers does, and what an index beside it says otherwise is told.
+  const Layout single = plan_layout({{"a", DType::f32, {4}}});
+  {
+    File file(folder.path() / "model.safetensors", File::Mode::create);
+    file.write_at(0, bytes_of(std::string_view(single.files[0].head)));
+    write_range(single, file, 0, 0, 4, ConstRef(values.data()));
+  }
+  for (const auto& [text, says] :
+       {std::pair{index_json(layout), std::string("names other files ('model-00001-of-00002.safetensors')")},
+        {R"({"weight_map":{"a":"model.safetensors","b":"model.safetensors"}})", "that is not in it ('b')"},
+        {"[", "no sound index"}}) {
+    write_atomically(index, text);
+    const TensorFolder both = TensorFolder::open_hugging_face(folder.path());
+    EXPECT_EQ(both.tensors().size(), 1U);
+    ASSERT_EQ(both.notes().size(), 1U) << text;
+    EXPECT_NE(both.notes()[0].find(says), std::string::npos) << both.notes()[0];
+  }
+  write_atomically(index, R"({"weight_map":{"a":"model.safetensors"}})");
+  EXPECT_TRUE(TensorFolder::open_hugging_face(folder.path()).notes().empty());
+}
+
+TEST(HuggingFaceFiles, OtherFormsOfWeightsAreRefusedWithTheirConversion) {
+  for (const auto& [name, says] :
+       {std::pair{"pytorch_model.bin", "from transformers import AutoModelForCausalLM"},
+        {"pytorch_model.bin.index.json", "from transformers import AutoModelForCausalLM"},
+        {"pytorch_model-00001-of-00002.bin", "from transformers import AutoModelForCausalLM"},
+        {"llama-Q4_K.gguf", "gguf_file=f"},
+        {"adapter_model.safetensors", "merge_and_unload"},
+        {"consolidated.00.pth", "the tool that wrote them"}}) {
+    const TemporaryFolder folder;
+    write_atomically(folder.path() / name, "");
+    try {
+      TensorFolder::open_hugging_face(folder.path());
+      ADD_FAILURE() << name;
+    } catch (const Error& error) {
+      EXPECT_NE(error.message().find(name), std::string::npos) << error.message();
+      EXPECT_NE(error.next_step().find(says), std::string::npos) << error.next_step();
+    }
+  }
 }
 
 }  // namespace

@@ -1,8 +1,11 @@
 #include "ridgeline/train/generator.h"
 
 #include <cmath>
+#include <limits>
 #include <map>
 
+#include "ridgeline/base/error.h"
+#include "ridgeline/base/file.h"
 #include "small_run.h"
 
 namespace ridgeline::train {
@@ -27,6 +30,64 @@ TEST_F(SmallRun, the_cache_gives_the_same_logits_as_one_pass) {
   }
 }
 
+// Lengths around those at which keys and values get more room.
+TEST_F(SmallRun, the_cache_grows_without_a_trace) {
+  run(config({"model.family=llama", "model.context=1100", "train.steps=1", "optimizer.warmup_steps=0"}), 1, "long");
+  const ModelSource source = ModelSource::open(folder_ / "long");
+  Generator growing(source, DType::f32, 1), limited(source, DType::f32, 1, 1000);
+  std::vector<int32_t> tokens(1000);
+  for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<int32_t>((i * i + 7) % kVocabulary);
+  std::vector<float> expected, first;
+  for (size_t at = 0; at < tokens.size();) {
+    // From 255 to 257 tokens and on, in pieces of other lengths than those of one call.
+    const size_t count = std::min(tokens.size() - at, at == 0 ? size_t{255} : at == 255 ? size_t{2} : size_t{97});
+    const std::span<const float> logits = growing.feed(std::span(tokens).subspan(at, count));
+    expected.assign(logits.begin(), logits.end());
+    at += count;
+  }
+  const std::span<const float> whole = limited.feed(tokens);
+  for (size_t i = 0; i < expected.size(); ++i) EXPECT_NEAR(expected[i], whole[i], 2e-5F);
+  EXPECT_THROW(limited.feed({tokens.data(), 1}), Error) << "past the limit";
+  EXPECT_EQ(limited.position(), 1000);
+  std::vector<int32_t> rest(100, 1);
+  growing.feed(rest);
+  EXPECT_THROW(growing.feed({tokens.data(), 1}), Error) << "past the context";
+  growing.reset();
+  EXPECT_NO_THROW(growing.feed(tokens));
+}
+
+TEST_F(SmallRun, what_is_not_finite_is_named) {
+  run(config({"train.steps=1", "optimizer.warmup_steps=0"}), 1, "run");
+  const std::filesystem::path file = folder_ / "run/checkpoints/step_00000001/state.safetensors";
+  const std::vector<int32_t> tokens = {3, 18, 32};
+  // What feeding the tokens says once element 5 of these tensors has this value.
+  const auto failure = [&](std::vector<std::string> tensors, float value) -> std::string {
+    const std::filesystem::path intact = folder_ / "intact";
+    std::filesystem::copy_file(file, intact, std::filesystem::copy_options::overwrite_existing);
+    for (const std::string& name : tensors) {
+      const int64_t begin = checkpoint::SafetensorsFile(intact).find(name)->begin;
+      File(file, File::Mode::update).write_at(begin + 5 * 4, std::as_bytes(std::span(&value, 1)));
+    }
+    std::string message;
+    try {
+      Generator(ModelSource::open(folder_ / "run", false), DType::f32, 1).feed(tokens);
+    } catch (const Error& error) {
+      message = error.message();
+    }
+    std::filesystem::rename(intact, file);
+    return message;
+  };
+  EXPECT_EQ(failure({"embedding.weight"}, 1.0F), "");
+  EXPECT_NE(
+      failure({"block.1.mlp.up.weight", "final_norm.weight"}, std::nanf("")).find("block.1.mlp.up.weight (element 5)"),
+      std::string::npos);
+  EXPECT_NE(failure({"final_norm.bias"}, std::numeric_limits<float>::infinity()).find("final_norm.bias (element 5)"),
+            std::string::npos);
+  // Twice the largest number in one place of the residual stream.
+  EXPECT_NE(failure({"block.0.mlp.down.bias", "block.1.mlp.down.bias"}, 3e38F).find("the output of block 1"),
+            std::string::npos);
+}
+
 TEST_F(SmallRun, every_family_learns_and_resumes) {
   for (const std::string family : {"gptj", "gpt_neox", "llama"}) {
     std::vector<std::string> overrides = {"model.family=" + family, "model.dropout=0.1"};
@@ -46,6 +107,16 @@ TEST_F(SmallRun, every_family_learns_and_resumes) {
 TEST(sample_token, temperature_zero_takes_the_most_likely) {
   const std::vector<float> logits = {0.0F, 3.0F, 2.0F, 3.0F};
   EXPECT_EQ(sample_token(logits, {.temperature = 0.0}, 0), 1);
+}
+
+TEST(sample_token, refuses_settings_that_are_no_numbers) {
+  const double nan = std::nan(""), infinity = std::numeric_limits<double>::infinity();
+  for (const double temperature : {nan, infinity, -infinity, -0.5})
+    EXPECT_THROW(check({.temperature = temperature}), Error);
+  for (const double top_p : {nan, infinity, -0.1, 1.1}) EXPECT_THROW(check({.top_p = top_p}), Error);
+  EXPECT_THROW(check({.top_k = -1}), Error);
+  EXPECT_NO_THROW(check({}));
+  EXPECT_NO_THROW(check({.temperature = 0.0, .top_k = 1, .top_p = 0.0}));
 }
 
 TEST(sample_token, draws_follow_the_distribution) {

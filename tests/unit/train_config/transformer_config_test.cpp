@@ -112,11 +112,42 @@ TEST(Json, OurOwnFormHoldsAnyModel) {
   nlohmann::json json = to_json(config);
   json["norm"] = "batch";
   expect_error([&] { from_json(json, "m"); }, {"m: norm = \"batch\": no such option"});
-  json.erase("norm");
-  expect_error([&] { from_json(json, "m"); }, {"m: the model lacks 'norm'"});
+  json.erase("layers");
+  expect_error([&] { from_json(json, "m"); }, {"m: the model lacks 'layers'"});
   json = to_json(config);
   json["layers"] = "two";
   expect_error([&] { from_json(json, "m"); }, {"m: layers = \"two\""});
+}
+
+TEST(Json, AnOptionThatIsNotThereHasItsFamilysValue) {
+  for (const std::string_view family : family_names()) {
+    TransformerConfig config = family_options(family);
+    config.layers = 2;
+    config.width = 48;
+    config.heads = 6;
+    config.vocab = 100;
+    config.context = 32;
+    config = with_usual_sizes(config);
+    const nlohmann::json whole = to_json(config);
+    nlohmann::json json = whole;
+    const std::vector<std::string> sizes = {"family", "layers", "width", "heads", "vocab", "context"};
+    for (const auto& [name, value] : whole.items()) {
+      nlohmann::json older = whole;
+      older.erase(name);
+      if (std::find(sizes.begin(), sizes.end(), name) != sizes.end()) {
+        expect_error([&] { from_json(older, "m"); }, {"m: the model lacks '" + name + "'"});
+        continue;
+      }
+      TransformerConfig read = from_json(older, "m");
+      if (name == "rotary_width") read = with_usual_sizes(read);  // 0 there is the whole head, too
+      EXPECT_EQ(read, config) << family << " without " << name;
+      json.erase(name);
+    }
+    EXPECT_EQ(with_usual_sizes(from_json(json, "m")), config) << family << " without any";
+  }
+  nlohmann::json newer = to_json(tiny());
+  newer["sliding_window"] = 4096;
+  expect_error([&] { from_json(newer, "m"); }, {"m: the model has an option", "sliding_window = 4096", "version"});
 }
 
 TEST(HuggingFace, RefusesToWriteWhatTheClassCannotExpress) {
@@ -161,8 +192,119 @@ TEST(HuggingFace, ReadsRotaryPositionsOfBothFormats) {
   EXPECT_EQ(neox.at("rotary_pct"), 0.25);
   neox["rotary_pct"] = 0.5;
   EXPECT_EQ(from_hugging_face(neox).rotary_width, 48);
+  neox["rotary_pct"] = 0.001;
+  expect_error([&] { from_hugging_face(neox, "m/config.json"); }, {"rotary_pct = 0.001", "no element of a head"});
   neox["rotary_pct"] = 7.0;
   expect_error([&] { from_hugging_face(neox, "m/config.json"); }, {"rotary_pct = 7.0", "not above 1"});
+}
+
+TEST(HuggingFace, LlamasHeadsMayTurnInPart) {
+  nlohmann::json json = to_hugging_face(preset("llama3-8b"));
+  EXPECT_FALSE(json.contains("partial_rotary_factor"));
+  json["partial_rotary_factor"] = 0.5;
+  const TransformerConfig half = from_hugging_face(json);
+  EXPECT_EQ(half.rotary_width, 64);
+  EXPECT_EQ(to_hugging_face(half).at("partial_rotary_factor"), 0.5);
+  EXPECT_EQ(from_hugging_face(to_hugging_face(half)), half);
+  // Transformers 5 keeps all of it in an object, which wins over keys beside it; rope_scaling wins over the object.
+  nlohmann::json current = json;
+  current["partial_rotary_factor"] = 1.0;
+  current.erase("rope_theta");
+  current["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", 500000.0}, {"partial_rotary_factor", 0.5}};
+  EXPECT_EQ(from_hugging_face(current), half);
+  current["rope_scaling"] = nlohmann::json::object();
+  EXPECT_EQ(from_hugging_face(current), half) << "an empty object says nothing";
+  current["rope_scaling"] = {{"rope_type", "default"}, {"rope_theta", 500000.0}};
+  EXPECT_EQ(from_hugging_face(current), preset("llama3-8b"));
+  // The original context stands beside or in the object; beside it wins.
+  current["rope_scaling"] = {{"rope_type", "llama3"}, {"original_max_position_embeddings", 1000}};
+  EXPECT_EQ(from_hugging_face(current).rotary_original_context, 1000);
+  current["original_max_position_embeddings"] = 2000;
+  EXPECT_EQ(from_hugging_face(current).rotary_original_context, 2000);
+  current.erase("rope_scaling");
+  current["rope_parameters"] = {{"full_attention", {{"rope_type", "default"}}}};
+  expect_error([&] { from_hugging_face(current, "m/config.json"); },
+               {"m/config.json", "rope_parameters.full_attention", "one set of rotary positions"});
+}
+
+// Every word of transformers' ACT2FN (5.24), for the MLP of each family.
+TEST(HuggingFace, ActivationsAreExactOrRefused) {
+  const std::map<std::string, Mlp> plain = {{"gelu", Mlp::gelu_erf},
+                                            {"gelu_python", Mlp::gelu_erf},
+                                            {"gelu_new", Mlp::gelu_tanh},
+                                            {"gelu_fast", Mlp::gelu_tanh},
+                                            {"gelu_accurate", Mlp::gelu_tanh},
+                                            {"gelu_pytorch_tanh", Mlp::gelu_tanh},
+                                            {"gelu_python_tanh", Mlp::gelu_tanh}};
+  const std::map<std::string, Mlp> gated = {{"silu", Mlp::swiglu}, {"swish", Mlp::swiglu}};
+  const std::vector<std::string> others = {"gelu_10",    "hardswish", "laplace", "leaky_relu", "linear",
+                                           "mish",       "relu",      "relu2",   "relu6",      "sigmoid",
+                                           "quick_gelu", "tanh",      "prelu",   "xielu",      "sqrtsoftplus"};
+  for (const auto& [name, key] : {std::pair{"gpt2", "activation_function"},
+                                  {"gptj-6b", "activation_function"},
+                                  {"gpt-neox-20b", "hidden_act"},
+                                  {"llama3-8b", "hidden_act"}}) {
+    const bool llama = std::string_view(name) == "llama3-8b";
+    nlohmann::json json = to_hugging_face(preset(name));
+    for (const auto& [word, mlp] : llama ? gated : plain) {
+      json[key] = word;
+      EXPECT_EQ(from_hugging_face(json).mlp, mlp) << name << " " << word;
+    }
+    std::vector<std::string> refused = others;
+    for (const auto& [word, mlp] : llama ? plain : gated) refused.push_back(word);
+    for (const std::string& word : refused) {
+      json[key] = word;
+      expect_error([&] { from_hugging_face(json, "m/config.json"); },
+                   {"m/config.json", std::string(key) + " = \"" + word + "\"", llama ? "silu, swish" : "gelu_new"});
+    }
+  }
+}
+
+TEST(HuggingFace, DropoutRatesThatDifferAreKeptByName) {
+  nlohmann::json json = to_hugging_face(preset("gpt2"));
+  json["attn_pdrop"] = 0.1;
+  const DropoutRates rates = hugging_face_dropout(json);
+  EXPECT_EQ(rates, (DropoutRates{{"resid_pdrop", 0.0}, {"embd_pdrop", 0.0}, {"attn_pdrop", 0.1}}));
+  EXPECT_TRUE(differ(rates));
+  EXPECT_EQ(from_hugging_face(json), preset("gpt2")) << "without dropout";
+  json["resid_pdrop"] = json["embd_pdrop"] = 0.1;
+  EXPECT_FALSE(differ(hugging_face_dropout(json)));
+  EXPECT_EQ(from_hugging_face(json).dropout, 0.1F);
+  json["embd_pdrop"] = 1.0;
+  expect_error([&] { from_hugging_face(json, "m/config.json"); }, {"embd_pdrop = 1.0", "below 1"});
+  json = to_hugging_face(preset("gpt-neox-20b"));
+  json["attention_dropout"] = 0.1;
+  EXPECT_EQ(hugging_face_dropout(json), (DropoutRates{{"hidden_dropout", 0.0}, {"attention_dropout", 0.1}}));
+  EXPECT_EQ(from_hugging_face(json), preset("gpt-neox-20b"));
+  json = to_hugging_face(preset("llama3-8b"));
+  json["attention_dropout"] = 0.1;
+  EXPECT_FALSE(differ(hugging_face_dropout(json)));
+  EXPECT_EQ(from_hugging_face(json).dropout, 0.1F);
+}
+
+TEST(HuggingFace, ForeignFamiliesAreRefusedWithWhatTheyWouldNeed) {
+  const auto refusal = [](const char* text) { return [text] { from_hugging_face(nlohmann::json::parse(text), "m"); }; };
+  expect_error(refusal(R"({"model_type": "qwen3", "sliding_window": 4096, "use_sliding_window": false})"),
+               {"m: model_type = \"qwen3\"", "gpt2, gptj, gpt_neox, llama", "norms of queries and keys"});
+  expect_error(refusal(R"({"model_type": "mistral", "sliding_window": 4096})"),
+               {"sliding-window attention (sliding_window = 4096)"});
+  expect_error(refusal(R"({"model_type": "mistral", "sliding_window": null})"), {"names no option that they lack"});
+  expect_error(refusal(R"({"model_type": "mixtral", "num_local_experts": 8, "sliding_window": null})"),
+               {"a mixture of experts (num_local_experts = 8)"});
+  expect_error(refusal(R"({"model_type": "bloom"})"), {"ALiBi"});
+  expect_error(refusal(R"({"model_type": "mpt", "attn_config": {"alibi": true, "qk_ln": false}})"),
+               {"ALiBi positions (alibi = true)"});
+  expect_error(refusal(R"({"model_type": "deepseek_v3", "kv_lora_rank": 512, "n_routed_experts": 256})"),
+               {"multi-head latent attention (kv_lora_rank = 512)", "a mixture of experts (n_routed_experts = 256)"});
+  expect_error(refusal(R"({"model_type": "gemma3_text", "layer_types": ["full_attention", "sliding_attention"]})"),
+               {"embeddings scaled by sqrt(width)", "layer_types: sliding_attention"});
+  expect_error(refusal(R"({"model_type": "phi3", "rope_scaling": {"type": "longrope"}})"),
+               {"rope_scaling.type = \"longrope\""});
+  expect_error(refusal(R"({"model_type": "granite", "logits_scaling": 8.0, "embedding_multiplier": 1.0})"),
+               {"logits_scaling = 8.0"});
+  expect_error(refusal(R"({"sizes": 1})"), {"model_type = null"});
+  expect_error(refusal(R"({"model_type": "llama", "quantization_config": {"quant_method": "gptq", "bits": 4}})"),
+               {"quantization_config", "gptq", "before quantization"});
 }
 
 TEST(HuggingFace, SizesLeftOutHaveTheClasssDefaults) {
@@ -229,7 +371,7 @@ TEST(HuggingFace, RefusesIllTypedAndImpossibleSizes) {
   expect_error(with("layer_norm_epsilon", true), {"layer_norm_epsilon = true", "number"});
   expect_error(with("n_head", 5), {"m/config.json", "heads = 5", "width = 48"});
   expect_error(with("n_layer", -1), {"m/config.json", "layers = -1"});
-  expect_error(with("attn_pdrop", 0.2), {"resid_pdrop = 0", "attn_pdrop = 0.2", "one dropout rate"});
+  expect_error(with("attn_pdrop", -0.2), {"attn_pdrop = -0.2", "at least 0"});
   expect_error([] { from_hugging_face(nlohmann::json::array(), "m/config.json"); },
                {"m/config.json", "not a JSON object"});
 }
