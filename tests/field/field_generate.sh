@@ -19,13 +19,12 @@ try_statistics_line() {
 
 # was sampling_numbers: `--temperature nan` was taken, and drew whatever came
 try_sampling_numbers() {
-  local option name
+  local option
   prepare
   expect 0 'finished at step 4' -- "${run[@]}"
-  for option in '--temperature nan' '--top-p nan'; do
-    name=${option#--}
+  for option in '--temperature nan' '--temperature inf' '--top-p nan'; do
     # shellcheck disable=SC2086  # an option and its value
-    expect 1 "${name% *} = ${name#* }" -- generate --checkpoint "$here/run" --prompt w1 --tokens 4 $option
+    expect 2 "${option% *}.*${option#* }" -- generate --checkpoint "$here/run" --prompt w1 --tokens 4 $option
   done
   now "$(head -n 1 "$here/said")"
 }
