@@ -14,6 +14,11 @@ BESIDE_THEIR_ROOM = [
     ("tied_head_of_four_families", "a tied model with two matrices lost its head silently, whatever the family", "test_train"),
     ("activation_of_every_option", "an activation that is neither tanh-GELU nor SwiGLU trained as erf-GELU", "model_test|train_config_test"),
     ("old_manifests", "a new option of a model made every older checkpoint unreadable", "test_train"),
+    ("threads_under_sanitizers", "memory was planned for one thread and used by two", "test_train"),
+    ("old_team_size_turns_red", "nothing noticed a team that memory was not planned for", "test_mutations"),
+    ("machine_is_read_once", "processors were counted again after a thread had been bound to one", "device_test"),
+    ("workspaces_are_checked", "operators trusted the size of the workspace that they were lent", "ops_test"),
+    ("threads_that_cannot_start", "a thread that could not start ended in `terminate called`", "device_test|comm_test"),
 ]
 
 
