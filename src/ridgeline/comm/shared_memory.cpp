@@ -25,6 +25,7 @@ double gib(int64_t bytes) {
 }
 
 // Touching more than there is would bring the out-of-memory killer instead of an error.
+// What is free now counts, not what was when the command began (device::Machine): peers have taken theirs meanwhile.
 void check_limits(int64_t bytes) {
   rlimit limit{};
   if (::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
