@@ -92,8 +92,9 @@ try_nothing_to_evaluate() {
   expect 0 -- prepare --tokenizer "$here/tokenizer" --out "$here/one" --no-eod "$here/one.txt"
   expect 0 'finished at step 4' -- "${run[@]}"
   expect 1 'nothing to evaluate' -- eval --checkpoint "$here/run" --data "$here/one" --whole
+  expect 0 -- prepare --tokenizer "$here/tokenizer" --out "$here/data_no_eod" --no-eod "$here/text.txt"
   run[4]=$here/other
-  expect 1 'nothing to evaluate' -- "${run[@]}" --set data.valid="$here/one"
+  expect 1 'nothing to evaluate' -- "${run[@]}" --set data.train="$here/data_no_eod" data.valid="$here/one"
   now "an error of eval and of train"
 }
 
