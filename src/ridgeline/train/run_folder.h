@@ -47,7 +47,8 @@ void tidy_finished(const std::filesystem::path& run);
 // Removes the note of a failure: the run went on well.
 void clear_failure(const std::filesystem::path& run);
 
-// For a message after a step that was not finite: the newest checkpoint before that of step `bad`, which led to it.
+// For a message after a step that was not finite: the newest checkpoint before that of step `bad`, which led to it;
+// before a branch has one of its own, what it began with.
 std::optional<checkpoint::CheckpointEntry> last_good(const std::filesystem::path& run, int64_t bad);
 
 }  // namespace ridgeline::train
