@@ -91,6 +91,9 @@ try_end_of_document_checked() {
   train_small run 2 chat
   expect 1 "learned to end a document with id $end" -- generate --checkpoint "$here/run" --tokenizer "$here/other" --prompt cat
   expect 1 "learned to end a document with id $end" -- eval --checkpoint "$here/run" --tokenizer "$here/other" --data "$here/s" --whole
+  expect 0 -- prepare --tokenizer "$here/tok" --out "$here/foreign" "$here/s.jsonl"
+  expect 1 "prepared with a vocabulary of 260 .*this tokenizer has $vocabulary" -- \
+    eval --checkpoint "$here/run" --data "$here/foreign" --whole
   expect 1 "learned to end a document with id $end" -- export --checkpoint "$here/run" --tokenizer "$here/other" --out "$here/e"
   now "train, generate, eval and export say which id the data and the model end documents with"
 }

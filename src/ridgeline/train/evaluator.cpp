@@ -113,6 +113,7 @@ double text_bytes_per_prediction(const data::IndexedDataset& dataset, data::Docu
     const std::optional<data::DatasetNote>& note = dataset.note();
     return note && note->tokens > 0 ? static_cast<double>(note->text_bytes) / static_cast<double>(note->tokens) : 0.0;
   }
+  dataset.require_tokenizer(tokenizer->hash(), tokenizer->vocab_size(), tokenizer->end_of_document());
   const int64_t predictions = dataset.begin(documents.last) - dataset.begin(documents.first) - 1;
   if (predictions <= 0) return 0.0;
   return static_cast<double>(data::text_bytes(dataset, documents.first, documents.last, *tokenizer)) /

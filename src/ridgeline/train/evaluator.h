@@ -46,7 +46,8 @@ Evaluation evaluate(const ModelSource& source, const std::shared_ptr<const data:
                     data::DocumentRange documents, const EvaluationSettings& settings);
 
 // UTF-8 bytes of text per predicted token: exact over these documents when the tokenizer is known, else the whole data
-// set's ratio from its note; 0 when neither is there. Bits per byte = nats per token / ln 2 / this.
+// set's ratio from its note; 0 when neither is there. Bits per byte = nats per token / ln 2 / this. Error when the data
+// was prepared with another tokenizer.
 double text_bytes_per_prediction(const data::IndexedDataset& dataset, data::DocumentRange documents,
                                  const std::optional<data::Tokenizer>& tokenizer);
 
