@@ -98,7 +98,7 @@ TEST_P(AddedTokens, IdsEqualHuggingFace) {
 INSTANTIATE_TEST_SUITE_P(Golden, AddedTokens,
                          testing::Values("gpt_neox", "olmo", "codegen", "prefix_space", "strips", "overlaps", "nfc",
                                          "nfc_prefix_space", "literal_space"),
-                         [](const auto& info) { return std::string(info.param); });
+                         [](const auto& test) { return std::string(test.param); });
 
 TEST(AddedTokens, WhatTheyAskForIsWrittenBackAndInTheHash) {
   const std::string plain = load(golden("overlaps")).hash();
