@@ -48,7 +48,7 @@ try_invalid_utf8() {
 try_cut_json_line() {
   prepare
   printf '{"text": "whole"}\n{"text": "cut in ha' >"$here/cut.jsonl"
-  expect 0 '1 JSON lines?' 'cut.jsonl:2: not valid JSON, cut after' -- \
+  expect 3 '1 JSON lines?' 'cut.jsonl:2: not valid JSON, cut after' -- \
     prepare --tokenizer "$here/tokenizer" --out "$here/d" "$here/cut.jsonl"
   expect 1 'cut.jsonl:2: not valid JSON' -- \
     prepare --strict --tokenizer "$here/tokenizer" --out "$here/strict" "$here/cut.jsonl"

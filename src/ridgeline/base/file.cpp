@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
 #include <system_error>
 #include <utility>
@@ -29,13 +28,6 @@ int open_or_throw(const fs::path& path, int flags, std::string_view action) {
   const int descriptor = ::open(path.c_str(), flags | O_CLOEXEC, 0666);
   if (descriptor < 0) throw file_error(action, path);
   return descriptor;
-}
-
-void sync_folder(const fs::path& folder) {
-  const int descriptor = ::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (descriptor < 0) return;
-  ::fsync(descriptor);  // Some file systems refuse to sync folders; the rename itself has already succeeded.
-  ::close(descriptor);
 }
 
 }  // namespace
@@ -178,21 +170,11 @@ void File::close() {
   if (descriptor >= 0 && ::close(descriptor) != 0) throw file_error("close", path_);
 }
 
-void write_atomically(const fs::path& path, std::string_view bytes) {
-  static std::atomic<unsigned> counter{0};
-  fs::path temporary = path;
-  temporary += fmt::format(".{}.{}.tmp", ::getpid(), counter++);
-  try {
-    File file(temporary, File::Mode::create);
-    file.write_at(0, bytes_of(bytes));
-    file.sync();
-    file.close();
-    rename_durably(temporary, path);
-  } catch (...) {
-    std::error_code ignored;
-    fs::remove(temporary, ignored);
-    throw;
-  }
+void sync_folder(const fs::path& folder) {
+  const int descriptor = ::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor < 0) return;
+  ::fsync(descriptor);  // Some file systems refuse to sync folders; the rename itself has already succeeded.
+  ::close(descriptor);
 }
 
 void remove_temporaries(const fs::path& path) {

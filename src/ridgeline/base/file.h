@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace ridgeline {
 
@@ -42,6 +43,8 @@ class File {
   };
 
   File(const std::filesystem::path& path, Mode mode);
+  // Takes over what is open already; `path` is for messages.
+  File(std::filesystem::path path, int descriptor) : path_(std::move(path)), descriptor_(descriptor) {}
   ~File();
   File(File&& other) noexcept;
   File& operator=(File&& other) noexcept;
@@ -58,6 +61,7 @@ class File {
   // On return the data is on the device (fdatasync).
   void sync();
   int64_t size() const;
+  int descriptor() const { return descriptor_; }
   // Closes and reports what close() reports; the destructor closes silently.
   void close();
   const std::filesystem::path& path() const { return path_; }
@@ -67,8 +71,8 @@ class File {
   int descriptor_ = -1;
 };
 
-// Writes `bytes` to a temporary file beside `path`, syncs it, renames it into place and syncs the folder: a reader sees
-// the old file or the whole new one, never a part.
+// Writes `bytes` to a TemporaryFile, syncs it, gives it the name `path` and syncs the folder: a reader sees the old
+// file or the whole new one, never a part.
 void write_atomically(const std::filesystem::path& path, std::string_view bytes);
 
 // Removes the temporary files of write_atomically(`path`, …) calls that never returned. Only when nobody writes `path`.
@@ -76,6 +80,9 @@ void remove_temporaries(const std::filesystem::path& path);
 
 // rename() then fsync of the parent folder.
 void rename_durably(const std::filesystem::path& from, const std::filesystem::path& to);
+
+// After a file of `folder` got its name: that it has it is on the device, where the file system can promise that.
+void sync_folder(const std::filesystem::path& folder);
 
 // The whole file as a string.
 std::string read_text(const std::filesystem::path& path);

@@ -148,6 +148,13 @@ using TensorSource = std::function<void(std::string_view name, int64_t first, in
 // Told after each of their tensors: bytes done, bytes in all. May be empty.
 using ExportProgress = std::function<void(int64_t done, int64_t total)>;
 
+// Whether `folder` is an export of Ridgeline's: its config.json says so ("written_by").
+bool is_own_export(const std::filesystem::path& folder);
+
+// Error unless a model can be exported into `folder` without loss: of the files that an export writes or removes there
+// is none yet, or Ridgeline wrote it; and `folder` is none of `inputs` (the folders of the model).
+void require_replaceable_export(const std::filesystem::path& folder, std::span<const std::filesystem::path> inputs);
+
 // Writes the folder: weights tensor by tensor (memory: one tensor of theirs), then configurations. Each file
 // appears under its name only when complete; weight files of an earlier export with other names are removed.
 void export_hugging_face(const std::filesystem::path& folder, const NameTable& table, const TensorSource& source,

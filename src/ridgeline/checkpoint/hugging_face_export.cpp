@@ -6,8 +6,11 @@
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/file.h"
+#include "ridgeline/base/output.h"
+#include "ridgeline/base/temporary_file.h"
 #include "ridgeline/checkpoint/convert.h"
 #include "ridgeline/checkpoint/hugging_face.h"
+#include "ridgeline/checkpoint/manifest.h"
 #include "ridgeline/checkpoint/strided_copy.h"
 
 namespace ridgeline::checkpoint {
@@ -87,12 +90,6 @@ json generation_config(const ExportOptions& options) {
   return result;
 }
 
-fs::path temporary_of(const fs::path& path) {
-  fs::path result = path;
-  result += ".tmp";
-  return result;
-}
-
 // Weight files that a reader might take for this model's: "model.safetensors", "model-…-of-….safetensors", the index.
 std::vector<fs::path> weight_files(const fs::path& folder) {
   std::vector<fs::path> paths;
@@ -105,13 +102,16 @@ std::vector<fs::path> weight_files(const fs::path& folder) {
   return paths;
 }
 
-void write_weights(const fs::path& folder, const Layout& layout, const std::vector<TheirTensor>& tensors,
-                   const TensorSource& source, const ExportProgress& progress) {
+// Whole files, in the order of layout.files, that only need their names.
+std::vector<TemporaryFile> write_weights(const fs::path& folder, const Layout& layout,
+                                         const std::vector<TheirTensor>& tensors, const TensorSource& source,
+                                         const ExportProgress& progress) {
+  std::vector<TemporaryFile> written;
   const int64_t total = layout.data_bytes();
   int64_t done = 0;
   std::vector<std::byte> buffer, band;
   for (const Layout::FilePlan& plan : layout.files) {
-    File file(temporary_of(folder / plan.name), File::Mode::create);
+    File& file = written.emplace_back(folder / plan.name).file();
     file.reserve(plan.size);
     file.write_at(0, bytes_of(std::string_view(plan.head)));
     for (const int index : plan.tensors) {
@@ -122,11 +122,54 @@ void write_weights(const fs::path& folder, const Layout& layout, const std::vect
       if (progress) progress(done, total);
     }
     file.sync();
-    file.close();
   }
+  return written;
+}
+
+constexpr const char* kMarkKey = "written_by";
+constexpr const char* kMark = "ridgeline";
+
+bool is_own_config(std::string_view start) {
+  const json config = json::parse(start, nullptr, false);
+  return config.is_object() && config.value(kMarkKey, json()) == kMark;
+}
+
+// The head of a safetensors file, in which write_weights puts the metadata first.
+bool is_own_weights(std::string_view start) {
+  return start.substr(0, 512).find(fmt::format("\"{}\":\"{}\"", kMarkKey, kMark)) != std::string_view::npos;
 }
 
 }  // namespace
+
+bool is_own_export(const fs::path& folder) {
+  const fs::path config = folder / "config.json";
+  if (fs::exists(config)) return is_own_config(start_of(config));
+  // An export that was interrupted between its weights and its configuration.
+  if (!fs::is_directory(folder)) return false;
+  const std::vector<fs::path> weights = weight_files(folder);
+  return !weights.empty() && std::all_of(weights.begin(), weights.end(), [](const fs::path& path) {
+    return path.filename() == kIndexName || is_own_weights(start_of(path));
+  });
+}
+
+void require_replaceable_export(const fs::path& folder, std::span<const fs::path> inputs) {
+  const std::string option = fmt::format("--out {}", folder.string());
+  for (const fs::path& input : inputs) {
+    if (same_file(folder, input)) {
+      throw Error(fmt::format("{}: this is the folder of the model that is exported", option),
+                  "Choose another folder: an input is never overwritten.");
+    }
+  }
+  if (!fs::is_directory(folder)) return;
+  if (fs::exists(folder / kManifestName))
+    throw Error(fmt::format("{}: this is a checkpoint", option), "Choose another folder for the export.");
+  const bool own = is_own_export(folder);
+  for (const char* name : {"config.json", "generation_config.json", kIndexName})
+    require_replaceable(folder / name, option, inputs, [&](std::string_view) { return own; });
+  for (const fs::path& path : weight_files(folder)) {
+    if (path.filename() != kIndexName) require_replaceable(path, option, inputs, is_own_weights);
+  }
+}
 
 void export_hugging_face(const fs::path& folder, const NameTable& table, const TensorSource& source,
                          const ExportOptions& options, const ExportProgress& progress) {
@@ -136,26 +179,20 @@ void export_hugging_face(const fs::path& folder, const NameTable& table, const T
   for (const TheirTensor& tensor : tensors) specs.push_back(tensor.spec);
   LayoutOptions layout_options;
   layout_options.max_file_bytes = options.max_file_bytes;
-  layout_options.metadata = {{"format", "pt"}};
+  layout_options.metadata = {{"format", "pt"}, {kMarkKey, kMark}};
   const Layout layout = plan_layout(std::move(specs), layout_options);
 
   make_folder(folder);
-  try {
-    write_weights(folder, layout, tensors, source, progress);
-  } catch (...) {
-    std::error_code ignored;
-    for (const Layout::FilePlan& plan : layout.files) fs::remove(temporary_of(folder / plan.name), ignored);
-    throw;
-  }
+  std::vector<TemporaryFile> written = write_weights(folder, layout, tensors, source, progress);
   // From here on an earlier export is replaced; its index goes first, so that it never points at other files.
   std::error_code ignored;
   fs::remove(folder / kIndexName, ignored);
   for (const fs::path& old : weight_files(folder)) fs::remove(old, ignored);
-  for (const Layout::FilePlan& plan : layout.files) {
-    rename_durably(temporary_of(folder / plan.name), folder / plan.name);
-  }
+  for (TemporaryFile& file : written) file.place();
   if (layout.files.size() > 1) write_atomically(folder / kIndexName, index_json(layout));
-  write_atomically(folder / "config.json", options.config.dump(2) + "\n");
+  json config = options.config;
+  config[kMarkKey] = kMark;
+  write_atomically(folder / "config.json", config.dump(2) + "\n");
   write_atomically(folder / "generation_config.json", generation_config(options).dump(2) + "\n");
 }
 

@@ -11,7 +11,7 @@
 #include "bench/ops.h"
 #include "bench/overlap.h"
 #include "bench/train.h"
-#include "ridgeline/base/file.h"
+#include "ridgeline/base/output.h"
 #include "ridgeline/cli/command.h"
 #include "ridgeline/device/machine.h"
 
@@ -32,7 +32,19 @@ void report(const Options& options, const std::vector<bench::Row>& rows) {
   if (options.json.empty()) return;
   std::string text;
   for (const bench::Row& row : rows) text += bench::to_json(row).dump() + "\n";
-  write_atomically(options.json, text);
+  write_output(options.json, text);
+}
+
+// Rows of `bench`, one JSON object per line: what --json may replace.
+bool are_rows(std::string_view start) {
+  const auto row = nlohmann::json::parse(start.substr(0, start.find('\n')), nullptr, false);
+  return row.is_object() && row.contains("name") && row.contains("value") && row.contains("unit") &&
+         row.contains("floor");
+}
+
+// Before the work, not after it.
+void require_json(const Options& options) {
+  if (!options.json.empty()) require_writable(options.json, "--json", {}, are_rows);
 }
 
 int threads(const Options& options) {
@@ -68,6 +80,7 @@ void add_overlap(const Command& command, const std::shared_ptr<Options>& options
   command.option("--latency", overlap.link_nanoseconds, Range{1, 1'000'000'000}, "Nanoseconds per transfer");
   command.option("--levels", overlap.levels, "Of sharding");
   command.action([options] {
+    require_json(*options);
     options->overlap.program = own_program();
     options->overlap.race.rounds = options->rounds;
     report(*options, bench::overlap_rows(options->overlap));
@@ -100,6 +113,7 @@ void add_train(const Command& command, const std::shared_ptr<Options>& options) 
   command.option("--peer-limit", train.peer_limit, RealRange{0, 1e6},
                  "Seconds: a peer whose step would take longer steps on fewer tokens, and its row says so; 0: never");
   command.action([options] {
+    require_json(*options);
     options->train.cpus = threads(*options);
     options->train.race.rounds = options->rounds;
     options->train.program = own_program();
@@ -134,16 +148,23 @@ void add_bench(const Command& program) {
     return sub;
   };
   const Command machine = common("machine", "Arithmetic peaks and memory bandwidth");
-  machine.action([options] { report(*options, bench::machine_rows(threads(*options))); });
+  machine.action([options] {
+    require_json(*options);
+    report(*options, bench::machine_rows(threads(*options)));
+  });
 
   const Command ops = common("ops", "Every operator on the shapes of GPT-2 124M");
   ops.option("--filter", options->filter, "Only operators whose name contains this");
-  ops.action([options] { report(*options, bench::op_rows(threads(*options), options->rounds, options->filter)); });
+  ops.action([options] {
+    require_json(*options);
+    report(*options, bench::op_rows(threads(*options), options->rounds, options->filter));
+  });
 
   const Command comm = common("comm", "Collectives between ranks of this host (threads, or MPI under mpirun)");
   comm.option("--ranks", options->ranks, kThreadRanks, "Thread ranks");
   comm.option("--bytes", options->bytes, Range{1, int64_t{1} << 36}, "Size of the buffer");
   comm.action([options] {
+    require_json(*options);
     const std::vector<bench::Row> rows = bench::comm_rows(options->ranks, options->bytes, options->rounds);
     if (!rows.empty()) report(*options, rows);
   });

@@ -9,6 +9,7 @@
 #include "ridgeline/base/file.h"
 #include "ridgeline/cli/command.h"
 #include "ridgeline/cli/failures.h"
+#include "ridgeline/data/tokenizer_output.h"
 #include "ridgeline/model/declarations.h"
 #include "ridgeline/observe/progress.h"
 #include "ridgeline/train/hugging_face_names.h"
@@ -28,6 +29,10 @@ void run(const Options& options) {
   std::vector<std::string> notes;
   const std::optional<data::Tokenizer> tokenizer = source.tokenizer_if_readable(options.tokenizer, notes);
   print_notes(notes);
+  // Before the work, not after it.
+  const std::vector<std::filesystem::path> inputs = {source.folder()};
+  checkpoint::require_replaceable_export(options.out, inputs);
+  if (!checkpoint::is_own_export(options.out)) data::require_replaceable_tokenizer(options.out, inputs);
   make_folder(options.out);
   checkpoint::ExportOptions settings;
   settings.dtype = options.dtype == "bf16" ? DType::bf16 : DType::f32;
@@ -67,7 +72,8 @@ void add_export(const Command& program) {
   const auto options = std::make_shared<Options>();
   const Command command = program.subcommand("export", "Write a model as a Hugging Face folder");
   command.footer(
-      "Writes model.safetensors (shards past 5 GB), config.json, generation_config.json and the tokenizer.\n\n"
+      "Writes model.safetensors (shards past 5 GB), config.json, generation_config.json and the tokenizer. An earlier\n"
+      "export is replaced, files of others are not.\n\n"
       "Examples:\n"
       "  ridgeline export --checkpoint runs/first --out exported\n"
       "  python -c 'from transformers import pipeline; print(pipeline(\"text-generation\", \"exported\")(\"The "

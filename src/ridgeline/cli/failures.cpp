@@ -19,6 +19,7 @@
 #include "ridgeline/base/random.h"
 #include "ridgeline/cli/command.h"
 #include "ridgeline/cli/commands.h"
+#include "ridgeline/cli/incomplete.h"
 #include "ridgeline/comm/failure.h"
 
 namespace ridgeline::cli {
@@ -26,6 +27,7 @@ namespace {
 
 constexpr int kFailed = 1;
 constexpr int kUsage = 2;
+constexpr int kIncomplete = 3;
 
 // Never throws: there may be nobody left to read.
 void print_error(const std::string& what, const std::string& next) {
@@ -77,6 +79,9 @@ int report_failure(std::exception_ptr failure) {
   } catch (const UsageError& error) {
     print_once(error.message(), error.next_step());
     return kUsage;
+  } catch (const Incomplete& incomplete) {
+    print_error(incomplete.message(), incomplete.next_step());
+    return kIncomplete;
   } catch (const Error& error) {
     print_once(error.message(), error.next_step());
   } catch (const std::bad_alloc&) {

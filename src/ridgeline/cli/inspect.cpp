@@ -10,6 +10,7 @@
 #include "ridgeline/checkpoint/lineage.h"
 #include "ridgeline/cli/command.h"
 #include "ridgeline/cli/failures.h"
+#include "ridgeline/cli/inspect_file.h"
 #include "ridgeline/data/indexed_dataset.h"
 #include "ridgeline/model/declarations.h"
 #include "ridgeline/observe/format.h"
@@ -139,7 +140,7 @@ void add_inspect(const Command& program) {
       "  ridgeline inspect data/pages --document 3 --tokenizer tokenizer\n"
       "  ridgeline inspect runs/first --tensors\n"
       "  ridgeline inspect runs/first --samples 16 --ranks 2     which tokens each rank takes, as lines of JSON");
-  command.option("PATH", options->path, "Dataset prefix, checkpoint, run or Hugging Face folder").required();
+  command.option("PATH", options->path, "Dataset prefix, checkpoint, run, Hugging Face folder, or any file").required();
   command.flag("--tensors", options->tensors, "Every tensor of a model");
   command.option("--document", options->document, Range{}, "Print this document of a dataset, counted from 0")
       .no_default();
@@ -151,13 +152,11 @@ void add_inspect(const Command& program) {
   command.option("--ranks", options->ranks, Range{1, 1 << 20}, "Ranks that share the samples");
   command.list("--set", options->overrides, "Override a key of FILE.toml; may be given often").placeholder("KEY=VALUE");
   command.action([options] {
-    if (options->samples > 0) {
-      inspect_samples(*options);
-    } else if (is_dataset(options->path)) {
-      inspect_dataset(*options);
-    } else {
-      inspect_model(*options);
-    }
+    if (options->samples > 0) return inspect_samples(*options);
+    if (is_dataset(options->path)) return inspect_dataset(*options);
+    options->path = owner_of(options->path).string();
+    if (!train::ModelSource::is_model(options->path) && inspect_file(options->path)) return;
+    inspect_model(*options);
   });
 }
 

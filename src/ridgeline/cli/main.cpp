@@ -10,6 +10,7 @@
 #include "ridgeline/cli/command.h"
 #include "ridgeline/cli/commands.h"
 #include "ridgeline/cli/failures.h"
+#include "ridgeline/cli/stop.h"
 #include "ridgeline/cli/version.h"
 
 namespace ridgeline::cli {
@@ -64,6 +65,7 @@ int flush_output() {
 int main(int argc, char** argv) {
   using namespace ridgeline::cli;  // NOLINT(google-build-using-namespace)
   std::signal(SIGPIPE, SIG_IGN);   // a closed pipe is an error of that write, not the end of a training run
+  end_cleanly_when_stopped();
   int code = 1;
   try {
     code = run(argc, argv);

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "ridgeline/cli/command.h"
+#include "ridgeline/cli/corpus_report.h"
 #include "ridgeline/data/prepare.h"
 #include "ridgeline/device/machine.h"
 #include "ridgeline/observe/progress.h"
@@ -25,12 +26,6 @@ void print_summary(const data::PrepareResult& result, const std::filesystem::pat
   fmt::print("{0}.bin, {0}.idx, {0}.json: {1} documents, {2} tokens, {3} bytes of text ({4:.2f} bytes per token)\n",
              prefix.string(), note.documents, note.tokens, note.text_bytes,
              static_cast<double>(note.text_bytes) / static_cast<double>(note.tokens));
-  const data::CorpusCounts& corpus = result.corpus;
-  if (corpus.replaced > 0) fmt::print("{} invalid UTF-8 sequences were replaced by U+FFFD\n", corpus.replaced);
-  if (corpus.skipped_lines > 0) fmt::print("{} JSON lines gave no document and were skipped\n", corpus.skipped_lines);
-  if (corpus.empty_documents > 0) fmt::print("{} empty documents were left out\n", corpus.empty_documents);
-  for (const std::string& problem : corpus.problems) fmt::print("  {}\n", problem);
-  if (!corpus.problems.empty()) fmt::print("  (at most ten are shown; --strict refuses such input)\n");
 }
 
 void run_prepare(Options& options) {
@@ -56,6 +51,7 @@ void run_prepare(Options& options) {
   });
   if (progress) progress->finish();
   print_summary(result, settings.prefix);
+  report_corpus(result.corpus_options, result.corpus);
 }
 
 }  // namespace
@@ -65,7 +61,9 @@ void add_prepare(const Command& program) {
   const Command command = program.subcommand("prepare", "Turn text files into a token dataset (.bin, .idx, .json)");
   command.footer(
       "Input: .txt (blank lines between documents, as in OSCAR 2019) and .jsonl (one object per line).\n"
-      "Output: PREFIX.bin and PREFIX.idx in Megatron's format, and PREFIX.json about their origin.\n\n"
+      "Output: PREFIX.bin and PREFIX.idx in Megatron's format, and PREFIX.json about their origin; a dataset that\n"
+      "`prepare` wrote there is replaced, nothing else is.\n"
+      "Exit code 3: all done, but lines without a document were skipped (--strict stops at the first).\n\n"
       "Example:\n"
       "  ridgeline prepare --tokenizer tokenizer --out data/pages pages.txt\n"
       "  ridgeline prepare --tokenizer gpt2 --out data/web --key content part_1.jsonl part_2.jsonl");

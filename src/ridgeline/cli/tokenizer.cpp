@@ -9,7 +9,9 @@
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/cli/command.h"
+#include "ridgeline/cli/corpus_report.h"
 #include "ridgeline/data/tokenizer.h"
+#include "ridgeline/data/tokenizer_output.h"
 #include "ridgeline/data/tokenizer_trainer.h"
 #include "ridgeline/device/machine.h"
 #include "ridgeline/observe/progress.h"
@@ -52,11 +54,14 @@ class TrainingProgress {
   bool reading_ = true;
 };
 
-void run_train(TrainOptions& options) {
-  if (options.training.threads <= 0) options.training.threads = device::Machine::read().count();
+void run_train(const TrainOptions& options) {
+  data::TokenizerTraining training = options.training;
+  if (training.threads <= 0) training.threads = device::Machine::read().count();
+  training.corpus.markers = {"<|endoftext|>"};  // what it will be called
+  data::require_replaceable_tokenizer(options.out, training.inputs);
   const data::TrainedTokenizer trained = [&] {
     TrainingProgress progress;
-    return data::train_tokenizer(options.training, std::ref(progress));
+    return data::train_tokenizer(training, std::ref(progress));
   }();
   trained.tokenizer.save(options.out);
   const int32_t size = trained.tokenizer.vocab_size();
@@ -66,10 +71,7 @@ void run_train(TrainOptions& options) {
     fmt::print("fewer than the {} asked for: no pair of tokens occurs twice any more; set model.vocab = {}\n",
                options.training.vocabulary, size);
   }
-  const data::CorpusCounts& corpus = trained.corpus;
-  if (corpus.replaced > 0) fmt::print("{} invalid UTF-8 sequences were replaced by U+FFFD\n", corpus.replaced);
-  if (corpus.skipped_lines > 0) fmt::print("{} JSON lines gave no document and were skipped\n", corpus.skipped_lines);
-  for (const std::string& problem : corpus.problems) fmt::print("  {}\n", problem);
+  report_corpus(training.corpus, trained.corpus);
 }
 
 void run_encode(const CodeOptions& options) {
@@ -103,7 +105,8 @@ void add_train(const Command& parent) {
   const Command command = parent.subcommand("train", "Learn a byte-level BPE vocabulary from text files");
   command.footer(
       "Writes tokenizer.json, vocab.json and merges.txt, which Hugging Face tools load too. The last id is "
-      "<|endoftext|>.\n\n"
+      "<|endoftext|>.\n"
+      "Exit code 3: all done, but lines without a document were skipped (--strict stops at the first).\n\n"
       "Example:\n"
       "  ridgeline tokenizer train --vocab 4096 --out tokenizer pages.txt");
   command

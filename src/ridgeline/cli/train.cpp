@@ -13,12 +13,15 @@
 #include <utility>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/base/output.h"
 #include "ridgeline/cli/command.h"
 #include "ridgeline/cli/failures.h"
 #include "ridgeline/cli/run_config.h"
 #include "ridgeline/comm/communicator.h"
 #include "ridgeline/device/machine.h"
+#include "ridgeline/observe/trace.h"
 #include "ridgeline/plan/memory_report.h"
+#include "ridgeline/train/output_folder.h"
 #include "ridgeline/train/remedy.h"
 #include "ridgeline/train/run_folder.h"
 #include "ridgeline/train/sample_order.h"
@@ -106,6 +109,10 @@ void run(Options& options) {
   if (!options.trace.empty()) options.job.trace = options.trace;
   options.job.guard = parallel::guard_requested();
   options.job.console = options.quiet ? nullptr : stderr;
+  std::vector<std::filesystem::path> inputs;
+  if (!options.run.config.empty()) inputs.emplace_back(options.run.config);
+  train::require_replaceable_run(options.job.out, inputs);
+  if (options.job.trace) require_writable(*options.job.trace, "--trace", inputs, observe::is_trace);
 
   const auto admit = [&](int64_t order_bytes) {
     if (!options.ignore_plan) require_memory(config, machine, options.run.ranks, mpi, order_bytes);

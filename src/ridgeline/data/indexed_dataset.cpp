@@ -1,7 +1,6 @@
 #include "ridgeline/data/indexed_dataset.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <bit>
@@ -11,6 +10,8 @@
 #include <system_error>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/base/temporary_file.h"
+#include "ridgeline/data/dataset_output.h"
 
 namespace ridgeline::data {
 namespace {
@@ -26,13 +27,6 @@ fs::path with_suffix(const fs::path& prefix, std::string_view suffix) {
   fs::path path = prefix;
   path += suffix;
   return path;
-}
-
-fs::path without_suffix(const fs::path& path) {
-  const fs::path extension = path.extension();
-  if (extension != ".bin" && extension != ".idx") return path;
-  fs::path prefix = path;
-  return prefix.replace_extension();
 }
 
 template <typename T>
@@ -221,8 +215,14 @@ DatasetNote parse_note(const fs::path& path) {
     note.tokenizer = json.at("tokenizer").get<std::string>();
     return note;
   } catch (const nlohmann::json::exception& error) {
-    throw Error(fmt::format("'{}': not a dataset's note: {}", path.string(), error.what()),
-                "Prepare the dataset again, or remove this file to train without its checks.");
+    fs::path prefix = path;
+    prefix.replace_extension();
+    throw Error(
+        fmt::format("'{}' is not the note of the dataset '{}' beside it: {}", path.string(), prefix.string(),
+                    error.what()),
+        fmt::format("It may be a corpus: keep it. Give the dataset another name (mv {0}.bin OTHER.bin; mv {0}.idx "
+                    "OTHER.idx), or prepare it again under one.",
+                    prefix.string()));
   }
 }
 
@@ -258,7 +258,7 @@ IndexedDataset::IndexedDataset(const fs::path& prefix) : prefix_(prefix), bin_(w
 }
 
 std::shared_ptr<const IndexedDataset> IndexedDataset::open(const fs::path& path) {
-  const fs::path prefix = without_suffix(path);
+  const fs::path prefix = dataset_prefix(path);
   for (const char* suffix : {".idx", ".bin"}) {
     if (const fs::path file = with_suffix(prefix, suffix); !fs::exists(file)) {
       throw Error(fmt::format("no dataset at '{}': '{}' does not exist", prefix.string(), file.string()),
@@ -312,20 +312,16 @@ void IndexedDataset::require_tokenizer(const std::string& tokenizer_hash, int64_
 }
 
 IndexedDatasetWriter::IndexedDatasetWriter(const fs::path& prefix, int64_t vocabulary)
-    : prefix_(without_suffix(prefix)), vocabulary_(vocabulary), type_(token_type_for(vocabulary)) {
+    : prefix_(dataset_prefix(prefix)), vocabulary_(vocabulary), type_(token_type_for(vocabulary)) {
   if (prefix_.has_parent_path()) make_folder(prefix_.parent_path());
-  temporary_ = with_suffix(prefix_, fmt::format(".bin.{}.tmp", ::getpid()));
-  bin_ = std::make_unique<File>(temporary_, File::Mode::create);
+  bin_ = std::make_unique<TemporaryFile>(with_suffix(prefix_, ".bin"));
   buffer_.reserve(kFlushBytes + (size_t{1} << 16));
 }
 
-IndexedDatasetWriter::~IndexedDatasetWriter() {
-  std::error_code ignored;
-  if (bin_) fs::remove(temporary_, ignored);
-}
+IndexedDatasetWriter::~IndexedDatasetWriter() = default;
 
 void IndexedDatasetWriter::flush() {
-  bin_->write_at(written_, buffer_);
+  bin_->file().write_at(written_, buffer_);
   written_ += static_cast<int64_t>(buffer_.size());
   buffer_.clear();
 }
@@ -359,8 +355,6 @@ void IndexedDatasetWriter::add_document(std::span<const int32_t> tokens) {
 void IndexedDatasetWriter::finish(const std::optional<DatasetNote>& note) {
   if (lengths_.empty()) throw Error(fmt::format("dataset '{}' would be empty: there is no document", prefix_.string()));
   flush();
-  bin_->sync();
-  bin_->close();
 
   std::string index(kMagic);
   const auto append = [&](auto value) { index.append(reinterpret_cast<const char*>(&value), sizeof value); };
@@ -376,13 +370,17 @@ void IndexedDatasetWriter::finish(const std::optional<DatasetNote>& note) {
   }
   for (size_t i = 0; i <= lengths_.size(); ++i) append(static_cast<int64_t>(i));
 
-  // An old index must not meet new tokens: it goes first, and the new one comes last.
+  // An old index must not meet new tokens: it goes first, and the new one comes last. The note goes before the tokens,
+  // so that at any moment it says whose they are.
   std::error_code ignored;
   fs::remove(with_suffix(prefix_, ".idx"), ignored);
-  fs::remove(with_suffix(prefix_, ".json"), ignored);
-  rename_durably(temporary_, with_suffix(prefix_, ".bin"));
+  if (note) {
+    write_atomically(with_suffix(prefix_, ".json"), note_text(*note));
+  } else {
+    fs::remove(with_suffix(prefix_, ".json"), ignored);
+  }
+  bin_->place();
   bin_.reset();
-  if (note) write_atomically(with_suffix(prefix_, ".json"), note_text(*note));
   write_atomically(with_suffix(prefix_, ".idx"), index);
 }
 

@@ -17,6 +17,10 @@
 
 #include "ridgeline/base/file.h"
 
+namespace ridgeline {
+class TemporaryFile;
+}
+
 namespace ridgeline::data {
 
 enum class TokenType : uint8_t { u8 = 1, i8 = 2, i16 = 3, i32 = 4, i64 = 5, u16 = 8 };  // the codes of the .idx format
@@ -99,8 +103,8 @@ class IndexedDataset {
   std::optional<DatasetNote> note_;
 };
 
-// Writes a dataset. Tokens go to a temporary file as they come; finish() puts .bin, .json and last .idx into place, so
-// that a reader sees a whole dataset or none. Without finish() nothing remains.
+// Writes a dataset, over what stands there. Tokens go to a temporary file as they come; finish() puts .bin, .json and
+// last .idx into place, so that a reader sees a whole dataset or none. Without finish() nothing remains.
 class IndexedDatasetWriter {
  public:
   IndexedDatasetWriter(const std::filesystem::path& prefix, int64_t vocabulary);
@@ -118,10 +122,10 @@ class IndexedDatasetWriter {
 
  private:
   void flush();
-  std::filesystem::path prefix_, temporary_;
+  std::filesystem::path prefix_;
   int64_t vocabulary_;
   TokenType type_;
-  std::unique_ptr<File> bin_;
+  std::unique_ptr<TemporaryFile> bin_;
   int64_t written_ = 0;
   int64_t tokens_ = 0;
   std::vector<int32_t> lengths_;

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/data/dataset_output.h"
 #include "ridgeline/data/document_batch.h"
 #include "ridgeline/data/ordered_pipeline.h"
 
@@ -24,9 +25,15 @@ int32_t end_token(const Tokenizer& tokenizer, const PrepareSettings& settings) {
               "Add \"eos_token\" to its tokenizer_config.json, or use --no-eod.");
 }
 
-std::string names_of(const std::vector<std::filesystem::path>& inputs) {
-  return inputs.size() == 1 ? fmt::format("'{}'", inputs[0].string())
-                            : fmt::format("'{}' and {} more", inputs[0].string(), inputs.size() - 1);
+// What a corpus should not hold as text: the names of special tokens.
+std::vector<std::string> markers_of(const Tokenizer& tokenizer) {
+  std::vector<std::string> markers;
+  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    if (!tokenizer.is_special(id)) continue;
+    const std::string_view name = tokenizer.token_bytes(id);
+    if (name.size() > 2) markers.emplace_back(name);  // shorter ones are common text
+  }
+  return markers;
 }
 
 }  // namespace
@@ -36,7 +43,10 @@ PrepareResult prepare_dataset(const Tokenizer& tokenizer, const PrepareSettings&
   const int32_t end_of_document = end_token(tokenizer, settings);
   const int threads = settings.threads;
   RL_CHECK(threads, >=, 1);
-  CorpusReader reader(settings.inputs, settings.corpus);
+  CorpusOptions corpus = settings.corpus;
+  if (settings.specials == Specials::as_text) corpus.markers = markers_of(tokenizer);
+  CorpusReader reader(settings.inputs, corpus);
+  require_replaceable_dataset(settings.prefix, settings.inputs);
   IndexedDatasetWriter writer(settings.prefix, tokenizer.vocab_size());
   std::vector<Encoder> encoders;
   for (int i = 0; i < threads; ++i) encoders.emplace_back(tokenizer);
@@ -60,15 +70,10 @@ PrepareResult prepare_dataset(const Tokenizer& tokenizer, const PrepareSettings&
         if (progress) progress({batch.documents.bytes_done, reader.bytes_total(), writer.documents(), writer.tokens()});
       });
 
+  reader.require_some();
   PrepareResult result;
   result.corpus = reader.counts();
-  if (writer.documents() == 0) {
-    const std::string first =
-        result.corpus.problems.empty() ? "" : "; first problem: " + result.corpus.problems.front();
-    throw Error(fmt::format("no document in {} ({} bytes, {} lines skipped{})", names_of(settings.inputs),
-                            reader.bytes_total(), result.corpus.skipped_lines, first),
-                "A .txt file needs a line of text, a .jsonl file an object with the key that --key names.");
-  }
+  result.corpus_options = std::move(corpus);
   result.note = {.tokens = writer.tokens(),
                  .documents = writer.documents(),
                  .text_bytes = result.corpus.text_bytes,

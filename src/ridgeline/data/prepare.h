@@ -30,11 +30,13 @@ struct PrepareProgress {
 struct PrepareResult {
   DatasetNote note;
   CorpusCounts corpus;
+  CorpusOptions corpus_options;  // as used: with the names of the tokenizer's special tokens to be counted
 };
 
 // Reads, tokenizes and writes the dataset; `progress` (may be empty) is called on this thread, about once per megabyte.
 // Nothing is left behind on failure. Error: as CorpusReader, IndexedDatasetWriter; no document in the inputs; a
-// tokenizer without an end-of-document token when one is to be appended.
+// tokenizer without an end-of-document token when one is to be appended; files of `prefix` that are inputs, or that
+// `prepare` did not write.
 PrepareResult prepare_dataset(const Tokenizer& tokenizer, const PrepareSettings& settings,
                               const std::function<void(const PrepareProgress&)>& progress = {});
 

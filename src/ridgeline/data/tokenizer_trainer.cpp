@@ -41,11 +41,7 @@ TrainedTokenizer train_tokenizer(const TokenizerTraining& settings, const Traine
       [&](DocumentBatch& batch) {
         if (progress) progress({true, batch.bytes_done, reader.bytes_total()});
       });
-  if (reader.counts().documents == 0) {
-    throw Error(
-        fmt::format("no document in the {} input files ({} bytes)", settings.inputs.size(), reader.bytes_total()),
-        "A .txt file needs a line of text, a .jsonl file an object with the key that --key names.");
-  }
+  reader.require_some();
   for (size_t i = 1; i < counts.size(); ++i) counts[0].merge(counts[i]);
   int64_t pieces = 0;
   for (const PieceCounts::Entry& entry : counts[0].entries()) pieces += entry.count;

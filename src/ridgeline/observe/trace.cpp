@@ -9,10 +9,12 @@
 #include <nlohmann/json.hpp>
 
 #include "ridgeline/base/error.h"
-#include "ridgeline/base/file.h"
+#include "ridgeline/base/output.h"
 
 namespace ridgeline::observe {
 namespace {
+
+constexpr std::string_view kTraceStart = "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n";
 
 std::string json_text(std::string_view text) {
   return nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
@@ -112,8 +114,12 @@ std::string Trace::events_json(int64_t origin, int64_t clock_offset) const {
   return out;
 }
 
+bool is_trace(std::string_view start) {
+  return start.starts_with(kTraceStart);
+}
+
 void write_trace(const std::filesystem::path& path, std::span<const std::string> events_of_ranks) {
-  std::string text = "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n";
+  std::string text(kTraceStart);
   bool first = true;
   for (const std::string& events : events_of_ranks) {
     if (events.empty()) continue;
@@ -122,7 +128,7 @@ void write_trace(const std::filesystem::path& path, std::span<const std::string>
     first = false;
   }
   text += "\n]}\n";
-  write_atomically(path, text);
+  write_output(path, text);
 }
 
 void write_trace(const std::filesystem::path& path, std::span<const Trace* const> ranks) {

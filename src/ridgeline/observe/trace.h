@@ -69,6 +69,8 @@ class Trace {
   std::array<Ring, kLanes> rings_;
 };
 
+// Whether a file that begins so is one that write_trace wrote.
+bool is_trace(std::string_view start);
 // Writes the file from the ranks' events_json().
 void write_trace(const std::filesystem::path& path, std::span<const std::string> events_of_ranks);
 // The same for ranks of this process, rebased to the earliest event of all.

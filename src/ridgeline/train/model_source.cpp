@@ -12,6 +12,10 @@ namespace ridgeline::train {
 
 namespace fs = std::filesystem;
 
+bool ModelSource::is_model(const fs::path& path) {
+  return fs::is_directory(path) && (checkpoint::checkpoint_of(path) || fs::exists(path / "config.json"));
+}
+
 ModelSource ModelSource::open(const fs::path& path, bool verify) {
   ModelSource source;
   if (!fs::exists(path))

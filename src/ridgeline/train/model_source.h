@@ -16,6 +16,8 @@ namespace ridgeline::train {
 
 class ModelSource {
  public:
+  // Whether `path` is one of the three, by the files that it holds.
+  static bool is_model(const std::filesystem::path& path);
   // Error when `path` is none of the three; a damaged checkpoint is refused (sizes; checksums when `verify`).
   static ModelSource open(const std::filesystem::path& path, bool verify = true);
 

@@ -16,6 +16,7 @@
 #include "ridgeline/observe/format.h"
 #include "ridgeline/parallel/executor.h"
 #include "ridgeline/train/evaluator.h"
+#include "ridgeline/train/output_folder.h"
 #include "ridgeline/train/run_folder.h"
 #include "ridgeline/train/signals.h"
 #include "ridgeline/train/state.h"
@@ -177,7 +178,7 @@ class Trainer {
       notes = enter_branch(out, job_.from->folder);
       state_.descent = {.branch = checkpoint::read_lineage(checkpoints_of(out)).branch, .parent = state_.step};
     }
-    write_atomically(out / "config.toml", to_toml(job_.config, Detail::documented));
+    write_atomically(out / "config.toml", std::string(kRunConfigMark) + to_toml(job_.config, Detail::documented));
     return notes;
   }
 

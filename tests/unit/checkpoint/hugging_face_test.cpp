@@ -210,7 +210,15 @@ TEST(HuggingFace, ImportExportImportIsBitwise) {
     const auto a = place.file->bytes(*place.tensor), b = mine.file->bytes(*mine.tensor);
     EXPECT_TRUE(std::equal(a.begin(), a.end(), b.begin(), b.end())) << place.tensor->name;
   }
-  EXPECT_EQ(read_config(folder.path()), read_config(kReference / "gpt2"));
+  nlohmann::json marked = read_config(kReference / "gpt2");
+  marked["written_by"] = "ridgeline";
+  EXPECT_EQ(read_config(folder.path()), marked);
+  // What it wrote may be replaced, what others wrote may not.
+  EXPECT_TRUE(is_own_export(folder.path()));
+  EXPECT_NO_THROW(require_replaceable_export(folder.path(), {}));
+  EXPECT_THROW(require_replaceable_export(folder.path(), std::vector<fs::path>{folder.path() / "."}), Error);
+  EXPECT_FALSE(is_own_export(kReference / "gpt2"));
+  EXPECT_THROW(require_replaceable_export(kReference / "gpt2", {}), Error);
   EXPECT_EQ(nlohmann::json::parse(read_text(folder.path() / "generation_config.json")).at("eos_token_id"), 50256);
 
   // Again in parts, over the first: no file of the first is left to be taken for part of it.

@@ -54,13 +54,38 @@ TEST(DataCommands, SayWhatWasSkippedAndWhatIsSmaller) {
   const TemporaryFolder folder;
   const std::string tokenizer = folder / "tok";
   const std::string lines = folder.write("a.jsonl", "{\"body\": \"ab ab\"}\n{\"body\": \"cut");
-  EXPECT_THAT(run({"tokenizer", "train", "--vocab", "9999", "--key", "body", "--out", tokenizer, lines}),
-              HasSubstr("fewer than the 9999 asked for"));
-  const std::string said =
-      run({"prepare", "--tokenizer", tokenizer, "--out", folder / "d", "--key", "body", "--no-eod", lines});
-  EXPECT_THAT(said, HasSubstr("1 JSON lines"));
-  EXPECT_THAT(said, HasSubstr("a.jsonl:2: not valid JSON, cut after 13 bytes"));
+  EXPECT_ERROR("1 JSON lines gave no document",
+               run({"tokenizer", "train", "--vocab", "9999", "--key", "body", "--out", tokenizer, lines}));
+  EXPECT_ERROR("made of the other 1 documents",
+               run({"prepare", "--tokenizer", tokenizer, "--out", folder / "d", "--key", "body", "--no-eod", lines}));
   EXPECT_EQ(data::IndexedDataset::open(folder / "d")->note()->end_of_document, -1);
+
+  const std::string whole = folder.write("b.jsonl", "{\"body\": \"ab ab\"}\n");
+  EXPECT_THAT(run({"tokenizer", "train", "--vocab", "9999", "--key", "body", "--out", tokenizer, whole}),
+              HasSubstr("fewer than the 9999 asked for"));
+}
+
+TEST(DataCommands, NamesOfSpecialTokensInTheTextAreSaid) {
+  const TemporaryFolder folder;
+  const std::string text = folder.write("a.txt", "one\n<|endoftext|>\ntwo\n<|endoftext|>\n"),
+                    tokenizer = folder / "tok";
+  const std::string said = "'<|endoftext|>' stands 2 times in the text";
+  EXPECT_THAT(run({"tokenizer", "train", "--vocab", "260", "--out", tokenizer, text}), HasSubstr(said));
+  EXPECT_THAT(run({"prepare", "--tokenizer", tokenizer, "--out", folder / "d", text}), HasSubstr(said));
+  EXPECT_THAT(run({"prepare", "--specials", "--tokenizer", tokenizer, "--out", folder / "d", text}),
+              testing::Not(HasSubstr("stands")));
+}
+
+TEST(DataCommands, ATokenizerOfOthersIsNotReplaced) {
+  const TemporaryFolder folder;
+  const std::string text = folder.write("a.txt", "the cat and the hat"), tokenizer = folder / "tok";
+  std::filesystem::copy(data::test::fixture("gpt2_tokenizer"), tokenizer, std::filesystem::copy_options::recursive);
+  EXPECT_ERROR("Ridgeline did not write it", run({"tokenizer", "train", "--vocab", "260", "--out", tokenizer, text}));
+  EXPECT_ERROR("is the input", run({"tokenizer", "train", "--vocab", "260", "--key", "x", "--out", folder / "",
+                                    folder.write("vocab.json", "{\"x\": \"the cat\"}")}));
+  const std::string own = folder / "own";
+  run({"tokenizer", "train", "--vocab", "260", "--out", own, text});
+  run({"tokenizer", "train", "--vocab", "261", "--out", own, text});
 }
 
 TEST(DataCommands, ErrorsReachTheCaller) {

@@ -1,5 +1,6 @@
 #include "ridgeline/data/corpus.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 
 #include "support.h"
@@ -133,6 +134,59 @@ TEST(JsonCorpus, WhatTheFastParserRefusesIsStillJson) {
   EXPECT_THAT(jsonl(deep + "}").documents, ElementsAre("deep"));
 }
 
+TEST(JsonCorpus, NumbersThatPythonWritesAreNoReasonToLoseALine) {
+  const auto result = jsonl(
+      "{\"text\": \"one\", \"ppl\": NaN}\n{\"ppl\": [-Infinity, Infinity, {\"x\": NaN}], \"text\": \"two\"}\n"
+      "{\"text\": \"three\", \"ppl\": 1e999}\n{\"a\":-1.5E+400,\"text\":\"four\"}\n{\"text\": \"five \\\"NaN, Infinity "
+      "1e999\"}\n"
+      "{\"text\": \"first\", \"n\": NaN, \"text\": \"last\"}\n{\"x\": NaN, \"text\": \"half \\ud800\", \"y\": 1e999}\n"
+      "{\"text\": \"a \\ude00\", \"big\": 123456789012345678901234567890}\n{\"x\": NaN, \"text\": \"\xff\"}");
+  EXPECT_THAT(result.documents, ElementsAre("one", "two", "three", "four", "five \"NaN, Infinity 1e999", "last",
+                                            "half \uFFFD", "a \uFFFD", "\uFFFD"));
+  EXPECT_EQ(result.counts.skipped_lines, 0);
+  EXPECT_EQ(result.counts.replaced, 3);
+}
+
+TEST(JsonCorpus, WhatIsNoNumberToPythonEitherIsNone) {
+  for (const char* value : {"nan", "-NaN", "+1", "01", "1.", ".5", "1e", "Infinit", "NaN1", "0x1", "--1", "1e+", "- 1",
+                            "NaN NaN", "tru", "Infinity-", "-"}) {
+    const auto result = jsonl(fmt::format("{{\"text\": \"a\", \"x\": {}}}", value));
+    EXPECT_EQ(result.counts.skipped_lines, 1) << value;
+  }
+  EXPECT_EQ(jsonl("{\"text\": \"a\", NaN: 1}").counts.skipped_lines, 1);
+  EXPECT_EQ(jsonl("{\"text\": NaN}").counts.skipped_lines, 1) << "a number is no text";
+  EXPECT_EQ(jsonl("{\"text\": \"cut NaN").counts.skipped_lines, 1);
+}
+
+TEST(JsonCorpus, OtherKeysWithTextAreRemembered) {
+  const auto result =
+      jsonl("{\"content\": \"a\", \"id\": 1}\n{\"content\": \"b\", \"title\": \"c\"}\n{\"text\": \"d\"}");
+  EXPECT_THAT(result.counts.other_keys, ElementsAre(testing::Pair("content", 2), testing::Pair("title", 1)));
+  EXPECT_THAT(other_keys({}, result.counts), HasSubstr("--key content (2 lines), --key title (1 lines)"));
+  EXPECT_EQ(other_keys({}, {}), "");
+}
+
+TEST(CorpusReader, NamesOfSpecialTokensAreCounted) {
+  const TemporaryFolder folder;
+  CorpusOptions options;
+  options.markers = {"<|endoftext|>", "<|end", "</s>", "", "absent"};
+  CorpusReader reader({folder.write("a.txt", "Once.\n<|endoftext|>\nTom <|endof</s>\n\n<|endoftext|><|endoftext|><|e"),
+                       folder.write("b.jsonl", "{\"text\": \"x<|endoftext|>\", \"id\": \"</s>\"}")},
+                      options);
+  for (std::string document; reader.next(document);) {
+  }
+  EXPECT_THAT(reader.counts().markers, ElementsAre(4, 1, 1, 0, 0)) << "in the text alone, the longest at a place";
+}
+
+TEST(CorpusReader, WithoutAnyDocumentItSaysWhatWasThere) {
+  const TemporaryFolder folder;
+  CorpusReader reader({folder.write("a.jsonl", "{\"body\": \"x\"}\n{\"body\": \"y\"}\n")}, {});
+  std::string document;
+  EXPECT_FALSE(reader.next(document));
+  EXPECT_ERROR("2 lines skipped; first problem: ", reader.require_some());
+  EXPECT_ERROR("--key body (2 lines)", reader.require_some());
+}
+
 TEST(CorpusReader, ReadsFilesInOrderAndDocumentsNeverSpanThem) {
   const TemporaryFolder folder;
   CorpusReader reader({folder.write("a.txt", "one\n\ntwo"), folder.write("b.jsonl", "{\"text\": \"three\"}\n"),
@@ -151,7 +205,8 @@ TEST(CorpusReader, RefusesWhatItCannotRead) {
   EXPECT_ERROR("no input files", CorpusReader({}, {}));
   EXPECT_ERROR("missing.txt", CorpusReader({folder / "missing.txt"}, {}));
   EXPECT_ERROR("is a folder", CorpusReader({folder / ""}, {}));
-  EXPECT_ERROR("compressed", CorpusReader({folder.write("a.txt.gz", "x")}, {}));
+  EXPECT_ERROR("a gzip file", CorpusReader({folder.write("a.txt", "\x1f\x8b\x08\x01")}, {}));
+  EXPECT_ERROR("not from '.gz'", CorpusReader({folder.write("a.txt.gz", "x")}, {}));
   EXPECT_ERROR("not from '.pdf'", CorpusReader({folder.write("a.pdf", "x")}, {}));
 }
 

@@ -210,7 +210,7 @@ TEST(IndexedDataset, TheNoteIsKeptAndChecked) {
   EXPECT_ERROR("is not named", dataset->require_tokenizer("00ff", 100, {}));
 
   folder.write("d.json", "{\"tokens\": 5");
-  EXPECT_ERROR("not a dataset's note", IndexedDataset::open(folder / "d"));
+  EXPECT_ERROR("not the note of the dataset", IndexedDataset::open(folder / "d"));
   write_small(folder / "d", 100, DatasetNote{.tokens = 6, .documents = 2});
   EXPECT_ERROR("do not belong together", IndexedDataset::open(folder / "d"));
   write_small(folder / "d");

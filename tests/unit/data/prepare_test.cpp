@@ -103,6 +103,41 @@ TEST(Prepare, FailuresLeaveNothingBehind) {
   EXPECT_EQ(folder.files(), 3U) << "only the inputs";
 }
 
+TEST(Prepare, NothingIsOverwrittenThatItDidNotWrite) {
+  const TemporaryFolder folder;
+  PrepareSettings settings;
+  const std::string lines = "{\"text\": \"one\"}\n{\"text\": \"two\"}\n";
+  settings.inputs = {folder.write("web.json", lines)};
+  const auto refused = [&](const std::filesystem::path& prefix, const std::string& what) {
+    settings.prefix = prefix;
+    EXPECT_ERROR(what, prepare_dataset(gpt2(), settings));
+    EXPECT_EQ(read_text(folder / "web.json"), lines);
+  };
+  refused(folder / "web", "is the input");
+  std::filesystem::create_symlink(folder / "web.json", folder / "soft.json");
+  refused(folder / "soft", "is the input");
+  std::filesystem::create_hard_link(folder / "web.json", folder / "hard.json");
+  refused(folder / "hard", "is the input");
+  refused(folder / "./../" / folder.name() / "web.bin", "is the input");
+
+  for (const char* name : {"a.json", "b.bin", "c.idx"}) folder.write(name, lines);
+  for (const char* prefix : {"a", "b", "c"}) refused(folder / prefix, "Ridgeline did not write it");
+  for (const char* name : {"a.json", "b.bin", "c.idx"}) EXPECT_EQ(read_text(folder / name), lines);
+  EXPECT_EQ(folder.files(), 6U) << "nothing was begun";
+
+  for (const char* prefix : {"", ".", "..", "x/"}) refused(folder / prefix, "names a folder");
+  // Its own datasets, also half-removed ones, and empty files are in nobody's way.
+  folder.write("new.bin", "");
+  settings.prefix = folder / "new";
+  EXPECT_EQ(prepare_dataset(gpt2(), settings).note.documents, 2);
+  std::filesystem::remove(folder / "new.idx");
+  EXPECT_EQ(prepare_dataset(gpt2(), settings).note.documents, 2);
+  EXPECT_EQ(IndexedDataset::open(folder / "new")->documents(), 2);
+  // A dataset of other tools has no note.
+  std::filesystem::remove(folder / "new.json");
+  refused(folder / "new", "Ridgeline did not write it");
+}
+
 TEST(Prepare, ATokenizerWithoutAnEndNeedsNoEod) {
   const TemporaryFolder folder;
   auto json = test::json_fixture("data/llama3_style/tokenizer.json");

@@ -1,0 +1,48 @@
+#include "ridgeline/cli/corpus_report.h"
+
+#include <fmt/format.h>
+
+#include <cstdio>
+
+#include "ridgeline/cli/incomplete.h"
+
+namespace ridgeline::cli {
+namespace {
+
+// At most this many markers are named: a chat corpus may hold a dozen.
+constexpr size_t kMostMarkers = 5;
+
+void print_markers(const data::CorpusOptions& options, const data::CorpusCounts& counts) {
+  size_t named = 0;
+  for (size_t i = 0; i < counts.markers.size(); ++i) {
+    if (counts.markers[i] == 0 || ++named > kMostMarkers) continue;
+    fmt::print("'{}' stands {} times in the text, and was read as text, not as a special token\n", options.markers[i],
+               counts.markers[i]);
+    if (named > 1) continue;
+    fmt::print(
+        "  Where it ends documents, make JSON lines of the file, and prepare those:\n"
+        "  python3 -c \"import json, sys; [print(json.dumps({{'text': t.strip()}})) for t in "
+        "sys.stdin.read().split('{}') if t.strip()]\" < IN.txt > OUT.jsonl\n",
+        options.markers[i]);
+  }
+  if (named > kMostMarkers) fmt::print("  (and {} more names of special tokens)\n", named - kMostMarkers);
+}
+
+}  // namespace
+
+void report_corpus(const data::CorpusOptions& options, const data::CorpusCounts& counts) {
+  if (counts.replaced > 0) fmt::print("{} invalid UTF-8 sequences were replaced by U+FFFD\n", counts.replaced);
+  if (counts.empty_documents > 0) fmt::print("{} empty documents were left out\n", counts.empty_documents);
+  print_markers(options, counts);
+  for (const std::string& problem : counts.problems) fmt::print("  {}\n", problem);
+  if (!counts.problems.empty()) fmt::print("  (at most ten are shown; --strict refuses such input)\n");
+  std::fflush(stdout);
+  if (counts.skipped_lines == 0) return;
+  throw Incomplete(
+      fmt::format("{} JSON lines gave no document and were skipped; the result is made of the other {} documents",
+                  counts.skipped_lines, counts.documents),
+      data::other_keys(options, counts) +
+          "Look at the lines named above, or let --strict stop at the first. (exit code 3)");
+}
+
+}  // namespace ridgeline::cli

@@ -1,0 +1,49 @@
+#include "ridgeline/cli/stop.h"
+
+#include <unistd.h>
+
+#include <csignal>
+#include <cstring>
+
+#include "ridgeline/base/temporary_file.h"
+
+namespace ridgeline::cli {
+namespace {
+
+const char* name_of(int signal) {
+  return signal == SIGINT ? "SIGINT" : signal == SIGTERM ? "SIGTERM" : "SIGHUP";
+}
+
+void say(const char* text) {
+  [[maybe_unused]] const ssize_t ignored = ::write(STDERR_FILENO, text, std::strlen(text));
+}
+
+// Only what a handler may do. Whatever other threads are in the middle of, the process does not live on.
+extern "C" void on_stop(int signal) {
+  remove_temporary_files();
+  say("\nridgeline: stopped by ");
+  say(name_of(signal));
+  say("\n");
+  std::signal(signal, SIG_DFL);
+  sigset_t only;
+  ::sigemptyset(&only);
+  ::sigaddset(&only, signal);
+  ::pthread_sigmask(SIG_UNBLOCK, &only, nullptr);
+  ::raise(signal);
+  ::_exit(128 + signal);
+}
+
+}  // namespace
+
+void end_cleanly_when_stopped() {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    struct sigaction action {};
+    if (::sigaction(signal, nullptr, &action) != 0 || action.sa_handler == SIG_IGN) continue;
+    action = {};
+    action.sa_handler = on_stop;
+    ::sigfillset(&action.sa_mask);
+    ::sigaction(signal, &action, nullptr);
+  }
+}
+
+}  // namespace ridgeline::cli

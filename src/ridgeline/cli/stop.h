@@ -1,0 +1,11 @@
+// How the program ends when somebody stops it: Ctrl-C, SIGTERM, a closed terminal.
+#pragma once
+
+namespace ridgeline::cli {
+
+// From here on SIGINT, SIGTERM and SIGHUP (each unless it is ignored, as in a background job) remove the temporary
+// files, say "stopped", and end the process by that signal: a shell sees 128 + its number. Commands that do better
+// (training saves first) take the signals over while they run.
+void end_cleanly_when_stopped();
+
+}  // namespace ridgeline::cli

@@ -1,0 +1,21 @@
+// Where a token dataset may be written. Internal to the room.
+#pragma once
+
+#include <filesystem>
+#include <span>
+#include <string_view>
+
+namespace ridgeline::data {
+
+// `path` without .bin or .idx.
+std::filesystem::path dataset_prefix(const std::filesystem::path& path);
+
+// Whether a file that begins so is PREFIX.json as `prepare` writes it.
+bool is_dataset_note(std::string_view start);
+
+// Error unless PREFIX.bin, .idx and .json can be written without loss: none of them exists, or all that do are a
+// dataset that `prepare` wrote (its note says so); and none is one of `inputs`. Error also when `out` names a folder
+// ("data/", "."), with what to write instead of it.
+void require_replaceable_dataset(const std::filesystem::path& out, std::span<const std::filesystem::path> inputs);
+
+}  // namespace ridgeline::data

@@ -1,0 +1,248 @@
+// Documents from JSON lines. The fast parser reads nearly every line; what it refuses is repaired where Python's json
+// would read it (lone surrogates, NaN, Infinity, numbers of any size), since that is what wrote it.
+#include <fmt/format.h>
+#include <simdjson.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "ridgeline/data/corpus.h"
+#include "ridgeline/data/corpus_problems.h"
+#include "ridgeline/data/unicode.h"
+
+namespace ridgeline::data {
+namespace {
+
+constexpr size_t kMostKeys = 32, kLongestKey = 64;  // that are remembered
+
+// Whether `word` is a number as JSON writes it, or one of the three more of Python and JavaScript.
+bool is_number(std::string_view word) {
+  if (word == "NaN" || word == "Infinity" || word == "-Infinity") return true;
+  const auto digits = [&] {
+    const size_t count = std::min(word.find_first_not_of("0123456789"), word.size());
+    word.remove_prefix(count);
+    return count;
+  };
+  if (word.starts_with('-')) word.remove_prefix(1);
+  const bool zero = word.starts_with('0');
+  const size_t whole = digits();
+  if (whole == 0 || (zero && whole > 1)) return false;
+  if (word.starts_with('.')) {
+    word.remove_prefix(1);
+    if (digits() == 0) return false;
+  }
+  if (word.starts_with('e') || word.starts_with('E')) {
+    word.remove_prefix(1);
+    if (word.starts_with('+') || word.starts_with('-')) word.remove_prefix(1);
+    if (digits() == 0) return false;
+  }
+  return word.empty();
+}
+
+// Every number outside of strings becomes 0, without moving anything else: which number it was does not matter here.
+void replace_numbers(std::string& line) {
+  constexpr std::string_view kWord = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-._";
+  for (size_t i = 0; i < line.size();) {
+    if (line[i] == '"') {
+      for (++i; i < line.size() && line[i] != '"'; ++i) {
+        if (line[i] == '\\') ++i;
+      }
+      ++i;
+      continue;
+    }
+    const size_t end = std::min(line.find_first_not_of(kWord, i), line.size());
+    if (end == i) {
+      ++i;
+      continue;
+    }
+    if (is_number(std::string_view(line).substr(i, end - i))) {
+      line[i] = '0';
+      std::fill(line.begin() + static_cast<std::ptrdiff_t>(i) + 1, line.begin() + static_cast<std::ptrdiff_t>(end),
+                ' ');
+    }
+    i = end;
+  }
+}
+
+// Value of the \uXXXX at i, -1 when there is none.
+int escape_at(std::string_view line, size_t i) {
+  if (i + 6 > line.size() || line[i] != '\\' || line[i + 1] != 'u') return -1;
+  int value = 0;
+  for (size_t k = i + 2; k < i + 6; ++k) {
+    const char c = line[k];
+    const int digit = c >= '0' && c <= '9'                     ? c - '0'
+                      : (c | 0x20) >= 'a' && (c | 0x20) <= 'f' ? (c | 0x20) - 'a' + 10
+                                                               : -1;
+    if (digit < 0) return -1;
+    value = value * 16 + digit;
+  }
+  return value;
+}
+
+// \ud800 without its other half -> \ufffd, in place; returns how many.
+int64_t replace_lone_surrogates(std::string& line) {
+  int64_t count = 0;
+  for (size_t i = 0; i + 1 < line.size(); ++i) {
+    if (line[i] != '\\') continue;
+    const int value = escape_at(line, i);
+    if (value < 0) {
+      ++i;  // an escape of one character
+      continue;
+    }
+    const int following = escape_at(line, i + 6);
+    if (value >= 0xD800 && value < 0xDC00 && following >= 0xDC00 && following < 0xE000) {
+      i += 11;
+      continue;
+    }
+    if (value >= 0xD800 && value < 0xE000) {
+      line.replace(i, 6, "\\ufffd");
+      ++count;
+    }
+    i += 5;
+  }
+  return count;
+}
+
+class JsonLines final : public DocumentSource {
+ public:
+  JsonLines(std::string_view bytes, std::string name, const CorpusOptions& options)
+      : bytes_(bytes), key_(options.key), problems_(std::move(name), options.strict) {
+    if (bytes_.starts_with("\xEF\xBB\xBF")) position_ = 3;  // a byte order mark is no part of the first object
+  }
+
+  bool next(std::string& text, CorpusCounts& counts) override {
+    while (position_ < bytes_.size()) {
+      const size_t end = std::min(bytes_.find('\n', position_), bytes_.size());
+      const std::string_view line = bytes_.substr(position_, end - position_);
+      position_ = std::min(end + 1, bytes_.size());
+      ++line_;
+      if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
+      const size_t before = text.size();
+      const std::string problem = read_line(line, text, counts);
+      if (!problem.empty()) {
+        text.resize(before);
+        ++counts.skipped_lines;
+        problems_.report(line_, problem, counts);
+      } else if (text.size() == before) {
+        ++counts.empty_documents;
+      } else {
+        ++counts.documents;
+        counts.text_bytes += static_cast<int64_t>(text.size() - before);
+        return true;
+      }
+    }
+    return false;
+  }
+
+  int64_t position() const override { return static_cast<int64_t>(position_); }
+
+ private:
+  static bool is_final(simdjson::error_code code) {
+    return code == simdjson::SUCCESS || code == simdjson::NO_SUCH_FIELD || code == simdjson::INCORRECT_TYPE;
+  }
+
+  // Appends the document of `line` to `text`; returns what is wrong with the line, or "".
+  std::string read_line(std::string_view line, std::string& text, CorpusCounts& counts) {
+    line_text_.assign(line);
+    simdjson::error_code code = parse(text, counts);
+    if (is_final(code)) [[likely]]
+      return meaning(code);
+    if (code == simdjson::UTF8_ERROR) {
+      line_text_.clear();
+      replaced(append_as_utf8(line, line_text_), "bytes that are not UTF-8", counts);
+      code = parse(text, counts);
+      if (is_final(code)) return meaning(code);
+    }
+    // The parser names one reason and there may be several: numbers that it refuses, then halves of surrogate pairs.
+    replace_numbers(line_text_);
+    code = parse(text, counts);
+    if (is_final(code)) return meaning(code);
+    const int64_t lone = replace_lone_surrogates(line_text_);
+    if (lone > 0) code = parse(text, counts);
+    const std::string problem = is_final(code) ? meaning(code) : parse_slowly(text);
+    if (problem.empty() || lone > 0) replaced(lone, "half of a surrogate pair", counts);
+    return problem;
+  }
+
+  std::string meaning(simdjson::error_code code) const {
+    if (code == simdjson::SUCCESS) return "";
+    if (code == simdjson::NO_SUCH_FIELD) return fmt::format("the object has no '{}'", key_);
+    return fmt::format("not an object whose '{}' is a string", key_);
+  }
+
+  void replaced(int64_t count, const char* what, CorpusCounts& counts) {
+    if (count == 0) return;
+    counts.replaced += count;
+    problems_.report(line_, fmt::format("{} in the line", what), counts);
+  }
+
+  // Parses line_text_ and appends the value of the last member called key_, as Python's json.loads would choose.
+  simdjson::error_code parse(std::string& text, CorpusCounts& counts) {
+    const size_t length = line_text_.size();
+    line_text_.resize(length + simdjson::SIMDJSON_PADDING);
+    simdjson::dom::element root;
+    simdjson::error_code code = parser_.parse(line_text_.data(), length, false).get(root);
+    line_text_.resize(length);
+    simdjson::dom::object object;
+    if (code == simdjson::SUCCESS) code = root.get(object);
+    if (code != simdjson::SUCCESS) return code;
+    std::optional<simdjson::dom::element> found;
+    for (const auto field : object) {
+      if (field.key == key_) found = field.value;
+    }
+    std::string_view value;
+    code = found ? found->get(value) : simdjson::NO_SUCH_FIELD;
+    if (code == simdjson::SUCCESS) [[likely]] {
+      text.append(value);
+      return code;
+    }
+    for (const auto field : object) {
+      if (field.value.is_string() && field.key != key_) remember_key(field.key, counts);
+    }
+    return code;
+  }
+
+  static void remember_key(std::string_view key, CorpusCounts& counts) {
+    if (key.size() > kLongestKey) return;
+    if (const auto known = counts.other_keys.find(key); known != counts.other_keys.end()) {
+      ++known->second;
+    } else if (counts.other_keys.size() < kMostKeys) {
+      counts.other_keys.emplace(key, 1);
+    }
+  }
+
+  // What the fast parser refuses may still be JSON (depth of any measure): the last word is here.
+  std::string parse_slowly(std::string& text) {
+    try {
+      const auto root = nlohmann::json::parse(line_text_);
+      const auto found = root.is_object() ? root.find(key_) : root.end();
+      if (!root.is_object() || (found != root.end() && !found->is_string())) return meaning(simdjson::INCORRECT_TYPE);
+      if (found == root.end()) return meaning(simdjson::NO_SUCH_FIELD);
+      text.append(found->get_ref<const std::string&>());
+      return "";
+    } catch (const nlohmann::json::parse_error& error) {
+      if (error.byte > line_text_.size()) return fmt::format("not valid JSON, cut after {} bytes", line_text_.size());
+      return fmt::format("not valid JSON, at byte {} of {} in the line", error.byte, line_text_.size());
+    } catch (const nlohmann::json::exception& error) {
+      return fmt::format("not valid JSON: {}", error.what());
+    }
+  }
+
+  std::string_view bytes_;
+  std::string key_;
+  CorpusProblems problems_;
+  simdjson::dom::parser parser_;
+  std::string line_text_;
+  size_t position_ = 0;
+  int64_t line_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<DocumentSource> read_json_lines(std::string_view bytes, std::string name,
+                                                const CorpusOptions& options) {
+  return std::make_unique<JsonLines>(bytes, std::move(name), options);
+}
+
+}  // namespace ridgeline::data
