@@ -19,6 +19,9 @@ BESIDE_THEIR_ROOM = [
     ("machine_is_read_once", "processors were counted again after a thread had been bound to one", "device_test"),
     ("workspaces_are_checked", "operators trusted the size of the workspace that they were lent", "ops_test"),
     ("threads_that_cannot_start", "a thread that could not start ended in `terminate called`", "device_test|comm_test"),
+    ("every_key_every_extreme", "extreme values of keys aborted, hung, wrapped around, or blamed another key", "test_train"),
+    ("agreement_is_bounded", "nothing compared what ranks were started with", "test_train"),
+    ("lock_on_any_file_system", "nothing kept two writers apart, with or without locks of the file system", "base_test"),
 ]
 
 

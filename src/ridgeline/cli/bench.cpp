@@ -13,6 +13,8 @@
 #include "bench/train.h"
 #include "ridgeline/base/output.h"
 #include "ridgeline/cli/command.h"
+#include "ridgeline/cli/limits.h"
+#include "ridgeline/comm/communicator.h"
 #include "ridgeline/device/machine.h"
 
 namespace ridgeline::cli {
@@ -48,7 +50,19 @@ void require_json(const Options& options) {
 }
 
 int threads(const Options& options) {
-  return options.threads > 0 ? options.threads : device::Machine::read().count();
+  return threads_or_all(options.threads);
+}
+
+void run_comm(const Options& options) {
+  require_json(options);
+  const device::Machine machine = device::Machine::read();
+  if (!comm::launched_by_mpi()) {
+    const std::string asked = fmt::format("--ranks {}, --bytes {}", options.ranks, options.bytes);
+    require_threads(machine, options.ranks, 1, asked);
+    require_bytes(machine, static_cast<double>(options.ranks) * static_cast<double>(options.bytes), asked);
+  }
+  const std::vector<bench::Row> rows = bench::comm_rows(options.ranks, options.bytes, options.rounds);
+  if (!rows.empty()) report(options, rows);
 }
 
 void add_work(const Command& command, bench::WorkerOptions& work) {
@@ -163,11 +177,7 @@ void add_bench(const Command& program) {
   const Command comm = common("comm", "Collectives between ranks of this host (threads, or MPI under mpirun)");
   comm.option("--ranks", options->ranks, kThreadRanks, "Thread ranks");
   comm.option("--bytes", options->bytes, Range{1, int64_t{1} << 36}, "Size of the buffer");
-  comm.action([options] {
-    require_json(*options);
-    const std::vector<bench::Row> rows = bench::comm_rows(options->ranks, options->bytes, options->rounds);
-    if (!rows.empty()) report(*options, rows);
-  });
+  comm.action([options] { run_comm(*options); });
 
   add_train(common("train", "Whole training steps, beside their floor and beside PyTorch"), options);
   add_overlap(common("overlap", "Steps of every sharding level on a slow link, which computation should hide"),

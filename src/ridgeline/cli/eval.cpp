@@ -10,6 +10,7 @@
 #include "ridgeline/base/error.h"
 #include "ridgeline/cli/command.h"
 #include "ridgeline/cli/failures.h"
+#include "ridgeline/cli/limits.h"
 #include "ridgeline/comm/communicator.h"
 #include "ridgeline/data/bigram.h"
 #include "ridgeline/data/sampler.h"
@@ -53,6 +54,16 @@ void run(const Options& options) {
   std::vector<std::string> notes;
   const std::optional<data::Tokenizer> tokenizer = source.tokenizer_if_readable(options.tokenizer, notes);
   print_notes(notes);
+  const std::string asked = fmt::format("--micro-batch {}, --sequence {}, --ranks {}, --threads {}",
+                                        settings.micro_batch, settings.sequence, settings.ranks, options.threads);
+  if (settings.sequence > source.config().context) {
+    throw Error(
+        fmt::format("--sequence {}: longer than the model's context of {}", settings.sequence, source.config().context),
+        fmt::format("The nearest valid value is {}.", source.config().context));
+  }
+  require_threads(machine, settings.ranks, settings.threads, asked);
+  const train::EvaluationSettings fitted = train::fitted_to(settings, dataset, documents, source.config().vocab);
+  require_bytes(machine, train::evaluation_bytes(source.config(), fitted) * settings.ranks, asked);
   const train::Evaluation model = train::evaluate(source, dataset, documents, settings);
   const double bytes_per_token = train::text_bytes_per_prediction(*dataset, documents, tokenizer);
   nlohmann::json json = {{"step", source.step()},

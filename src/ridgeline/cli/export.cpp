@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "ridgeline/base/error.h"
-#include "ridgeline/base/file.h"
+#include "ridgeline/base/lock_file.h"
 #include "ridgeline/cli/command.h"
 #include "ridgeline/cli/failures.h"
 #include "ridgeline/data/tokenizer_output.h"
@@ -33,7 +33,7 @@ void run(const Options& options) {
   const std::vector<std::filesystem::path> inputs = {source.folder()};
   checkpoint::require_replaceable_export(options.out, inputs);
   if (!checkpoint::is_own_export(options.out)) data::require_replaceable_tokenizer(options.out, inputs);
-  make_folder(options.out);
+  const auto lock = LockFile::of_folder(options.out, fmt::format("the model in '{}'", options.out), "ridgeline export");
   checkpoint::ExportOptions settings;
   settings.dtype = options.dtype == "bf16" ? DType::bf16 : DType::f32;
   settings.config = model::to_hugging_face(source.config());

@@ -10,7 +10,7 @@
 #include "ridgeline/base/error.h"
 #include "ridgeline/cli/command.h"
 #include "ridgeline/cli/failures.h"
-#include "ridgeline/device/machine.h"
+#include "ridgeline/cli/limits.h"
 #include "ridgeline/train/generator.h"
 
 namespace ridgeline::cli {
@@ -26,6 +26,7 @@ struct Options {
 
 void run(const Options& options) {
   train::check(options.sampling);
+  const int threads = threads_or_all(options.threads);
   const train::ModelSource source = train::ModelSource::open(options.checkpoint);
   print_notes(source.notes());
   const std::optional<data::Tokenizer> tokenizer = source.tokenizer(options.tokenizer);
@@ -50,8 +51,7 @@ void run(const Options& options) {
     fmt::print(stderr, "note: only {} of {} tokens fit into the model's context of {}\n", tokens, options.tokens,
                context);
   }
-  train::Generator generator(source, options.precision == "bf16" ? DType::bf16 : DType::f32,
-                             options.threads > 0 ? options.threads : device::Machine::read().count(), prompt + tokens);
+  train::Generator generator(source, options.precision == "bf16" ? DType::bf16 : DType::f32, threads, prompt + tokens);
   data::StreamDecoder decoder(*tokenizer);
   const auto begin = std::chrono::steady_clock::now();
   std::span<const float> logits = generator.feed(ids);

@@ -12,6 +12,7 @@
 #include "ridgeline/cli/failures.h"
 #include "ridgeline/cli/stop.h"
 #include "ridgeline/cli/version.h"
+#include "ridgeline/comm/failure.h"
 
 namespace ridgeline::cli {
 namespace {
@@ -37,6 +38,13 @@ bool is_command(const char* word) {
   return false;
 }
 
+// Ranks whose command line makes sense wait for this one: it joins them to say what is wrong with its own.
+[[noreturn]] void release_ranks(const UsageError& error) {
+  comm::run_mpi({.on_failure = print_failure},
+                [&](comm::World&) { throw comm::Refusal(error.message(), error.next_step()); });
+  throw error;
+}
+
 int run(int argc, char** argv) {
   CommandLine line("ridgeline", kDescription, kFooter, version_text);
   for (const Entry& command : kCommands) command.add(line.program());
@@ -46,7 +54,12 @@ int run(int argc, char** argv) {
     return 0;
   }
   if (argv[1][0] != '-' && !is_command(argv[1])) return report_unknown_command(argv[1]);
-  line.run(argc, argv);
+  try {
+    line.run(argc, argv);
+  } catch (const UsageError& error) {
+    if (std::strcmp(argv[1], "train") == 0 && comm::launched_by_mpi()) release_ranks(error);
+    throw;
+  }
   return 0;
 }
 

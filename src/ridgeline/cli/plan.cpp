@@ -112,13 +112,17 @@ void require_memory(const Options& options, const train::Config& config, const d
   train::require_index_fits(config, order_bytes, limit.bytes, limit.of);
   limit.beside = order_bytes;
   if (options.memory != 0) limit = {options.memory, 1, "device"};
-  plan::require_fits(report, limit, [&] { return train::nearest_remedy(config, machine, ranks, limit); });
-  const auto bytes = [](int64_t value) { return observe::format_bytes(static_cast<double>(value)); };
+  plan::require_fits(
+      report, limit, [&] { return train::nearest_remedy(config, machine, ranks, limit); },
+      train::most_of_it(config, report));
+  const auto bytes = [](auto value) { return observe::format_bytes(static_cast<double>(value)); };
+  const double of_all = static_cast<double>(report.total) * together;
   if (options.memory != 0) {
     fmt::print("fits: {} of a device's {}", bytes(report.total), bytes(limit.bytes));
-    if (options.ranks_per_host != 0) fmt::print("; {} on a host of {} ranks", bytes(report.total * together), together);
+    if (options.ranks_per_host != 0) fmt::print("; {} on a host of {} ranks", bytes(of_all), together);
   } else {
-    fmt::print("fits: {} of {} free on this host", bytes(report.total * together + order_bytes), bytes(limit.bytes));
+    fmt::print("fits: {} of {} free on this host", bytes(of_all + static_cast<double>(order_bytes)),
+               bytes(limit.bytes));
   }
   fmt::print("\n");
 }

@@ -7,8 +7,8 @@
 
 #include "ridgeline/cli/command.h"
 #include "ridgeline/cli/corpus_report.h"
+#include "ridgeline/cli/limits.h"
 #include "ridgeline/data/prepare.h"
-#include "ridgeline/device/machine.h"
 #include "ridgeline/observe/progress.h"
 
 namespace ridgeline::cli {
@@ -31,7 +31,7 @@ void print_summary(const data::PrepareResult& result, const std::filesystem::pat
 void run_prepare(Options& options) {
   data::PrepareSettings& settings = options.settings;
   settings.tokenizer = options.tokenizer;
-  if (settings.threads <= 0) settings.threads = device::Machine::read().count();
+  settings.threads = threads_or_all(settings.threads);
   settings.end_of_document = !options.no_end_of_document;
   settings.specials = options.specials ? data::Specials::recognise : data::Specials::as_text;
   const data::Tokenizer tokenizer = data::Tokenizer::load(options.tokenizer);

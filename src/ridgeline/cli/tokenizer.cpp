@@ -8,12 +8,13 @@
 #include <memory>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/base/lock_file.h"
 #include "ridgeline/cli/command.h"
 #include "ridgeline/cli/corpus_report.h"
+#include "ridgeline/cli/limits.h"
 #include "ridgeline/data/tokenizer.h"
 #include "ridgeline/data/tokenizer_output.h"
 #include "ridgeline/data/tokenizer_trainer.h"
-#include "ridgeline/device/machine.h"
 #include "ridgeline/observe/progress.h"
 
 namespace ridgeline::cli {
@@ -56,9 +57,11 @@ class TrainingProgress {
 
 void run_train(const TrainOptions& options) {
   data::TokenizerTraining training = options.training;
-  if (training.threads <= 0) training.threads = device::Machine::read().count();
+  training.threads = threads_or_all(training.threads);
   training.corpus.markers = {"<|endoftext|>"};  // what it will be called
   data::require_replaceable_tokenizer(options.out, training.inputs);
+  const auto lock =
+      LockFile::of_folder(options.out, fmt::format("the tokenizer in '{}'", options.out), "ridgeline tokenizer train");
   const data::TrainedTokenizer trained = [&] {
     TrainingProgress progress;
     return data::train_tokenizer(training, std::ref(progress));

@@ -11,16 +11,19 @@
 #include <memory>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/output.h"
 #include "ridgeline/cli/command.h"
 #include "ridgeline/cli/failures.h"
+#include "ridgeline/cli/limits.h"
 #include "ridgeline/cli/run_config.h"
 #include "ridgeline/comm/communicator.h"
 #include "ridgeline/device/machine.h"
 #include "ridgeline/observe/trace.h"
 #include "ridgeline/plan/memory_report.h"
+#include "ridgeline/train/agreement.h"
 #include "ridgeline/train/output_folder.h"
 #include "ridgeline/train/remedy.h"
 #include "ridgeline/train/run_folder.h"
@@ -45,10 +48,7 @@ int launcher_says(std::initializer_list<const char*> names) {
   }
   return 1;
 }
-// The number of processes that the MPI launcher started, and of those on this host, before MPI itself is initialised.
-int launched_ranks() {
-  return launcher_says({"PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS"});
-}
+// The number of processes on this host that the MPI launcher started.
 int launched_on_host() {
   return launcher_says({"MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_TASKS_PER_NODE"});
 }
@@ -65,7 +65,9 @@ void require_memory(const train::Config& config, const device::Machine& machine,
   const auto require = [&](plan::Limit limit, int processes) {
     train::require_index_fits(config, order_bytes, limit.bytes / processes, limit.of);
     limit.beside = order_bytes * processes;
-    plan::require_fits(report, limit, [&] { return train::nearest_remedy(config, machine, ranks, limit); });
+    plan::require_fits(
+        report, limit, [&] { return train::nearest_remedy(config, machine, ranks, limit); },
+        train::most_of_it(config, report));
   };
   require(plan::host_limit(machine, on_host), mpi ? on_host : 1);
   require(plan::cgroup_limit(machine, mpi ? 1 : ranks), 1);
@@ -87,16 +89,8 @@ void print_result(const train::TrainingResult& result, const std::string& out, i
   std::fflush(stdout);
 }
 
-void run(Options& options) {
-  const bool mpi = comm::launched_by_mpi();
-  if (mpi) options.run.ranks = launched_ranks();
-  if (options.print_config) {
-    // Every key, also of a configuration that is not complete yet.
-    const train::Config given = train::parse_config(options.run.config, options.run.overrides);
-    fmt::print("{}", train::to_toml(given, train::Detail::documented));
-    return;
-  }
-  const device::Machine machine = device::Machine::read();
+// A complete and checked configuration that fits into memory, and the options of its job.
+train::Config read_options(Options& options, const device::Machine& machine, bool mpi) {
   if (options.out.empty())
     throw Error("--out is missing", "Name the folder for checkpoints and metrics: --out runs/first");
   options.job.out = options.out;
@@ -105,7 +99,7 @@ void run(Options& options) {
     options.job.resume_from = options.resume_from;
   }
   const std::optional<checkpoint::CheckpointEntry> from = train::resumed_checkpoint(options.job);
-  const train::Config config = read_run_config(options.run, from ? from->folder : std::filesystem::path());
+  train::Config config = read_run_config(options.run, from ? from->folder : std::filesystem::path());
   if (!options.trace.empty()) options.job.trace = options.trace;
   options.job.guard = parallel::guard_requested();
   options.job.console = options.quiet ? nullptr : stderr;
@@ -113,28 +107,83 @@ void run(Options& options) {
   if (!options.run.config.empty()) inputs.emplace_back(options.run.config);
   train::require_replaceable_run(options.job.out, inputs);
   if (options.job.trace) require_writable(*options.job.trace, "--trace", inputs, observe::is_trace);
+  require_threads(machine, mpi ? 1 : options.run.ranks, train::threads_per_rank(config, machine, options.run.ranks),
+                  fmt::format("--ranks {}, train.threads = {}", options.run.ranks, config.train.threads));
+  if (!options.ignore_plan) require_memory(config, machine, options.run.ranks, mpi, 0);  // before anything is opened
+  return config;
+}
 
-  const auto admit = [&](int64_t order_bytes) {
+// The order of samples counts when its size is known. `config` lives as long as the options.
+void admit_order(Options& options, const train::Config& config, const device::Machine& machine, bool mpi) {
+  options.job.admit_order = [&options, &config, &machine, mpi](int64_t order_bytes) {
     if (!options.ignore_plan) require_memory(config, machine, options.run.ranks, mpi, order_bytes);
   };
-  admit(0);  // before anything is opened
-  options.job.admit_order = admit;
-  const train::Job job = train::prepare_job(config, options.job, machine, options.run.ranks);
-  const train::StopSignals signals;
-  const comm::WorldOptions world{
-      .timeout = std::chrono::milliseconds(static_cast<int64_t>(config.parallel.timeout * 1000)),
-      .failure_file = (options.job.out / train::kFailureName).string(),
+}
+
+comm::WorldOptions world_options(const Options& options, const device::Machine& machine, double timeout) {
+  return {
+      .timeout = std::chrono::milliseconds(static_cast<int64_t>(timeout * 1000)),
+      .failure_file = options.out.empty() ? "" : (std::filesystem::path(options.out) / train::kFailureName).string(),
       .on_failure = print_failure,
       .processors = machine.count()};
-  const auto body = [&](comm::World& ranks) {
-    const train::TrainingResult result = train::run_training(job, ranks);
-    if (ranks.rank() == 0) print_result(result, options.out, config.train.steps);
-  };
-  if (mpi) {
-    comm::run_mpi(world, body);
-  } else {
-    comm::run_threads(options.run.ranks, world, body);
+}
+
+void train_on(comm::World& ranks, const train::Job& job, const Options& options) {
+  const train::TrainingResult result = train::run_training(job, ranks);
+  if (ranks.rank() == 0) print_result(result, options.out, job.config.train.steps);
+}
+
+void run_threads(Options& options, const device::Machine& machine) {
+  const train::Config config = read_options(options, machine, false);
+  admit_order(options, config, machine, false);
+  const train::Job job = train::prepare_job(config, options.job, machine, options.run.ranks);
+  const train::StopSignals signals;
+  comm::run_threads(options.run.ranks, world_options(options, machine, config.parallel.timeout),
+                    [&](comm::World& ranks) { train_on(ranks, job, options); });
+}
+
+// Every process may have been started otherwise: they agree before anything is allocated, and again when all have
+// opened what they need. What goes wrong until then is said once, for all.
+void run_as_rank(Options& options, const device::Machine& machine, comm::World& ranks) {
+  options.run.ranks = ranks.size();
+  options.job.writes = ranks.rank() == 0;
+  train::Config config;
+  train::agree(ranks, train::standing_of([&] {
+                 config = read_options(options, machine, true);
+                 admit_order(options, config, machine, true);
+                 train::require_data(config);
+                 if (options.job.writes) options.job.lock = train::lock_run(options.job.out);
+                 return train::facts_of(config, options.job);
+               }));
+  std::optional<train::Job> job;
+  train::agree(ranks, train::standing_of([&] {
+                 job = train::prepare_job(config, options.job, machine, ranks.size());
+                 return std::vector<train::Fact>{train::folder_fact(options.job)};
+               }));
+  train_on(ranks, *job, options);
+}
+
+// What a rank waits for others until all agree: the configuration's own, where it can be read.
+double timeout_of(const RunConfigOptions& options) {
+  try {
+    return train::parse_config(options.config, options.overrides).parallel.timeout;
+  } catch (const Error&) {
+    return train::Config().parallel.timeout;  // to be said when all ranks are there
   }
+}
+
+void run(Options& options) {
+  if (options.print_config) {
+    // Every key, also of a configuration that is not complete yet.
+    const train::Config given = train::parse_config(options.run.config, options.run.overrides);
+    fmt::print("{}", train::to_toml(given, train::Detail::documented));
+    return;
+  }
+  const device::Machine machine = device::Machine::read();
+  if (!comm::launched_by_mpi()) return run_threads(options, machine);
+  const train::StopSignals signals;
+  comm::run_mpi(world_options(options, machine, timeout_of(options.run)),
+                [&](comm::World& ranks) { run_as_rank(options, machine, ranks); });
 }
 
 }  // namespace

@@ -91,6 +91,7 @@ struct Failure {
   std::string operation;  // operation and label it died or stalled in, when known
   std::string what;       // one line, printed once
   std::string next;       // what to do about it, may be empty
+  bool refusal = false;   // of a Refusal (failure.h): no failure file
 };
 
 // A network to pretend: every rank has one link, shared by all its communicators, and its transfers pass over it one

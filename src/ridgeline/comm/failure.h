@@ -25,4 +25,10 @@ class RankFailure : public Error {
   bool report_, leave_at_once_;
 };
 
+// Thrown by a rank on behalf of all: the run is refused before it begins. No rank is to blame, so none is named beyond
+// the message, and no failure file is written: the folder may be another run's.
+class Refusal : public Error {
+  using Error::Error;
+};
+
 }  // namespace ridgeline::comm

@@ -214,7 +214,8 @@ Failure Host::fail(const Failure& failure, bool relayed) const noexcept {
       record.state.store(2, std::memory_order_release);
       if (relayed || options().on_failure) record.reported.store(1, std::memory_order_relaxed);
       if (!relayed && options().on_failure) options().on_failure(failure);
-      if (!relayed && !options().failure_file.empty()) write_failure_file(options().failure_file, failure);
+      if (!relayed && !failure.refusal && !options().failure_file.empty())
+        write_failure_file(options().failure_file, failure);
       ring_all();
       board().host_bell.value.fetch_add(1, std::memory_order_seq_cst);
       futex_wake(board().host_bell.value, processes());

@@ -155,6 +155,9 @@ void run_mpi(const WorldOptions& options, const std::function<void(World&)>& bod
       body(world);
     } catch (const RankFailure&) {
       throw;
+    } catch (const Refusal& error) {
+      world.refuse(error);
+      throw;
     } catch (const Error& error) {
       world.RankWorld::fail(error.message(), error.next_step());
       throw;

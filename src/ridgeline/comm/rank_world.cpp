@@ -81,6 +81,18 @@ Failure RankWorld::fail(std::string_view what, std::string_view next) noexcept {
   }
 }
 
+Failure RankWorld::refuse(const Error& error) noexcept {
+  try {
+    return host_.fail({.host = host_.host_name(),
+                       .operation = {},
+                       .what = error.message(),
+                       .next = error.next_step(),
+                       .refusal = true});
+  } catch (...) {
+    return {};
+  }
+}
+
 void RankWorld::record_operation(uint64_t board, Kind kind, const Label& label) {
   RankState& state = host_.state(local_);
   const uint64_t number = state.started.load(std::memory_order_relaxed);

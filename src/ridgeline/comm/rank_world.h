@@ -34,6 +34,7 @@ class RankWorld : public World {
   std::unique_ptr<Communicator> communicator(std::span<const int> ranks, std::string_view name) override;
   Failure fail(std::string_view what) noexcept override { return fail(what, {}); }
   Failure fail(std::string_view what, std::string_view next) noexcept;
+  Failure refuse(const Error& error) noexcept;
 
   Host& host() const { return host_; }
   int local() const { return local_; }

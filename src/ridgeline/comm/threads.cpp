@@ -67,6 +67,9 @@ void run_rank(const std::shared_ptr<Run>& run, int rank) {
     run->host->state(rank).departed.store(1, std::memory_order_release);
   } catch (const RankFailure&) {
     // Someone else's failure, on record already.
+  } catch (const Refusal& error) {
+    world.refuse(error);
+    if (alone_unheard(*run)) run->only = std::current_exception();
   } catch (const Error& error) {
     world.RankWorld::fail(error.message(), error.next_step());
     if (alone_unheard(*run)) run->only = std::current_exception();

@@ -314,6 +314,8 @@ void IndexedDataset::require_tokenizer(const std::string& tokenizer_hash, int64_
 IndexedDatasetWriter::IndexedDatasetWriter(const fs::path& prefix, int64_t vocabulary)
     : prefix_(dataset_prefix(prefix)), vocabulary_(vocabulary), type_(token_type_for(vocabulary)) {
   if (prefix_.has_parent_path()) make_folder(prefix_.parent_path());
+  lock_ = std::make_unique<LockFile>(with_suffix(prefix_, ".lock"), fmt::format("the dataset '{}'", prefix_.string()),
+                                     "ridgeline prepare");
   bin_ = std::make_unique<TemporaryFile>(with_suffix(prefix_, ".bin"));
   buffer_.reserve(kFlushBytes + (size_t{1} << 16));
 }

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "ridgeline/base/file.h"
+#include "ridgeline/base/lock_file.h"
 
 namespace ridgeline {
 class TemporaryFile;
@@ -104,7 +105,8 @@ class IndexedDataset {
 };
 
 // Writes a dataset, over what stands there. Tokens go to a temporary file as they come; finish() puts .bin, .json and
-// last .idx into place, so that a reader sees a whole dataset or none. Without finish() nothing remains.
+// last .idx into place, so that a reader sees a whole dataset or none. Without finish() nothing remains. One writer at
+// a time: an Error names the process that was first.
 class IndexedDatasetWriter {
  public:
   IndexedDatasetWriter(const std::filesystem::path& prefix, int64_t vocabulary);
@@ -123,6 +125,7 @@ class IndexedDatasetWriter {
  private:
   void flush();
   std::filesystem::path prefix_;
+  std::unique_ptr<const LockFile> lock_;  // PREFIX.lock
   int64_t vocabulary_;
   TokenType type_;
   std::unique_ptr<TemporaryFile> bin_;

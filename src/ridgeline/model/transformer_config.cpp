@@ -69,7 +69,11 @@ void validate_heads(const TransformerConfig& config) {
     require_range("model.heads", config.heads, 1, kMaxExtent);
     require_range("model.head_width", config.separate_head_width, 1, kMaxHeadWidth);
   } else {
-    require_range("model.heads", config.heads, 1, config.width);
+    require_range("model.heads", config.heads, 1, kMaxExtent);
+    if (config.heads > config.width) {
+      throw Error(fmt::format("model.heads = {}: more than model.width = {}", config.heads, config.width),
+                  fmt::format("The nearest valid value is {}.", nearest_heads(config.width, config.heads)));
+    }
     if (config.width % config.heads != 0) {
       throw Error(fmt::format("model.heads = {}: does not divide model.width = {}", config.heads, config.width),
                   fmt::format("The nearest valid value is {}; or give model.head_width.",

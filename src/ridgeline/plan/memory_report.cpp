@@ -13,8 +13,12 @@ namespace {
 using parallel::Buffer;
 using parallel::Category;
 
+// Of all ranks together it may be more than 64 bits count.
+std::string gib(double bytes) {
+  return fmt::format("{:.2f} GiB", bytes / (1 << 30));
+}
 std::string gib(int64_t bytes) {
-  return fmt::format("{:.2f} GiB", static_cast<double>(bytes) / (1 << 30));
+  return gib(static_cast<double>(bytes));
 }
 
 }  // namespace
@@ -105,14 +109,22 @@ bool fits(const MemoryReport& report, const Limit& limit) {
   return report.total <= limit.per_rank();
 }
 
-void require_fits(const MemoryReport& report, const Limit& limit, const std::function<std::string()>& next_step) {
+parallel::Category largest_category(const MemoryReport& report) {
+  const auto largest = std::max_element(report.by_category.begin(), report.by_category.end());
+  return static_cast<parallel::Category>(largest - report.by_category.begin());
+}
+
+void require_fits(const MemoryReport& report, const Limit& limit, const std::function<std::string()>& next_step,
+                  std::string_view most_of_it) {
   if (fits(report, limit)) return;
-  const std::string needed = limit.ranks == 1 ? fmt::format("a rank needs {}", gib(report.total))
-                                              : fmt::format("{} ranks on a {} need {} ({} each)", limit.ranks, limit.of,
-                                                            gib(report.total * limit.ranks), gib(report.total));
+  const std::string needed = limit.ranks == 1
+                                 ? fmt::format("a rank needs {}", gib(report.total))
+                                 : fmt::format("{} ranks on a {} need {} ({} each)", limit.ranks, limit.of,
+                                               gib(static_cast<double>(report.total) * limit.ranks), gib(report.total));
   const std::string beside =
       limit.beside == 0 ? "" : fmt::format(" beside {} for the order of samples", gib(limit.beside));
-  throw Error(fmt::format("{}{}, but only {} of the {}'s memory are free", needed, beside, gib(limit.bytes), limit.of),
+  throw Error(fmt::format("{}{}, but only {} of the {}'s memory are free{}{}", needed, beside, gib(limit.bytes),
+                          limit.of, most_of_it.empty() ? "" : "; ", most_of_it),
               next_step());
 }
 

@@ -54,7 +54,11 @@ Limit cgroup_limit(const device::Machine& machine, int ranks);
 Limit address_limit(const device::Machine& machine, int ranks);
 
 bool fits(const MemoryReport& report, const Limit& limit);
-// Error when the plan does not fit; it says by how much. `next_step` says what helps, and is asked only then.
-void require_fits(const MemoryReport& report, const Limit& limit, const std::function<std::string()>& next_step);
+// Error when the plan does not fit; it says by how much, and what most of it is (`most_of_it`, where given).
+// `next_step` says what helps, and is asked only then.
+void require_fits(const MemoryReport& report, const Limit& limit, const std::function<std::string()>& next_step,
+                  std::string_view most_of_it = {});
+// The category with the most bytes.
+parallel::Category largest_category(const MemoryReport& report);
 
 }  // namespace ridgeline::plan

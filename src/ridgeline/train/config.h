@@ -138,6 +138,12 @@ Config with_imported_model(Config config, const ridgeline::model::TransformerCon
 // warm-up, loss scale. A key that the chosen schedule or loss scale does not read must be at its default. Pure; `plan`
 // calls it too. Does not ask for data.train.
 void check(const Config& config, int ranks);
+// Part of it: what keys make together (weights, activations, operations, tokens of the run) must be countable. Names
+// the keys. Costs nothing, however large they are.
+void check_sizes(const Config& config, int ranks);
+constexpr int kMostRanks = 1 << 20;
+// All divisors of a positive number, ascending.
+std::vector<int64_t> divisors(int64_t value);
 // Error unless data.train is given.
 void require_data(const Config& config);
 

@@ -1,5 +1,6 @@
 // What can be said about a configuration as a whole, before anything is opened or allocated.
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 
 #include "ridgeline/base/error.h"
@@ -61,10 +62,11 @@ int64_t nearest_multiple(int64_t value, int64_t unit) {
 
 // The divisor of `value` nearest to `wanted`, the smaller one of two. 1 always divides.
 int64_t nearest_divisor(int64_t value, int64_t wanted) {
-  for (int64_t distance = 0;; ++distance) {
-    if (wanted - distance >= 1 && value % (wanted - distance) == 0) return wanted - distance;
-    if (wanted + distance <= value && value % (wanted + distance) == 0) return wanted + distance;
+  int64_t nearest = 1;
+  for (const int64_t divisor : divisors(value)) {
+    if (std::abs(divisor - wanted) < std::abs(nearest - wanted)) nearest = divisor;
   }
+  return nearest;
 }
 
 void check_batch(const Config& config, int ranks) {
@@ -150,8 +152,9 @@ void check_batch_ramp(const Config& config, int ranks) {
   }
   if (t.batch_ramp_samples == 0) {
     refuse("train.batch_ramp_samples", 0, "the ramp needs a length",
-           fmt::format("For example, for 100 steps per batch on average: {}.",
-                       100 * way / increment * (t.batch_ramp_start + t.global_batch - t.batch_ramp_increment) / 2));
+           fmt::format("For example, for 100 steps per batch on average: {:.0f}.",
+                       std::floor(50.0 * static_cast<double>(way / increment) *
+                                  static_cast<double>(t.batch_ramp_start + t.global_batch - t.batch_ramp_increment))));
   }
 }
 
@@ -232,14 +235,30 @@ void check_optimizer(const Config& config) {
 
 }  // namespace
 
+std::vector<int64_t> divisors(int64_t value) {
+  std::vector<int64_t> small, large;
+  for (int64_t divisor = 1; divisor * divisor <= value; ++divisor) {
+    if (value % divisor != 0) continue;
+    small.push_back(divisor);
+    if (divisor * divisor < value) large.push_back(value / divisor);
+  }
+  small.insert(small.end(), large.rbegin(), large.rend());
+  return small;
+}
+
 void check(const Config& config, int ranks) {
   if (ranks < 1) throw Error(fmt::format("--ranks {}: must be at least 1", ranks), "The nearest valid value is 1.");
+  if (ranks > kMostRanks) {
+    throw Error(fmt::format("--ranks {}: must be at most {}", ranks, kMostRanks),
+                fmt::format("The nearest valid value is {}.", kMostRanks));
+  }
   for (const Key& key : keys()) located(config, [&] { check_value(key, config); });
   check_model(config);
   check_batch(config, ranks);
   check_batch_ramp(config, ranks);
   check_length(config);
   check_sharding(config, ranks);
+  check_sizes(config, ranks);
   check_optimizer(config);
   located(config, [&] { loss_scale_of(config); });
   located(config, [&] { data::split_documents(config.data.split, config.data.split_rule, 1); });

@@ -9,7 +9,7 @@
 namespace ridgeline::train {
 namespace {
 
-constexpr double kMaxRanks = 1 << 20;
+constexpr double kMaxRanks = kMostRanks;
 
 std::vector<std::string> words(std::span<const std::string_view> all) {
   return {all.begin(), all.end()};
@@ -40,7 +40,7 @@ std::vector<Key> model_keys() {
        .slot = [](Config& c) -> Slot { return &c.model.transformer.width; },
        .meaning = "Width of the residual stream; a multiple of model.heads unless model.head_width is given.",
        .low = 0,
-       .high = 1 << 24},
+       .high = 1 << 22},
       {.name = "model.heads",
        .unit = "heads",
        .slot = [](Config& c) -> Slot { return &c.model.transformer.heads; },
@@ -471,13 +471,22 @@ std::string default_text(const Key& key) {
 }
 
 void check_number(const Key& key, ConstSlot slot, double value) {
-  const bool low = value<key.low, high = value> key.high;
-  if (value >= key.low && (key.below_high ? value < key.high : !high)) return;  // NaN goes on
+  // Numbers with a fraction become floats before they are used: what is a limit there is one here.
+  const auto as_used = [&](double number) {
+    return is_integer(slot) ? number : static_cast<double>(static_cast<float>(number));
+  };
+  const bool low = value < key.low && as_used(value)<as_used(key.low), high = value> key.high;
+  const bool too_small = value > 0 && value < key.least;
+  if (!low && !too_small && (key.below_high ? as_used(value) < key.high : value <= key.high)) return;  // NaN goes on
   std::string required = allowed_text(key), next = "The default";
   if (low || (high && !key.below_high)) {
     const std::string limit = limit_text(slot, low ? key.low : key.high);
     if (!key.default_only) required = fmt::format("{} {}", low ? "at least" : "at most", limit);
     next = fmt::format("The nearest valid value is {}; the default", limit);
+  } else if (too_small) {
+    required += fmt::format(", 0 or at least {}", key.least);
+  } else if (value < key.high) {
+    required += " (in fp32)";
   }
   throw Error(fmt::format("{} = {}: must be {}", key.name, value_text(slot), required),
               fmt::format("{} is {}.", next, default_text(key)));
@@ -576,7 +585,7 @@ std::string allowed_text(const Key& key) {
   if (key.below_high)
     return fmt::format("at least {} and below {}", limit_text(slot, key.low), limit_text(slot, key.high));
   // Limits that only keep arithmetic safe would distract; an error names them.
-  if (key.high >= 1000) return fmt::format("at least {}", limit_text(slot, key.low));
+  if (key.high > 1e5) return fmt::format("at least {}", limit_text(slot, key.low));
   return fmt::format("between {} and {}", limit_text(slot, key.low), limit_text(slot, key.high));
 }
 

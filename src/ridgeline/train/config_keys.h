@@ -39,7 +39,8 @@ struct Key {
   // Of numbers:
   double low = -std::numeric_limits<double>::infinity();
   double high = std::numeric_limits<double>::infinity();
-  bool below_high = false;    // high itself is not allowed
+  bool below_high = false;    // high itself is not allowed, nor what rounds to it in fp32
+  double least = 0;           // of values above 0: smaller ones would vanish in fp32
   bool default_only = false;  // other values are known, but not in this version
   // Of words; both empty: any text.
   std::vector<std::string> words = {};
@@ -49,7 +50,8 @@ struct Key {
   std::string_view member() const { return name.substr(name.find('.') + 1); }
 };
 
-inline constexpr double kNoLimit = 9e18;  // of whole numbers
+// Of counts. Up to here arithmetic in floating point (schedules, shares, JSON) counts exactly.
+inline constexpr double kNoLimit = 0x1p53;
 
 // Parts of keys(): the last of [train], and all of [optimizer].
 std::vector<Key> batch_and_scale_keys();

@@ -59,31 +59,51 @@ int64_t micro_batch_of(const EvaluationSettings& settings, int64_t sequence) {
   return settings.micro_batch > 0 ? settings.micro_batch : std::clamp<int64_t>(kTokens / sequence, 1, kUsual);
 }
 
+parallel::RunShape evaluation_shape(const model::TransformerConfig& model, const EvaluationSettings& settings) {
+  model::BatchShape shape{.batch = settings.micro_batch,
+                          .sequence = settings.sequence,
+                          .dtype = settings.dtype,
+                          .team_size = settings.threads};
+  shape.head_chunk = std::min(shape.head_chunk, shape.tokens());
+  return {.config = model,
+          .batch = shape,
+          .evaluation_batch = shape,
+          .sharding = {.ranks = settings.ranks, .weights = settings.dtype},
+          .training = false};
+}
+
 }  // namespace
+
+// Buffers are as large as what is evaluated: no longer than there are tokens, no more windows at once than there are.
+EvaluationSettings fitted_to(EvaluationSettings settings, const std::shared_ptr<const data::IndexedDataset>& dataset,
+                             data::DocumentRange documents, int64_t vocab) {
+  const int64_t there = data::EvaluationWindows(dataset, documents, 1, vocab).predictions();
+  settings.sequence = std::clamp<int64_t>(there, 1, settings.sequence);
+  const int64_t windows = data::EvaluationWindows(dataset, documents, settings.sequence, vocab).size();
+  const int64_t per_rank = (windows + settings.ranks - 1) / settings.ranks;
+  settings.micro_batch = std::clamp<int64_t>(per_rank, 1, micro_batch_of(settings, settings.sequence));
+  return settings;
+}
+
+double evaluation_bytes(const model::TransformerConfig& model, const EvaluationSettings& settings) {
+  const double tokens = static_cast<double>(settings.micro_batch) * static_cast<double>(settings.sequence);
+  if (tokens > 0x1p31) return tokens * static_cast<double>(model.width);
+  const parallel::RunShape run = evaluation_shape(model, settings);
+  const std::vector<parallel::Program> programs = {parallel::evaluation(model, 1, run.sharding)};
+  return static_cast<double>(parallel::make_inventory(run, model::declare(model), programs).total_bytes());
+}
 
 Evaluation evaluate(const ModelSource& source, const std::shared_ptr<const data::IndexedDataset>& dataset,
                     data::DocumentRange documents, const EvaluationSettings& settings) {
-  // Buffers are as large as what is evaluated: no longer than there are tokens, no more windows at once than there are.
   const int64_t vocab = source.config().vocab;
-  const int64_t there = data::EvaluationWindows(dataset, documents, 1, vocab).predictions();
-  const int64_t sequence = std::clamp<int64_t>(there, 1, settings.sequence);
-  const data::EvaluationWindows windows(dataset, documents, sequence, vocab);
-  const int64_t per_rank = (windows.size() + settings.ranks - 1) / settings.ranks;
+  const EvaluationSettings fitted = fitted_to(settings, dataset, documents, vocab);
+  const data::EvaluationWindows windows(dataset, documents, fitted.sequence, vocab);
   require_predictions(windows);
   if (settings.sequence > source.config().context) {
     throw Error(fmt::format("windows of {} tokens are longer than the model's context of {}", settings.sequence,
                             source.config().context));
   }
-  model::BatchShape shape{.batch = std::clamp<int64_t>(per_rank, 1, micro_batch_of(settings, sequence)),
-                          .sequence = sequence,
-                          .dtype = settings.dtype,
-                          .team_size = settings.threads};
-  shape.head_chunk = std::min(shape.head_chunk, shape.tokens());
-  const parallel::RunShape run{.config = source.config(),
-                               .batch = shape,
-                               .evaluation_batch = shape,
-                               .sharding = {.ranks = settings.ranks, .weights = settings.dtype},
-                               .training = false};
+  const parallel::RunShape run = evaluation_shape(source.config(), fitted);
   Evaluation result;
   comm::run_threads(settings.ranks, {}, [&](comm::World& world) {
     device::WorkerTeam team(settings.threads);

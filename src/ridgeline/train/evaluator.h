@@ -41,6 +41,11 @@ struct EvaluationSettings {
   bool guard = parallel::kGuardByDefault;  // every buffer is watched: parallel::MemoryGuard
   std::FILE* console = nullptr;
 };
+// The same for these documents: sequence and micro_batch as evaluate() takes them, no larger than there is text for.
+EvaluationSettings fitted_to(EvaluationSettings settings, const std::shared_ptr<const data::IndexedDataset>& dataset,
+                             data::DocumentRange documents, int64_t vocab);
+// What a rank of evaluate() allocates for fitted settings: exactly, or, where that cannot be counted in 64 bits, about.
+double evaluation_bytes(const model::TransformerConfig& model, const EvaluationSettings& settings);
 // A stored model on documents of a dataset.
 Evaluation evaluate(const ModelSource& source, const std::shared_ptr<const data::IndexedDataset>& dataset,
                     data::DocumentRange documents, const EvaluationSettings& settings);

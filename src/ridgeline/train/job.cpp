@@ -6,7 +6,6 @@
 #include <cmath>
 
 #include "ridgeline/base/error.h"
-#include "ridgeline/base/file.h"
 #include "ridgeline/checkpoint/lineage.h"
 #include "ridgeline/plan/memory_report.h"
 #include "ridgeline/train/evaluator.h"
@@ -151,18 +150,25 @@ std::vector<parallel::Program> run_programs(const Config& config, int ranks) {
   return programs;
 }
 
+std::shared_ptr<const LockFile> lock_run(const fs::path& out) {
+  return LockFile::of_folder(out, fmt::format("the run in '{}'", out.string()), "ridgeline train");
+}
+
 Job prepare_job(const Config& config, JobOptions options, const device::Machine& machine, int ranks) {
   const auto begin = std::chrono::steady_clock::now();
   Job job{.config = config, .options = std::move(options), .machine = machine};
   require_data(config);
   check_output(job.options);
+  if (job.options.writes && !job.options.lock) {
+    job.options.lock = lock_run(job.options.out);
+    check_output(job.options);  // a run that ended meanwhile
+  }
   job.from = resumed_checkpoint(job.options);
   job.finished = job.from && is_finished(*job.from, config.train.steps);
   if (job.finished) return job;
   const std::optional<RunState> state = state_to_resume(job);
   if (state) job.config = with_split_rule(std::move(job.config), *state);
   const RunDocuments documents = open_documents(job.config);
-  make_folder(job.options.out);
   open_data(job, documents);
   order_samples(job, documents, state);
   // Products of fp16 are computed in fp32.

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/train/config_keys.h"
 #include "ridgeline/train/trainer.h"
 
 namespace ridgeline::train {
@@ -52,8 +53,9 @@ std::vector<Step> steps_of(const Config& config, int ranks) {
       "train.micro_batch", {}, [](Config& c, const std::string& value) { c.train.micro_batch = std::stoll(value); }};
   const int64_t of_rank = config.train.global_batch / ranks;
   const int64_t most = std::max(of_rank / config.train.micro_batch, kMicroBatches);
-  for (int64_t size = config.train.micro_batch - 1; size >= 1; --size) {
-    if (of_rank % size == 0 && of_rank / size <= most) micro.values.push_back(std::to_string(size));
+  const std::vector<int64_t> sizes = divisors(of_rank);
+  for (auto size = sizes.rbegin(); size != sizes.rend(); ++size) {
+    if (*size < config.train.micro_batch && of_rank / *size <= most) micro.values.push_back(std::to_string(*size));
   }
   steps.push_back(std::move(micro));
   if (config.optimizer.offload != "file") {
@@ -92,6 +94,37 @@ plan::MemoryReport memory_report(const Config& config, const device::Machine& ma
   const std::vector<parallel::Program> programs = run_programs(config, ranks);
   const parallel::RunShape shape = run_shape(config, machine, ranks);
   return plan::memory_report(parallel::make_inventory(shape, model::declare(shape.config), programs), programs);
+}
+
+std::string most_of_it(const Config& config, const plan::MemoryReport& report) {
+  using parallel::Category;
+  const Category category = plan::largest_category(report);
+  std::vector<std::string_view> keys;
+  switch (category) {
+    case Category::optimizer:
+      if (config.optimizer.offload == "file") keys.push_back("optimizer.offload_buffer");
+      [[fallthrough]];
+    case Category::parameters:
+    case Category::gradients:
+    case Category::communication:
+      keys.insert(keys.end(), {"model.layers", "model.width", "model.ffn", "model.vocab", "model.context"});
+      break;
+    case Category::activations:
+      keys = {"train.micro_batch", "train.sequence", "model.layers", "model.width", "model.ffn"};
+      break;
+    case Category::workspace:
+      keys = {"train.head_chunk", "model.vocab", "train.micro_batch", "train.sequence",
+              "model.width",      "model.ffn",   "train.threads"};
+      break;
+    case Category::data:
+      keys = {"train.global_batch", "train.micro_batch", "train.sequence"};
+      break;
+  }
+  std::string text = fmt::format("most of it, {}, is {}: ", gib(report.by_category[static_cast<size_t>(category)]),
+                                 parallel::name_of(category));
+  for (const std::string_view key : keys)
+    text += fmt::format("{}{} = {}", key == keys.front() ? "" : ", ", key, value_text(slot_of(*find_key(key), config)));
+  return text;
 }
 
 std::string nearest_remedy(const Config& config, const device::Machine& machine, int ranks, const plan::Limit& limit) {

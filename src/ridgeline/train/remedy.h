@@ -12,6 +12,10 @@ namespace ridgeline::train {
 // What a run takes: the report of the very inventory that training allocates. `config` passes check().
 plan::MemoryReport memory_report(const Config& config, const device::Machine& machine, int ranks);
 
+// What most of that memory is for, and the keys that ask for it: "most of it, 900.00 GiB, is optimizer:
+// optimizer.offload_buffer = 900000000000, model.layers = 12, ...".
+std::string most_of_it(const Config& config, const plan::MemoryReport& report);
+
 // The nearest change to `config` with which it fits `limit`, as a sentence for an error: a single key where one is
 // enough, dearest last (more sharding, reducing every micro-batch, recompute, smaller micro-batches, offload to a file,
 // fewer bits), else

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "ridgeline/base/lock_file.h"
 #include "ridgeline/checkpoint/manifest.h"
 #include "ridgeline/comm/communicator.h"
 #include "ridgeline/data/sampler.h"
@@ -27,6 +28,9 @@ namespace ridgeline::train {
 
 struct JobOptions {
   std::filesystem::path out;
+  // One run at a time writes to `out`: held by the process that writes there (rank 0's). Null: prepare_job takes it.
+  std::shared_ptr<const LockFile> lock;
+  bool writes = true;  // false: another process holds the lock
   bool resume = false;
   std::optional<std::filesystem::path> resume_from;  // a step_… folder; default: the newest in out/checkpoints
   bool other_data = false;                           // resuming on other data than the checkpoint's is meant
@@ -73,8 +77,10 @@ struct Job {
 };
 
 // Opens and checks everything outside: data, tokenizer, output folder (Error when it already holds a run and this is no
-// resume; when it is one and there is nothing to resume).
+// resume; when it is one and there is nothing to resume; when another process runs in it).
 Job prepare_job(const Config& config, JobOptions options, const device::Machine& machine, int ranks);
+// Makes the folder of a run and takes its lock: what prepare_job does first.
+std::shared_ptr<const LockFile> lock_run(const std::filesystem::path& out);
 
 struct TrainingResult {
   int64_t step = 0;
