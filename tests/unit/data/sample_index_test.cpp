@@ -45,7 +45,7 @@ TEST(LongerOrder, BeginsWithTheShorterOne) {
       for (const int64_t begun : {1, 10, 60}) {
         const SampleIndex first = build_sample_index(lengths, range, sequence, begun, seed);
         SampleIndex before = first;
-        for (const int64_t wanted : {begun - 1, begun + 1, 2 * begun, 3 * begun + 5, 7 * begun}) {
+        for (const int64_t wanted : {begun - 1, begun + 1, 2 * begun, 3 * begun + 5, 7 * begun + 5}) {
           const SampleIndex longer = build_sample_index(lengths, range, sequence, begun, seed, wanted);
           ASSERT_GE(static_cast<int64_t>(longer.order.size()), wanted);
           ASSERT_TRUE(begins_with(longer.order, before.order)) << seed << " " << sequence << " " << begun;
