@@ -234,8 +234,11 @@ TEST_F(OrderOfSamples, what_it_takes_is_known_before_it_is_built) {
   const data::SampleIndexSize without_data = planned_index(config({"data.train=/nowhere/data"}));
   EXPECT_EQ(without_data.epochs, 0);
   EXPECT_EQ(without_data.bytes, 4 + 65 * 16);
-  expect_error([&] { check(config({"train.steps=1000000000000000000"}), 1); },
-               {"train.steps = 1000000000000000000", "2^62", "nearest valid value is 24019198012642645"});
+  expect_error(
+      [&] {
+        check(config({"train.steps=9000000000000000", "train.global_batch=1024"}), 1);
+      },
+      {"train.steps = 9000000000000000", "2^62", "nearest valid value is 187649984473770"});
   // More epochs than 32 bits count.
   for (const char* const steps : {"train.steps=100000000000", "train.steps=100000000000000000"}) {
     JobOptions options;
