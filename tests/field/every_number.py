@@ -17,6 +17,7 @@ from pathlib import Path
 VALUES = ["0", "-1", "1", "100000", "2147483647", "2147483648", "4294967296", "1000000000000000000", "9223372036854775807",
           "9223372036854775808", "18446744073709551616", "0.5", "1e300", "nan", "inf", ""]
 SECONDS = 5  # of processor time; the clock on the wall of a loaded machine says little
+SECONDS_OF_BENCH = 1  # where a benchmark has begun to measure, its numbers were accepted
 BYTES = 4 << 30
 # What --help calls numbers, and a size with its unit.
 KINDS = "INT|UINT|FLOAT|NUMBER|SIZE|N"
@@ -27,7 +28,7 @@ program, here, sets = Path(sys.argv[1]).resolve(), Path(sys.argv[2]), sys.argv[3
 
 def commands():
     """Each command with the rest of a line that works, and is quick where all numbers are what they are by default."""
-    settings = [word for one in sets for word in ("--set", one)] + ["--set", "train.steps=1"]
+    settings = [word for one in sets for word in ("--set", one)] + ["--set", "train.steps=2"]
     model = ["--checkpoint", here / "run", "--tokenizer", here / "tokenizer"]
     yield ["tokenizer", "train"], ["--vocab", "300", "--out", "OUT", here / "text.txt"]
     yield ["tokenizer", "encode"], ["--tokenizer", here / "tokenizer", "w1"]
@@ -44,14 +45,15 @@ def commands():
     yield ["bench", "train"], ["--rows", "none is called so"]
 
 
-def limits():
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+def limits(seconds):
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
 
 
 def run(words):
+    seconds = SECONDS_OF_BENCH if words[0] == "bench" else SECONDS
     return subprocess.run([str(program), *map(str, words)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          timeout=60, preexec_fn=limits, check=False)
+                          timeout=60, preexec_fn=lambda: limits(seconds), check=False)
 
 
 def options_of(command):
@@ -75,7 +77,7 @@ def problem(number, command, rest, option, value):
     except subprocess.TimeoutExpired:
         return f"{words}: hangs"
     text = done.stdout.decode(errors="replace")
-    if done.returncode == 0:
+    if done.returncode == 0 or (command[0] == "bench" and done.returncode in (-9, -24)):
         return None
     if done.returncode in (1, 2) and text.count("ridgeline: error: ") == 1 and option in text:
         return None

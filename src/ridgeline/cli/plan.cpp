@@ -114,7 +114,8 @@ void require_memory(const Options& options, const train::Config& config, const d
   if (options.memory != 0) limit = {options.memory, 1, "device"};
   plan::require_fits(
       report, limit, [&] { return train::nearest_remedy(config, machine, ranks, limit); },
-      train::most_of_it(config, report));
+      train::most_of_it(config, report) +
+          (options.memory != 0 ? fmt::format(" (--memory {})", options.memory) : std::string()));
   const auto bytes = [](auto value) { return observe::format_bytes(static_cast<double>(value)); };
   const double of_all = static_cast<double>(report.total) * together;
   if (options.memory != 0) {
