@@ -22,6 +22,7 @@
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/file.h"
+#include "ridgeline/base/temporary_file.h"
 
 namespace ridgeline {
 namespace {
@@ -191,7 +192,8 @@ struct LockFile::Held {
   std::condition_variable stop;
   bool stopped = false;
   std::thread heart;
-  fs::path made;  // a folder that was made for this
+  fs::path made;                                          // a folder that was made for this
+  std::optional<GoesWithProcess> folder_goes, file_goes;  // also when a signal ends the process
 
   ~Held() {
     {
@@ -200,6 +202,8 @@ struct LockFile::Held {
     }
     stop.notify_all();
     if (heart.joinable()) heart.join();
+    file_goes.reset();
+    folder_goes.reset();
     if (descriptor < 0) return;
     if (still_there(descriptor, file)) ::unlink(file.c_str());
     ::close(descriptor);
@@ -302,6 +306,7 @@ LockFile::LockFile(const fs::path& file, const std::string& what, const std::str
     if (attempt == kAttempts) refuse(what, read_holder(file));
     std::this_thread::sleep_for(milliseconds(5));
   }
+  held_->file_goes.emplace(file);
   held_->write();
   held_->live();
 }
@@ -314,7 +319,9 @@ std::unique_ptr<const LockFile> LockFile::of_folder(const fs::path& folder, cons
   const bool there = fs::exists(folder, ignored);
   make_folder(folder);
   auto lock = std::make_unique<LockFile>(lock_file_of(folder), what, command);
-  if (!there) lock->held_->made = folder;
+  if (there) return lock;
+  lock->held_->made = folder;
+  lock->held_->folder_goes.emplace(folder);
   return lock;
 }
 

@@ -25,6 +25,7 @@ namespace fs = std::filesystem;
 enum class State : int { free, busy, present };
 constexpr size_t kEntries = 128;  // more at a time, or longer paths, are not remembered
 constexpr size_t kLongestPath = 4096;
+constexpr int kMostMilliseconds = 3000;  // a handler's patience with a file system that does not answer
 struct Entry {
   std::atomic<State> state{State::free};
   std::array<char, kLongestPath> path{};
@@ -184,8 +185,9 @@ GoesWithProcess::~GoesWithProcess() {
 void remove_temporary_files() noexcept {
   ending.store(true);
   bool folders = false;
+  int patience = kMostMilliseconds;
   for (Entry& entry : table) {
-    while (entry.state.load() == State::busy) {
+    while (entry.state.load() == State::busy && patience-- > 0) {
       const timespec moment{0, 1'000'000};
       ::nanosleep(&moment, nullptr);
     }

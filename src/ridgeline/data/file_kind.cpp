@@ -56,7 +56,7 @@ struct Magic {
 };
 
 constexpr Magic kMagics[] = {
-    {0, "\x1f\x8b"sv, Family::packed, "a gzip file", "gzip -dc {0} > {1}"},
+    {0, "\x1f\x8b\x08"sv, Family::packed, "a gzip file", "gzip -dc {0} > {1}"},
     {0, "\x28\xb5\x2f\xfd"sv, Family::packed, "a Zstandard file", "zstd -dc {0} > {1}"},
     {0, "\xfd\x37zXZ\0"sv, Family::packed, "an xz file", "xz -dc {0} > {1}"},
     {0, "BZh"sv, Family::packed, "a bzip2 file", "bzip2 -dc {0} > {1}", true},
@@ -219,6 +219,14 @@ FileKind kind_of(std::string_view start, const fs::path& file) {
     rest.remove_prefix(bad.length);
   }
   const auto zeros = static_cast<int64_t>(std::count(start.begin(), start.end(), '\0'));
+  for (const Magic& magic : kMagics) {
+    if (start.size() < magic.offset || !start.substr(magic.offset).starts_with(magic.bytes)) continue;
+    if (magic.also_text && zeros == 0 && invalid == 0) continue;
+    return {magic.family, magic.name, way_out(magic, file)};
+  }
+  if (auto zip = zip_kind(start, file)) return *zip;
+  if (is_safetensors(start))
+    return {Family::model, "weights in a safetensors file", "These are weights, not text. " + std::string(kNoText)};
   if (const Encoding* encoding = encoding_of(start, zeros, invalid)) {
     fs::path utf8 = file;
     utf8.replace_extension(".utf8" + file.extension().string());
@@ -228,14 +236,6 @@ FileKind kind_of(std::string_view start, const fs::path& file) {
                         marked ? std::string_view(encoding->iconv).substr(0, 6) : encoding->iconv,
                         quoted(file.string()), quoted(utf8.string()))};
   }
-  for (const Magic& magic : kMagics) {
-    if (start.size() < magic.offset || !start.substr(magic.offset).starts_with(magic.bytes)) continue;
-    if (magic.also_text && zeros == 0 && invalid == 0) continue;
-    return {magic.family, magic.name, way_out(magic, file)};
-  }
-  if (auto zip = zip_kind(start, file)) return *zip;
-  if (is_safetensors(start))
-    return {Family::model, "weights in a safetensors file", "These are weights, not text. " + std::string(kNoText)};
   if (start.size() > 2 && start[0] == '\x80' && start[1] >= 2 && start[1] <= 5)
     return {Family::model, "a Python pickle (torch.save writes such weights)", kTorch};
   // Text in the encodings of one byte has a tenth of such bytes at most.

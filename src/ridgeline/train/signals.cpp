@@ -9,6 +9,8 @@
 #include <cstdint>
 #include <ctime>
 
+#include "ridgeline/base/temporary_file.h"
+
 namespace ridgeline::train {
 namespace {
 
@@ -40,6 +42,7 @@ extern "C" void on_signal(int number) {
       } else {
         say("\nridgeline: second SIGTERM, quitting without saving\n");
       }
+      remove_temporary_files();
       ::_exit(128 + number);
     }
   }
