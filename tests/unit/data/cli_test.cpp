@@ -1,8 +1,7 @@
 // The commands `tokenizer` and `prepare`, called as the program calls them.
 #include <gmock/gmock.h>
 
-#include <CLI/CLI.hpp>
-
+#include "ridgeline/cli/command.h"
 #include "ridgeline/cli/prepare.h"
 #include "ridgeline/cli/tokenizer.h"
 #include "ridgeline/data/indexed_dataset.h"
@@ -15,16 +14,17 @@ using data::test::TemporaryFolder;
 using testing::HasSubstr;
 
 // Standard output of the command line.
-std::string run(std::vector<std::string> arguments) {
-  CLI::App app("ridgeline");
-  app.require_subcommand(1);
-  add_tokenizer(app);
-  add_prepare(app);
-  std::reverse(arguments.begin(), arguments.end());
+std::string run(const std::vector<std::string>& arguments) {
+  CommandLine line("ridgeline", "", "", [] { return std::string(); });
+  line.program().needs_subcommand();
+  add_tokenizer(line.program());
+  add_prepare(line.program());
+  std::vector<const char*> words = {"ridgeline"};
+  for (const std::string& argument : arguments) words.push_back(argument.c_str());
   testing::internal::CaptureStdout();
   testing::internal::CaptureStderr();
   try {
-    app.parse(arguments);
+    line.run(static_cast<int>(words.size()), words.data());
   } catch (...) {
     testing::internal::GetCapturedStdout();
     testing::internal::GetCapturedStderr();
@@ -95,8 +95,8 @@ TEST(DataCommands, ErrorsReachTheCaller) {
   EXPECT_ERROR("vocabulary of 5", run({"tokenizer", "train", "--vocab", "5", "--out", folder / "t", text}));
   EXPECT_ERROR("bad.jsonl:1:", run({"prepare", "--tokenizer", data::test::fixture("gpt2_tokenizer"), "--out",
                                     folder / "d", "--strict", folder.write("bad.jsonl", "{")}));
-  EXPECT_THROW(run({"prepare", text}), CLI::ParseError);
-  EXPECT_THROW(run({"tokenizer"}), CLI::ParseError);
+  EXPECT_THROW(run({"prepare", text}), UsageError);
+  EXPECT_THROW(run({"tokenizer"}), UsageError);
 }
 
 }  // namespace
