@@ -92,7 +92,7 @@ TEST(DataCommands, ErrorsReachTheCaller) {
   const TemporaryFolder folder;
   const std::string text = folder.write("a.txt", "a");
   EXPECT_ERROR("no tokenizer in", run({"prepare", "--tokenizer", folder / "none", "--out", folder / "d", text}));
-  EXPECT_ERROR("vocabulary of 5", run({"tokenizer", "train", "--vocab", "5", "--out", folder / "t", text}));
+  EXPECT_ERROR("--vocab: 5 is out of range", run({"tokenizer", "train", "--vocab", "5", "--out", folder / "t", text}));
   EXPECT_ERROR("bad.jsonl:1:", run({"prepare", "--tokenizer", data::test::fixture("gpt2_tokenizer"), "--out",
                                     folder / "d", "--strict", folder.write("bad.jsonl", "{")}));
   EXPECT_THROW(run({"prepare", text}), UsageError);
