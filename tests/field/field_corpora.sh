@@ -189,7 +189,8 @@ os.mkdir(work)
 prepare, train = ['prepare', '--tokenizer', here + '/tok', '--out', work + '/big'], ['tokenizer', 'train', '--vocab', '5000', '--out', work + '/t']
 for number, threads, command in ((signal.SIGINT, '1', prepare), (signal.SIGTERM, '3', prepare), (signal.SIGINT, '2', train)):
     process = subprocess.Popen([program, *command, '--threads', threads, here + '/big.txt'], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    time.sleep(0.15)
+    while process.poll() is None and 'big.txt' not in open(f'/proc/{process.pid}/maps').read(): time.sleep(0.005)
+    time.sleep(0.02)  # in the middle of reading: there are 54 MB
     if process.poll() is not None: sys.exit(f'{command[0]} ended before it could be stopped')
     process.send_signal(number)
     said = process.communicate(timeout=20)[1]
@@ -197,6 +198,18 @@ for number, threads, command in ((signal.SIGINT, '1', prepare), (signal.SIGTERM,
     if process.returncode != -number: sys.exit(f'{command[0]}: ended with {process.returncode}, not by {number.name}')
     if f'stopped by {number.name}' not in said: sys.exit(f'{command[0]}: says {said!r}')
     if left: sys.exit(f'{command[0]}: left {left}')
+# At any moment, also while the files get their names: all of a dataset or nothing.
+begin = time.time()
+subprocess.run([program, *prepare, here + '/text.txt'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+took = time.time() - begin
+for time_of_30 in range(30):
+    for name in os.listdir(work): os.remove(os.path.join(work, name))
+    process = subprocess.Popen([program, *prepare, here + '/text.txt'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(took * (0.3 + time_of_30 / 30))
+    process.send_signal(signal.SIGTERM)
+    process.wait(20)
+    left = sorted(os.listdir(work))
+    if left not in ([], ['big.bin', 'big.idx', 'big.json']): sys.exit(f'left {left} after {time_of_30} of 30')
 P
   now "nothing is left, 'stopped by SIGINT', exit 130 (SIGTERM 143), on any number of threads"
 }
