@@ -56,7 +56,7 @@ try_cut_json_line() {
 
 try_large_token_id() {
   prepare
-  expect 1 'outside the vocabulary of 64' 'token id [0-9]+' -- "${run[@]}" --set model.vocab=64
+  expect 1 'outside the vocabulary of 64' 'token id [0-9]+' -- "${run[@]}" --set model.vocab=64 --set data.tokenizer=
   expect 1 'model.vocab = 64 is smaller' -- "${run[@]}" --set model.vocab=64 --set data.tokenizer="$here/tokenizer"
 }
 

@@ -39,7 +39,7 @@ def commands():
     yield ["eval"], [*model, "--data", here / "data"]
     yield ["generate"], [*model, "--prompt", "w1", "--tokens", "2"]
     yield ["export"], [*model, "--out", "OUT"]
-    yield ["inspect"], [here / "data"]
+    yield ["inspect"], [here / "run"]
     yield ["bench", "ops"], ["--filter", "none is called so"]
     yield ["bench", "comm"], ["--ranks", "1", "--bytes", "64", "--rounds", "1"]
     yield ["bench", "train"], ["--rows", "none is called so"]

@@ -122,6 +122,10 @@ void inspect_model(const Options& options) {
 }
 
 void inspect_samples(const Options& options) {
+  if (!fs::exists(options.path) && fs::exists(options.path + ".idx")) {
+    throw Error(fmt::format("--samples: '{}' is a dataset, which alone has no order of samples", options.path),
+                "Name a run's folder or a configuration (FILE.toml).");
+  }
   train::list_samples({.path = options.path,
                        .overrides = options.overrides,
                        .ranks = options.ranks,

@@ -16,7 +16,6 @@ namespace {
 // Elements of all buffers of a kind: of them bytes, and sums over kinds and ranks, still fit 63 bits.
 constexpr double kMostElements = 0x1p54;
 constexpr double kMostTokensAtOnce = 0x1p31 - 1;
-constexpr double kMostTokensOfRun = 0x1p62;
 // Of one start: every operation of every program takes some 200 bytes and, in the plan, some microseconds.
 constexpr double kMostOperations = 0x1p22;
 
@@ -58,11 +57,6 @@ void check_model_size(const Config& config) {
 
 void check_steps(const Config& config, int ranks) {
   const Config::Train& t = config.train;
-  const double step = static_cast<double>(t.global_batch) * static_cast<double>(std::max<int64_t>(t.sequence, 1));
-  if (step * static_cast<double>(t.steps) > kMostTokensOfRun) {
-    refuse(config, {"train.steps", "train.global_batch", "train.sequence"}, "tokens of the run",
-           step * static_cast<double>(t.steps), kMostTokensOfRun, "Train for fewer steps.");
-  }
   const double unit = static_cast<double>(t.micro_batch) * ranks;
   double micro_batches = std::max(1.0, static_cast<double>(t.global_batch) / unit);
   const bool ramp = t.batch_ramp_start > 0 && t.batch_ramp_increment > 0;

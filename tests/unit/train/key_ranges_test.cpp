@@ -135,7 +135,7 @@ TEST_F(KeyRanges, ProductsThatCannotBeCountedNameTheirKeys) {
            "model.layers=1000", "model.width=4096", "model.heads=64"},
           {"train.micro_batch = 64", "train.sequence = 16777216", "model.width = 4096", "activations"});
   refused({"train.steps=9007199254740992", "train.global_batch=1048576", "train.micro_batch=1048576"},
-          {"train.steps = 9007199254740992", "train.global_batch = 1048576", "tokens of the run"});
+          {"train.steps = 9007199254740992", "train.global_batch = 1048576", "more tokens than can be counted"});
   refused({"train.global_batch=1073741824", "train.micro_batch=1"},
           {"train.global_batch = 1073741824", "train.micro_batch = 1", "operations of a step"});
   refused({"train.global_batch=65536", "train.micro_batch=1", "train.batch_ramp_start=1",

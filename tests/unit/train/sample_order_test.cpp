@@ -136,17 +136,23 @@ TEST_F(OrderOfSamples, other_data_is_an_error_unless_asked_for) {
   const Config longer = config({"train.steps=12"});
   flip_a_byte();
   expect_error([&] { resumed(longer, "run"); }, {"--resume", "data.train: ", "content", "--other-data"});
-  const Job job = resumed(longer, "run", true);
-  EXPECT_EQ(job.order.first, 64);
-  EXPECT_EQ(job.order.samples, 32);
-  EXPECT_THAT(job.data_messages, Contains(HasSubstr("begins anew: sample 64")));
+  {
+    const Job job = resumed(longer, "run", true);  // which holds the folder's lock
+    EXPECT_EQ(job.order.first, 64);
+    EXPECT_EQ(job.order.samples, 32);
+    EXPECT_THAT(job.data_messages, Contains(HasSubstr("begins anew: sample 64")));
+  }
   JobOptions options;
   options.out = folder_ / "run";
   options.resume = options.other_data = true;
-  const Job meant = prepare_job(longer, options, device::Machine::read(), 1);
-  comm::run_threads(1, {}, [&](comm::World& world) { run_training(meant, world); });
+  SampleOrder meant;
+  {
+    const Job job = prepare_job(longer, options, device::Machine::read(), 1);
+    comm::run_threads(1, {}, [&](comm::World& world) { run_training(job, world); });
+    meant = job.order;
+  }
   // From now on that is its data.
-  EXPECT_EQ(resumed(config({"train.steps=14"}), "run").order, meant.order);
+  EXPECT_EQ(resumed(config({"train.steps=14"}), "run").order, meant);
   expect_error([&] { listing(folder_ / "run", 63, 1); }, {"--first-sample 63", "samples 64 to 95"});
   EXPECT_EQ(listing(folder_ / "run", 64, 100).size(), 32U);
 }

@@ -124,7 +124,7 @@ const BadInput kBadInputs[] = {
      "[optimizer]\nbeta1 = 1.0\n",
      "",
      {"dir/a.toml:2: optimizer.beta1 = 1.0: must be at least 0 and below 1", "default is 0.9"}},
-    {"not_a_number", "[optimizer]\nlearning_rate = nan\n", "", {"optimizer.learning_rate = nan: must be at least 0"}},
+    {"not_a_number", "[optimizer]\nlearning_rate = nan\n", "", {"optimizer.learning_rate = nan: must be between 0 and 1000"}},
     {"infinite",
      "[optimizer]\nlearning_rate = inf\n",
      "",
