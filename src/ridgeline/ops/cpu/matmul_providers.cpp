@@ -18,7 +18,8 @@
 namespace ridgeline::ops {
 namespace {
 
-bool is_plain(const Matmul& p) {
+// Of no use where neither library is there.
+[[maybe_unused]] bool is_plain(const Matmul& p) {
   return !p.bias && p.epilogue == Epilogue::plain && p.row_sums_of_a == nullptr;
 }
 
