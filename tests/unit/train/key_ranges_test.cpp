@@ -121,7 +121,8 @@ TEST_F(KeyRanges, NumbersThatOthersMakeCount) {
 
 // Products of keys, each of which is allowed alone.
 TEST_F(KeyRanges, ProductsThatCannotBeCountedNameTheirKeys) {
-  const auto refused = [&](std::vector<std::string> overrides, const std::vector<std::string>& names, int ranks = 1) {
+  const auto refused = [&](const std::vector<std::string>& overrides, const std::vector<std::string>& names,
+                           int ranks = 1) {
     const auto begin = std::chrono::steady_clock::now();
     const std::string error = attempt(overrides, ranks);
     for (const std::string& name : names) EXPECT_THAT(error, HasSubstr(name));

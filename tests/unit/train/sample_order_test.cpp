@@ -165,7 +165,7 @@ TEST_F(OrderOfSamples, other_documents_seeds_and_lengths_are_other_data) {
         {"train.seed=5", "train.seed: 1234 -> 5"},
         {"train.sequence=12", "train.sequence: 24 -> 12"}}) {
     const Config now = config({change});
-    expect_error([&, n = named] { continued_order(now, open_documents(now), state, false); }, {named, "--other-data"});
+    expect_error([&] { continued_order(now, open_documents(now), state, false); }, {named, "--other-data"});
     EXPECT_EQ(continued_order(now, open_documents(now), state, true).order.first, 64) << change;
   }
 }
