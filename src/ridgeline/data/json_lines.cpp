@@ -160,7 +160,7 @@ class JsonLines final : public DocumentSource {
     if (is_final(code)) return meaning(code);
     const int64_t lone = replace_lone_surrogates(line_text_);
     if (lone > 0) code = parse(text, counts);
-    const std::string problem = is_final(code) ? meaning(code) : parse_slowly(text);
+    std::string problem = is_final(code) ? meaning(code) : parse_slowly(text);
     if (problem.empty() || lone > 0) replaced(lone, "half of a surrogate pair", counts);
     return problem;
   }
