@@ -151,9 +151,10 @@ void check_batch_ramp(const Config& config, int ranks) {
            fmt::format("The nearest valid value is {}.", increment * unit));
   }
   if (t.batch_ramp_samples == 0) {
+    const int64_t batches = way / increment;
     refuse("train.batch_ramp_samples", 0, "the ramp needs a length",
            fmt::format("For example, for 100 steps per batch on average: {:.0f}.",
-                       std::floor(50.0 * static_cast<double>(way / increment) *
+                       std::floor(50.0 * static_cast<double>(batches) *
                                   static_cast<double>(t.batch_ramp_start + t.global_batch - t.batch_ramp_increment))));
   }
 }
