@@ -57,7 +57,7 @@ void order_samples(Job& job, const RunDocuments& documents, const std::optional<
   int64_t wanted = 0;
   if (state) {
     ContinuedOrder continued = continued_order(job.config, documents, *state, job.options.other_data);
-    job.order = std::move(continued.order);
+    job.order = continued.order;
     job.data_messages = std::move(continued.messages);
     job.validation_differs = continued.validation_differs;
     wanted = continued.wanted;

@@ -102,7 +102,7 @@ std::string most_of_it(const Config& config, const plan::MemoryReport& report) {
   std::vector<std::string_view> keys;
   switch (category) {
     case Category::optimizer:
-      if (config.optimizer.offload == "file") keys.push_back("optimizer.offload_buffer");
+      if (config.optimizer.offload == "file") keys.emplace_back("optimizer.offload_buffer");
       [[fallthrough]];
     case Category::parameters:
     case Category::gradients:

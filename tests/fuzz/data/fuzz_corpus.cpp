@@ -69,16 +69,15 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
 }
 
 std::vector<std::string> seeds() {
-  return {
-      "First line\nsecond line\n\nanother document\r\nwith\rall newlines \t\n \n\u3000\nend\u00a0",
-      "{\"text\": \"a document\", \"id\": 17}\n{\"id\": [1, {\"text\": \"x\"}], \"text\": "
-      "\"b\\n\\u00e9\\ud83d\\ude00\"}\n",
-      "{\"text\": \"\\ud800 lone\"}\n{\"text\": \"caf\xC3\xA9 \xff\"}\n\n{\"text\": null}\n{\"n\": 1e5, \"text\": "
-      "\"\"}",
-      "{\"x\": NaN, \"text\": \"a NaN\", \"y\": [-Infinity, 1e999, {\"z\": Infinity}]}\n{\"text\": \"\\ude00\", \"n\": "
-      "-0.5E+400}\n{\"body\": \"x\"}\n",
-      std::string("T\0h\0e\0 \0c\0a\0t\0\n\0\n\0<|endoftext|>\0a\0", 38),
-      std::string("\x88\xd8\x34\x01\1\0\0\0\3\0\0\0", 12) + std::string(1012, '\0') + "abcdef",
-      std::string("\x58\0\0\0\0\0\0\0{\"w\":{\"dtype\":\"F32\"}}PK\3\4", 34),
-      "plain\n\n{\"text\": \"漢字 😀\", \"x\": [[[[]]]], \"big\": 123456789012345678901234567890}\n"};
+  return {"First line\nsecond line\n\nanother document\r\nwith\rall newlines \t\n \n\u3000\nend\u00a0",
+          std::string("{\"text\": \"a document\", \"id\": 17}\n{\"id\": [1, {\"text\": \"x\"}], \"text\": ") +
+              "\"b\\n\\u00e9\\ud83d\\ude00\"}\n",
+          std::string("{\"text\": \"\\ud800 lone\"}\n{\"text\": \"caf\xC3\xA9 \xff\"}\n\n{\"text\": null}\n") +
+              "{\"n\": 1e5, \"text\": \"\"}",
+          std::string("{\"x\": NaN, \"text\": \"a NaN\", \"y\": [-Infinity, 1e999, {\"z\": Infinity}]}\n") +
+              "{\"text\": \"\\ude00\", \"n\": -0.5E+400}\n{\"body\": \"x\"}\n",
+          std::string("T\0h\0e\0 \0c\0a\0t\0\n\0\n\0<|endoftext|>\0a\0", 34),
+          std::string("\x88\xd8\x34\x01\1\0\0\0\3\0\0\0", 12) + std::string(1012, '\0') + "abcdef",
+          std::string("\x58\0\0\0\0\0\0\0{\"w\":{\"dtype\":\"F32\"}}PK\3\4", 33),
+          "plain\n\n{\"text\": \"漢字 😀\", \"x\": [[[[]]]], \"big\": 123456789012345678901234567890}\n"};
 }

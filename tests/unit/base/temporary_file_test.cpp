@@ -26,11 +26,11 @@ class TemporaryFileTest : public testing::Test {
  protected:
   TemporaryFileTest() {
     std::string name = (fs::temp_directory_path() / "ridgeline_temporary_test.XXXXXX").string();
-    folder = ::mkdtemp(name.data());
+    folder_ = ::mkdtemp(name.data());
   }
-  ~TemporaryFileTest() override { fs::remove_all(folder); }
+  ~TemporaryFileTest() override { fs::remove_all(folder_); }
 
-  std::ptrdiff_t files() const { return std::distance(fs::directory_iterator(folder), fs::directory_iterator()); }
+  std::ptrdiff_t files() const { return std::distance(fs::directory_iterator(folder_), fs::directory_iterator()); }
 
   template <typename F>
   static std::string error_of(F&& f) {
@@ -42,12 +42,12 @@ class TemporaryFileTest : public testing::Test {
     return "no error";
   }
 
-  fs::path folder;
+  fs::path folder_;
 };
 
 TEST_F(TemporaryFileTest, IsPlacedWholeOrNotAtAll) {
   for (const Naming naming : {Naming::late, Naming::early}) {
-    const fs::path target = folder / "f";
+    const fs::path target = folder_ / "f";
     for (const char* text : {"first", "second, in place of the first"}) {
       TemporaryFile file(target, naming);
       file.file().write_at(0, bytes_of(std::string_view(text)));
@@ -69,9 +69,9 @@ TEST_F(TemporaryFileTest, PermissionsAreThoseOfAnyNewFile) {
   const mode_t before = ::umask(027);
   for (const Naming naming : {Naming::late, Naming::early}) {
     for (int time = 0; time < 2; ++time) {  // new, and in place of an old one
-      TemporaryFile(folder / "f", naming).place();
+      TemporaryFile(folder_ / "f", naming).place();
       struct stat info {};
-      ASSERT_EQ(::stat((folder / "f").c_str(), &info), 0);
+      ASSERT_EQ(::stat((folder_ / "f").c_str(), &info), 0);
       EXPECT_EQ(info.st_mode & 0777, 0640U);
     }
   }
@@ -80,18 +80,18 @@ TEST_F(TemporaryFileTest, PermissionsAreThoseOfAnyNewFile) {
 
 TEST_F(TemporaryFileTest, AWrongPlaceIsNamed) {
   for (const Naming naming : {Naming::late, Naming::early}) {
-    EXPECT_THAT(error_of([&] { TemporaryFile(folder / "no" / "where", naming); }),
-                testing::HasSubstr("cannot create '" + (folder / "no" / "where").string() + "'"));
-    fs::create_directory(folder / "taken");
-    EXPECT_THAT(error_of([&] { TemporaryFile(folder / "taken", naming).place(); }), testing::HasSubstr("taken"));
+    EXPECT_THAT(error_of([&] { TemporaryFile(folder_ / "no" / "where", naming); }),
+                testing::HasSubstr("cannot create '" + (folder_ / "no" / "where").string() + "'"));
+    fs::create_directory(folder_ / "taken");
+    EXPECT_THAT(error_of([&] { TemporaryFile(folder_ / "taken", naming).place(); }), testing::HasSubstr("taken"));
     EXPECT_EQ(files(), 1);
-    fs::remove(folder / "taken");
+    fs::remove(folder_ / "taken");
   }
 }
 
 // A handler in the middle of threads that create, place and drop files: nothing but whole files may be left.
 TEST_F(TemporaryFileTest, ASignalLeavesNothingBehind) {
-  const fs::path place = folder;
+  const fs::path place = folder_;
   const auto die = [&] {
     std::signal(SIGTERM, [](int) {
       remove_temporary_files();
@@ -119,7 +119,7 @@ TEST_F(TemporaryFileTest, ASignalLeavesNothingBehind) {
     ASSERT_EQ(::waitpid(child, &status, 0), child);
     ASSERT_TRUE(WIFEXITED(status));
     EXPECT_EQ(WEXITSTATUS(status), 7);
-    for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
+    for (const fs::directory_entry& entry : fs::directory_iterator(folder_)) {
       EXPECT_NE(entry.path().extension(), ".tmp") << entry.path();
       EXPECT_EQ(read_text(entry.path()), "whole");
     }
@@ -129,62 +129,62 @@ TEST_F(TemporaryFileTest, ASignalLeavesNothingBehind) {
 TEST_F(TemporaryFileTest, OtherFilesThatGoWithTheProcessGoToo) {
   const pid_t child = ::fork();
   if (child == 0) {
-    fs::create_directory(folder / "made");
-    fs::create_directory(folder / "full");
-    write_atomically(folder / "full" / "file", "stays");
-    write_atomically(folder / "made" / "lock", "goes");
-    { const GoesWithProcess no_more(folder / "full" / "file"); }
-    const GoesWithProcess folder_first(folder / "made"), then_file(folder / "made" / "lock"), full(folder / "full");
+    fs::create_directory(folder_ / "made");
+    fs::create_directory(folder_ / "full");
+    write_atomically(folder_ / "full" / "file", "stays");
+    write_atomically(folder_ / "made" / "lock", "goes");
+    { const GoesWithProcess no_more(folder_ / "full" / "file"); }
+    const GoesWithProcess folder_first(folder_ / "made"), then_file(folder_ / "made" / "lock"), full(folder_ / "full");
     remove_temporary_files();
     ::_exit(7);
   }
   int status = 0;
   ASSERT_EQ(::waitpid(child, &status, 0), child);
   EXPECT_EQ(WEXITSTATUS(status), 7);
-  EXPECT_FALSE(fs::exists(folder / "made"));
-  EXPECT_EQ(read_text(folder / "full" / "file"), "stays");
+  EXPECT_FALSE(fs::exists(folder_ / "made"));
+  EXPECT_EQ(read_text(folder_ / "full" / "file"), "stays");
 }
 
 TEST_F(TemporaryFileTest, OnlyOwnFilesAreReplaceable) {
   const Recognise own = [](std::string_view start) { return start.starts_with("mine"); };
   const auto check = [&](const char* name, std::vector<fs::path> inputs = {}) {
-    return error_of([&] { require_replaceable(folder / name, "--out x", inputs, own); });
+    return error_of([&] { require_replaceable(folder_ / name, "--out x", inputs, own); });
   };
-  write_atomically(folder / "mine", "mine, all of it");
-  write_atomically(folder / "theirs", "not mine");
-  write_atomically(folder / "empty", "");
-  fs::create_directory(folder / "folder");
-  fs::create_symlink(folder / "mine", folder / "link");
-  fs::create_hard_link(folder / "mine", folder / "hard");
+  write_atomically(folder_ / "mine", "mine, all of it");
+  write_atomically(folder_ / "theirs", "not mine");
+  write_atomically(folder_ / "empty", "");
+  fs::create_directory(folder_ / "folder");
+  fs::create_symlink(folder_ / "mine", folder_ / "link");
+  fs::create_hard_link(folder_ / "mine", folder_ / "hard");
   EXPECT_EQ(check("mine"), "no error");
   EXPECT_EQ(check("new"), "no error");
   EXPECT_EQ(check("empty"), "no error");
-  EXPECT_THAT(check("theirs"), testing::HasSubstr("--out x: '" + (folder / "theirs").string() + "' exists, and"));
+  EXPECT_THAT(check("theirs"), testing::HasSubstr("--out x: '" + (folder_ / "theirs").string() + "' exists, and"));
   EXPECT_THAT(check("folder"), testing::HasSubstr("exists, and"));
   for (const char* name : {"mine", "link", "hard"})
-    EXPECT_THAT(check(name, {folder / "new", folder / "mine"}), testing::HasSubstr("is the input"));
+    EXPECT_THAT(check(name, {folder_ / "new", folder_ / "mine"}), testing::HasSubstr("is the input"));
   EXPECT_EQ(error_of([&] { require_writable("/dev/null", "--json", {}, own); }), "no error");
   EXPECT_THAT(error_of([&] { require_replaceable("/dev/null", "--json", {}, own); }),
               testing::HasSubstr("exists, and"));
 }
 
 TEST_F(TemporaryFileTest, DevicesAndPipesAreWrittenToAndStayWhatTheyAre) {
-  fs::create_symlink("/dev/null", folder / "null");
-  write_output(folder / "null", "text");
-  EXPECT_TRUE(fs::is_symlink(folder / "null"));
-  ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);
+  fs::create_symlink("/dev/null", folder_ / "null");
+  write_output(folder_ / "null", "text");
+  EXPECT_TRUE(fs::is_symlink(folder_ / "null"));
+  ASSERT_EQ(::mkfifo((folder_ / "pipe").c_str(), 0600), 0);
   std::string read(4, ' ');
   std::thread reader([&] {
-    FILE* file = std::fopen((folder / "pipe").c_str(), "r");
+    FILE* file = std::fopen((folder_ / "pipe").c_str(), "r");
     ASSERT_NE(file, nullptr);
     EXPECT_EQ(std::fread(read.data(), 1, 4, file), 4U);
     std::fclose(file);
   });
-  write_output(folder / "pipe", "rows");
+  write_output(folder_ / "pipe", "rows");
   reader.join();
   EXPECT_EQ(read, "rows");
-  write_output(folder / "file", "rows");
-  EXPECT_EQ(read_text(folder / "file"), "rows");
+  write_output(folder_ / "file", "rows");
+  EXPECT_EQ(read_text(folder_ / "file"), "rows");
 }
 
 }  // namespace
