@@ -20,6 +20,7 @@ using testing::Not;
 
 const fs::path kReference = fs::path(RIDGELINE_TEST_DATA) / "reference";
 
+// NOLINTBEGIN(readability-identifier-naming): sizes have the letters of HACKING.md
 // The sizes of the reference models.
 struct Sizes {
   int64_t C, H, D, F, V = 331, T = 32, L = 3;
@@ -393,6 +394,7 @@ TEST(HuggingFace, ABadConfigurationNamesItsFile) {
     }
   }
 }
+// NOLINTEND(readability-identifier-naming)
 
 }  // namespace
 }  // namespace ridgeline::checkpoint
