@@ -113,9 +113,10 @@ TEST(AddedTokens, WhatTheyAskForIsWrittenBackAndInTheHash) {
   EXPECT_NE(load(changed).hash(), plain);
   // vocab.json and merges.txt say less: what is special comes from elsewhere, everything else is made.
   const TemporaryFolder folder;
-  folder.write("vocab.json", golden("literal_space")["model"]["vocab"].dump());
+  const json spaces = golden("literal_space")["model"];
+  folder.write("vocab.json", spaces["vocab"].dump());
   std::string merges;
-  for (const json& merge : golden("literal_space")["model"]["merges"]) merges += merge.get<std::string>() + "\n";
+  for (const json& merge : spaces["merges"]) merges += merge.get<std::string>() + "\n";
   folder.write("merges.txt", merges);
   folder.write("added_tokens.json", R"({"<|endoftext|>": 659, "    ": 660, "<|im_end|>": 661})");
   folder.write(
