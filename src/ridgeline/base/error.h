@@ -6,7 +6,7 @@
 // RL_CHECK: a broken invariant of Ridgeline itself. Prints both operands and aborts; never used for outside input.
 #pragma once
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <exception>
 #include <string>

@@ -1,4 +1,6 @@
 // config.json of Hugging Face's model classes, in and out: one reader and one writer per family.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <cmath>

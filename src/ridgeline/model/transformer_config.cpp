@@ -1,5 +1,7 @@
 #include "ridgeline/model/transformer_config.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <cmath>

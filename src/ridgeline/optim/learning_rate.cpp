@@ -1,5 +1,7 @@
 #include "ridgeline/optim/learning_rate.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <cmath>

@@ -1,5 +1,7 @@
 #include "ridgeline/optim/loss_scale.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <cmath>

@@ -1,5 +1,6 @@
 #include "ridgeline/train/config.h"
 
+#include <fmt/format.h>
 #include <toml++/toml.h>
 
 #include <algorithm>

@@ -1,4 +1,6 @@
 // What can be said about a configuration as a whole, before anything is opened or allocated.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>

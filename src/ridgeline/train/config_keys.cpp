@@ -1,5 +1,7 @@
 #include "ridgeline/train/config_keys.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <cmath>
