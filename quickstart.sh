@@ -3,10 +3,12 @@
 # on two ranks, stops it half-way, resumes it, evaluates it against an interpolated bigram, lets it write, exports it.
 # Everything it makes lies in out/quickstart (made anew) and build/release.
 #
-#   ./quickstart.sh [--no-install] [--skip-build] [--out DIR] [--set key=value ...]
+#   ./quickstart.sh [--no-install] [--skip-build] [--size full|small] [--out DIR] [--set key=value ...]
 #
 #   --no-install   use what is installed, touch no package
 #   --skip-build   use build/release/ridgeline as it is
+#   --size SIZE    full: configs/quickstart.toml as it is; small: less than half of the work: a vocabulary of 1024, width 128.
+#                  Left out, a few steps are timed, and small is taken where full would train for more than 190 s
 #   --out DIR      where to put everything (default: out/quickstart)
 #   --set K=V      passed on to both calls of `ridgeline train`
 set -euo pipefail
@@ -14,12 +16,20 @@ cd "$(dirname "$0")"
 
 install=1
 build=1
+size=''
 out=out/quickstart
 set_options=()
 while [ $# -gt 0 ]; do
   case $1 in
     --no-install) install=0 ;;
     --skip-build) build=0 ;;
+    --size)
+      size=${2:?--size needs full or small}
+      if [ "$size" != full ] && [ "$size" != small ]; then
+        echo "quickstart.sh: --size $size: full or small (see --help)" >&2
+        exit 2
+      fi
+      shift ;;
     --out) out=${2:?--out needs a folder}; shift ;;
     --set) set_options+=(--set "${2:?--set needs key=value}"); shift ;;
     -h|--help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "$0"; exit 0 ;;
@@ -64,23 +74,52 @@ rm -rf "$out"
 mkdir -p "$out"
 run tools/perl_doc_corpus "$out/corpus.txt"
 
-step "Tokenizer: byte-level BPE trained on it"
-run $ridgeline tokenizer train --vocab 4096 --out "$out/tokenizer" "$out/corpus.txt"
+# Tokenizer and tokens for a vocabulary of $1.
+make_tokens() {
+  step "Tokenizer: byte-level BPE trained on it, $1 tokens"
+  run $ridgeline tokenizer train --vocab "$1" --out "$out/tokenizer" "$out/corpus.txt"
 
-step "Data: tokens in .bin/.idx"
-run $ridgeline prepare --tokenizer "$out/tokenizer" --out "$out/corpus" "$out/corpus.txt"
-run $ridgeline inspect "$out/corpus"
+  step "Data: tokens in .bin/.idx"
+  run $ridgeline prepare --tokenizer "$out/tokenizer" --out "$out/corpus" "$out/corpus.txt"
+  run $ridgeline inspect "$out/corpus"
+}
 
 # The first 95 % of the documents train, the rest are held out.
 split=95,5,0
 job=(--config configs/quickstart.toml --ranks 2 --set "data.train=$out/corpus" --set "data.split=$split"
   --set "data.tokenizer=$out/tokenizer" "${set_options[@]}")
+steps_of() {
+  $ridgeline train "${job[@]}" --out "$out/run" --print-config | sed -n 's/^ *steps *= *\([0-9]*\).*/\1/p' | head -n 1
+}
+
+# The size: less than half of the work for a machine that would train for more than this.
+limit=190
+if [ "$size" != small ]; then make_tokens 4096; fi
+if [ -z "$size" ]; then
+  step "Size: a few steps, timed"
+  run $ridgeline train "${job[@]}" --set train.steps=16 --set optimizer.warmup_steps=0 --set train.eval_every=0 \
+    --set train.save_every=0 --out "$out/probe" --quiet
+  # The median, without the first steps.
+  step_seconds=$(sed -n 's/.*"step_seconds": *\([0-9.e-]*\).*/\1/p' "$out/probe/metrics.jsonl" | tail -n 11 | sort -g | sed -n 6p)
+  rm -r "$out/probe"
+  full_seconds=$(awk -v steps="$(steps_of)" -v seconds="$step_seconds" 'BEGIN {printf "%.0f", steps * seconds}')
+  if [ "$full_seconds" -le $limit ]; then size=full; else size=small; fi
+  echo "A step takes $step_seconds s here, so the full size would train for $full_seconds s (at most $limit): size $size."
+  if [ "$size" = small ]; then make_tokens 1024; fi
+elif [ "$size" = small ]; then
+  make_tokens 1024
+fi
+if [ "$size" = small ]; then
+  # The last value of a key counts: the user's.
+  job+=(--set model.vocab=1024 --set model.width=128 --set model.heads=4 --set train.steps=1200
+    --set train.eval_every=300 --set train.save_every=300 "${set_options[@]}")
+fi
 
 step "Plan: what each rank will hold in memory"
 run $ridgeline plan "${job[@]}"
 
 step "Training on two ranks, told to stop half-way (SIGTERM), as a cluster does when time is up"
-steps=$($ridgeline train "${job[@]}" --out "$out/run" --print-config | sed -n 's/^ *steps *= *\([0-9]*\).*/\1/p' | head -n 1)
+steps=$(steps_of)
 if [ -z "$steps" ]; then echo "quickstart.sh: the configuration names no train.steps" >&2; exit 1; fi
 last_step() {
   if [ -f "$out/run/metrics.jsonl" ]; then
@@ -137,5 +176,5 @@ step "Export: a folder that Hugging Face loads"
 run $ridgeline export --checkpoint "$out/run" --out "$out/export"
 run ls -l "$out/export"
 
-printf '\n%sDone%s: the main job took %d s. Look at %s/run (metrics.jsonl, tensorboard/, checkpoints/) and %s/export.\n' \
-  "$bold" "$plain" $(($(date +%s) - main_job_started)) "$out" "$out"
+printf '\n%sDone%s: the main job took %d s at size %s. Look at %s/run (metrics.jsonl, tensorboard/, checkpoints/) and %s/export.\n' \
+  "$bold" "$plain" $(($(date +%s) - main_job_started)) "$size" "$out" "$out"
