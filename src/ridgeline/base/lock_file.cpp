@@ -192,8 +192,8 @@ struct LockFile::Held {
   std::condition_variable stop;
   bool stopped = false;
   std::thread heart;
-  fs::path made;                                          // a folder that was made for this
-  std::optional<GoesWithProcess> folder_goes, file_goes;  // also when a signal ends the process
+  // What goes with the lock, also when a signal ends the process: the file, and a folder that was made for it.
+  std::optional<GoesWithProcess> folder_goes, file_goes;
 
   ~Held() {
     {
@@ -202,33 +202,49 @@ struct LockFile::Held {
     }
     stop.notify_all();
     if (heart.joinable()) heart.join();
+    if (file_goes && still_there(descriptor, file)) file_goes->remove();
     file_goes.reset();
-    folder_goes.reset();
-    if (descriptor < 0) return;
-    if (still_there(descriptor, file)) ::unlink(file.c_str());
-    ::close(descriptor);
-    if (!made.empty()) ::rmdir(made.c_str());  // unless it holds something
+    if (descriptor >= 0) ::close(descriptor);
+    if (folder_goes) folder_goes->remove();  // unless it holds something
   }
 
   // False when the file was taken away meanwhile: try again.
   bool attempt() {
     constexpr int kFlags = O_RDWR | O_CLOEXEC;
-    descriptor = ::open(file.c_str(), kFlags | O_CREAT | O_EXCL, 0666);
+    Lock lock = Lock::held;
+    int problem = 0;
+    file_goes.emplace(file, [&] {
+      descriptor = ::open(file.c_str(), kFlags | O_CREAT | O_EXCL, 0666);
+      problem = errno;
+      if (descriptor < 0) return false;
+      lock = try_lock(descriptor, settings.carries_locks);
+      return lock != Lock::held;
+    });
     const bool created = descriptor >= 0;
-    if (!created && errno == EEXIST) descriptor = ::open(file.c_str(), kFlags);
-    if (descriptor < 0) {
-      if (errno == ENOENT && fs::exists(file.parent_path().empty() ? fs::path(".") : file.parent_path())) return false;
-      throw system_error(fmt::format("cannot create the lock file '{}'", file.string()), errno);
+    if (!created) {
+      if (problem == EEXIST) {
+        descriptor = ::open(file.c_str(), kFlags);
+        problem = errno;
+      }
+      if (descriptor < 0) {
+        file_goes.reset();
+        if (problem == ENOENT && fs::exists(file.parent_path().empty() ? fs::path(".") : file.parent_path()))
+          return false;
+        throw system_error(fmt::format("cannot create the lock file '{}'", file.string()), problem);
+      }
+      lock = try_lock(descriptor, settings.carries_locks);
     }
-    const Lock lock = try_lock(descriptor, settings.carries_locks);
     if (lock == Lock::held) {
+      file_goes.reset();
       ::close(std::exchange(descriptor, -1));
       refuse(what, await_holder(file, milliseconds(1000)));
     }
     if (!still_there(descriptor, file) || (!created && !over(lock))) {
+      file_goes.reset();
       ::close(std::exchange(descriptor, -1));
       return false;
     }
+    if (!created) file_goes.emplace(file);
     return true;
   }
 
@@ -244,15 +260,31 @@ struct LockFile::Held {
       refuse(what, before);
     }
     if (alone) return true;
-    const fs::path gone = fmt::format("{}.{}.gone", file.string(), self.token);
-    if (::rename(file.c_str(), gone.c_str()) != 0) return false;
-    const std::optional<Holder> taken = read_holder(gone);
-    // Who was as quick has put its own file there: give it back.
-    if (taken && (!before || taken->token != before->token)) {
-      [[maybe_unused]] const int ignored = ::link(gone.c_str(), file.c_str());
-    }
-    ::unlink(gone.c_str());
+    take_away();
     return false;
+  }
+
+  // Unlinks the file of a dead holder, which is open: not the one that somebody as quick has put in its place since.
+  // Only who has made a file named after it does so, so that nothing changes between the look and the unlinking.
+  void take_away() const {
+    struct stat dead {};
+    if (::fstat(descriptor, &dead) != 0) return;
+    const std::string mark = fmt::format("{}.{}.gone", file.string(), dead.st_ino);
+    bool made = false;
+    GoesWithProcess mark_goes(mark, [&] {
+      const int mark_descriptor = ::open(mark.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+      made = mark_descriptor >= 0;
+      if (made) ::close(mark_descriptor);
+      return made;
+    });
+    if (made) {
+      if (still_there(descriptor, file)) ::unlink(file.c_str());
+      mark_goes.remove();
+      return;
+    }
+    struct stat other {};  // of one that was killed in these moments
+    constexpr int kSeconds = 10;
+    if (::stat(mark.c_str(), &other) == 0 && std::time(nullptr) - other.st_mtime > kSeconds) ::unlink(mark.c_str());
   }
 
   bool lives(const Holder& before, bool alone) const {
@@ -306,7 +338,6 @@ LockFile::LockFile(const fs::path& file, const std::string& what, const std::str
     if (attempt == kAttempts) refuse(what, read_holder(file));
     std::this_thread::sleep_for(milliseconds(5));
   }
-  held_->file_goes.emplace(file);
   held_->write();
   held_->live();
 }
@@ -320,7 +351,6 @@ std::unique_ptr<const LockFile> LockFile::of_folder(const fs::path& folder, cons
   make_folder(folder);
   auto lock = std::make_unique<LockFile>(lock_file_of(folder), what, command);
   if (there) return lock;
-  lock->held_->made = folder;
   lock->held_->folder_goes.emplace(folder);
   return lock;
 }

@@ -10,6 +10,8 @@
 #include <csignal>
 #include <cstring>
 #include <ctime>
+#include <functional>
+#include <span>
 #include <utility>
 
 #include "ridgeline/base/error.h"
@@ -65,12 +67,12 @@ class SignalsBlocked {
   sigset_t before_{};
 };
 
-// Once a handler has begun, which may have passed this busy entry already, nothing may be created or renamed any more:
-// then the entry becomes `otherwise`, and this thread waits for the end.
-void require_going_on(int entry, State otherwise) {
+// Once a handler has begun, which may have passed these busy entries already, nothing may be created, renamed or kept
+// any more: then the entries become `otherwise`, and this thread waits for the end.
+void require_going_on(std::span<const int> entries, State otherwise) {
   if (!ending.load()) [[likely]]
     return;
-  set(entry, otherwise);
+  for (const int entry : entries) set(entry, otherwise);
   while (true) ::pause();
 }
 
@@ -80,7 +82,7 @@ template <typename Create>
 bool create_named(const std::string& path, int& entry, Create create) {
   const SignalsBlocked blocked;
   entry = enter(path);
-  require_going_on(entry, State::free);
+  require_going_on({&entry, 1}, State::free);
   if (create()) {
     set(entry, State::present);
     return true;
@@ -163,7 +165,7 @@ void TemporaryFile::place() {
   {
     const SignalsBlocked blocked;
     set(entry_, State::busy);
-    require_going_on(entry_, State::present);
+    require_going_on({&entry_, 1}, State::present);
     const bool renamed = ::rename(name_.c_str(), target_.c_str()) == 0;
     set(entry_, renamed ? State::free : State::present);
     if (!renamed) throw system_error(fmt::format("cannot rename into place '{}'", target_.string()), errno);
@@ -172,30 +174,70 @@ void TemporaryFile::place() {
   sync_folder(folder_of(target_));
 }
 
-GoesWithProcess::GoesWithProcess(const fs::path& path) {
+GoesWithProcess::GoesWithProcess(const fs::path& path) : GoesWithProcess({&path, 1}) {}
+
+GoesWithProcess::GoesWithProcess(std::span<const fs::path> paths) {
+  for (const fs::path& path : paths) paths_.push_back(path.string());
+  entries_.assign(paths_.size(), -1);
   const SignalsBlocked blocked;
-  entry_ = enter(path.string());
-  set(entry_, State::present);
+  for (size_t i = 0; i < paths_.size(); ++i) entries_[i] = enter(paths_[i]);
+  require_going_on(entries_, State::free);
+  for (const int entry : entries_) set(entry, State::present);
+}
+
+GoesWithProcess::GoesWithProcess(const fs::path& path, const std::function<bool()>& create)
+    : paths_{path.string()}, entries_{-1} {
+  if (!create_named(paths_.front(), entries_.front(), create)) forget();
 }
 
 GoesWithProcess::~GoesWithProcess() {
-  set(entry_, State::free);
+  const SignalsBlocked blocked;
+  claim();
+  forget();
+}
+
+void GoesWithProcess::remove() {
+  const SignalsBlocked blocked;
+  claim();
+  for (const std::string& path : paths_) {
+    if (::unlink(path.c_str()) != 0 && errno == EISDIR) ::rmdir(path.c_str());
+  }
+  forget();
+}
+
+// A handler that begins from here on waits until forget(); one that has begun removes them all.
+void GoesWithProcess::claim() {
+  for (const int entry : entries_) set(entry, State::busy);
+  require_going_on(entries_, State::present);
+}
+
+void GoesWithProcess::forget() {
+  for (const int entry : entries_) set(entry, State::free);
+  entries_.clear();
+  paths_.clear();
 }
 
 void remove_temporary_files() noexcept {
   ending.store(true);
-  bool folders = false;
   int patience = kMostMilliseconds;
-  for (Entry& entry : table) {
-    while (entry.state.load() == State::busy && patience-- > 0) {
+  // One look at a state decides: what becomes busy after it finds `ending` set, and waits.
+  const auto is_present = [&patience](const Entry& entry) {
+    State state = entry.state.load();
+    for (; state == State::busy && patience > 0; --patience) {
       const timespec moment{0, 1'000'000};
       ::nanosleep(&moment, nullptr);
+      state = entry.state.load();
     }
-    if (entry.state.load() == State::present && ::unlink(entry.path.data()) != 0) folders |= errno == EISDIR;
+    return state == State::present;
+  };
+  bool folders = false;
+  for (const Entry& entry : table) {
+    if (is_present(entry) && ::unlink(entry.path.data()) != 0) folders |= errno == EISDIR;
   }
-  // Folders when they are empty: after the files.
-  for (size_t i = 0; folders && i < kEntries; ++i) {
-    if (table[i].state.load() == State::present) ::rmdir(table[i].path.data());
+  if (!folders) return;
+  // When they are empty: after the files.
+  for (const Entry& entry : table) {
+    if (is_present(entry)) ::rmdir(entry.path.data());
   }
 }
 

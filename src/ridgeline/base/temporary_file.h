@@ -6,7 +6,10 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "ridgeline/base/file.h"
 
@@ -43,17 +46,29 @@ class TemporaryFile {
   File file_;
 };
 
-// While it lives, remove_temporary_files() also removes what `path` names then (a file, or a folder that is empty): for
-// files that their owner removes when it ends.
+// While it lives, remove_temporary_files() also removes what its paths name then (files, or folders that are empty). A
+// stop that comes while it begins, ends or removes finds all of them or none. Paths past the table's room (128 at a
+// time, 4095 bytes) are not remembered.
 class GoesWithProcess {
  public:
   explicit GoesWithProcess(const std::filesystem::path& path);
+  // The files of one thing.
+  explicit GoesWithProcess(std::span<const std::filesystem::path> paths);
+  // create() makes what `path` names, in moments and without an exception, and says whether it did; else nothing goes.
+  GoesWithProcess(const std::filesystem::path& path, const std::function<bool()>& create);
+  // What it names stays.
   ~GoesWithProcess();
   GoesWithProcess(const GoesWithProcess&) = delete;
   GoesWithProcess& operator=(const GoesWithProcess&) = delete;
 
+  // Removes what it names, if it can, and forgets it.
+  void remove();
+
  private:
-  int entry_ = -1;
+  void claim();
+  void forget();
+  std::vector<std::string> paths_;
+  std::vector<int> entries_;  // of paths_ in the table
 };
 
 // Removes every named temporary of this process. Async-signal-safe: for the handler of a signal that ends the process,

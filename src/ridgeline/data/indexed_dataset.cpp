@@ -376,9 +376,10 @@ void IndexedDatasetWriter::finish(const std::optional<DatasetNote>& note) {
   bin_->file().sync();  // the long part, before anything of the dataset has its name
   // A process that is stopped from here on leaves all files of a new dataset or none.
   const bool is_new = !fs::exists(with_suffix(prefix_, ".bin"));
-  constexpr std::array kSuffixes = {".json", ".bin", ".idx"};
-  std::array<std::optional<GoesWithProcess>, kSuffixes.size()> parts;
-  for (size_t i = 0; is_new && i < parts.size(); ++i) parts[i].emplace(with_suffix(prefix_, kSuffixes[i]));
+  const std::array<fs::path, 3> files = {with_suffix(prefix_, ".json"), with_suffix(prefix_, ".bin"),
+                                         with_suffix(prefix_, ".idx")};
+  std::optional<GoesWithProcess> parts;
+  if (is_new) parts.emplace(files);
   // An old index must not meet new tokens: it goes first, and the new one comes last. The note goes before the tokens,
   // so that at any moment it says whose they are.
   std::error_code ignored;

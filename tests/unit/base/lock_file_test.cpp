@@ -11,6 +11,7 @@
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/file.h"
+#include "ridgeline/base/temporary_file.h"
 
 namespace ridgeline {
 namespace {
@@ -92,6 +93,30 @@ TEST_P(LockFiles, AReleasedLockCanBeTakenAgain) {
   }
   EXPECT_TRUE(std::filesystem::is_empty(folder_));
   EXPECT_EQ(lock_token(file()), "");
+}
+
+// Also while the lock is taken or given back, on the thread that does it or on another.
+TEST_P(LockFiles, AStopAtAnyMomentLeavesNothing) {
+  const auto before = ::signal(SIGTERM, [](int) {
+    remove_temporary_files();
+    ::_exit(7);
+  });
+  for (int time = 0; time < 100; ++time) {
+    const pid_t child = ::fork();  // which has the handler from its first moment
+    if (child == 0) {
+      std::thread other([] {
+        for (;;) ::pause();
+      });
+      for (;;) const LockFile lock(file(), "the run in 'x'", "first", settings_);
+    }
+    ::usleep(static_cast<useconds_t>(5000 + 37 * time));
+    ::kill(child, SIGTERM);
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    ASSERT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 7) << status;
+    ASSERT_TRUE(std::filesystem::is_empty(folder_)) << "time " << time;
+  }
+  ::signal(SIGTERM, before);
 }
 
 TEST_P(LockFiles, AHolderOnAnotherHostIsKnownByItsBeat) {

@@ -6,9 +6,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <iterator>
 #include <string>
 #include <thread>
 #include <vector>
@@ -143,6 +145,32 @@ TEST_F(TemporaryFileTest, OtherFilesThatGoWithTheProcessGoToo) {
   EXPECT_EQ(WEXITSTATUS(status), 7);
   EXPECT_FALSE(fs::exists(folder_ / "made"));
   EXPECT_EQ(read_text(folder_ / "full" / "file"), "stays");
+}
+
+TEST_F(TemporaryFileTest, FilesOfOneThingStayOrGoTogether) {
+  const std::array<fs::path, 3> files = {folder_ / "a", folder_ / "b", folder_ / "c"};
+  const auto before = std::signal(SIGTERM, [](int) {
+    remove_temporary_files();
+    ::_exit(7);
+  });
+  for (int time = 0; time < 100; ++time) {
+    for (const fs::path& file : files) write_atomically(file, "");
+    const pid_t child = ::fork();  // which has the handler from its first moment
+    if (child == 0) {
+      std::thread other([] {
+        for (;;) ::pause();
+      });
+      for (;;) const GoesWithProcess together(files);
+    }
+    ::usleep(static_cast<useconds_t>(5000 + 37 * time));
+    ::kill(child, SIGTERM);
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    ASSERT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 7) << status;
+    const auto left = std::distance(fs::directory_iterator(folder_), fs::directory_iterator());
+    ASSERT_TRUE(left == 0 || left == 3) << left << " files, time " << time;
+  }
+  std::signal(SIGTERM, before);
 }
 
 TEST_F(TemporaryFileTest, OnlyOwnFilesAreReplaceable) {
