@@ -1,0 +1,186 @@
+// The values of configuration keys: how they are written, which are allowed, and what an unknown key was meant to be.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "ridgeline/base/error.h"
+#include "ridgeline/train/config_keys.h"
+
+namespace ridgeline::train {
+namespace {
+
+template <typename Number>
+std::string number_text(Number value) {
+  std::string text = fmt::format("{}", value);
+  if (text.find_first_of(".ein") == std::string::npos) text += ".0";  // TOML tells 1.0 from 1
+  return text;
+}
+
+std::string in_quotes(std::string_view text) {
+  std::string result = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') {
+      result += '\\';
+      result += c;
+    } else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
+      result += fmt::format("\\u{:04x}", static_cast<unsigned>(static_cast<unsigned char>(c)));
+    } else {
+      result += c;
+    }
+  }
+  return result + '"';
+}
+
+bool is_integer(ConstSlot slot) {
+  return std::holds_alternative<const int64_t*>(slot);
+}
+
+std::string limit_text(ConstSlot slot, double limit) {
+  if (is_integer(slot)) return fmt::format("{}", static_cast<int64_t>(limit));
+  return fmt::format("{}", limit);
+}
+
+std::string default_text(const Key& key) {
+  const Config defaults;
+  return value_text(slot_of(key, defaults));
+}
+
+void check_number(const Key& key, ConstSlot slot, double value) {
+  // Numbers with a fraction become floats before they are used: what is a limit there is one here.
+  const auto as_used = [&](double number) {
+    return is_integer(slot) ? number : static_cast<double>(static_cast<float>(number));
+  };
+  const bool low = value < key.low && as_used(value)<as_used(key.low), high = value> key.high;
+  const bool too_small = value > 0 && value < key.least;
+  if (!low && !too_small && (key.below_high ? as_used(value) < key.high : value <= key.high)) return;  // NaN goes on
+  std::string required = allowed_text(key), next = "The default";
+  if (low || (high && !key.below_high)) {
+    const std::string limit = limit_text(slot, low ? key.low : key.high);
+    if (!key.default_only) required = fmt::format("{} {}", low ? "at least" : "at most", limit);
+    next = fmt::format("The nearest valid value is {}; the default", limit);
+  } else if (too_small) {
+    required += fmt::format(", 0 or at least {}", key.least);
+  } else if (value < key.high) {
+    required += " (in fp32)";
+  }
+  throw Error(fmt::format("{} = {}: must be {}", key.name, value_text(slot), required),
+              fmt::format("{} is {}.", next, default_text(key)));
+}
+
+}  // namespace
+
+void check_word(const Key& key, const std::string& word) {
+  if (key.words.empty() || std::find(key.words.begin(), key.words.end(), word) != key.words.end()) return;
+  const std::string list = fmt::format("{}", fmt::join(key.words, ", "));
+  if (std::find(key.later_words.begin(), key.later_words.end(), word) != key.later_words.end()) {
+    throw Error(fmt::format("{} = \"{}\": not in this version", key.name, word),
+                fmt::format("This version has: {}.", list));
+  }
+  const std::string guess = nearest(word, key.words);
+  throw Error(fmt::format("{} = \"{}\": must be {}", key.name, word, allowed_text(key)),
+              fmt::format("The nearest valid value is {}.", guess.empty() ? default_text(key) : in_quotes(guess)));
+}
+
+const Key* find_key(std::string_view name) {
+  for (const Key& key : keys()) {
+    if (key.name == name) return &key;
+  }
+  return nullptr;
+}
+
+std::string unknown_key_hint(std::string_view name) {
+  std::vector<std::string> names, groups, members;
+  const std::string_view group = name.substr(0, name.find('.'));
+  const std::string_view member = name.find('.') == std::string_view::npos ? name : name.substr(name.find('.') + 1);
+  std::string elsewhere;
+  for (const Key& key : keys()) {
+    names.emplace_back(key.name);
+    if (groups.empty() || groups.back() != key.group()) groups.emplace_back(key.group());
+    if (key.group() == group) members.emplace_back(key.member());
+    if (key.member() == member)
+      elsewhere = elsewhere.empty() ? std::string(key.name) : elsewhere + " or " + std::string(key.name);
+  }
+  if (!elsewhere.empty()) return fmt::format("Did you mean {}?", elsewhere);
+  if (name.find('.') != std::string_view::npos) {
+    if (const std::string guess = nearest(name, names); !guess.empty()) return fmt::format("Did you mean {}?", guess);
+  }
+  if (!members.empty()) return fmt::format("Keys of [{}]: {}.", group, fmt::join(members, ", "));
+  if (const std::string guess = nearest(group, groups); !guess.empty()) return fmt::format("Did you mean [{}]?", guess);
+  return fmt::format("Groups: {}. `ridgeline train --print-config` shows every key.", fmt::join(groups, ", "));
+}
+
+ConstSlot slot_of(const Key& key, const Config& config) {
+  // The table has one accessor per key, for writing; this use of it only reads.
+  const Slot slot = key.slot(const_cast<Config&>(config));  // NOLINT(cppcoreguidelines-pro-type-const-cast)
+  struct Constant {
+    ConstSlot operator()(const Choice<uint8_t>& member) const {
+      return Choice<const uint8_t>{member.value, member.words};
+    }
+    ConstSlot operator()(const int64_t* member) const { return member; }
+    ConstSlot operator()(const double* member) const { return member; }
+    ConstSlot operator()(const float* member) const { return member; }
+    ConstSlot operator()(const bool* member) const { return member; }
+    ConstSlot operator()(const std::string* member) const { return member; }
+  };
+  return std::visit(Constant{}, slot);
+}
+
+bool is_word(ConstSlot slot) {
+  return std::holds_alternative<const std::string*>(slot) || std::holds_alternative<Choice<const uint8_t>>(slot);
+}
+
+std::string value_text(ConstSlot slot) {
+  struct Writer {
+    std::string operator()(const int64_t* v) const { return fmt::format("{}", *v); }
+    std::string operator()(const double* v) const { return number_text(*v); }
+    std::string operator()(const float* v) const { return number_text(*v); }
+    std::string operator()(const bool* v) const { return *v ? "true" : "false"; }
+    std::string operator()(const std::string* v) const { return in_quotes(*v); }
+    std::string operator()(const Choice<const uint8_t>& v) const { return in_quotes(v.words[*v.value]); }
+  };
+  return std::visit(Writer{}, slot);
+}
+
+std::string_view type_name(ConstSlot slot) {
+  constexpr std::array<std::string_view, 6> kNames = {"a whole number", "a number", "a number",
+                                                      "true or false",  "a string", "a string"};
+  return kNames.at(slot.index());
+}
+
+std::string allowed_text(const Key& key) {
+  const Config defaults;
+  const ConstSlot slot = slot_of(key, defaults);
+  if (!key.words.empty()) return fmt::format("{}", fmt::join(key.words, " | "));
+  if (key.default_only) return fmt::format("{} in this version", default_text(key));
+  if (std::isinf(key.low)) return "";
+  if (key.below_high)
+    return fmt::format("at least {} and below {}", limit_text(slot, key.low), limit_text(slot, key.high));
+  // Limits that only keep arithmetic safe would distract; an error names them.
+  if (key.high > 1e5) return fmt::format("at least {}", limit_text(slot, key.low));
+  return fmt::format("between {} and {}", limit_text(slot, key.low), limit_text(slot, key.high));
+}
+
+void check_value(const Key& key, const Config& config) {
+  const ConstSlot slot = slot_of(key, config);
+  if (key.default_only && value_text(slot) != default_text(key)) {
+    // An impossible value is called that, not a promise.
+    if (const auto* number = std::get_if<const int64_t*>(&slot)) check_number(key, slot, static_cast<double>(**number));
+    throw Error(fmt::format("{} = {}: not in this version", key.name, value_text(slot)),
+                fmt::format("The only value of this version is {}.", default_text(key)));
+  }
+  struct Checker {
+    const Key& key;
+    ConstSlot slot;
+    void operator()(const int64_t* v) const { check_number(key, slot, static_cast<double>(*v)); }
+    void operator()(const double* v) const { check_number(key, slot, *v); }
+    void operator()(const float* v) const { check_number(key, slot, static_cast<double>(*v)); }
+    void operator()(const bool* /*v*/) const {}
+    void operator()(const std::string* v) const { check_word(key, *v); }
+    void operator()(const Choice<const uint8_t>& /*v*/) const {}
+  };
+  std::visit(Checker{key, slot}, slot);
+}
+
+}  // namespace ridgeline::train
