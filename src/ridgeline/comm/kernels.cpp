@@ -4,9 +4,7 @@
 #include <type_traits>
 
 #include "ridgeline/base/error.h"
-
-// The levels that the operators have, too (ops/cpu/simd_targets.h): the others add compile time and no speed.
-#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128)
+#include "ridgeline/device/cpu/vector_targets.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ridgeline/comm/kernels.cpp"
