@@ -10,7 +10,7 @@
 #   --size SIZE    full: configs/quickstart.toml as it is; small: less than half of the work: a vocabulary of 1024, width 128.
 #                  Left out, a few steps are timed, and small is taken where full would train for more than 190 s
 #   --out DIR      where to put everything (default: out/quickstart)
-#   --set K=V      passed on to both calls of `ridgeline train`
+#   --set K=V      passed on to every call of `ridgeline train`
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -92,7 +92,7 @@ steps_of() {
   $ridgeline train "${job[@]}" --out "$out/run" --print-config | sed -n 's/^ *steps *= *\([0-9]*\).*/\1/p' | head -n 1
 }
 
-# The size: less than half of the work for a machine that would train for more than this.
+# The size: small, less than half of the work, for a machine that would train for more than this.
 limit=190
 if [ "$size" != small ]; then make_tokens 4096; fi
 if [ -z "$size" ]; then
@@ -105,11 +105,9 @@ if [ -z "$size" ]; then
   full_seconds=$(awk -v steps="$(steps_of)" -v seconds="$step_seconds" 'BEGIN {printf "%.0f", steps * seconds}')
   if [ "$full_seconds" -le $limit ]; then size=full; else size=small; fi
   echo "A step takes $step_seconds s here, so the full size would train for $full_seconds s (at most $limit): size $size."
-  if [ "$size" = small ]; then make_tokens 1024; fi
-elif [ "$size" = small ]; then
-  make_tokens 1024
 fi
 if [ "$size" = small ]; then
+  make_tokens 1024
   # The last value of a key counts: the user's.
   job+=(--set model.vocab=1024 --set model.width=128 --set model.heads=4 --set train.steps=1200
     --set train.eval_every=300 --set train.save_every=300 "${set_options[@]}")
