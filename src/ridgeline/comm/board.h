@@ -15,8 +15,7 @@
 
 namespace ridgeline::comm::detail {
 
-enum class Kind : uint8_t { all_reduce, reduce_scatter, all_gather, broadcast, all_to_all, barrier, exchange };
-const char* name_of(Kind kind);
+const char* name_of(RequestKind kind);
 const char* name_of(ReduceOp op);
 
 constexpr int kSlots = 64;            // collectives outstanding on a communicator
@@ -121,17 +120,25 @@ struct BufferPlace {
   uint64_t offset = 0;
 };
 
-// One rank's side of one collective. Written before it arrives at the meeting.
-struct alignas(64) Header {
-  Kind kind;
+// What a rank starts, as the others compare it with theirs. Plain bytes: it lies in shared memory and travels.
+struct Terms {
+  RequestKind kind;
   DType dtype;
   ReduceOp op;
   int32_t root;
   int64_t count;
-  BufferPlace first, second;
   int32_t segment;
   int64_t step;
   char label[40];
+};
+Terms terms_of(const Request& request);
+bool same_operation(const Terms& left, const Terms& right);  // whatever they are called
+// "all_reduce 'gradient' (segment 3, step 17) of 8 fp32 (sum)"
+std::string describe(const Terms& terms);
+
+// One rank's side of one collective. Written before it arrives at the meeting.
+struct alignas(64) Header : Terms {
+  BufferPlace first, second;
 };
 
 // One collective of all members. The last to arrive resets the counters and opens it; then its chunks are claimed and

@@ -58,6 +58,30 @@ struct Receive {
   int64_t count;
 };
 
+enum class RequestKind : uint8_t { all_reduce, reduce_scatter, all_gather, broadcast, all_to_all, barrier, exchange };
+
+constexpr bool reduces(RequestKind kind) {
+  return kind == RequestKind::all_reduce || kind == RequestKind::reduce_scatter;
+}
+// The buffer holds a part for every rank.
+constexpr bool by_parts(RequestKind kind) {
+  return kind == RequestKind::reduce_scatter || kind == RequestKind::all_gather || kind == RequestKind::all_to_all;
+}
+
+// One operation as a backend gets it.
+struct Request {
+  RequestKind kind = RequestKind::barrier;
+  Ref buffer;                         // in place; of all_to_all what is sent
+  Ref received;                       // all_to_all
+  int64_t count = 0;                  // elements: of a part where the operation works by parts, else of the buffer
+  ReduceOp op = ReduceOp::sum;        // all_reduce, reduce_scatter
+  int root = 0;                       // broadcast
+  std::span<const Send> sends;        // exchange: these two are good during start() only
+  std::span<const Receive> receives;  // exchange
+  Label label;
+};
+
+// What an operation is called with is checked here, once for all backends; a backend implements start() and wait().
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -68,20 +92,25 @@ class Communicator {
 
   // In place over all ranks: buffer[i] = reduction of every rank's buffer[i]. dtypes f32, bf16, f16, f64, i64 (f64 and
   // i64 sum exactly as their own type).
-  virtual Ticket all_reduce(Ref buffer, int64_t count, ReduceOp op, const Label& label) = 0;
+  Ticket all_reduce(Ref buffer, int64_t count, ReduceOp op, const Label& label);
   // In place: buffer holds size()*shard elements; afterwards part [rank*shard, (rank+1)*shard) holds the reduction, the
   // other parts are unspecified.
-  virtual Ticket reduce_scatter(Ref buffer, int64_t shard, ReduceOp op, const Label& label) = 0;
+  Ticket reduce_scatter(Ref buffer, int64_t shard, ReduceOp op, const Label& label);
   // In place: part [rank*shard, (rank+1)*shard) is this rank's; afterwards all parts are filled.
-  virtual Ticket all_gather(Ref buffer, int64_t shard, const Label& label) = 0;
-  virtual Ticket broadcast(Ref buffer, int64_t count, int root, const Label& label) = 0;
+  Ticket all_gather(Ref buffer, int64_t shard, const Label& label);
+  Ticket broadcast(Ref buffer, int64_t count, int root, const Label& label);
   // Part i of `send` goes to rank i, part j of `receive` came from rank j; `part` elements each. Must not alias.
-  virtual Ticket all_to_all(ConstRef send, Ref receive, int64_t part, const Label& label) = 0;
+  Ticket all_to_all(ConstRef send, Ref receive, int64_t part, const Label& label);
   // Rendezvous point-to-point: all sends and receives of one call progress together.
-  virtual Ticket exchange(std::span<const Send> sends, std::span<const Receive> receives, const Label& label) = 0;
-  virtual Ticket barrier(const Label& label) = 0;
+  Ticket exchange(std::span<const Send> sends, std::span<const Receive> receives, const Label& label);
+  Ticket barrier(const Label& label);
+  // Any of these.
+  Ticket request(const Request& request);
 
   virtual void wait(Ticket ticket) = 0;
+
+ protected:
+  virtual Ticket start(const Request& request) = 0;
 };
 
 // First failure of a run.
@@ -114,6 +143,8 @@ struct Link {
 // Bytes per rank, of buffers of `bytes`, as stated at Link.
 int64_t all_reduce_traffic(int ranks, int64_t bytes);
 int64_t part_traffic(int ranks, int64_t bytes);  // reduce_scatter, all_gather, all_to_all
+// The same of any operation as rank `rank` of `ranks` starts it.
+int64_t traffic_of(const Request& request, int rank, int ranks);
 
 struct WorldOptions {
   std::chrono::milliseconds timeout{600'000};  // how long to wait for a rank inside one operation

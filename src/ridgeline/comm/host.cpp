@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <climits>
+#include <cstring>
 
 #include "ridgeline/base/error.h"
 
@@ -42,21 +43,21 @@ void write_failure_file(const std::string& path, const Failure& failure) {
 
 }  // namespace
 
-const char* name_of(Kind kind) {
+const char* name_of(RequestKind kind) {
   switch (kind) {
-    case Kind::all_reduce:
+    case RequestKind::all_reduce:
       return "all_reduce";
-    case Kind::reduce_scatter:
+    case RequestKind::reduce_scatter:
       return "reduce_scatter";
-    case Kind::all_gather:
+    case RequestKind::all_gather:
       return "all_gather";
-    case Kind::broadcast:
+    case RequestKind::broadcast:
       return "broadcast";
-    case Kind::all_to_all:
+    case RequestKind::all_to_all:
       return "all_to_all";
-    case Kind::barrier:
+    case RequestKind::barrier:
       return "barrier";
-    case Kind::exchange:
+    case RequestKind::exchange:
       return "exchange";
   }
   return "?";
@@ -74,11 +75,38 @@ const char* name_of(ReduceOp op) {
   return "?";
 }
 
-std::string describe(Kind kind, std::string_view label, int32_t segment, int64_t step) {
+std::string describe(RequestKind kind, std::string_view label, int32_t segment, int64_t step) {
   std::string text = fmt::format("{} '{}'", name_of(kind), label);
   if (segment >= 0 && step >= 0) return text + fmt::format(" (segment {}, step {})", segment, step);
   if (segment >= 0) return text + fmt::format(" (segment {})", segment);
   if (step >= 0) return text + fmt::format(" (step {})", step);
+  return text;
+}
+
+Terms terms_of(const Request& request) {
+  Terms terms{};
+  terms.kind = request.kind;
+  terms.dtype = request.kind == RequestKind::barrier ? DType::u8 : request.buffer.dtype;
+  terms.op = request.op;
+  terms.root = request.root;
+  terms.count = request.count;
+  terms.segment = request.label.segment;
+  terms.step = request.label.step;
+  std::strncpy(terms.label, request.label.what, sizeof(terms.label) - 1);
+  return terms;
+}
+
+bool same_operation(const Terms& left, const Terms& right) {
+  return left.kind == right.kind && left.dtype == right.dtype && left.op == right.op && left.root == right.root &&
+         left.count == right.count;
+}
+
+std::string describe(const Terms& terms) {
+  std::string text = describe(terms.kind, terms.label, terms.segment, terms.step);
+  if (terms.kind == RequestKind::barrier) return text;
+  text += fmt::format(" of {} {}", terms.count, name_of(terms.dtype));
+  if (reduces(terms.kind)) text += fmt::format(" ({})", name_of(terms.op));
+  if (terms.kind == RequestKind::broadcast) text += fmt::format(" from {}", terms.root);
   return text;
 }
 
@@ -255,7 +283,7 @@ std::string Host::position(int local) const {
   const OperationRecord& last = rank.recent[(started - 1) % kRecent];
   const uint64_t offset = last.board.load(std::memory_order_relaxed);
   return fmt::format("{} on communicator '{}'",
-                     describe(static_cast<Kind>(last.kind.load(std::memory_order_relaxed)), last.label.load(),
+                     describe(static_cast<RequestKind>(last.kind.load(std::memory_order_relaxed)), last.label.load(),
                               last.segment.load(std::memory_order_relaxed), last.step.load(std::memory_order_relaxed)),
                      reinterpret_cast<const BoardStart*>(at(offset))->name.load());
 }

@@ -85,6 +85,6 @@ class Host {
 };
 
 // "all_reduce 'gradient' (segment 3, step 17)"
-std::string describe(Kind kind, std::string_view label, int32_t segment, int64_t step);
+std::string describe(RequestKind kind, std::string_view label, int32_t segment, int64_t step);
 
 }  // namespace ridgeline::comm::detail

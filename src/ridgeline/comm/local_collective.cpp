@@ -16,85 +16,27 @@ constexpr int64_t kStreamingBytes = 8 << 20;  // all ranks' buffers together: mo
 int64_t ceil_div(int64_t value, int64_t unit) {
   return (value + unit - 1) / unit;
 }
-bool same_operation(const Header& left, const Header& right) {
-  return left.kind == right.kind && left.dtype == right.dtype && left.op == right.op && left.root == right.root &&
-         left.count == right.count;
-}
-std::string described(const Header& header) {
-  std::string text = describe(header.kind, header.label, header.segment, header.step);
-  if (header.kind == Kind::barrier) return text;
-  text += fmt::format(" of {} {}", header.count, name_of(header.dtype));
-  if (header.kind == Kind::all_reduce || header.kind == Kind::reduce_scatter)
-    text += fmt::format(" ({})", name_of(header.op));
-  if (header.kind == Kind::broadcast) text += fmt::format(" from {}", header.root);
-  return text;
-}
-bool by_parts(Kind kind) {
-  return kind == Kind::reduce_scatter || kind == Kind::all_gather || kind == Kind::all_to_all;
-}
-Header header_of(Kind kind, DType dtype, int64_t count) {
-  Header header{};
-  header.kind = kind;
-  header.dtype = dtype;
-  header.count = count;
-  return header;
-}
 
 }  // namespace
 
-Ticket LocalCommunicator::all_reduce(Ref buffer, int64_t count, ReduceOp op, const Label& label) {
-  Header header = header_of(Kind::all_reduce, buffer.dtype, count);
-  header.op = op;
-  return start(header, buffer, {}, label);
-}
-Ticket LocalCommunicator::reduce_scatter(Ref buffer, int64_t shard, ReduceOp op, const Label& label) {
-  Header header = header_of(Kind::reduce_scatter, buffer.dtype, shard);
-  header.op = op;
-  return start(header, buffer, {}, label);
-}
-Ticket LocalCommunicator::all_gather(Ref buffer, int64_t shard, const Label& label) {
-  return start(header_of(Kind::all_gather, buffer.dtype, shard), buffer, {}, label);
-}
-Ticket LocalCommunicator::broadcast(Ref buffer, int64_t count, int root, const Label& label) {
-  RL_REQUIRE(root >= 0 && root < n_, "broadcast root {} of {} ranks", root, n_);
-  Header header = header_of(Kind::broadcast, buffer.dtype, count);
-  header.root = root;
-  return start(header, buffer, {}, label);
-}
-Ticket LocalCommunicator::all_to_all(ConstRef send, Ref receive, int64_t part, const Label& label) {
-  RL_CHECK(name_of(send.dtype), ==, name_of(receive.dtype));
-  return start(header_of(Kind::all_to_all, send.dtype, part), Ref(const_cast<void*>(send.data), send.dtype), receive,
-               label);
-}
-Ticket LocalCommunicator::barrier(const Label& label) {
-  return start(header_of(Kind::barrier, DType::u8, 0), {}, {}, label);
-}
-
-Ticket LocalCommunicator::start(const Header& request, Ref first, Ref second, const Label& label) {
-  world_.check_failed();
-  const bool reduction = request.kind == Kind::all_reduce || request.kind == Kind::reduce_scatter;
-  RL_REQUIRE(!reduction || reducible(request.dtype), "{} of {}", name_of(request.kind), name_of(request.dtype));
-  RL_REQUIRE(request.count >= 0, "{} of {} elements", name_of(request.kind), request.count);
+Ticket LocalCommunicator::start_collective(const Request& request) {
   const uint64_t number = collectives_end_;
   if (number - collectives_begin_ == kSlots || !everyone_retired(number)) {
     world_.wait_until(*this, [&] { return number - collectives_begin_ < kSlots && everyone_retired(number); });
   }
   Collective& collective = collectives_[number % kSlots];
-  collective.header = request;
+  collective.header = {terms_of(request), {}, {}};
   Header& header = collective.header;
-  const int64_t bytes = request.count * size_of(request.dtype) * (by_parts(request.kind) ? n_ : 1);
+  const int64_t bytes = request.count * size_of(header.dtype) * (by_parts(request.kind) ? n_ : 1);
   if (bytes > 0) {
-    header.first = world_.host().place_of(world_.local(), first.data, bytes);
-    if (second) header.second = world_.host().place_of(world_.local(), second.data, bytes);
+    header.first = world_.host().place_of(world_.local(), request.buffer.data, bytes);
+    if (request.received) header.second = world_.host().place_of(world_.local(), request.received.data, bytes);
   }
-  header.segment = label.segment;
-  header.step = label.step;
-  std::strncpy(header.label, label.what, sizeof(header.label) - 1);
-  collective.first = first;
-  collective.second = second;
+  collective.first = request.buffer;
+  collective.second = request.received;
   collective.planned = false;
   collective.round = 0;
-  collective.ticket = new_ticket(request.kind, 1, label);
+  collective.ticket = new_ticket(request.kind, 1, request.label);
   board_.header(number, me_) = header;
   ++collectives_end_;
 
@@ -176,16 +118,10 @@ void LocalCommunicator::verify(const Collective& collective) {
   for (int member = 1; member < n_; ++member) {
     const Header& other = board_.header(collectives_begin_, member);
     if (same_operation(first, other)) continue;
-    const std::string what =
-        fmt::format("ranks do not agree{}: rank {} starts {}, rank {} starts {}", on_this(), ranks_[0],
-                    described(first), ranks_[static_cast<size_t>(member)], described(other));
-    world_.fail_and_throw(
-        {.rank = ranks_[static_cast<size_t>(member)],
-         .host = world_.host().host_name(),
-         .operation = described(collective.header) + on_this(),
-         .what = what,
-         .next = "Every rank of a communicator must start the same operations, in the same order, with the "
-                 "same sizes."});
+    const int theirs = ranks_[static_cast<size_t>(member)];
+    world_.disagree(
+        theirs, name_, describe(collective.header) + on_this(),
+        fmt::format("rank {} starts {}, rank {} starts {}", ranks_[0], describe(first), theirs, describe(other)));
   }
 }
 
@@ -195,7 +131,7 @@ LocalCommunicator::Plan LocalCommunicator::make_plan(const Collective& collectiv
   const int64_t parts = by_parts(header.kind) ? n_ : 1;
   Plan plan;
   plan.length = header.count;
-  if (header.count == 0 || (n_ == 1 && header.kind != Kind::all_to_all)) return plan;
+  if (header.count == 0 || (n_ == 1 && header.kind != RequestKind::all_to_all)) return plan;
   for (int member = 0; member < n_; ++member) {
     const Header& theirs = board_.header(collectives_begin_, member);
     plan.staged =
@@ -203,14 +139,14 @@ LocalCommunicator::Plan LocalCommunicator::make_plan(const Collective& collectiv
   }
   plan.round_length = plan.length;
   if (plan.staged) {
-    const int64_t halves = header.kind == Kind::all_to_all ? 2 : 1;
+    const int64_t halves = header.kind == RequestKind::all_to_all ? 2 : 1;
     int64_t fits = board_.stage_bytes() / (halves * parts * size);
     if (fits >= 64) fits = fits / 64 * 64;
     RL_REQUIRE(fits > 0, "stage of {} bytes for {} ranks", board_.stage_bytes(), n_);
     plan.round_length = std::min(plan.length, fits);
   }
   plan.rounds = ceil_div(plan.length, plan.round_length);
-  plan.blocks = header.kind == Kind::all_to_all ? int64_t{n_} * n_ : parts;
+  plan.blocks = header.kind == RequestKind::all_to_all ? int64_t{n_} * n_ : parts;
   // Some chunks per rank, so that nobody waits long for the last one; multiples of a cache line.
   const int64_t total = plan.round_length * size * plan.blocks;
   const int64_t bytes = std::clamp(total / (4 * n_), kSmallestChunk, kLargestChunk);
@@ -279,8 +215,8 @@ void LocalCommunicator::do_chunk(const Collective& collective, uint64_t chunk) {
   const int64_t begin = round * plan.round_length + within % pieces * plan.chunk_length;
   const int64_t end = std::min({begin + plan.chunk_length, (round + 1) * plan.round_length, plan.length});
   if (begin >= end) return;
-  const Kind kind = collective.header.kind;
-  if (kind == Kind::all_reduce || kind == Kind::reduce_scatter) {
+  const RequestKind kind = collective.header.kind;
+  if (kind == RequestKind::all_reduce || kind == RequestKind::reduce_scatter) {
     do_reduce(collective, round, block, begin, end - begin);
   } else {
     do_copy(collective, round, block, begin, end - begin);
@@ -290,7 +226,7 @@ void LocalCommunicator::do_chunk(const Collective& collective, uint64_t chunk) {
 void LocalCommunicator::do_reduce(const Collective& collective, int64_t round, int64_t part, int64_t begin,
                                   int64_t count) {
   const Header& header = collective.header;
-  const bool scatter = header.kind == Kind::reduce_scatter;
+  const bool scatter = header.kind == RequestKind::reduce_scatter;
   size_t outputs = 0;
   for (int member = 0; member < n_; ++member) {
     std::byte* address = view(collective, member, false, round).at(part, begin);
@@ -310,13 +246,13 @@ void LocalCommunicator::do_copy(const Collective& collective, int64_t round, int
                                 int64_t count) {
   const Header& header = collective.header;
   const int64_t bytes = count * size_of(header.dtype);
-  if (header.kind == Kind::all_to_all) {
+  if (header.kind == RequestKind::all_to_all) {
     const auto from = static_cast<int>(block / n_), to = static_cast<int>(block % n_);
     outputs_[0] = view(collective, to, true, round).at(from, begin);
     copy(view(collective, from, false, round).at(to, begin), {outputs_.data(), 1}, bytes, collective.plan.streaming);
     return;
   }
-  const int owner = header.kind == Kind::broadcast ? header.root : static_cast<int>(block);
+  const int owner = header.kind == RequestKind::broadcast ? header.root : static_cast<int>(block);
   size_t outputs = 0;
   for (int member = 0; member < n_; ++member) {
     if (member != owner) outputs_[outputs++] = view(collective, member, false, round).at(block, begin);
@@ -328,7 +264,7 @@ void LocalCommunicator::do_copy(const Collective& collective, int64_t round, int
 // Passes this rank's round of data into (or out of) its stage, as far as the operation needs it.
 void LocalCommunicator::copy_staged(const Collective& collective, int64_t round, bool in) {
   const Header& header = collective.header;
-  const bool exchange_parts = header.kind == Kind::all_to_all;
+  const bool exchange_parts = header.kind == RequestKind::all_to_all;
   const BufferPlace& place = exchange_parts && !in ? header.second : header.first;
   if (place.place != BufferPlace::kStaged) return;
   const Plan& plan = collective.plan;
@@ -339,9 +275,9 @@ void LocalCommunicator::copy_staged(const Collective& collective, int64_t round,
   auto* own = (exchange_parts && !in ? collective.second : collective.first).as<std::byte>();
   for (int64_t part = 0; part < (by_parts(header.kind) ? n_ : 1); ++part) {
     bool wanted = true;
-    if (header.kind == Kind::reduce_scatter) wanted = in || part == me_;
-    if (header.kind == Kind::all_gather) wanted = in == (part == me_);
-    if (header.kind == Kind::broadcast) wanted = in == (header.root == me_);
+    if (header.kind == RequestKind::reduce_scatter) wanted = in || part == me_;
+    if (header.kind == RequestKind::all_gather) wanted = in == (part == me_);
+    if (header.kind == RequestKind::broadcast) wanted = in == (header.root == me_);
     if (!wanted) continue;
     std::byte* mine = own + (part * plan.length + begin) * size;
     std::byte* theirs = staged.at(part, begin);

@@ -47,6 +47,11 @@ std::string LocalCommunicator::on_this() const {
   return fmt::format(" on communicator '{}'", name_);
 }
 
+Ticket LocalCommunicator::start(const Request& request) {
+  world_.check_failed();
+  return request.kind == RequestKind::exchange ? start_exchange(request) : start_collective(request);
+}
+
 void LocalCommunicator::wait(Ticket ticket) {
   RL_REQUIRE(ticket.number <= started_, "ticket {} was never given out, only {}", ticket.number, started_);
   world_.check_failed();
@@ -64,7 +69,7 @@ bool LocalCommunicator::progress() {
   return moved;
 }
 
-uint64_t LocalCommunicator::new_ticket(Kind kind, int32_t remaining, const Label& label) {
+uint64_t LocalCommunicator::new_ticket(RequestKind kind, int32_t remaining, const Label& label) {
   if (started_ - completed_ == kTickets) {
     const uint64_t oldest = completed_ + 1;
     world_.wait_until(*this, [&] { return completed_ >= oldest; });

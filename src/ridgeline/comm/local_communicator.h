@@ -27,13 +27,6 @@ class LocalCommunicator : public Communicator, public Engine {
   int size() const override { return n_; }
   int world_rank(int member) const override { return ranks_[static_cast<size_t>(member)]; }
 
-  Ticket all_reduce(Ref buffer, int64_t count, ReduceOp op, const Label& label) override;
-  Ticket reduce_scatter(Ref buffer, int64_t shard, ReduceOp op, const Label& label) override;
-  Ticket all_gather(Ref buffer, int64_t shard, const Label& label) override;
-  Ticket broadcast(Ref buffer, int64_t count, int root, const Label& label) override;
-  Ticket all_to_all(ConstRef send, Ref receive, int64_t part, const Label& label) override;
-  Ticket exchange(std::span<const Send> sends, std::span<const Receive> receives, const Label& label) override;
-  Ticket barrier(const Label& label) override;
   void wait(Ticket ticket) override;
 
   bool progress() override;
@@ -41,6 +34,9 @@ class LocalCommunicator : public Communicator, public Engine {
   uint64_t completed() const override { return completed_; }
   int missing(std::span<int> ranks) const override;
   std::string waiting_in() const override;
+
+ protected:
+  Ticket start(const Request& request) override;
 
  private:
   // How a collective is cut; the same on every rank.
@@ -87,7 +83,7 @@ class LocalCommunicator : public Communicator, public Engine {
     int peer = 0;
   };
   struct Outstanding {
-    Kind kind;
+    RequestKind kind;
     int32_t remaining;  // messages, or 1 for a collective
     int32_t segment;
     int64_t step;
@@ -96,7 +92,7 @@ class LocalCommunicator : public Communicator, public Engine {
   static constexpr uint64_t kTickets = 512;
 
   // collectives (local_collective.cpp)
-  Ticket start(const Header& header, Ref first, Ref second, const Label& label);
+  Ticket start_collective(const Request& request);
   bool progress_collective();
   void verify(const Collective& collective);
   Plan make_plan(const Collective& collective) const;
@@ -110,13 +106,14 @@ class LocalCommunicator : public Communicator, public Engine {
   void copy_staged(const Collective& collective, int64_t round, bool in);
   void make_ready(Collective& collective, Meeting& meeting);
   // messages (local_exchange.cpp)
+  Ticket start_exchange(const Request& request);
   void publish(const Send& send, uint64_t ticket, const Label& label);
   bool progress_messages();
   bool receive(Incoming& incoming);
   bool send_staged(uint64_t number);
   void check_message(const Incoming& incoming) const;
   // both
-  uint64_t new_ticket(Kind kind, int32_t remaining, const Label& label);
+  uint64_t new_ticket(RequestKind kind, int32_t remaining, const Label& label);
   void finish(uint64_t ticket);
   void ring_members() const;
   void ring(int member) const { world_.host().ring(locals_[static_cast<size_t>(member)]); }

@@ -22,10 +22,10 @@ void put_label(char (&field)[40], const char* text) {
 
 }  // namespace
 
-Ticket LocalCommunicator::exchange(std::span<const Send> sends, std::span<const Receive> receives, const Label& label) {
-  world_.check_failed();
-  RL_REQUIRE(sends.size() <= kMessages && receives.size() <= kMessages,
-             "exchange of {} sends and {} receives, at most {}", sends.size(), receives.size(), kMessages);
+Ticket LocalCommunicator::start_exchange(const Request& request) {
+  const std::span<const Send> sends = request.sends;
+  const std::span<const Receive> receives = request.receives;
+  const Label& label = request.label;
   const MemberState& mine = board_.member(me_);
   const auto room = [&] {
     const uint64_t out =
@@ -33,10 +33,9 @@ Ticket LocalCommunicator::exchange(std::span<const Send> sends, std::span<const 
     return out + sends.size() <= kMessages && incoming_end_ - incoming_begin_ + receives.size() <= kMessages;
   };
   if (!room()) world_.wait_until(*this, room);
-  const uint64_t ticket = new_ticket(Kind::exchange, static_cast<int32_t>(sends.size() + receives.size()), label);
+  const uint64_t ticket =
+      new_ticket(RequestKind::exchange, static_cast<int32_t>(sends.size() + receives.size()), label);
   for (const Receive& receive : receives) {
-    RL_REQUIRE(receive.peer >= 0 && receive.peer < n_ && receive.count >= 0, "receive of {} from rank {} of {}",
-               receive.count, receive.peer, n_);
     Incoming& incoming = incoming_[incoming_end_ % kMessages];
     incoming.data = receive.data;
     incoming.count = receive.count;
@@ -53,8 +52,6 @@ Ticket LocalCommunicator::exchange(std::span<const Send> sends, std::span<const 
 }
 
 void LocalCommunicator::publish(const Send& send, uint64_t ticket, const Label& label) {
-  RL_REQUIRE(send.peer >= 0 && send.peer < n_ && send.count >= 0, "send of {} to rank {} of {}", send.count, send.peer,
-             n_);
   MemberState& mine = board_.member(me_);
   const uint64_t number = mine.messages_end.load(std::memory_order_relaxed);
   outgoing_[number % kMessages] = {static_cast<const std::byte*>(send.data.data), ticket, send.peer};
@@ -187,17 +184,10 @@ void LocalCommunicator::check_message(const Incoming& incoming) const {
   const Message& message = *incoming.message;
   if (message.count == incoming.count && message.dtype == incoming.data.dtype) return;
   const int sender = ranks_[static_cast<size_t>(incoming.peer)];
-  const std::string what = fmt::format(
-      "ranks do not agree{}: rank {} sends {} {} in exchange '{}', rank {} receives {} {} in "
-      "exchange '{}'",
-      on_this(), sender, message.count, name_of(message.dtype), message.label, world_.rank(), incoming.count,
-      name_of(incoming.data.dtype), incoming.label);
-  world_.fail_and_throw(
-      {.rank = sender,
-       .host = world_.host().host_name(),
-       .operation = waiting_in(),
-       .what = what,
-       .next = "The messages between two ranks must have the same sizes, in the same order, on both."});
+  world_.disagree(sender, name_, waiting_in(),
+                  fmt::format("rank {} sends {} {} in exchange '{}', rank {} receives {} {} in exchange '{}'", sender,
+                              message.count, name_of(message.dtype), message.label, world_.rank(), incoming.count,
+                              name_of(incoming.data.dtype), incoming.label));
 }
 
 }  // namespace ridgeline::comm::detail

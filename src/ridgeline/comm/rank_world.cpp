@@ -93,7 +93,18 @@ Failure RankWorld::refuse(const Error& error) noexcept {
   }
 }
 
-void RankWorld::record_operation(uint64_t board, Kind kind, const Label& label) {
+void RankWorld::disagree(int culprit, std::string_view communicator, const std::string& operation,
+                         std::string_view what) const {
+  fail_and_throw(
+      {.rank = culprit,
+       .host = host_.host_name(),
+       .operation = operation,
+       .what = fmt::format("ranks do not agree on communicator '{}': {}", communicator, what),
+       .next = "Ranks of a communicator must start the same operations, and two ranks the same messages, in the same "
+               "order and with the same sizes."});
+}
+
+void RankWorld::record_operation(uint64_t board, RequestKind kind, const Label& label) {
   RankState& state = host_.state(local_);
   const uint64_t number = state.started.load(std::memory_order_relaxed);
   OperationRecord& record = state.recent[number % kRecent];

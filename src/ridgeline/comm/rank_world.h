@@ -50,12 +50,16 @@ class RankWorld : public World {
   void check_failed() const {
     if (host_.failed()) host_.throw_failure();
   }
-  void record_operation(uint64_t board, Kind kind, const Label& label);
+  void record_operation(uint64_t board, RequestKind kind, const Label& label);
   // Throws, after making the world fail.
   [[noreturn]] void fail_and_throw(const Failure& failure) const {
     host_.fail(failure);
     host_.throw_failure();
   }
+  // The same, because ranks of a communicator start different things: one of them, in which of its operations, and
+  // what.
+  [[noreturn]] void disagree(int culprit, std::string_view communicator, const std::string& operation,
+                             std::string_view what) const;
 
  protected:
   // A communicator whose ranks are not all on this host.

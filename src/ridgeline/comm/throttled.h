@@ -36,15 +36,11 @@ class ThrottledCommunicator : public Communicator {
   int size() const override { return inner_->size(); }
   int world_rank(int member) const override { return inner_->world_rank(member); }
 
-  Ticket all_reduce(Ref buffer, int64_t count, ReduceOp op, const Label& label) override;
-  Ticket reduce_scatter(Ref buffer, int64_t shard, ReduceOp op, const Label& label) override;
-  Ticket all_gather(Ref buffer, int64_t shard, const Label& label) override;
-  Ticket broadcast(Ref buffer, int64_t count, int root, const Label& label) override;
-  Ticket all_to_all(ConstRef send, Ref receive, int64_t part, const Label& label) override;
-  Ticket exchange(std::span<const Send> sends, std::span<const Receive> receives, const Label& label) override;
-  Ticket barrier(const Label& label) override;
   // Sleeps until the transfer is through, then completes it. Throws the world's failure from its sleep too.
   void wait(Ticket ticket) override;
+
+ protected:
+  Ticket start(const Request& request) override;
 
  private:
   struct Deadline {
@@ -53,8 +49,6 @@ class ThrottledCommunicator : public Communicator {
   };
   // At least as many as an inner communicator has outstanding tickets; an older one is complete.
   static constexpr size_t kDeadlines = 1024;
-
-  Ticket started(Ticket ticket, int64_t traffic);
 
   RankWorld& world_;
   LinkClock& clock_;

@@ -19,10 +19,6 @@ constexpr int64_t kLargestMessage = 1 << 30;  // MPI counts in int
 // group their messages into exchanges.
 constexpr int kTag = 1, kMessageGreetingTag = 2, kMessageTag = 3;
 
-bool reduces(Kind kind) {
-  return kind == Kind::all_reduce || kind == Kind::reduce_scatter;
-}
-
 }  // namespace
 
 struct WideCommunicator::Requests {
@@ -74,127 +70,44 @@ WideCommunicator::~WideCommunicator() {
   if (!outstanding() && !world_.host().failed()) MPI_Comm_free(&requests_->comm);
 }
 
-Ticket WideCommunicator::all_reduce(Ref buffer, int64_t count, ReduceOp op, const Label& label) {
-  return start({.kind = Kind::all_reduce,
-                .dtype = buffer.dtype,
-                .op = op,
-                .root = 0,
-                .count = count,
-                .segment = 0,
-                .step = 0,
-                .label = {}},
-               buffer, {}, label);
-}
-Ticket WideCommunicator::reduce_scatter(Ref buffer, int64_t shard, ReduceOp op, const Label& label) {
-  return start({.kind = Kind::reduce_scatter,
-                .dtype = buffer.dtype,
-                .op = op,
-                .root = 0,
-                .count = shard,
-                .segment = 0,
-                .step = 0,
-                .label = {}},
-               buffer, {}, label);
-}
-Ticket WideCommunicator::all_gather(Ref buffer, int64_t shard, const Label& label) {
-  return start({.kind = Kind::all_gather,
-                .dtype = buffer.dtype,
-                .op = {},
-                .root = 0,
-                .count = shard,
-                .segment = 0,
-                .step = 0,
-                .label = {}},
-               buffer, {}, label);
-}
-Ticket WideCommunicator::broadcast(Ref buffer, int64_t count, int root, const Label& label) {
-  RL_REQUIRE(root >= 0 && root < n_, "broadcast root {} of {} ranks", root, n_);
-  return start({.kind = Kind::broadcast,
-                .dtype = buffer.dtype,
-                .op = {},
-                .root = root,
-                .count = count,
-                .segment = 0,
-                .step = 0,
-                .label = {}},
-               buffer, {}, label);
-}
-Ticket WideCommunicator::all_to_all(ConstRef send, Ref receive, int64_t part, const Label& label) {
-  RL_CHECK(name_of(send.dtype), ==, name_of(receive.dtype));
-  return start({.kind = Kind::all_to_all,
-                .dtype = send.dtype,
-                .op = {},
-                .root = 0,
-                .count = part,
-                .segment = 0,
-                .step = 0,
-                .label = {}},
-               Ref(const_cast<void*>(send.data), send.dtype), receive, label);
-}
-Ticket WideCommunicator::barrier(const Label& label) {
-  return start({.kind = Kind::barrier,
-                .dtype = DType::u8,
-                .op = {},
-                .root = 0,
-                .count = 0,
-                .segment = 0,
-                .step = 0,
-                .label = {}},
-               {}, {}, label);
-}
-
-Ticket WideCommunicator::start(const Greeting& greeting, Ref first, Ref second, const Label& label) {
+Ticket WideCommunicator::start(const Request& request) {
   world_.check_failed();
-  RL_REQUIRE(!reduces(greeting.kind) || reducible(greeting.dtype), "{} of {}", name_of(greeting.kind),
-             name_of(greeting.dtype));
   if (started_ - completed_ == kOutstanding) {
     const uint64_t oldest = completed_ + 1;
     world_.wait_until(*this, [&] { return completed_ >= oldest; });
   }
-  world_.record_operation(board_offset_, greeting.kind, label);
+  const uint64_t needed = request.sends.size() + request.receives.size();
+  const auto room = [&] {
+    return !outstanding() || ends_count_ + needed - operation(completed_ + 1).ends_begin <= ends_.size();
+  };
+  if (!room()) world_.wait_until(*this, room);
+  world_.record_operation(board_offset_, request.kind, request.label);
   Operation& entry = operation(started_ + 1);
-  entry.greeting = greeting;
-  entry.greeting.segment = label.segment;
-  entry.greeting.step = label.step;
-  std::strncpy(entry.greeting.label, label.what, sizeof(greeting.label) - 1);
-  entry.first = first;
-  entry.second = second;
+  entry.ends_begin = ends_count_;
+  take_ends(request);
+  entry.ends_end = ends_count_;
+  entry.greeting = terms_of(request);
+  entry.first = request.buffer;
+  entry.second = request.received;
   ++started_;
   // The oldest says at once that it is there: the others then know whom they wait for.
   if (phase_ == Phase::idle) enter_greet();
   return {started_};
 }
 
-Ticket WideCommunicator::exchange(std::span<const Send> sends, std::span<const Receive> receives, const Label& label) {
-  RL_REQUIRE(sends.size() + receives.size() <= kMessages, "exchange of {} messages, at most {}",
-             sends.size() + receives.size(), kMessages);
-  const uint64_t needed = sends.size() + receives.size();
-  const auto room = [&] {
-    const uint64_t oldest = outstanding() ? operation(completed_ + 1).ends_begin : ends_count_;
-    return ends_count_ + needed - oldest <= ends_.size();
-  };
-  if (!room()) world_.wait_until(*this, room);
-  const uint64_t begin = ends_count_;
+void WideCommunicator::take_ends(const Request& request) {
   const auto add = [&](std::byte* data, DType dtype, int64_t count, int peer, bool sending) {
-    RL_REQUIRE(peer >= 0 && peer < n_ && count >= 0, "message of {} elements with rank {} of {}", count, peer, n_);
     End& end = ends_[ends_count_++ % ends_.size()];
     end = {data, {}, peer, sending};
-    end.greeting.kind = Kind::exchange;
+    end.greeting.kind = RequestKind::exchange;
     end.greeting.dtype = dtype;
     end.greeting.count = count;
-    std::strncpy(end.greeting.label, label.what, sizeof(end.greeting.label) - 1);
+    std::strncpy(end.greeting.label, request.label.what, sizeof(end.greeting.label) - 1);
   };
-  for (const Send& send : sends) {
+  for (const Send& send : request.sends)
     add(static_cast<std::byte*>(const_cast<void*>(send.data.data)), send.data.dtype, send.count, send.peer, true);
-  }
-  for (const Receive& receive : receives)
+  for (const Receive& receive : request.receives)
     add(receive.data.as<std::byte>(), receive.data.dtype, receive.count, receive.peer, false);
-  Greeting greeting{};
-  greeting.kind = Kind::exchange;
-  // start() may begin at once, so the ends must be known to it.
-  operation(started_ + 1).ends_begin = begin;
-  operation(started_ + 1).ends_end = ends_count_;
-  return start(greeting, {}, {}, label);
 }
 
 void WideCommunicator::wait(Ticket ticket) {
@@ -274,11 +187,11 @@ bool WideCommunicator::progress() {
 void WideCommunicator::enter_greet() {
   phase_ = Phase::greet;
   Operation& oldest = operation(completed_ + 1);
-  if (oldest.greeting.kind == Kind::exchange) return post_ends();
+  if (oldest.greeting.kind == RequestKind::exchange) return post_ends();
   for (int peer = 0; peer < n_; ++peer) {
     if (peer == me_) continue;
-    post_receive(&greetings_[static_cast<size_t>(peer)], sizeof(Greeting), peer);
-    post_send(&oldest.greeting, sizeof(Greeting), peer);
+    post_receive(&greetings_[static_cast<size_t>(peer)], sizeof(Terms), peer);
+    post_send(&oldest.greeting, sizeof(Terms), peer);
   }
 }
 
@@ -286,37 +199,23 @@ void WideCommunicator::post_ends() {
   const Operation& oldest = operation(completed_ + 1);
   for (uint64_t i = oldest.ends_begin; i != oldest.ends_end; ++i) {
     End& end = ends_[i % ends_.size()];
-    Greeting& greeting = end.sends ? end.greeting : greetings_[i - oldest.ends_begin];
-    post(end.sends, &greeting, sizeof(Greeting), end.peer, kMessageGreetingTag);
+    Terms& greeting = end.sends ? end.greeting : greetings_[i - oldest.ends_begin];
+    post(end.sends, &greeting, sizeof(Terms), end.peer, kMessageGreetingTag);
     post(end.sends, end.data, end.greeting.count * size_of(end.greeting.dtype), end.peer, kMessageTag);
   }
 }
 
 void WideCommunicator::check_greetings() {
   const Operation& oldest = operation(completed_ + 1);
-  const auto text = [&](const Greeting& greeting) {
-    std::string described = describe(greeting.kind, greeting.label, greeting.segment, greeting.step);
-    if (greeting.kind == Kind::barrier) return described;
-    described += fmt::format(" of {} {}", greeting.count, name_of(greeting.dtype));
-    if (reduces(greeting.kind)) described += fmt::format(" ({})", name_of(greeting.op));
-    if (greeting.kind == Kind::broadcast) described += fmt::format(" from {}", greeting.root);
-    return described;
-  };
   const auto differ = [&](int other, const std::string& what) {
-    world_.fail_and_throw(
-        {.rank = ranks_[static_cast<size_t>(other)],
-         .host = world_.host().host_name(),
-         .operation = waiting_in(),
-         .what = fmt::format("ranks do not agree on communicator '{}': {}", name_, what),
-         .next = "Every rank of a communicator must start the same operations, in the same order, with the "
-                 "same sizes."});
+    world_.disagree(ranks_[static_cast<size_t>(other)], name_, waiting_in(), what);
   };
-  if (oldest.greeting.kind == Kind::exchange) {
+  if (oldest.greeting.kind == RequestKind::exchange) {
     for (uint64_t i = oldest.ends_begin; i != oldest.ends_end; ++i) {
       const End& end = ends_[i % ends_.size()];
-      const Greeting& theirs = greetings_[i - oldest.ends_begin];
-      if (end.sends ||
-          (theirs.kind == Kind::exchange && theirs.count == end.greeting.count && theirs.dtype == end.greeting.dtype))
+      const Terms& theirs = greetings_[i - oldest.ends_begin];
+      if (end.sends || (theirs.kind == RequestKind::exchange && theirs.count == end.greeting.count &&
+                        theirs.dtype == end.greeting.dtype))
         continue;
       differ(end.peer, fmt::format("rank {} sends {} {} in {} '{}', rank {} receives {} {} in exchange '{}'",
                                    ranks_[static_cast<size_t>(end.peer)], theirs.count, name_of(theirs.dtype),
@@ -326,31 +225,28 @@ void WideCommunicator::check_greetings() {
     return;
   }
   greetings_[static_cast<size_t>(me_)] = oldest.greeting;
-  const Greeting& first = greetings_[0];
+  const Terms& first = greetings_[0];
   for (int member = 1; member < n_; ++member) {
-    const Greeting& other = greetings_[static_cast<size_t>(member)];
-    if (first.kind == other.kind && first.dtype == other.dtype && first.op == other.op && first.root == other.root &&
-        first.count == other.count) {
-      continue;
-    }
-    differ(member, fmt::format("rank {} starts {}, rank {} starts {}", ranks_[0], text(first),
-                               ranks_[static_cast<size_t>(member)], text(other)));
+    const Terms& other = greetings_[static_cast<size_t>(member)];
+    if (same_operation(first, other)) continue;
+    differ(member, fmt::format("rank {} starts {}, rank {} starts {}", ranks_[0], describe(first),
+                               ranks_[static_cast<size_t>(member)], describe(other)));
   }
 }
 
 void WideCommunicator::advance() {
-  const Kind kind = operation(completed_ + 1).greeting.kind;
+  const RequestKind kind = operation(completed_ + 1).greeting.kind;
   switch (phase_) {
     case Phase::idle:
       return;
     case Phase::greet:
       check_greetings();
       round_ = 0;
-      if (kind == Kind::exchange) return finish();
+      if (kind == RequestKind::exchange) return finish();
       return next_round();
     case Phase::gather:
       reduce_round();
-      if (kind == Kind::all_reduce) return enter_spread();
+      if (kind == RequestKind::all_reduce) return enter_spread();
       ++round_;
       return next_round();
     case Phase::spread:
@@ -361,9 +257,9 @@ void WideCommunicator::advance() {
 
 // A round handles `length_` elements from `begin_` of every part; an all_reduce takes n parts of them from the buffer.
 void WideCommunicator::next_round() {
-  const Greeting& greeting = operation(completed_ + 1).greeting;
+  const Terms& greeting = operation(completed_ + 1).greeting;
   const int64_t size = size_of(greeting.dtype);
-  const int64_t parts = greeting.kind == Kind::all_reduce ? n_ : 1;
+  const int64_t parts = greeting.kind == RequestKind::all_reduce ? n_ : 1;
   const int64_t most = std::max<int64_t>(kScratchBytes / (n_ * size) / 64 * 64, 1);
   begin_ = round_ * most * parts;
   if (begin_ >= greeting.count) return finish();
@@ -378,7 +274,7 @@ void WideCommunicator::enter_gather() {
   const Operation& oldest = operation(completed_ + 1);
   const int64_t size = size_of(oldest.greeting.dtype);
   auto* data = oldest.first.as<std::byte>();
-  const bool whole = oldest.greeting.kind == Kind::all_reduce;
+  const bool whole = oldest.greeting.kind == RequestKind::all_reduce;
   const auto part_of = [&](int member, int64_t& length) {
     const int64_t at = whole ? begin_ + member * length_ : member * oldest.greeting.count + begin_;
     const int64_t end = whole ? oldest.greeting.count : (member + 1) * oldest.greeting.count;
@@ -400,7 +296,7 @@ void WideCommunicator::enter_gather() {
 
 void WideCommunicator::reduce_round() {
   const Operation& oldest = operation(completed_ + 1);
-  const bool whole = oldest.greeting.kind == Kind::all_reduce;
+  const bool whole = oldest.greeting.kind == RequestKind::all_reduce;
   const int64_t at = whole ? begin_ + me_ * length_ : begin_;
   void* own = const_cast<void*>(sources_[static_cast<size_t>(me_)]);
   reduce({.input = oldest.greeting.dtype,
@@ -415,12 +311,12 @@ void WideCommunicator::reduce_round() {
 void WideCommunicator::enter_spread() {
   phase_ = Phase::spread;
   const Operation& oldest = operation(completed_ + 1);
-  const Greeting& greeting = oldest.greeting;
+  const Terms& greeting = oldest.greeting;
   const int64_t size = size_of(greeting.dtype);
   auto* data = oldest.first.as<std::byte>();
-  const bool whole = greeting.kind == Kind::all_reduce;
+  const bool whole = greeting.kind == RequestKind::all_reduce;
   for (int peer = 0; peer < n_; ++peer) {
-    if (greeting.kind == Kind::all_to_all) {
+    if (greeting.kind == RequestKind::all_to_all) {
       std::byte* from = data + (peer * greeting.count + begin_) * size;
       std::byte* to = oldest.second.as<std::byte>() + (peer * greeting.count + begin_) * size;
       if (peer == me_) {
@@ -432,7 +328,7 @@ void WideCommunicator::enter_spread() {
       continue;
     }
     if (peer == me_) continue;
-    if (greeting.kind == Kind::broadcast) {
+    if (greeting.kind == RequestKind::broadcast) {
       if (me_ == greeting.root) post_send(data + begin_ * size, length_ * size, peer);
       if (peer == greeting.root) post_receive(data + begin_ * size, length_ * size, peer);
       continue;
@@ -467,7 +363,7 @@ int WideCommunicator::missing(std::span<int> ranks) const {
 }
 
 std::string WideCommunicator::waiting_in() const {
-  const Greeting& oldest = operation(outstanding() ? completed_ + 1 : std::max<uint64_t>(started_, 1)).greeting;
+  const Terms& oldest = operation(outstanding() ? completed_ + 1 : std::max<uint64_t>(started_, 1)).greeting;
   return fmt::format("{} on communicator '{}'", describe(oldest.kind, oldest.label, oldest.segment, oldest.step),
                      name_);
 }

@@ -24,13 +24,6 @@ class WideCommunicator : public Communicator, public Engine {
   int size() const override { return n_; }
   int world_rank(int member) const override { return ranks_[static_cast<size_t>(member)]; }
 
-  Ticket all_reduce(Ref buffer, int64_t count, ReduceOp op, const Label& label) override;
-  Ticket reduce_scatter(Ref buffer, int64_t shard, ReduceOp op, const Label& label) override;
-  Ticket all_gather(Ref buffer, int64_t shard, const Label& label) override;
-  Ticket broadcast(Ref buffer, int64_t count, int root, const Label& label) override;
-  Ticket all_to_all(ConstRef send, Ref receive, int64_t part, const Label& label) override;
-  Ticket exchange(std::span<const Send> sends, std::span<const Receive> receives, const Label& label) override;
-  Ticket barrier(const Label& label) override;
   void wait(Ticket ticket) override;
 
   bool progress() override;
@@ -39,30 +32,22 @@ class WideCommunicator : public Communicator, public Engine {
   int missing(std::span<int> ranks) const override;
   std::string waiting_in() const override;
 
+ protected:
+  Ticket start(const Request& request) override;
+
  private:
   static constexpr uint64_t kOutstanding = 256;
   static constexpr int64_t kScratchBytes = 4 << 20;
 
-  // What peers tell each other before an operation (or a message): it must agree.
-  struct Greeting {
-    Kind kind;
-    DType dtype;
-    ReduceOp op;
-    int32_t root;
-    int64_t count;
-    int32_t segment;
-    int64_t step;
-    char label[40];
-  };
-  // One end of a message of an exchange.
+  // One end of a message of an exchange. A greeting is what peers tell each other before an operation or a message.
   struct End {
     std::byte* data;
-    Greeting greeting;
+    Terms greeting;
     int peer;
     bool sends;
   };
   struct Operation {
-    Greeting greeting;
+    Terms greeting;
     Ref first, second;
     uint64_t ends_begin = 0, ends_end = 0;  // of an exchange
   };
@@ -70,7 +55,7 @@ class WideCommunicator : public Communicator, public Engine {
 
   struct Requests;  // MPI requests, out of sight
 
-  Ticket start(const Greeting& greeting, Ref first, Ref second, const Label& label);
+  void take_ends(const Request& request);  // of an exchange; there is room for them
   Operation& operation(uint64_t ticket) { return operations_[ticket % kOutstanding]; }
   const Operation& operation(uint64_t ticket) const { return operations_[ticket % kOutstanding]; }
   // Each enters a phase of the oldest operation: posts its messages.
@@ -101,7 +86,7 @@ class WideCommunicator : public Communicator, public Engine {
 
   Phase phase_ = Phase::idle;
   int64_t round_ = 0, begin_ = 0, length_ = 0;  // of the oldest operation: elements of a slice handled now
-  std::vector<Greeting> greetings_;             // by member, or by end of the exchange
+  std::vector<Terms> greetings_;                // by member, or by end of the exchange
   std::vector<std::byte> scratch_;
   std::vector<const void*> sources_;
   std::unique_ptr<Requests> requests_;
