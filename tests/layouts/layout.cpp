@@ -113,6 +113,7 @@ Outcome run(const Layout& layout, int steps, comm::World& world, const Change& c
                               {.packing = layout.guard ? parallel::Packing::separate : parallel::Packing::shared,
                                .guard = layout.guard,
                                .overlap = layout.overlap,
+                               .prove = layout.prove,
                                .offload_folder = std::filesystem::temp_directory_path() / "ridgeline_layouts"});
   train::initialize(executor, 5);
   Outcome outcome;

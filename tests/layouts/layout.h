@@ -27,6 +27,7 @@ struct Layout {
   model::Recompute recompute = model::Recompute::none;
   int recompute_every = 1;
   bool guard = false;
+  bool prove = true;           // false: a wrong program runs
   int64_t offload_window = 0;  // parallel::RunShape's
 
   int64_t global_micro_batches() const { return int64_t{sharding.ranks} * sharding.micro_batches; }

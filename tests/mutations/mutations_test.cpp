@@ -6,7 +6,6 @@
 #include <cmath>
 
 #include "../layouts/layout.h"
-#include "ridgeline/parallel/simulator.h"
 
 namespace ridgeline::layouts {
 namespace {
@@ -16,7 +15,6 @@ using parallel::OpKind;
 using parallel::Program;
 using parallel::Reduce;
 using parallel::Shard;
-using parallel::StreamId;
 
 constexpr int kVocabulary = 0, kSomeBlock = 3;  // units; the block is the second
 
@@ -132,20 +130,25 @@ TEST(mutations, each_turns_the_comparison_of_layouts_red) {
     Layout layout;
     layout.sharding = mutation.sharding;
     layout.overlap = mutation.overlap;
+    layout.prove = false;
     const Outcome reference = run(one_rank(layout), 2);
     EXPECT_EQ(red(layout, reference, {}), "") << "without a fault: " << layout.describe();
     EXPECT_NE(red(layout, reference, mutation.change), "") << mutation.name << ": " << layout.describe();
   }
 }
 
-TEST(mutations, each_is_refused_by_the_simulator) {
+// What a user would see: the run does not start, and the message names an operation.
+TEST(mutations, each_is_refused_before_the_run_starts) {
   for (const Mutation& mutation : mutations()) {
-    const model::TransformerConfig config = small_model("gpt2", 0.0F);
-    Program program =
-        parallel::lower(config, parallel::schedule(1, mutation.sharding.micro_batches)[0], mutation.sharding);
-    mutation.change(program);
-    const std::vector<Program> ranks(static_cast<size_t>(mutation.sharding.ranks), program);
-    EXPECT_FALSE(parallel::simulate(config, mutation.sharding, ranks).empty()) << mutation.name;
+    Layout layout;
+    layout.sharding = mutation.sharding;
+    try {
+      run(layout, 1, mutation.change);
+      ADD_FAILURE() << mutation.name << " ran";
+    } catch (const std::exception& error) {
+      EXPECT_NE(std::string(error.what()).find("is wrong: rank 0: '"), std::string::npos)
+          << mutation.name << ": " << error.what();
+    }
   }
 }
 

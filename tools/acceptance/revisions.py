@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 # The last one before the engine was redesigned to carry stages, slices and places.
-BASE = "d225fdb"
+BASE = "32e0b18"
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 

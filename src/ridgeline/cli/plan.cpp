@@ -13,7 +13,9 @@
 #include "ridgeline/device/arena.h"
 #include "ridgeline/device/machine.h"
 #include "ridgeline/observe/format.h"
+#include "ridgeline/parallel/proof.h"
 #include "ridgeline/plan/memory_report.h"
+#include "ridgeline/plan/program_listing.h"
 #include "ridgeline/plan/traffic.h"
 #include "ridgeline/train/remedy.h"
 #include "ridgeline/train/sample_order.h"
@@ -24,7 +26,7 @@ namespace {
 
 struct Options {
   RunConfigOptions run;
-  bool json = false, all = false;
+  bool json = false, all = false, program = false;
   int64_t memory = 0;      // of a rank's device; 0: this host's
   int ranks_per_host = 0;  // 0: all
 };
@@ -68,6 +70,14 @@ void print_buffers(const parallel::Inventory& inventory, const std::vector<paral
                observe::format_integer(buffer.offset), lives});
   }
   fmt::print("\n{}", table.text());
+}
+
+void print_programs(const parallel::RunShape& shape, const std::vector<parallel::Program>& programs) {
+  for (const parallel::Program& program : programs) {
+    fmt::print("\n{}, {} micro-batch{}:\n{}", program.name, program.micro_batches,
+               program.micro_batches == 1 ? "" : "es",
+               plan::program_listing(program, parallel::Dataflow(shape.config, shape.sharding, program)));
+  }
 }
 
 // What a layout costs beside another: memory, and what a rank sends in a step with the most micro-batches.
@@ -134,6 +144,7 @@ void run(const Options& options) {
   const parallel::RunShape shape = train::run_shape(config, machine, options.run.ranks);
   const std::vector<parallel::Program> programs = train::run_programs(config, options.run.ranks);
   const parallel::Inventory inventory = parallel::make_inventory(shape, model::declare(shape.config), programs);
+  const parallel::Proof proof = parallel::prove(shape, programs, inventory);
   const plan::MemoryReport report = plan::memory_report(inventory, programs);
   const int64_t outside = device::resident_memory().now;
   const data::SampleIndexSize order = train::planned_index(config);
@@ -166,8 +177,12 @@ void run(const Options& options) {
              observe::format_bytes(static_cast<double>(order.bytes)), observe::format_integer(order.samples),
              order.epochs == 0 ? "data.train is not there yet"
                                : fmt::format("{} epoch{}", order.epochs, order.epochs == 1 ? "" : "s"));
+  fmt::print("proved in {}: {} operations complete and free of deadlock, {} buffers kept apart\n",
+             observe::format_duration(proof.seconds), observe::format_integer(proof.operations),
+             observe::format_integer(proof.buffers));
   print_traffic(config, machine, options.run.ranks, report);
   if (options.all) print_buffers(inventory, programs);
+  if (options.program) print_programs(shape, programs);
   require_memory(options, config, machine, report, order.bytes);
 }
 
@@ -195,6 +210,8 @@ void add_plan(const Command& program) {
       .no_default();
   command.flag("--json", options->json, "Every buffer, as JSON");
   command.flag("--all", options->all, "Every buffer, as a table");
+  command.flag("--program", options->program,
+               "Every operation of a rank's programs: what it waits for, writes, adds to and reads");
   command.action([options] { run(*options); });
 }
 

@@ -80,6 +80,10 @@ void Executor::run_op(int program, int position, const StepInput& input) {
       return agree(program, input);
     case OpKind::update:
       return update(op, input);
+    case OpKind::backward_input:
+    case OpKind::backward_weight:
+    case OpKind::exchange:
+      RL_REQUIRE(false, "no schedule of one stage has '{}'", op.name());
   }
 }
 
@@ -128,8 +132,7 @@ void Executor::start_replicate(const Bound& bound, int position, const Op& op, c
 void Executor::accumulate(const Bound& bound, const Op& op) {
   const UnitMemory& memory = memory_[static_cast<size_t>(op.index)];
   const ConstRef sum = bound.source.at(memory.part.first);
-  const bool first = op.micro == 0 || !run_.sharding.reduces_every();
-  if (first) return ops::cast(stream_, memory.extent.part, sum, memory.gradient);
+  if (run_.sharding.window(op.micro) == 0) return ops::cast(stream_, memory.extent.part, sum, memory.gradient);
   ops::accumulate(stream_, memory.extent.part, sum, memory.gradient.as<float>());
 }
 

@@ -23,6 +23,7 @@
 #include "ridgeline/parallel/memory_guard.h"
 #include "ridgeline/parallel/offload.h"
 #include "ridgeline/parallel/program.h"
+#include "ridgeline/parallel/proof.h"
 
 namespace ridgeline::parallel {
 
@@ -76,6 +77,9 @@ class Executor {
     bool guard = false;
     // false: every transfer is waited for where it starts (the same bits).
     bool overlap = true;
+    // Programs and layout are proved before any memory is taken (parallel/proof.h); false only for tests that run wrong
+    // ones to see what notices.
+    bool prove = true;
     // Where the file of offloaded state lies (RunShape::offload_window), made where it is missing.
     std::filesystem::path offload_folder = {};
     // On which the threads that read and write that file run, wherever the caller is bound; empty: where it runs.
@@ -99,6 +103,7 @@ class Executor {
   // since a world never takes their memory back.
   comm::Communicator& ranks() const { return *ranks_; }
   device::Stream& stream() const { return stream_; }
+  const Proof& proof() const { return proof_; }
 
   // Elements [first, last) of a unit's segment.
   struct Range {
@@ -165,14 +170,11 @@ class Executor {
   void open_file();
   void locate_units();
   void bind();
-  Bound bind_op(int program, int position);
-  void bind_computation(Bound& bound, int program, int position);
-  // Whole weights of a unit as operation `position` reads them, or as operation `gather` makes them.
-  ConstRef weights(int program, int position, int unit) const;
-  Ref gathered_weights(int program, int gather) const;
-  // Where backward adds to, and what travels.
-  Ref written_gradient(int program, int unit, int micro) const;
-  Ref wire_gradient(int program, int unit, int micro) const;
+  Bound bind_op(const Dataflow& dataflow, int program, int position);
+  void bind_computation(Bound& bound, const Dataflow& dataflow, int program, int position);
+  // Where a value of a unit lies; the whole weights of a unit as operation `position` reads them.
+  Ref locate(int program, const Value& value) const;
+  ConstRef weights(const Dataflow& dataflow, int program, int position, int unit) const;
   Ref in_memory(BufferKind kind, int unit) const;  // part(unit); null where it lies in the file
   // Of offloaded state: how many elements the window holds in each of `parts` parts; those from `first` on in it; where
   // element `first` of this rank's part lies in the file.
@@ -205,6 +207,7 @@ class Executor {
   std::vector<model::Unit> units_;
   Options options_;
   Inventory inventory_;
+  const Proof proof_;  // before memory is taken
   comm::World& world_;
   device::Stream& stream_;
   // What collectives read: must outlive the communicators, since peers may still read it when one rank fails.

@@ -7,6 +7,7 @@
 #include "ridgeline/base/error.h"
 #include "ridgeline/comm/mesh.h"
 #include "ridgeline/device/cpu/worker_team.h"
+#include "ridgeline/parallel/dataflow.h"
 #include "ridgeline/parallel/executor_parts.h"
 
 namespace ridgeline::parallel {
@@ -34,6 +35,7 @@ Executor::Executor(RunShape run, std::vector<Program> programs, comm::World& wor
       units_(model::declare(run_.config)),
       options_(std::move(options)),
       inventory_(make_inventory(run_, units_, programs_, options_.packing)),
+      proof_(options_.prove ? prove(run_, programs_, inventory_) : Proof{}),
       world_(world),
       stream_(stream),
       agreement_(std::make_unique<Agreement>()),
@@ -152,78 +154,69 @@ const float* Executor::losses(int program, int micro) const {
 void Executor::bind() {
   bound_.resize(programs_.size());
   for (size_t p = 0; p < programs_.size(); ++p) {
+    const Dataflow dataflow(run_.config, run_.sharding, programs_[p]);
     for (size_t i = 0; i < programs_[p].ops.size(); ++i)
-      bound_[p].push_back(bind_op(static_cast<int>(p), static_cast<int>(i)));
+      bound_[p].push_back(bind_op(dataflow, static_cast<int>(p), static_cast<int>(i)));
   }
 }
 
-Ref Executor::gathered_weights(int program, int gather) const {
-  const Op& op = programs_[static_cast<size_t>(program)].ops[static_cast<size_t>(gather)];
-  const UnitMemory& memory = memory_[static_cast<size_t>(op.index)];
-  if (memory.whole_weights) return memory.whole_weights;
-  return {find(BufferKind::gathered, op.index, op.micro, program), run_.sharding.weights};
+ConstRef Executor::weights(const Dataflow& dataflow, int program, int position, int unit) const {
+  for (const Use& use : dataflow.of(position)) {
+    if (use.value.kind == ValueKind::weights && use.value.index == unit) return locate(program, use.value);
+  }
+  RL_REQUIRE(false, "operation {} of program {} does not read the weights of unit {}", position, program, unit);
+  return {};
 }
 
-ConstRef Executor::weights(int program, int position, int unit) const {
-  const UnitMemory& memory = memory_[static_cast<size_t>(unit)];
-  if (memory.whole_weights) return memory.whole_weights;
-  return gathered_weights(program, programs_[static_cast<size_t>(program)].gather_of(position, unit));
-}
-
-Ref Executor::written_gradient(int program, int unit, int micro) const {
-  if (!run_.sharding.separate_gradient()) return memory_[static_cast<size_t>(unit)].whole_gradient;
-  return {find(BufferKind::unit_gradient, unit, micro, program), DType::f32};
-}
-
-Ref Executor::wire_gradient(int program, int unit, int micro) const {
+// Of a whole unit; of its state this rank's part.
+Ref Executor::locate(int program, const Value& value) const {
   const Sharding& sharding = run_.sharding;
-  if (sharding.separate_wire()) return {find(BufferKind::wire_gradient, unit, micro, program), sharding.wire};
-  if (sharding.wire_is_gradient()) return memory_[static_cast<size_t>(unit)].whole_gradient;
-  return written_gradient(program, unit, micro);
+  const UnitMemory& memory = memory_[static_cast<size_t>(value.index)];
+  const std::optional<Place> place = place_of(value, sharding);
+  const auto there = [&](DType dtype) { return Ref(find(place->kind, place->index, place->micro, program), dtype); };
+  switch (value.kind) {
+    case ValueKind::state:
+    case ValueKind::updated_state:
+      return memory.own_weights;
+    case ValueKind::weights:
+      return place ? there(sharding.weights) : memory.whole_weights;
+    case ValueKind::gradient:
+      return place ? there(DType::f32) : memory.whole_gradient;
+    case ValueKind::packed_gradient:
+    case ValueKind::shard_sum:
+    case ValueKind::sum:
+      return place ? there(sharding.wire) : memory.whole_gradient;
+    case ValueKind::step_gradient:
+      return memory.gradient;
+    default:
+      return {};
+  }
 }
 
-Executor::Bound Executor::bind_op(int program, int position) {
+Executor::Bound Executor::bind_op(const Dataflow& dataflow, int program, int position) {
   const Op& op = programs_[static_cast<size_t>(program)].ops[static_cast<size_t>(position)];
   Bound bound{};
-  switch (op.kind) {
-    case OpKind::forward:
-    case OpKind::loss:
-    case OpKind::evaluate:
-    case OpKind::backward:
-      bind_computation(bound, program, position);
-      break;
-    case OpKind::gather:
-      bound.source = memory_[static_cast<size_t>(op.index)].own_weights;
-      bound.target = gathered_weights(program, position);
-      break;
-    case OpKind::clear:
-      bound.target = written_gradient(program, op.index, op.micro);
-      break;
-    case OpKind::pack:
-      bound.source = written_gradient(program, op.index, op.micro);
-      bound.target = wire_gradient(program, op.index, op.micro);
-      break;
-    case OpKind::reduce:
-    case OpKind::replicate:
-    case OpKind::accumulate:
-      bound.source = wire_gradient(program, op.index, op.micro);
-      break;
-    case OpKind::count:
-    case OpKind::measure:
-    case OpKind::agree:
-    case OpKind::update:
-      break;
+  const Subject subject = traits_of(op.kind).subject;
+  if (subject == Subject::element || subject == Subject::micro) {
+    bind_computation(bound, dataflow, program, position);
+  } else if (subject == Subject::unit || subject == Subject::unit_of_micro) {
+    for (const Use& use : dataflow.of(position)) {
+      Ref& ref = use.access == Access::read ? bound.source : bound.target;
+      if (!ref) ref = locate(program, use.value);
+    }
   }
   return bound;
 }
 
-void Executor::bind_computation(Bound& bound, int program, int position) {
+void Executor::bind_computation(Bound& bound, const Dataflow& dataflow, int program, int position) {
   const Op& op = programs_[static_cast<size_t>(program)].ops[static_cast<size_t>(position)];
   const model::BatchShape& shape = shape_of(program);
   const model::TransformerConfig& config = run_.config;
   const bool writes = op.kind == OpKind::loss || op.kind == OpKind::backward;
-  const auto weights_of = [&](int unit) { return weights(program, position, unit); };
-  const auto gradient_of = [&](int unit) { return written_gradient(program, unit, op.micro).as<float>(); };
+  const auto weights_of = [&](int unit) { return weights(dataflow, program, position, unit); };
+  const auto gradient_of = [&](int unit) {
+    return locate(program, {ValueKind::gradient, unit, run_.sharding.window(op.micro)}).as<float>();
+  };
   const BatchBuffers tokens = batch(program, op.micro);
   bound.batch = {tokens.inputs,        tokens.labels,
                  tokens.positions,     tokens.samples,

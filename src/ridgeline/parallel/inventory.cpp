@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
+#include <limits>
+#include <map>
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/parallel/offload.h"
@@ -91,18 +94,26 @@ class Builder {
 
   void add_transient(const Program& program, int number) {
     number_ = number;
-    const bool step = program.trains();
-    const model::BatchShape& shape = step ? run_.batch : run_.evaluation_batch;
-    const int64_t hidden = shape.tokens() * run_.config.width * size_of(shape.dtype);
+    step_ = program.trains();
+    shape_ = step_ ? run_.batch : run_.evaluation_batch;
+    open_.clear();
     const int last_op = static_cast<int>(program.ops.size()) - 1;
-    look_through(program);
-    measure_layers(shape, step);
+    measure_layers();
     // Tokens are written before the program starts; losses are read after it ends.
     add(BufferKind::batch, 0, 0, 0, last_op, "tokens, labels, positions, samples", Category::data,
-        program.micro_batches * round_up(shape.tokens() * 16 + shape.batch * 4, kAlignment));
+        program.micro_batches * round_up(shape_.tokens() * 16 + shape_.batch * 4, kAlignment));
     add(BufferKind::losses, 0, 0, 0, last_op, "losses per token", Category::activations,
-        program.micro_batches * round_up(shape.tokens() * 4, kAlignment));
-    for (int at = 0; at <= last_op; ++at) add_for_op(program, at, shape, hidden, step);
+        program.micro_batches * round_up(shape_.tokens() * 4, kAlignment));
+    const Dataflow dataflow(run_.config, run_.sharding, program);
+    for (int at = 0; at <= last_op; ++at) {
+      const Op& op = program.ops[static_cast<size_t>(at)];
+      for (const Use& use : dataflow.of(at)) touch(use.value, at, op.stream());
+      const int64_t bytes = scratch_bytes(op);
+      if (bytes == 0) continue;
+      add(BufferKind::scratch, at, op.micro, at, at, fmt::format("scratch of {}", op.name()), Category::workspace,
+          bytes);
+      buffers_.back().last_on[static_cast<size_t>(op.stream())] = at;
+    }
   }
 
   std::vector<Buffer> take() { return std::move(buffers_); }
@@ -123,23 +134,57 @@ class Builder {
                         .bytes = round_up(bytes, kAlignment)});
   }
 
-  void look_through(const Program& program) {
-    spans_.clear();
-    spans_.reserve(program.ops.size());
-    last_waiter_.assign(program.ops.size(), 0);
-    for (size_t i = 0; i < program.ops.size(); ++i) {
-      const Op& op = program.ops[i];
-      const int at = static_cast<int>(i);
-      spans_.try_emplace({static_cast<int>(op.kind), op.index, op.micro, 0}, Span{at, at}).first->second.last = at;
-      for (const int other : op.after) last_waiter_[static_cast<size_t>(other)] = at;
+  // The buffer of a value lives from its first use to its last.
+  void touch(const Value& value, int at, StreamId stream) {
+    const std::optional<Place> place = place_of(value, run_.sharding);
+    if (!place) return;
+    const auto [found, is_new] =
+        open_.try_emplace({static_cast<int>(place->kind), place->index, place->micro, 0}, buffers_.size());
+    if (is_new) {
+      create(*place, at);
+      if (buffers_.size() == found->second) found->second = kEmpty;
+    }
+    if (found->second == kEmpty) return;
+    Buffer& buffer = buffers_[found->second];
+    buffer.last = buffer.last_on[static_cast<size_t>(stream)] = at;
+  }
+
+  void create(const Place& place, int at) {
+    const BufferKind kind = place.kind;
+    const int index = place.index, micro = place.micro;
+    const auto add_of_unit = [&](std::string_view what, DType dtype, Space space) {
+      const model::Unit& unit = units_[static_cast<size_t>(index)];
+      add(kind, index, micro, at, at, fmt::format(fmt::runtime(what), unit.name), Category::communication,
+          extent_of(unit, run_.sharding).whole * size_of(dtype), space);
+    };
+    const int64_t hidden = shape_.tokens() * run_.config.width * size_of(shape_.dtype);
+    switch (kind) {
+      case BufferKind::activation:
+        return add(kind, index, micro, at, at, fmt::format("output of {}", name_of_element(index)),
+                   Category::activations, hidden);
+      case BufferKind::saved:
+        return add(kind, index, micro, at, at, fmt::format("saved for backward of block {}", index),
+                   Category::activations, blocks_[static_cast<size_t>(index)].saved);
+      case BufferKind::stream_gradient:
+        return add(kind, index, micro, at, at, "gradient of the residual stream", Category::activations, hidden);
+      case BufferKind::gathered:
+        return add_of_unit("gathered weights of {}", run_.sharding.weights, Space::peer_visible);
+      case BufferKind::unit_gradient:
+        return add_of_unit("gradient of {} in flight", DType::f32,
+                           run_.sharding.packs() ? Space::host : Space::peer_visible);
+      case BufferKind::wire_gradient:
+        return add_of_unit("packed gradient of {} in flight", run_.sharding.wire, Space::peer_visible);
+      default:
+        RL_REQUIRE(false, "buffer kind {} holds no value of a program", static_cast<int>(kind));
     }
   }
 
   // Saved values and scratch of a block: every micro-batch takes the same.
-  void measure_layers(const model::BatchShape& shape, bool step) {
+  void measure_layers() {
+    const model::BatchShape& shape = shape_;
     blocks_.clear();
     for (int layer = 0; layer < layers_; ++layer) {
-      const model::Recompute recompute = step ? run_.recompute_of(layer) : model::Recompute::none;
+      const model::Recompute recompute = step_ ? run_.recompute_of(layer) : model::Recompute::none;
       const auto scratch = [&](model::Pass pass) {
         return carved(
             [&](model::Carver& carver) { model::carve_block_scratch(carver, run_.config, shape, pass, recompute); });
@@ -150,100 +195,23 @@ class Builder {
     }
   }
 
-  int position(const Program& program, OpKind kind, int index, int micro) const {
-    const auto found = spans_.find({static_cast<int>(kind), index, micro, 0});
-    RL_REQUIRE(found != spans_.end(), "program {} lacks an operation of element {}", program.name, index);
-    return found->second.first;
-  }
-
-  // The operation of micro-batch `micro` that last reads element `element`'s output.
-  int last_reader(const Program& program, bool step, int element, int micro) const {
-    if (element + 1 == layers_) return position(program, step ? OpKind::loss : OpKind::evaluate, layers_, micro);
-    return position(program, step ? OpKind::backward : OpKind::forward, element + 1, micro);
-  }
-
-  // The last operation of a kind on `unit` of micro-batch `micro`. Where there is none, the end: a program that never
-  // gets there is the simulator's to refuse.
-  int last_of(const Program& program, OpKind kind, int unit, int micro) const {
-    const auto found = spans_.find({static_cast<int>(kind), unit, micro, 0});
-    return found == spans_.end() ? static_cast<int>(program.ops.size()) - 1 : found->second.last;
-  }
-
-  void add_gathered(const Program& program, int at) {
-    if (!run_.sharding.cuts(Shard::parameters)) return;
-    const Op& op = program.ops[static_cast<size_t>(at)];
-    const int last = std::max(at, last_waiter_[static_cast<size_t>(at)]);
-    const model::Unit& unit = units_[static_cast<size_t>(op.index)];
-    add(BufferKind::gathered, op.index, op.micro, at, last, fmt::format("gathered weights of {}", unit.name),
-        Category::communication, extent_of(unit, run_.sharding).whole * size_of(run_.sharding.weights),
-        Space::peer_visible);
-  }
-
-  // Backward's own gradient lives from its first addition to where it has been packed, added to the accumulated one, or
-  // measured; the wire's copy from there to where it has been added.
-  void add_gradient(const Program& program, int at) {
-    const Sharding& sharding = run_.sharding;
-    const Op& op = program.ops[static_cast<size_t>(at)];
-    const model::Unit& unit = units_[static_cast<size_t>(op.index)];
-    const int64_t whole = extent_of(unit, sharding).whole;
-    const bool packs = sharding.wire != DType::f32;
-    if (op.kind == OpKind::clear && sharding.separate_gradient()) {
-      const int last = last_of(program, packs ? OpKind::pack : OpKind::accumulate, op.index, op.micro);
-      add(BufferKind::unit_gradient, op.index, op.micro, at, last, fmt::format("gradient of {} in flight", unit.name),
-          Category::communication, whole * size_of(DType::f32), packs ? Space::host : Space::peer_visible);
-    }
-    if (op.kind == OpKind::pack && sharding.separate_wire()) {
-      add(BufferKind::wire_gradient, op.index, op.micro, at, last_of(program, OpKind::accumulate, op.index, op.micro),
-          fmt::format("packed gradient of {} in flight", unit.name), Category::communication,
-          whole * size_of(sharding.wire), Space::peer_visible);
-    }
-  }
-
-  void add_for_op(const Program& program, int at, const model::BatchShape& shape, int64_t hidden, bool step) {
-    const Op& op = program.ops[static_cast<size_t>(at)];
-    const auto scratch = [&](int64_t bytes) {
-      add(BufferKind::scratch, at, op.micro, at, at, fmt::format("scratch of {}", op.name()), Category::workspace,
-          bytes);
-    };
-    const auto block = [&] { return blocks_[static_cast<size_t>(op.index)]; };
+  int64_t scratch_bytes(const Op& op) const {
+    const bool block = op.index >= 0 && op.index < layers_;
     switch (op.kind) {
-      case OpKind::forward: {
-        add(BufferKind::activation, op.index, op.micro, at, last_reader(program, step, op.index, op.micro),
-            fmt::format("output of {}", op.index < 0 ? "embedding" : fmt::format("block {}", op.index)),
-            Category::activations, hidden);
-        if (op.index < 0) return;
-        add(BufferKind::saved, op.index, op.micro, at,
-            step ? position(program, OpKind::backward, op.index, op.micro) : at,
-            fmt::format("saved for backward of block {}", op.index), Category::activations, block().saved);
-        scratch(block().forward_scratch);
-        return;
-      }
+      case OpKind::forward:
+        return block ? blocks_[static_cast<size_t>(op.index)].forward_scratch : 0;
       case OpKind::loss:
-        add(BufferKind::stream_gradient, 0, op.micro, at, position(program, OpKind::backward, -1, op.micro),
-            "gradient of the residual stream", Category::activations, hidden);
-        scratch(carved([&](model::Carver& carver) { model::carve_loss_scratch(carver, run_.config, shape, true); }));
-        return;
       case OpKind::evaluate:
-        scratch(carved([&](model::Carver& carver) { model::carve_loss_scratch(carver, run_.config, shape, false); }));
-        return;
+        return carved([&](model::Carver& carver) {
+          model::carve_loss_scratch(carver, run_.config, shape_, op.kind == OpKind::loss);
+        });
       case OpKind::backward:
-        scratch(op.index >= 0 ? block().backward_scratch : carved([&](model::Carver& carver) {
-          model::carve_embedding_scratch(carver, run_.config, shape);
-        }));
-        return;
-      case OpKind::gather:
-        return add_gathered(program, at);
-      case OpKind::clear:
-      case OpKind::pack:
-        return add_gradient(program, at);
-      case OpKind::count:
-      case OpKind::reduce:
-      case OpKind::replicate:
-      case OpKind::accumulate:
-      case OpKind::measure:
-      case OpKind::agree:
-      case OpKind::update:
-        return;
+        return block ? blocks_[static_cast<size_t>(op.index)].backward_scratch : carved([&](model::Carver& carver) {
+          model::carve_embedding_scratch(carver, run_.config, shape_);
+        });
+      default:
+        RL_REQUIRE(traits_of(op.kind).subject != Subject::element, "the scratch of '{}' is not known", op.name());
+        return 0;
     }
   }
 
@@ -251,18 +219,16 @@ class Builder {
   const std::vector<model::Unit>& units_;
   const Offload offload_;
   const int layers_;
-  // Of the program whose buffers are added: operations of a kind, index and micro-batch, and for each operation the
-  // last one that waits for it.
-  struct Span {
-    int first, last;
-  };
-  std::unordered_map<Key, Span, KeyHash> spans_;
-  std::vector<int> last_waiter_;
+  // Of the program whose buffers are added.
+  int number_ = 0;
+  bool step_ = false;
+  model::BatchShape shape_;
+  static constexpr size_t kEmpty = std::numeric_limits<size_t>::max();  // of no bytes: a block that keeps nothing
+  std::unordered_map<Key, size_t, KeyHash> open_;                       // in buffers_, of kind, index, micro
   struct BlockBytes {
     int64_t saved, forward_scratch, backward_scratch;
   };
   std::vector<BlockBytes> blocks_;
-  int number_ = 0;
   std::vector<Buffer> buffers_;
 };
 
@@ -395,22 +361,118 @@ Inventory make_inventory(const RunShape& run, const std::vector<model::Unit>& un
   return inventory;
 }
 
+std::optional<Place> place_of(const Value& value, const Sharding& sharding) {
+  const int index = value.index, micro = value.micro;
+  const bool gradient = sharding.separate_gradient(), wire = sharding.separate_wire();
+  const auto where = [&](bool there, BufferKind buffer) {
+    return there ? std::optional<Place>({buffer, index, micro}) : std::nullopt;
+  };
+  switch (value.kind) {
+    case ValueKind::activation:
+      return Place{BufferKind::activation, index, micro};
+    case ValueKind::saved:
+      return Place{BufferKind::saved, index, micro};
+    case ValueKind::output_gradient:  // one after the other in one place
+      return Place{BufferKind::stream_gradient, 0, micro};
+    case ValueKind::weights:
+      return where(micro != kResident && sharding.cuts(Shard::parameters), BufferKind::gathered);
+    case ValueKind::gradient:
+      return where(gradient, BufferKind::unit_gradient);
+    case ValueKind::packed_gradient:
+      return where(wire, BufferKind::wire_gradient);
+    case ValueKind::shard_sum:
+    case ValueKind::sum:  // in place of what has travelled
+      return sharding.packs() ? where(wire, BufferKind::wire_gradient) : where(gradient, BufferKind::unit_gradient);
+    case ValueKind::weight_inputs:
+      RL_REQUIRE(false, "a backward in two parts has no memory yet: {}", value.name());
+      return std::nullopt;
+    case ValueKind::tokens:
+    case ValueKind::token_count:
+    case ValueKind::state:
+    case ValueKind::updated_state:
+    case ValueKind::step_gradient:
+    case ValueKind::squares:
+    case ValueKind::losses:
+    case ValueKind::step_scalars:
+      return std::nullopt;
+  }
+  return std::nullopt;
+}
+
+namespace {
+
+// Who used a stretch of bytes last; buffers are shown in the order of their first use.
+class Occupants {
+ public:
+  // Of a program, or of what persists where there is none.
+  Occupants(const Program* program, std::vector<std::string>& wrong) : program_(program), wrong_(wrong) {
+    if (program != nullptr) order_.emplace(*program);
+  }
+
+  void take(const Buffer& buffer) {
+    const int64_t begin = buffer.offset, end = buffer.offset + buffer.bytes;
+    auto at = stretches_.upper_bound(begin);
+    if (at != stretches_.begin() && std::prev(at)->second.end > begin) --at;
+    while (at != stretches_.end() && at->first < end) {
+      const auto [first, stretch] = *at;
+      if (!leaves_before(*stretch.buffer, buffer))
+        wrong_.push_back(fmt::format("{} and {}", described(*stretch.buffer), described(buffer)));
+      at = stretches_.erase(at);
+      if (first < begin) stretches_.emplace(first, Stretch{begin, stretch.buffer});
+      if (stretch.end > end) at = stretches_.emplace(end, stretch).first;
+    }
+    stretches_.emplace(begin, Stretch{end, &buffer});
+  }
+
+ private:
+  struct Stretch {
+    int64_t end;
+    const Buffer* buffer;
+  };
+
+  bool leaves_before(const Buffer& a, const Buffer& b) const {
+    if (!order_ || !transient(a) || !transient(b) || a.last >= b.first) return false;
+    return std::all_of(a.last_on.begin(), a.last_on.end(),
+                       [&](int last) { return last < 0 || order_->before(last, b.first); });
+  }
+
+  std::string described(const Buffer& buffer) const {
+    if (!transient(buffer)) return fmt::format("'{}'", buffer.name);
+    const auto name = [&](int at) { return program_->ops[static_cast<size_t>(at)].name(); };
+    return fmt::format("'{}' (from '{}' to '{}')", buffer.name, name(buffer.first), name(buffer.last));
+  }
+
+  const Program* program_;
+  std::optional<Order> order_;
+  std::vector<std::string>& wrong_;
+  std::map<int64_t, Stretch> stretches_;
+};
+
+}  // namespace
+
 std::vector<std::string> overlapping(const Inventory& inventory, const std::vector<Program>& programs) {
-  std::vector<Order> orders(programs.begin(), programs.end());
   std::vector<std::string> wrong;
-  const auto& all = inventory.buffers;
-  for (size_t i = 0; i < all.size(); ++i) {
-    for (size_t j = 0; j < i; ++j) {
-      const Buffer &a = all[i], &b = all[j];
-      if (a.space != b.space) continue;
-      const bool share = a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes;
-      if (!share) continue;
-      // Programs run one after the other.
-      const bool ordered = transient(a) && transient(b) &&
-                           (a.program != b.program ||
-                            (a.last < b.first && orders[static_cast<size_t>(a.program)].before(a.last, b.first)) ||
-                            (b.last < a.first && orders[static_cast<size_t>(a.program)].before(b.last, a.first)));
-      if (!ordered) wrong.push_back(fmt::format("'{}' and '{}'", a.name, b.name));
+  for (const Space space : {Space::host, Space::peer_visible, Space::file}) {
+    Occupants persistent(nullptr, wrong);
+    for (const Buffer& buffer : inventory.buffers) {
+      if (buffer.space == space && !transient(buffer)) persistent.take(buffer);
+    }
+    // Programs run one after the other: each meets what is persistent, and itself.
+    for (size_t program = 0; program < programs.size(); ++program) {
+      std::vector<const Buffer*> mine;
+      for (const Buffer& buffer : inventory.buffers) {
+        if (buffer.space != space) continue;
+        if (!transient(buffer) || buffer.program == static_cast<int>(program)) mine.push_back(&buffer);
+      }
+      std::stable_sort(mine.begin(), mine.end(), [](const Buffer* a, const Buffer* b) {
+        return std::pair(transient(*a), a->first) < std::pair(transient(*b), b->first);
+      });
+      std::vector<std::string> found;
+      Occupants occupants(&programs[program], found);
+      for (const Buffer* const buffer : mine) occupants.take(*buffer);
+      for (std::string& text : found) {
+        if (std::find(wrong.begin(), wrong.end(), text) == wrong.end()) wrong.push_back(std::move(text));
+      }
     }
   }
   return wrong;

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -12,6 +13,7 @@
 
 #include "ridgeline/model/declarations.h"
 #include "ridgeline/model/transformer.h"
+#include "ridgeline/parallel/dataflow.h"
 #include "ridgeline/parallel/program.h"
 
 namespace ridgeline::parallel {
@@ -34,8 +36,8 @@ enum class BufferKind {
   moment1,          // [unit]
   moment2,          // [unit]
   gathered,         // [unit][instance] whole weights, where only a part of them is kept
-  unit_gradient,    // [unit][micro] f32, what backward adds to where that is not `gradient`
-  wire_gradient,    // [unit][micro] in the dtype of the wire
+  unit_gradient,    // [unit][window] f32, what backward adds to where that is not `gradient`
+  wire_gradient,    // [unit][window] in the dtype of the wire
   activation,       // [element][micro] output of the embedding or a block
   saved,            // [layer][micro] what a block's backward needs
   stream_gradient,  // [micro] gradient of the residual stream
@@ -47,11 +49,22 @@ enum class BufferKind {
   batch             // tokens, labels, positions, sample numbers, of all micro-batches one after the other
 };
 
+// Which of a program's buffers a value lies in; nothing for what lies in persistent ones.
+struct Place {
+  BufferKind kind;
+  int index = 0, micro = 0;
+};
+std::optional<Place> place_of(const Value& value, const Sharding& sharding);
+
+// No operation of any stream.
+constexpr std::array<int, kStreams> kNowhere = {-1, -1, -1, -1, -1};
+
 struct Buffer {
   BufferKind kind;
   int index = 0, micro = 0;
   int program = -1;         // transient: lives in this program only; -1: persistent
   int first = 0, last = 0;  // transient: operations of the program between which the contents matter, both included
+  std::array<int, kStreams> last_on = kNowhere;  // transient: of each stream the last of them that uses it
   std::string name;
   Category category = Category::workspace;
   Space space = Space::host;
@@ -113,8 +126,9 @@ enum class Packing {
 Inventory make_inventory(const RunShape& run, const std::vector<model::Unit>& units,
                          const std::vector<Program>& programs, Packing packing = Packing::shared);
 
-// Pairs of buffers that share bytes although the programs do not order the last use of one before the first use of the
-// other, on every stream; empty when the layout is right.
+// Buffers that share bytes although the programs do not order the last uses of one, on every stream, before the first
+// use of the other, by name and with the operations; empty when the layout is right. Holds for programs that the
+// simulator passes: every other use of a buffer is ordered after its first.
 std::vector<std::string> overlapping(const Inventory& inventory, const std::vector<Program>& programs);
 
 }  // namespace ridgeline::parallel

@@ -3,47 +3,40 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <map>
+#include <set>
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/model/declarations.h"
+#include "ridgeline/parallel/dataflow.h"
 
 namespace ridgeline::parallel {
 namespace {
 
-const char* verb(OpKind kind) {
-  switch (kind) {
-    case OpKind::count:
-      return "count tokens";
-    case OpKind::gather:
-      return "gather";
-    case OpKind::forward:
-      return "forward";
-    case OpKind::loss:
-      return "loss";
-    case OpKind::evaluate:
-      return "evaluate loss";
-    case OpKind::clear:
-      return "clear gradient of";
-    case OpKind::backward:
-      return "backward";
-    case OpKind::pack:
-      return "pack gradient of";
-    case OpKind::reduce:
-      return "reduce";
-    case OpKind::replicate:
-      return "sum replicas of";
-    case OpKind::accumulate:
-      return "accumulate";
-    case OpKind::measure:
-      return "measure";
-    case OpKind::agree:
-      return "agree";
-    case OpKind::update:
-      return "update";
-  }
-  return "?";
-}
+constexpr std::array kOps = {
+    OpTraits{OpKind::count, "count tokens", Subject::step, StreamId::reduce, Group::world, Phase::reduce},
+    OpTraits{OpKind::gather, "gather", Subject::unit, StreamId::gather, Group::shards, Phase::gather},
+    OpTraits{OpKind::forward, "forward", Subject::element, StreamId::compute, Group::none, Phase::forward},
+    OpTraits{OpKind::loss, "loss", Subject::micro, StreamId::compute, Group::none, Phase::loss},
+    OpTraits{OpKind::evaluate, "evaluate loss", Subject::micro, StreamId::compute, Group::none, Phase::loss},
+    OpTraits{OpKind::clear, "clear gradient of", Subject::unit_of_micro, StreamId::compute, Group::none, Phase::reduce},
+    OpTraits{OpKind::backward, "backward", Subject::element, StreamId::compute, Group::none, Phase::backward},
+    OpTraits{OpKind::backward_input, "backward of the input of", Subject::element, StreamId::compute, Group::none,
+             Phase::backward},
+    OpTraits{OpKind::backward_weight, "backward of the weights of", Subject::element, StreamId::compute, Group::none,
+             Phase::backward},
+    OpTraits{OpKind::pack, "pack gradient of", Subject::unit_of_micro, StreamId::compute, Group::none, Phase::reduce},
+    OpTraits{OpKind::reduce, "reduce", Subject::unit_of_micro, StreamId::reduce, Group::shards, Phase::reduce},
+    OpTraits{OpKind::replicate, "sum replicas of", Subject::unit_of_micro, StreamId::reduce, Group::replicas,
+             Phase::reduce},
+    OpTraits{OpKind::accumulate, "accumulate", Subject::unit_of_micro, StreamId::compute, Group::none, Phase::reduce},
+    OpTraits{OpKind::measure, "measure", Subject::unit, StreamId::compute, Group::none, Phase::reduce},
+    OpTraits{OpKind::agree, "agree", Subject::step, StreamId::reduce, Group::world, Phase::reduce},
+    OpTraits{OpKind::update, "update", Subject::unit, StreamId::compute, Group::none, Phase::update},
+    OpTraits{OpKind::exchange, "exchange", Subject::messages, StreamId::exchange, Group::stages, Phase::exchange},
+};
+static_assert(kOps.size() == kOpKinds);
 
 // The time that one gather's result stays: computations `first` … `last`, started before computation `issue`.
 struct Residence {
@@ -81,6 +74,7 @@ class Lowering {
         sharding_(sharding),
         computations_(std::move(computations)),
         residences_(residences(config, computations_, sharding)) {
+    program_.last_element = static_cast<int>(config.layers);
     for (const Op& op : computations_) program_.micro_batches = std::max(program_.micro_batches, op.micro + 1);
   }
 
@@ -88,31 +82,29 @@ class Lowering {
     program_.name = "step";
     for (const Op& op : computations_) {
       if (op.micro != 0) continue;
-      for (const int unit : units_written(config_, op)) ++contributions_[unit];
+      for (const int unit : units_added_to(config_, op)) ++contributions_[unit];
     }
-    const int counted = emit(OpKind::count, StreamId::reduce, 0, 0);
+    const int counted = emit(OpKind::count, 0, 0);
     for (now_ = 0; now_ < static_cast<int>(computations_.size()); ++now_) {
       const Op& op = computations_[static_cast<size_t>(now_)];
-      for (const int unit : units_written(config_, op)) clear_before_first(unit, op.micro);
+      for (const int unit : units_added_to(config_, op)) clear_before_first(unit, op.micro);
       compute(op.kind == OpKind::loss ? std::vector<int>{counted} : std::vector<int>{});
-      for (const int unit : units_written(config_, op)) contributed(unit, op.micro);
+      for (const int unit : units_added_to(config_, op)) contributed(unit, op.micro);
       progress(sharding_.prefetch);
     }
     while (!pending_.empty()) progress(-1);
-    std::vector<int> order;
     for (const auto& [unit, position] : reduced_) {
-      measured_ = sharding_.accumulates() ? emit(OpKind::measure, StreamId::compute, unit, 0)
-                                          : emit(OpKind::measure, StreamId::compute, unit, 0, {position});
+      measured_ = sharding_.accumulates() ? emit(OpKind::measure, unit, 0) : emit(OpKind::measure, unit, 0, {position});
     }
-    const int agreed = emit(OpKind::agree, StreamId::reduce, 0, 0, {measured_});
-    for (const auto& [unit, unused] : contributions_) emit(OpKind::update, StreamId::compute, unit, 0, {agreed});
+    const int agreed = emit(OpKind::agree, 0, 0, {measured_});
+    for (const auto& [unit, unused] : contributions_) emit(OpKind::update, unit, 0, {agreed});
     return std::move(program_);
   }
 
   Program evaluation() {
     program_.name = "evaluate";
     for (now_ = 0; now_ < static_cast<int>(computations_.size()); ++now_) compute({});
-    emit(OpKind::agree, StreamId::reduce, 0, 0, {last_compute_});
+    emit(OpKind::agree, 0, 0, {last_compute_});
     return std::move(program_);
   }
 
@@ -122,15 +114,15 @@ class Lowering {
     bool summed;  // over the replicas too, or there are none
   };
 
-  int emit(OpKind kind, StreamId stream, int index, int micro, std::vector<int> after = {}) {
+  int emit(OpKind kind, int index, int micro, std::vector<int> after = {}) {
     const int position = static_cast<int>(program_.ops.size());
-    program_.ops.push_back({kind, stream, index, micro, std::move(after)});
-    if (stream == StreamId::compute) last_compute_ = position;
+    program_.ops.push_back({kind, index, micro, std::move(after)});
+    if (traits_of(kind).stream == StreamId::compute) last_compute_ = position;
     return position;
   }
   // A transfer that starts now may use memory that computation has just left.
-  int transfer(OpKind kind, StreamId stream, int index, int micro) {
-    return emit(kind, stream, index, micro, last_compute_ < 0 ? std::vector<int>{} : std::vector<int>{last_compute_});
+  int transfer(OpKind kind, int index, int micro) {
+    return emit(kind, index, micro, last_compute_ < 0 ? std::vector<int>{} : std::vector<int>{last_compute_});
   }
 
   // Emits computation `now_` behind the gathers that start here.
@@ -138,13 +130,13 @@ class Lowering {
     const Op& op = computations_[static_cast<size_t>(now_)];
     for (; next_residence_ < residences_.size() && residences_[next_residence_].issue == now_; ++next_residence_) {
       const Residence& residence = residences_[next_residence_];
-      gathered_[residence.unit] = transfer(OpKind::gather, StreamId::gather, residence.unit, residence.instance);
+      gathered_[residence.unit] = transfer(OpKind::gather, residence.unit, residence.instance);
     }
     for (const int unit : units_read(config_, op)) {
       const auto found = gathered_.find(unit);
       if (found != gathered_.end()) after.push_back(found->second);
     }
-    emit(op.kind, StreamId::compute, op.index, op.micro, std::move(after));
+    emit(op.kind, op.index, op.micro, std::move(after));
   }
 
   // Micro-batches whose gradients are added up before they are reduced form a window.
@@ -152,15 +144,15 @@ class Lowering {
   bool window_ends(int micro) const { return micro == program_.micro_batches - 1 || sharding_.reduces_every(); }
 
   void clear_before_first(int unit, int micro) {
-    if (window_begins(micro) && seen_[unit] == 0) emit(OpKind::clear, StreamId::compute, unit, micro);
+    if (window_begins(micro) && seen_[unit] == 0) emit(OpKind::clear, unit, micro);
   }
 
   void contributed(int unit, int micro) {
     if (++seen_[unit] < contributions_[unit]) return;
     seen_[unit] = 0;
     if (!window_ends(micro)) return;
-    if (sharding_.wire != DType::f32) emit(OpKind::pack, StreamId::compute, unit, micro);
-    const int position = transfer(OpKind::reduce, StreamId::reduce, unit, micro);
+    if (sharding_.packs()) emit(OpKind::pack, unit, micro);
+    const int position = transfer(OpKind::reduce, unit, micro);
     pending_.push_back({unit, micro, now_, position, sharding_.shards() == 1 || sharding_.replicas() == 1});
   }
 
@@ -171,13 +163,12 @@ class Lowering {
       if (now_ - pending.begun < age) {
         rest.push_back(pending);
       } else if (!pending.summed) {
-        pending.position = emit(OpKind::replicate, StreamId::reduce, pending.unit, pending.micro);
+        pending.position = emit(OpKind::replicate, pending.unit, pending.micro);
         pending.summed = true;
         pending.begun = now_;
         rest.push_back(pending);
       } else {
-        if (sharding_.accumulates())
-          emit(OpKind::accumulate, StreamId::compute, pending.unit, pending.micro, {pending.position});
+        if (sharding_.accumulates()) emit(OpKind::accumulate, pending.unit, pending.micro, {pending.position});
         if (pending.micro == program_.micro_batches - 1) reduced_.emplace_back(pending.unit, pending.position);
       }
     }
@@ -197,13 +188,9 @@ class Lowering {
   std::vector<std::pair<int, int>> reduced_;  // unit, position of its last reduction
 };
 
-int element_of(const model::TransformerConfig& config, const Op& op) {
-  return op.kind == OpKind::loss || op.kind == OpKind::evaluate ? static_cast<int>(config.layers) : op.index;
-}
-
 void add_forward(std::vector<Op>& list, const model::TransformerConfig& config, int micro) {
   for (int element = -1; element < static_cast<int>(config.layers); ++element)
-    list.push_back({OpKind::forward, StreamId::compute, element, micro, {}});
+    list.push_back({OpKind::forward, element, micro, {}});
 }
 
 }  // namespace
@@ -222,28 +209,42 @@ std::string_view name_of(Shard shard) {
   return "?";
 }
 
+std::string_view name_of(StreamId stream) {
+  constexpr std::array<std::string_view, kStreams> kNames{"compute", "gather", "reduce", "exchange", "copy"};
+  return kNames.at(static_cast<size_t>(stream));
+}
+
+const OpTraits& traits_of(OpKind kind) {
+  const OpTraits& traits = kOps.at(static_cast<size_t>(kind));
+  RL_REQUIRE(traits.kind == kind, "the table of operations is not in the order of OpKind: {}", traits.verb);
+  return traits;
+}
+
+std::string name_of_element(int element) {
+  return element < 0 ? "embedding" : fmt::format("block {}", element);
+}
+
 std::string Op::name() const {
-  switch (kind) {
-    case OpKind::count:
-    case OpKind::agree:
-      return verb(kind);
-    case OpKind::gather:
-    case OpKind::measure:
-    case OpKind::update:
-      return fmt::format("{} unit {}", verb(kind), index);
-    case OpKind::clear:
-    case OpKind::pack:
-    case OpKind::reduce:
-    case OpKind::replicate:
-    case OpKind::accumulate:
-      return fmt::format("{} unit {} micro {}", verb(kind), index, micro);
-    case OpKind::loss:
-    case OpKind::evaluate:
-      return fmt::format("{} micro {}", verb(kind), micro);
-    case OpKind::forward:
-    case OpKind::backward:
-      return index < 0 ? fmt::format("{} embedding micro {}", verb(kind), micro)
-                       : fmt::format("{} block {} micro {}", verb(kind), index, micro);
+  const OpTraits& traits = traits_of(kind);
+  switch (traits.subject) {
+    case Subject::step:
+      return std::string(traits.verb);
+    case Subject::micro:
+      return fmt::format("{} micro {}", traits.verb, micro);
+    case Subject::unit:
+      return fmt::format("{} unit {}", traits.verb, index);
+    case Subject::unit_of_micro:
+      return fmt::format("{} unit {} micro {}", traits.verb, index, micro);
+    case Subject::element:
+      return fmt::format("{} {} micro {}", traits.verb, name_of_element(index), micro);
+    case Subject::messages: {
+      std::string name(traits.verb);
+      for (const Message& message : messages)
+        name += fmt::format(" {} {}{} micro {} {} stage {};", message.sends ? "send" : "receive",
+                            message.backward ? "gradient of " : "", name_of_element(message.element), message.micro,
+                            message.sends ? "to" : "from", message.stage);
+      return name;
+    }
   }
   return "?";
 }
@@ -256,23 +257,13 @@ int Program::gather_of(int position, int unit) const {
   return -1;
 }
 
-std::vector<int> units_read(const model::TransformerConfig& config, const Op& op) {
-  switch (op.kind) {
-    case OpKind::forward:
-    case OpKind::loss:
-    case OpKind::evaluate:
-      return model::units_of_element(config, element_of(config, op));
-    case OpKind::backward:
-      // The embedding's gradient depends on tokens alone.
-      return op.index < 0 ? std::vector<int>{} : model::units_of_element(config, op.index);
-    default:
-      return {};
+std::vector<int> units_of(const model::TransformerConfig& config, const Program& program) {
+  std::set<int> units;
+  for (int element = program.first_element; element <= program.last_element; ++element) {
+    const std::vector<int> these = model::units_of_element(config, element);
+    units.insert(these.begin(), these.end());
   }
-}
-
-std::vector<int> units_written(const model::TransformerConfig& config, const Op& op) {
-  if (op.kind != OpKind::loss && op.kind != OpKind::backward) return {};
-  return model::units_of_element(config, element_of(config, op));
+  return {units.begin(), units.end()};
 }
 
 Program lower(const model::TransformerConfig& config, const std::vector<ScheduleEntry>& schedule,
@@ -286,11 +277,11 @@ Program lower(const model::TransformerConfig& config, const std::vector<Schedule
         add_forward(computations, config, entry.micro);
         break;
       case Work::loss:
-        computations.push_back({OpKind::loss, StreamId::compute, layers, entry.micro, {}});
+        computations.push_back({OpKind::loss, layers, entry.micro, {}});
         break;
       case Work::backward:
         for (int element = layers - 1; element >= -1; --element)
-          computations.push_back({OpKind::backward, StreamId::compute, element, entry.micro, {}});
+          computations.push_back({OpKind::backward, element, entry.micro, {}});
         break;
     }
   }
@@ -301,27 +292,31 @@ Program evaluation(const model::TransformerConfig& config, int micro_batches, co
   std::vector<Op> computations;
   for (int micro = 0; micro < micro_batches; ++micro) {
     add_forward(computations, config, micro);
-    computations.push_back({OpKind::evaluate, StreamId::compute, static_cast<int>(config.layers), micro, {}});
+    computations.push_back({OpKind::evaluate, static_cast<int>(config.layers), micro, {}});
   }
   return Lowering(config, sharding, std::move(computations)).evaluation();
 }
 
 Order::Order(const Program& program) {
-  std::vector<int> last(kStreams, -1);
+  std::array<int, kStreams> last;
+  last.fill(-1);
+  streams_.reserve(program.ops.size());
+  latest_.reserve(program.ops.size());
   for (size_t i = 0; i < program.ops.size(); ++i) {
     const Op& op = program.ops[i];
-    std::vector<int> known(kStreams, -1);
+    std::array<int, kStreams> known;
+    known.fill(-1);
     const auto learn = [&](int position) {
       if (position < 0) return;
       for (size_t s = 0; s < kStreams; ++s) known[s] = std::max(known[s], latest_[static_cast<size_t>(position)][s]);
       int& own = known[static_cast<size_t>(streams_[static_cast<size_t>(position)])];
       own = std::max(own, position);
     };
-    learn(last[static_cast<size_t>(op.stream)]);
+    learn(last[static_cast<size_t>(op.stream())]);
     for (const int other : op.after) learn(other);
-    streams_.push_back(op.stream);
-    latest_.push_back(std::move(known));
-    last[static_cast<size_t>(op.stream)] = static_cast<int>(i);
+    streams_.push_back(op.stream());
+    latest_.push_back(known);
+    last[static_cast<size_t>(op.stream())] = static_cast<int>(i);
   }
 }
 

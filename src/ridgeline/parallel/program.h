@@ -2,7 +2,9 @@
 // the planner prices it, the simulator proves it, a trace shows it.
 #pragma once
 
+#include <array>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "ridgeline/model/transformer_config.h"
@@ -12,34 +14,71 @@
 namespace ridgeline::parallel {
 
 enum class OpKind {
-  count,       // agree on the step's number of valid tokens                                     (reduce)
-  gather,      // weights of unit `index` from all shards; the `micro`-th time in the program    (gather)
-  forward,     // element `index` of micro-batch `micro`: -1 embedding, 0 … L-1 blocks           (compute)
-  loss,        // final norm, head, cross-entropy, forward and backward                          (compute)
-  evaluate,    // the loss without gradients                                                     (compute)
-  clear,       // zero the gradient that unit `index`'s backward of `micro` adds to              (compute)
-  backward,    // element `index` of `micro`                                                     (compute)
-  pack,        // unit `index`'s gradient in the dtype of the wire                               (compute)
-  reduce,      // sum it over the shards: each keeps its part                                    (reduce)
-  replicate,   // sum that part over the replicas                                                (reduce)
-  accumulate,  // add that part to the accumulated gradient                                      (compute)
-  measure,     // squares of this rank's part of unit `index`'s gradient                         (compute)
-  agree,       // the step's scalars: norm, loss, non-finite, stop                               (reduce)
-  update       // optimizer on this rank's part of unit `index`                                  (compute)
+  count,            // agree on the step's number of valid tokens
+  gather,           // weights of unit `index` from all shards; the `micro`-th time in the program
+  forward,          // element `index` of micro-batch `micro`
+  loss,             // final norm, head, cross-entropy, forward and backward
+  evaluate,         // the loss without gradients
+  clear,            // zero the gradient that unit `index`'s backward of `micro` adds to
+  backward,         // element `index` of `micro`
+  backward_input,   // its part that the element before waits for
+  backward_weight,  // and the rest: gradients of weights
+  pack,             // unit `index`'s gradient in the dtype of the wire
+  reduce,           // sum it over the shards: each keeps its part
+  replicate,        // sum that part over the replicas
+  accumulate,       // add that part to the accumulated gradient
+  measure,          // squares of this rank's part of unit `index`'s gradient
+  agree,            // the step's scalars: norm, loss, non-finite, stop
+  update,           // optimizer on this rank's part of unit `index`
+  exchange          // outputs and gradients with other stages: `messages`
 };
+constexpr int kOpKinds = static_cast<int>(OpKind::exchange) + 1;
 
 // In-order queues of a rank. On the CPU compute is the rank's thread; a transfer started on another stream goes on
 // while the rank computes as far as its communicator can, and is finished when it is waited for.
-enum class StreamId { compute, gather, reduce };
-constexpr int kStreams = 3;
+enum class StreamId { compute, gather, reduce, exchange, copy };
+constexpr int kStreams = 5;
+std::string_view name_of(StreamId stream);
+
+// What the numbers of an operation, or of a value, mean. An element is a part of the computation: -1 the embedding,
+// 0 … L-1 the blocks, L the loss.
+enum class Subject { step, micro, unit, unit_of_micro, element, messages };
+std::string name_of_element(int element);  // "embedding", "block 3"
+
+// Ranks that must take part together.
+enum class Group { none, world, shards, replicas, stages };
+constexpr int kGroups = 5;
+
+// Of a step's time, in the log.
+enum class Phase { gather, forward, loss, backward, reduce, update, exchange };
+constexpr int kPhases = 7;
+
+// What holds for every operation of a kind.
+struct OpTraits {
+  OpKind kind;
+  std::string_view verb;
+  Subject subject;
+  StreamId stream;
+  Group group;  // `reduce` where nothing is cut: the replicas, which then are all ranks
+  Phase phase;
+};
+const OpTraits& traits_of(OpKind kind);
+
+// One of the things that an exchange sends or receives: an element's output, or the gradient of it.
+struct Message {
+  int stage = 0;  // the other one
+  bool sends = false, backward = false;
+  int element = 0, micro = 0;
+};
 
 struct Op {
   OpKind kind;
-  StreamId stream = StreamId::compute;
   int index = 0;
   int micro = 0;
   std::vector<int> after;  // operations of *other* streams that must have finished, by position in the program
+  std::vector<Message> messages = {};
 
+  StreamId stream() const { return traits_of(kind).stream; }
   std::string name() const;  // "backward block 3 micro 0"
 };
 
@@ -47,6 +86,7 @@ struct Program {
   std::string name;  // "step", "evaluate"
   std::vector<Op> ops;
   int micro_batches = 1;
+  int first_element = -1, last_element = 0;  // of the stage; the last of all is L
 
   bool trains() const { return name == "step"; }
   // The gather that provides unit `unit` to the computation at `position`; -1 when it reads weights that always lie
@@ -54,9 +94,8 @@ struct Program {
   int gather_of(int position, int unit) const;
 };
 
-// Units whose weights an operation reads, and to whose gradients it adds.
-std::vector<int> units_read(const model::TransformerConfig& config, const Op& op);
-std::vector<int> units_written(const model::TransformerConfig& config, const Op& op);
+// Units of a program's stage, ascending.
+std::vector<int> units_of(const model::TransformerConfig& config, const Program& program);
 
 // The training step of a rank of the only stage. Weights that are cut are gathered `prefetch` computations before their
 // use; backward of micro-batch m accumulates; a unit's gradient is reduced as soon as its last contribution is in, and
@@ -77,7 +116,7 @@ class Order {
 
  private:
   std::vector<StreamId> streams_;
-  std::vector<std::vector<int>> latest_;  // [operation][stream]: its latest operation that has surely finished
+  std::vector<std::array<int, kStreams>> latest_;  // of each stream the latest operation that has surely finished
 };
 
 }  // namespace ridgeline::parallel

@@ -57,6 +57,8 @@ struct Sharding {
 
   // A step may reduce a unit more than once.
   bool reduces_every() const { return reduce == Reduce::every || micro_batches == 1; }
+  // Micro-batches that are reduced together form a window.
+  int window(int micro) const { return reduces_every() ? micro : 0; }
   // The accumulated gradient is this rank's part only.
   bool gradient_is_part() const { return cuts(Shard::gradients) && reduces_every(); }
   // What a reduction over a 2-byte wire gives fits 2 bytes as long as nothing is added to it.
@@ -65,8 +67,10 @@ struct Sharding {
   bool separate_gradient() const {
     return gradient_is_part() || gradient_dtype() != DType::f32 || (reduce == Reduce::every && micro_batches > 1);
   }
+  // Gradients are converted before they travel.
+  bool packs() const { return wire != DType::f32; }
   // The reduction runs on a copy in the wire's dtype; or, where that is what is kept, on the accumulated gradient.
-  bool separate_wire() const { return wire != DType::f32 && !wire_is_gradient(); }
+  bool separate_wire() const { return packs() && !wire_is_gradient(); }
   bool wire_is_gradient() const { return gradient_dtype() != DType::f32 && !gradient_is_part(); }
   // After the reduction this rank's part is added (or copied) to the accumulated gradient.
   bool accumulates() const { return !wire_is_gradient() && (separate_gradient() || separate_wire()); }

@@ -3,247 +3,271 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <functional>
 #include <map>
-#include <set>
+#include <unordered_map>
+#include <utility>
 
-#include "ridgeline/model/declarations.h"
+#include "ridgeline/parallel/dataflow.h"
 
 namespace ridgeline::parallel {
 namespace {
 
-// One rank: which values exist after the operations run so far.
-class Machine {
+// ---------------------------------------------------------------------------------------------- values of one rank
+
+// What has happened to a value so far, by position in the program; -1: before it began.
+struct History {
+  int changed = -1;   // written or last added to
+  int added_by = -1;  // the last operation that added to it
+  int read_by = -1;   // the first that read it
+};
+
+class Values {
  public:
-  Machine(const model::TransformerConfig& config, const Sharding& sharding, const Program& program, int rank)
-      : config_(config),
-        sharding_(sharding),
-        program_(program),
-        rank_(rank),
-        layers_(static_cast<int>(config.layers)),
-        units_(model::unit_index(config).count) {}
-
-  bool finished() const { return next_ == program_.ops.size(); }
-  const Op& current() const { return program_.ops[next_]; }
-  bool at_collective() const { return !finished() && current().stream != StreamId::compute; }
-
-  void step(std::vector<std::string>& wrong) {
-    const Op& op = current();
-    const Need need = [&](bool there, std::string_view what) {
-      if (!there) wrong.push_back(fmt::format("rank {}: '{}' needs {}", rank_, op.name(), what));
-    };
-    for (const int other : op.after)
-      need(other >= 0 && static_cast<size_t>(other) < next_, fmt::format("operation {} before it", other));
-    for (const int unit : units_read(config_, op)) {
-      need(!sharding_.cuts(Shard::optimizer) || program_.gather_of(static_cast<int>(next_), unit) >= 0,
-           fmt::format("to wait for the weights of unit {}", unit));
-    }
-    if (op.kind == OpKind::gather) {
-      need(waits_for_compute(op, last_compute_), "to wait for the computation that may have used its memory");
-    } else if (op.kind >= OpKind::forward && op.kind <= OpKind::backward && op.kind != OpKind::clear) {
-      compute(op, need);
-    } else if (op.kind == OpKind::clear || (op.kind >= OpKind::pack && op.kind <= OpKind::accumulate)) {
-      reduction(op, need);
-    } else {
-      scalars(op, need);
-    }
-    if (op.stream == StreamId::compute) last_compute_ = static_cast<int>(next_);
-    ++next_;
+  Values(const Program& program, const Dataflow& dataflow, int rank, std::vector<std::string>& wrong)
+      : program_(program), dataflow_(dataflow), order_(program), rank_(rank), wrong_(wrong) {
+    for (const Value& value : dataflow.given()) histories_.emplace(value, History{});
   }
 
-  void finish(std::vector<std::string>& wrong) const {
-    if (!program_.trains()) return;
-    if (static_cast<int>(updated_.size()) != units_)
-      wrong.push_back(fmt::format("rank {}: {} of {} units are updated", rank_, updated_.size(), units_));
+  void prove() {
+    for (int at = 0; at < static_cast<int>(program_.ops.size()); ++at) {
+      for (const Use& use : dataflow_.of(at)) {
+        switch (use.access) {
+          case Access::read:
+            read(at, use.value);
+            break;
+          case Access::write:
+            write(at, use.value);
+            break;
+          case Access::add:
+            add(at, use.value);
+            break;
+        }
+      }
+      if (program_.ops[static_cast<size_t>(at)].stream() == StreamId::compute) last_compute_ = at;
+    }
+    for (const Value& value : dataflow_.wanted()) {
+      if (!histories_.contains(value))
+        complain(fmt::format("'{}' is the last operation, and none has written {}", name_of_last(), value.name()));
+    }
+    complain_of_unused();
   }
 
  private:
-  using Need = std::function<void(bool there, std::string_view what)>;
-  // A unit's gradient on its way: additions, the wire, sums, the accumulated gradient.
-  struct Gradient {
-    bool open = false, packed = false;
-    std::vector<std::pair<int, int>> contributions;  // (micro, element) since it was cleared
-    int written = -1;                                // position of the last addition to it, or of its packing
-    int reduced = -1, replicated = -1;               // position of the latest sum
-    int windows = 0;                                 // complete sums, accumulated where that is needed
-  };
+  void read(int at, const Value& value) {
+    const auto found = histories_.find(value);
+    if (found == histories_.end())
+      return complain(fmt::format("'{}' needs {}, which nothing before it has written", name(at), value.name()));
+    History& history = found->second;
+    if (!ordered(history.changed, at))
+      complain(
+          fmt::format("'{}' does not wait for '{}', which writes {}", name(at), name(history.changed), value.name()));
+    if (history.read_by < 0) history.read_by = at;
+  }
 
-  void compute(const Op& op, const Need& need) {
-    switch (op.kind) {
-      case OpKind::forward:
-        need(op.index < 0 || forwarded_[op.micro].contains(op.index - 1), "the output of the element before");
-        need(forwarded_[op.micro].insert(op.index).second, "to run only once");
-        return;
-      case OpKind::evaluate:
-        need(forwarded_[op.micro].contains(layers_ - 1), "the last block's output");
-        return;
-      case OpKind::loss:
-        need(counted_ && waits_for(op, OpKind::count, 0), "the number of valid tokens");
-        need(forwarded_[op.micro].contains(layers_ - 1), "the last block's output");
-        gradient_at_[op.micro] = layers_ - 1;
-        return contribute(layers_, op, need);
-      default:  // backward
-        need(gradient_at_.contains(op.micro) && gradient_at_[op.micro] == op.index, "the gradient of its output");
-        gradient_at_[op.micro] = op.index - 1;
-        return contribute(op.index, op, need);
+  void write(int at, const Value& value) {
+    const auto [found, is_new] = histories_.try_emplace(value, History{.changed = at});
+    if (!is_new) complain(fmt::format("'{}' writes {} a second time", name(at), value.name()));
+    // Memory is laid out by position in the program: a transfer's target may be what a computation has just left.
+    const Op& op = program_.ops[static_cast<size_t>(at)];
+    if (takes_memory(value.kind) && op.stream() != StreamId::compute && !ordered(last_compute_, at))
+      complain(fmt::format("'{}' does not wait for '{}', which may still use the memory of {}", name(at),
+                           name(last_compute_), value.name()));
+  }
+
+  void add(int at, const Value& value) {
+    const auto found = histories_.find(value);
+    if (found == histories_.end())
+      return complain(fmt::format("'{}' adds to {}, which nothing before it has cleared", name(at), value.name()));
+    History& history = found->second;
+    if (history.read_by >= 0)
+      complain(fmt::format("'{}' adds to {} after '{}' has read it", name(at), value.name(), name(history.read_by)));
+    if (!ordered(history.changed, at))
+      complain(fmt::format("'{}' does not wait for '{}' before it adds to {}", name(at), name(history.changed),
+                           value.name()));
+    if (history.added_by >= 0) {
+      const Op &before = program_.ops[static_cast<size_t>(history.added_by)],
+               &op = program_.ops[static_cast<size_t>(at)];
+      if (before.micro > op.micro)
+        complain(fmt::format("'{}' adds to {} after '{}': micro-batches must be in ascending order", name(at),
+                             value.name(), name(history.added_by)));
+      if (before.micro == op.micro && before.kind == op.kind && before.index == op.index)
+        complain(fmt::format("'{}' adds to {} twice", name(at), value.name()));
+    }
+    history.changed = history.added_by = at;
+  }
+
+  void complain_of_unused() {
+    std::vector<std::pair<int, Value>> unused;
+    for (const auto& [value, history] : histories_) {
+      if (history.changed >= 0 && history.read_by < 0 && must_be_used(value.kind))
+        unused.emplace_back(history.changed, value);
+    }
+    std::sort(unused.begin(), unused.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+    for (const auto& [writer, value] : unused)
+      complain(fmt::format("'{}' leaves {}, which nothing uses", name(writer), value.name()));
+  }
+
+  bool ordered(int first, int second) const { return first < 0 || order_.before(first, second); }
+  std::string name(int at) const {
+    return at < 0 ? "the begin of the program" : program_.ops[static_cast<size_t>(at)].name();
+  }
+  std::string name_of_last() const { return name(static_cast<int>(program_.ops.size()) - 1); }
+  void complain(const std::string& text) { wrong_.push_back(fmt::format("rank {}: {}", rank_, text)); }
+
+  const Program& program_;
+  const Dataflow& dataflow_;
+  const Order order_;
+  const int rank_;
+  int last_compute_ = -1;
+  std::unordered_map<Value, History, ValueHash> histories_;
+  std::vector<std::string>& wrong_;
+};
+
+// Waits point backwards; nothing else can be said of a program where they do not.
+bool waits_are_sound(const Program& program, int rank, std::vector<std::string>& wrong) {
+  const size_t before = wrong.size();
+  for (size_t i = 0; i < program.ops.size(); ++i) {
+    for (const int other : program.ops[i].after) {
+      if (other < 0 || static_cast<size_t>(other) >= i)
+        wrong.push_back(fmt::format("rank {}: '{}' waits for operation {}, which is not before it", rank,
+                                    program.ops[i].name(), other));
+    }
+  }
+  return wrong.size() == before;
+}
+
+// ------------------------------------------------------------------------------------------------- meeting of ranks
+
+// All ranks with every stream collapsed into one: an operation that needs others waits until they stand at theirs.
+class Meeting {
+ public:
+  Meeting(const Sharding& sharding, std::span<const SimulatedRank> ranks, std::vector<std::string>& wrong)
+      : sharding_(sharding), ranks_(ranks), wrong_(wrong), next_(ranks.size(), 0), done_(ranks.size()) {
+    for (size_t rank = 0; rank < ranks.size(); ++rank) {
+      for (size_t group = 0; group < kGroups; ++group) members_[group][ranks[rank].group[group]].push_back(rank);
     }
   }
 
-  void reduction(const Op& op, const Need& need) {
-    Gradient& gradient = gradients_[op.index];
-    const int position = static_cast<int>(next_);
-    switch (op.kind) {
-      case OpKind::clear:
-        need(!gradient.open, "the sum before it to be reduced first");
-        gradient.open = true;
-        gradient.packed = false;
-        gradient.contributions.clear();
-        return;
-      case OpKind::pack:
-        need(complete(op), fmt::format("every contribution to unit {}", op.index));
-        gradient.packed = true;
-        gradient.written = position;
-        return;
-      case OpKind::reduce:
-        need(gradient.open && complete(op), fmt::format("every contribution to unit {}", op.index));
-        need(sharding_.wire == DType::f32 || gradient.packed, "the packed gradient");
-        need(waits_for_compute(op, gradient.written), "to wait for the backward that finished the gradient");
-        gradient.open = false;
-        gradient.reduced = position;
-        gradient.replicated = -1;
-        if (!sharding_.accumulates()) ++gradient.windows;
-        return;
-      case OpKind::replicate:
-        need(gradient.reduced >= 0 && gradient.replicated < 0, "the sum over the shards, once");
-        gradient.replicated = position;
-        return;
-      default:  // accumulate
-        need(sum_of(gradient) >= 0 && waits_for(op, sum_of(gradient)), "to wait for the gradient's sum over all ranks");
-        gradient.reduced = gradient.replicated = -1;
-        ++gradient.windows;
-    }
-  }
-
-  void scalars(const Op& op, const Need& need) {
-    const int windows = sharding_.reduces_every() ? program_.micro_batches : 1;
-    switch (op.kind) {
-      case OpKind::count:
-        counted_ = true;
-        return;
-      case OpKind::measure: {
-        const Gradient& gradient = gradients_[op.index];
-        need(gradient.windows == windows, "the sum of every micro-batch");
-        need(sharding_.accumulates() || (sum_of(gradient) >= 0 && waits_for(op, sum_of(gradient))),
-             "to wait for the gradient's sum over all ranks");
-        need(measured_.insert(op.index).second, "to run only once");
-        return;
+  void prove() {
+    bool moved = true;
+    while (moved) {
+      moved = false;
+      for (size_t rank = 0; rank < ranks_.size(); ++rank) {
+        while (!finished(rank) && passes(rank)) moved = true;
       }
-      case OpKind::agree:
-        need(!program_.trains() || static_cast<int>(measured_.size()) == units_, "the measure of every unit");
-        agreed_ = true;
-        return;
-      default:  // update
-        need(agreed_ && waits_for(op, OpKind::agree, 0), "the step's scalars");
-        need(updated_.insert(op.index).second, "to run only once");
+    }
+    for (size_t rank = 0; rank < ranks_.size(); ++rank) {
+      if (!finished(rank)) wrong_.push_back(fmt::format("rank {} waits for ever at '{}'", rank, current(rank).name()));
     }
   }
 
-  void contribute(int element, const Op& op, const Need& need) {
-    for (const int unit : model::units_of_element(config_, element)) {
-      Gradient& gradient = gradients_[unit];
-      need(gradient.open, fmt::format("unit {}'s gradient to be cleared, and not yet reduced", unit));
-      need(gradient.contributions.empty() || gradient.contributions.back().first <= op.micro,
-           "micro-batches in ascending order");
-      gradient.contributions.emplace_back(op.micro, element);
-      gradient.written = static_cast<int>(next_);
-    }
+ private:
+  bool finished(size_t rank) const { return next_[rank] == ranks_[rank].program->ops.size(); }
+  const Op& current(size_t rank) const { return ranks_[rank].program->ops[next_[rank]]; }
+
+  // Ranks that a rank meets in a group, itself among them.
+  const std::vector<size_t>& members_of(Group group, size_t rank) const {
+    const auto which = static_cast<size_t>(group);
+    return members_[which].at(ranks_[rank].group[which]);
   }
 
-  // Every contribution of the micro-batches that are reduced together with the operation's.
-  bool complete(const Op& op) {
-    std::vector<std::pair<int, int>> list;
-    for (int micro = sharding_.reduces_every() ? op.micro : 0; micro <= op.micro; ++micro) {
-      for (int element = layers_; element >= -1; --element) {
-        for (const int used : model::units_of_element(config_, element)) {
-          if (used == op.index) list.emplace_back(micro, element);
+  Group group_of(const Op& op) const {
+    const Group group = traits_of(op.kind).group;
+    // Where nothing is cut, the sum over all ranks is one over replicas.
+    return group == Group::shards && sharding_.shards() == 1 ? Group::replicas : group;
+  }
+
+  // Moves the rank, and those that meet it, past its current operation when that can complete.
+  bool passes(size_t rank) {
+    const Op& op = current(rank);
+    const Group group = group_of(op);
+    if (group == Group::none) return ++next_[rank] > 0;
+    if (group == Group::stages) return exchanges(rank);
+    const std::vector<size_t>& members = members_of(group, rank);
+    for (const size_t other : members) {
+      if (finished(other)) return false;
+      const Op& theirs = current(other);
+      if (theirs.kind != op.kind || theirs.index != op.index || theirs.micro != op.micro) return false;
+    }
+    for (const size_t other : members) ++next_[other];
+    return true;
+  }
+
+  // A message is delivered, to both sides, when both stand at it; the operation is over when all its messages are.
+  bool exchanges(size_t rank) {
+    const Op& op = current(rank);
+    std::vector<bool>& done = done_[rank];
+    done.resize(op.messages.size());
+    for (size_t i = 0; i < op.messages.size(); ++i) {
+      if (!done[i]) done[i] = delivered(rank, op.messages[i]);
+    }
+    if (!std::all_of(done.begin(), done.end(), [](bool message) { return message; })) return false;
+    done.clear();
+    ++next_[rank];
+    return true;
+  }
+
+  bool delivered(size_t rank, const Message& message) {
+    for (const size_t other : members_of(Group::stages, rank)) {
+      if (ranks_[other].stage != message.stage) continue;
+      if (finished(other) || current(other).kind != OpKind::exchange) return false;
+      const std::vector<Message>& theirs = current(other).messages;
+      for (size_t i = 0; i < theirs.size(); ++i) {
+        const Message& their = theirs[i];
+        if (their.stage == ranks_[rank].stage && their.sends != message.sends && their.backward == message.backward &&
+            their.element == message.element && their.micro == message.micro) {
+          done_[other].resize(theirs.size());
+          done_[other][i] = true;
+          return true;
         }
       }
+      return false;
     }
-    return gradients_[op.index].contributions == list;
+    return false;
   }
 
-  // Position of the operation that completes the sum over all ranks, -1 when there was none.
-  int sum_of(const Gradient& gradient) const {
-    return sharding_.shards() > 1 && sharding_.replicas() > 1 ? gradient.replicated : gradient.reduced;
-  }
-
-  static bool waits_for(const Op& op, int position) {
-    return std::find(op.after.begin(), op.after.end(), position) != op.after.end();
-  }
-  bool waits_for(const Op& op, OpKind kind, int index) const {
-    return std::any_of(op.after.begin(), op.after.end(), [&](int other) {
-      const Op& awaited = program_.ops[static_cast<size_t>(other)];
-      return awaited.kind == kind && awaited.index == index;
-    });
-  }
-  // The compute stream is in order: waiting for a later computation waits for the ones before it.
-  bool waits_for_compute(const Op& op, int position) const {
-    return position < 0 || std::any_of(op.after.begin(), op.after.end(), [&](int other) {
-             return other >= position && program_.ops[static_cast<size_t>(other)].stream == StreamId::compute;
-           });
-  }
-
-  const model::TransformerConfig& config_;
   const Sharding& sharding_;
-  const Program& program_;
-  const int rank_, layers_, units_;
-  size_t next_ = 0;
-  int last_compute_ = -1;
-  bool counted_ = false, agreed_ = false;
-  std::map<int, std::set<int>> forwarded_;
-  std::map<int, int> gradient_at_;
-  std::map<int, Gradient> gradients_;
-  std::set<int> measured_, updated_;
+  const std::span<const SimulatedRank> ranks_;
+  std::vector<std::string>& wrong_;
+  std::vector<size_t> next_;
+  std::vector<std::vector<bool>> done_;  // of each rank: which messages of its current exchange
+  std::array<std::map<int, std::vector<size_t>>, kGroups> members_;
 };
 
 }  // namespace
 
 std::vector<std::string> simulate(const model::TransformerConfig& config, const Sharding& sharding,
-                                  std::span<const Program> ranks) {
+                                  std::span<const SimulatedRank> ranks) {
   std::vector<std::string> wrong;
-  std::vector<Machine> machines;
-  for (size_t rank = 0; rank < ranks.size(); ++rank)
-    machines.emplace_back(config, sharding, ranks[rank], static_cast<int>(rank));
-  for (;;) {
-    bool all_finished = true;
-    for (Machine& machine : machines) {
-      while (!machine.finished() && !machine.at_collective()) machine.step(wrong);
-      all_finished = all_finished && machine.finished();
-    }
-    if (all_finished) break;
-    // Everybody stands at a collective or has finished: it completes only when all ranks stand at the same one.
-    const Op* first = nullptr;
-    bool same = true;
-    for (const Machine& machine : machines) {
-      if (machine.finished()) {
-        same = false;
-        continue;
-      }
-      const Op& op = machine.current();
-      if (first == nullptr) first = &op;
-      same = same && op.kind == first->kind && op.index == first->index;
-    }
-    if (!same) {
-      for (size_t rank = 0; rank < machines.size(); ++rank) {
-        wrong.push_back(fmt::format("rank {} waits for ever at '{}'", rank,
-                                    machines[rank].finished() ? "the end" : machines[rank].current().name()));
-      }
-      return wrong;
-    }
-    for (Machine& machine : machines) machine.step(wrong);
+  std::map<const Program*, int> proved;  // ranks that run the same program have the same values
+  for (size_t rank = 0; rank < ranks.size(); ++rank) {
+    const Program& program = *ranks[rank].program;
+    if (!proved.emplace(&program, static_cast<int>(rank)).second) continue;
+    if (!waits_are_sound(program, static_cast<int>(rank), wrong)) continue;
+    const Dataflow dataflow(config, sharding, program);
+    Values(program, dataflow, static_cast<int>(rank), wrong).prove();
   }
-  for (const Machine& machine : machines) machine.finish(wrong);
+  Meeting(sharding, ranks, wrong).prove();
   return wrong;
+}
+
+std::vector<std::string> simulate(const model::TransformerConfig& config, const Sharding& sharding,
+                                  std::span<const Program> ranks) {
+  std::vector<SimulatedRank> list;
+  for (size_t rank = 0; rank < ranks.size(); ++rank) {
+    const int r = static_cast<int>(rank), shards = sharding.shards();
+    list.push_back({.program = &ranks[rank]});
+    list.back().group[static_cast<size_t>(Group::shards)] = r / shards;
+    list.back().group[static_cast<size_t>(Group::replicas)] = r % shards;
+    list.back().group[static_cast<size_t>(Group::stages)] = r;
+  }
+  return simulate(config, sharding, list);
+}
+
+std::vector<std::string> simulate(const model::TransformerConfig& config, const Sharding& sharding,
+                                  const Program& program) {
+  const SimulatedRank alone{.program = &program};
+  return simulate(config, sharding, std::span(&alone, 1));
 }
 
 }  // namespace ridgeline::parallel

@@ -1,9 +1,11 @@
-// Proves a lowered step before it runs: every value is there when it is used (weights gathered, transfers waited for),
-// every gradient is complete and accumulated in ascending micro-batch order, every unit is reduced over all ranks and
-// updated once, and the ranks cannot wait for each other for ever, even when all streams of a rank are collapsed into
-// one (inline mode).
+// Proves programs before they run, from what their operations read and write (parallel/dataflow.h) alone: every value
+// is written before it is read, and waited for where it was written on another stream; added to in ascending order of
+// micro-batches, by each operation once, and no more after somebody has read it; used where it must be; and the ranks
+// cannot wait for each other for ever, even when all streams of a rank are collapsed into one (inline mode) and a send
+// waits for its receive.
 #pragma once
 
+#include <array>
 #include <span>
 #include <string>
 #include <vector>
@@ -12,9 +14,23 @@
 
 namespace ridgeline::parallel {
 
-// Runs the programs of all ranks of one data-parallel group on an abstract machine. Returns what is wrong, empty when
-// nothing is. Each text names rank, operation and the missing value.
+// One rank, and which ranks it meets: those with the same number under a group of `Group` take part in its collectives;
+// an exchange is with the rank of the other stage in the same Group::stages.
+struct SimulatedRank {
+  const Program* program = nullptr;
+  std::array<int, kGroups> group{};
+  int stage = 0;
+};
+
+// Runs the programs of all ranks on an abstract machine. Returns what is wrong, empty when nothing is. Each text names
+// rank, operation and value.
+std::vector<std::string> simulate(const model::TransformerConfig& config, const Sharding& sharding,
+                                  std::span<const SimulatedRank> ranks);
+// The same of the ranks of a run with one stage, in the order of the world.
 std::vector<std::string> simulate(const model::TransformerConfig& config, const Sharding& sharding,
                                   std::span<const Program> ranks);
+// The same where every rank runs this program: what one rank alone shows holds for all.
+std::vector<std::string> simulate(const model::TransformerConfig& config, const Sharding& sharding,
+                                  const Program& program);
 
 }  // namespace ridgeline::parallel

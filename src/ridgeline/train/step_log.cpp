@@ -21,6 +21,10 @@ observe::Lane lane_of(parallel::StreamId stream) {
       return observe::Lane::gather;
     case parallel::StreamId::reduce:
       return observe::Lane::reduce;
+    case parallel::StreamId::exchange:
+      return observe::Lane::exchange;
+    case parallel::StreamId::copy:
+      return observe::Lane::copy;
   }
   return observe::Lane::compute;
 }
@@ -42,7 +46,7 @@ std::optional<int64_t> begins_at(const std::filesystem::path& folder, int64_t fi
 OpTimer::OpTimer(const std::vector<parallel::Program>& programs, int rank, bool with_trace) {
   if (!with_trace) return;
   trace_.emplace(rank);
-  names_.resize(nanoseconds_.size());
+  names_.resize(parallel::kOpKinds);
   for (const parallel::Program& program : programs) {
     for (const parallel::Op& op : program.ops) {
       std::vector<std::vector<uint32_t>>& of_kind = names_[static_cast<size_t>(op.kind)];
@@ -55,10 +59,10 @@ OpTimer::OpTimer(const std::vector<parallel::Program>& programs, int rank, bool 
 }
 
 void OpTimer::operation(const parallel::Op& op, int64_t begin, int64_t end) {
-  nanoseconds_[static_cast<size_t>(op.kind)] += end - begin;
+  nanoseconds_[static_cast<size_t>(parallel::traits_of(op.kind).phase)] += end - begin;
   if (trace_ && trace_->enabled()) {
     const auto index = static_cast<size_t>(op.index + kIndexOffset), micro = static_cast<size_t>(op.micro);
-    trace_->record(lane_of(op.stream), names_[static_cast<size_t>(op.kind)][index][micro], begin, end, op.micro);
+    trace_->record(lane_of(op.stream()), names_[static_cast<size_t>(op.kind)][index][micro], begin, end, op.micro);
   }
 }
 
@@ -92,34 +96,28 @@ double StepLog::model_flops_utilization(double flops) {
 }
 
 void StepLog::record(const StepRecord& record) {
-  using parallel::OpKind;
+  using parallel::Phase;
   const double tokens_per_second = static_cast<double>(record.result.tokens) / record.step_seconds;
   const double flops = tokens_per_second * flops_per_token_, mfu = model_flops_utilization(flops);
   const int64_t memory = device::resident_memory().now;
-  const auto phase = [&](std::initializer_list<OpKind> kinds) {
-    int64_t nanoseconds = 0;
-    for (const OpKind kind : kinds) nanoseconds += record.phases[static_cast<size_t>(kind)];
-    return static_cast<double>(nanoseconds) * 1e-9;
-  };
-  std::array<observe::Field, 24> fields = {
-      observe::Field{"step", record.step},
-      {"loss", record.result.loss},
-      {"grad_norm", record.result.gradient_norm},
-      {"learning_rate", record.learning_rate},
-      {"tokens", record.consumed_tokens},
-      {"step_seconds", record.step_seconds},
-      {"tokens_per_second", tokens_per_second},
-      {"tflops", flops * 1e-12},
-      {"mfu", mfu},
-      {"memory_bytes", memory},
-      {"data_seconds", record.data_seconds},
-      {"gather_seconds", phase({OpKind::gather})},
-      {"forward_seconds", phase({OpKind::forward})},
-      {"loss_seconds", phase({OpKind::loss})},
-      {"backward_seconds", phase({OpKind::backward})},
-      {"reduce_seconds", phase({OpKind::count, OpKind::clear, OpKind::pack, OpKind::reduce, OpKind::replicate,
-                                OpKind::accumulate, OpKind::measure, OpKind::agree})},
-      {"update_seconds", phase({OpKind::update})}};
+  const auto phase = [&](Phase which) { return static_cast<double>(record.phases[static_cast<size_t>(which)]) * 1e-9; };
+  std::array<observe::Field, 24> fields = {observe::Field{"step", record.step},
+                                           {"loss", record.result.loss},
+                                           {"grad_norm", record.result.gradient_norm},
+                                           {"learning_rate", record.learning_rate},
+                                           {"tokens", record.consumed_tokens},
+                                           {"step_seconds", record.step_seconds},
+                                           {"tokens_per_second", tokens_per_second},
+                                           {"tflops", flops * 1e-12},
+                                           {"mfu", mfu},
+                                           {"memory_bytes", memory},
+                                           {"data_seconds", record.data_seconds},
+                                           {"gather_seconds", phase(Phase::gather)},
+                                           {"forward_seconds", phase(Phase::forward)},
+                                           {"loss_seconds", phase(Phase::loss)},
+                                           {"backward_seconds", phase(Phase::backward)},
+                                           {"reduce_seconds", phase(Phase::reduce)},
+                                           {"update_seconds", phase(Phase::update)}};
   size_t count = 17;
   if (record.loss_scale) {
     fields[count++] = {"loss_scale", *record.loss_scale};
@@ -168,7 +166,8 @@ void StepLog::show_validation(const StepRecord& record) {
 
 void StepLog::amend(const StepRecord& record) {
   std::vector<observe::Field> fields = {{"validation_loss", record.validation_loss.value()}};
-  if (record.validation_bits_per_byte) fields.push_back({"validation_bits_per_byte", *record.validation_bits_per_byte});
+  if (record.validation_bits_per_byte)
+    fields.emplace_back("validation_bits_per_byte", *record.validation_bits_per_byte);
   metrics_.amend(record.step, fields);
   log_validation(record);
   sync();

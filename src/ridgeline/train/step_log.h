@@ -17,8 +17,8 @@
 
 namespace ridgeline::train {
 
-// Nanoseconds by kind of operation.
-using PhaseTimes = std::array<int64_t, static_cast<size_t>(parallel::OpKind::update) + 1>;
+// Nanoseconds by parallel::Phase.
+using PhaseTimes = std::array<int64_t, parallel::kPhases>;
 
 // Times every operation of the executor; records a trace while that is enabled.
 class OpTimer : public parallel::OpObserver {
@@ -27,7 +27,7 @@ class OpTimer : public parallel::OpObserver {
   void operation(const parallel::Op& op, int64_t begin, int64_t end) override;
 
   void reset() { nanoseconds_ = {}; }
-  // By kind of operation, since the last reset.
+  // Since the last reset.
   const PhaseTimes& phases() const { return nanoseconds_; }
   observe::Trace* trace() { return trace_ ? &*trace_ : nullptr; }
 

@@ -201,13 +201,15 @@ class Trainer {
   void report_start() {
     first_ = false;
     if (!log_) return;
-    log_->message(
-        fmt::format("start-up: {} to the end of the first step: data {}, memory {} ({} planned per rank), "
-                    "weights {}, first step {}",
-                    observe::format_duration(start_up_seconds_), observe::format_duration(job_.prepare_seconds),
-                    observe::format_duration(memory_seconds_),
-                    observe::format_bytes(static_cast<double>(executor_.inventory().total_bytes())),
-                    observe::format_duration(weights_seconds_), observe::format_duration(first_step_seconds_)));
+    log_->message(fmt::format(
+        "start-up: {} to the end of the first step: data {}, memory {} ({} planned per rank; {} operations and "
+        "{} buffers proved in {}), weights {}, first step {}",
+        observe::format_duration(start_up_seconds_), observe::format_duration(job_.prepare_seconds),
+        observe::format_duration(memory_seconds_),
+        observe::format_bytes(static_cast<double>(executor_.inventory().total_bytes())),
+        observe::format_integer(executor_.proof().operations), observe::format_integer(executor_.proof().buffers),
+        observe::format_duration(executor_.proof().seconds), observe::format_duration(weights_seconds_),
+        observe::format_duration(first_step_seconds_)));
   }
 
   // The program for the batch of the step that begins now.

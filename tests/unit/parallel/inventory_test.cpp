@@ -84,6 +84,31 @@ TEST(inventory, overlap_check_knows_streams) {
   EXPECT_FALSE(overlapping(inventory, list).empty());
 }
 
+// A buffer that a transfer still reads is in use, although a computation that nobody waits for reads it later.
+TEST(inventory, overlap_check_counts_the_last_use_on_every_stream) {
+  Program program{.name = "step", .ops = {}};
+  program.ops = {{OpKind::clear}, {OpKind::reduce, 0, 0, {0}}, {OpKind::measure}, {OpKind::clear, 1}};
+  const Inventory inventory{.buffers = {{.kind = BufferKind::unit_gradient,
+                                         .program = 0,
+                                         .first = 0,
+                                         .last = 2,
+                                         .last_on = {2, -1, 1, -1, -1},
+                                         .name = "first",
+                                         .bytes = 64},
+                                        {.kind = BufferKind::unit_gradient,
+                                         .index = 1,
+                                         .program = 0,
+                                         .first = 3,
+                                         .last = 3,
+                                         .last_on = {3, -1, -1, -1, -1},
+                                         .name = "second",
+                                         .bytes = 64}},
+                            .positions = {}};
+  EXPECT_EQ(overlapping(inventory, {program}).size(), 1U);
+  program.ops[3].after = {1};
+  EXPECT_TRUE(overlapping(inventory, {program}).empty());
+}
+
 TEST(inventory, accumulation_costs_no_activations) {
   const auto bytes = [&](int micro_batches) {
     const RunShape run = small({.weights = DType::bf16, .micro_batches = micro_batches});

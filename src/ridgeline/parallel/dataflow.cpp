@@ -1,0 +1,256 @@
+#include "ridgeline/parallel/dataflow.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <cstdint>
+#include <string_view>
+
+#include "ridgeline/base/error.h"
+#include "ridgeline/model/declarations.h"
+
+namespace ridgeline::parallel {
+namespace {
+
+struct ValueTraits {
+  ValueKind kind;
+  std::string_view what;
+  Subject subject;
+  bool must_be_used;
+  bool takes_memory;
+};
+// What it is called, what its numbers mean, must_be_used, takes_memory.
+constexpr std::array kValues = {
+    ValueTraits{ValueKind::tokens, "tokens", Subject::micro, true, false},
+    ValueTraits{ValueKind::token_count, "the number of valid tokens", Subject::step, false, false},
+    ValueTraits{ValueKind::state, "state", Subject::unit, false, false},
+    ValueTraits{ValueKind::updated_state, "updated state", Subject::unit, false, false},
+    ValueTraits{ValueKind::weights, "weights", Subject::unit, true, true},
+    ValueTraits{ValueKind::activation, "output", Subject::element, true, true},
+    ValueTraits{ValueKind::saved, "saved values", Subject::element, false, false},  // evaluation writes them too
+    ValueTraits{ValueKind::output_gradient, "gradient of the output", Subject::element, true, true},
+    ValueTraits{ValueKind::weight_inputs, "inputs of the weight part", Subject::element, true, false},
+    ValueTraits{ValueKind::gradient, "gradient", Subject::unit_of_micro, true, false},
+    ValueTraits{ValueKind::packed_gradient, "packed gradient", Subject::unit_of_micro, true, false},
+    ValueTraits{ValueKind::shard_sum, "gradient summed over the shards", Subject::unit_of_micro, true, false},
+    ValueTraits{ValueKind::sum, "gradient summed over all ranks", Subject::unit_of_micro, true, false},
+    ValueTraits{ValueKind::step_gradient, "gradient of the step", Subject::unit, true, false},
+    ValueTraits{ValueKind::squares, "squares of the gradient", Subject::unit, true, false},
+    ValueTraits{ValueKind::losses, "losses", Subject::micro, true, false},
+    ValueTraits{ValueKind::step_scalars, "the step's scalars", Subject::step, false, false},
+};
+static_assert(kValues.size() == kValueKinds);
+
+const ValueTraits& traits_of(ValueKind kind) {
+  const ValueTraits& found = kValues.at(static_cast<size_t>(kind));
+  RL_REQUIRE(found.kind == kind, "the table of values is not in the order of ValueKind: {}", found.what);
+  return found;
+}
+
+// Collects the uses of one operation after the other.
+class Collector {
+ public:
+  Collector(const model::TransformerConfig& config, const Sharding& sharding, const Program& program,
+            std::vector<Use>& uses)
+      : config_(config), sharding_(sharding), program_(program), uses_(uses) {}
+
+  void collect(int position) {
+    const Op& op = program_.ops[static_cast<size_t>(position)];
+    const int window = sharding_.window(op.micro);
+    switch (op.kind) {
+      case OpKind::count:
+        write(ValueKind::token_count);
+        for (int micro = 0; micro < program_.micro_batches; ++micro) read(ValueKind::tokens, 0, micro);
+        return;
+      case OpKind::gather:
+        write(ValueKind::weights, op.index, op.micro);
+        return read(ValueKind::state, op.index);
+      case OpKind::forward:
+        write(ValueKind::activation, op.index, op.micro);
+        if (op.index >= 0) write(ValueKind::saved, op.index, op.micro);
+        read_computation(position);
+        return;
+      case OpKind::loss:
+        write(ValueKind::output_gradient, op.index - 1, op.micro);
+        write(ValueKind::losses, 0, op.micro);
+        add_gradients(op);
+        read(ValueKind::token_count);
+        read_computation(position);
+        return;
+      case OpKind::evaluate:
+        write(ValueKind::losses, 0, op.micro);
+        read_computation(position);
+        return;
+      case OpKind::clear:
+        return write(ValueKind::gradient, op.index, window);
+      case OpKind::backward:
+        if (op.index >= 0) write(ValueKind::output_gradient, op.index - 1, op.micro);
+        add_gradients(op);
+        read_backward(op);
+        read_computation(position);
+        return;
+      case OpKind::backward_input:
+        if (op.index >= 0) write(ValueKind::output_gradient, op.index - 1, op.micro);
+        write(ValueKind::weight_inputs, op.index, op.micro);
+        read_backward(op);
+        read_computation(position);
+        return;
+      case OpKind::backward_weight:
+        add_gradients(op);
+        return read(ValueKind::weight_inputs, op.index, op.micro);
+      case OpKind::pack:
+        write(ValueKind::packed_gradient, op.index, window);
+        return read(ValueKind::gradient, op.index, window);
+      case OpKind::reduce:
+        write(sums_twice() ? ValueKind::shard_sum : ValueKind::sum, op.index, window);
+        return read(sharding_.packs() ? ValueKind::packed_gradient : ValueKind::gradient, op.index, window);
+      case OpKind::replicate:
+        write(ValueKind::sum, op.index, window);
+        return read(ValueKind::shard_sum, op.index, window);
+      case OpKind::accumulate:
+        use(window == 0 ? Access::write : Access::add, ValueKind::step_gradient, op.index, 0);
+        return read(ValueKind::sum, op.index, window);
+      case OpKind::measure:
+        write(ValueKind::squares, op.index);
+        return read_step_gradient(op.index);
+      case OpKind::agree:
+        return agree();
+      case OpKind::update:
+        write(ValueKind::updated_state, op.index);
+        read(ValueKind::state, op.index);
+        read_step_gradient(op.index);
+        return read(ValueKind::step_scalars);
+      case OpKind::exchange:
+        for (const Message& message : op.messages) {
+          const ValueKind kind = message.backward ? ValueKind::output_gradient : ValueKind::activation;
+          use(message.sends ? Access::read : Access::write, kind, message.element, message.micro);
+        }
+        return;
+    }
+  }
+
+ private:
+  void use(Access access, ValueKind kind, int index, int micro) { uses_.push_back({{kind, index, micro}, access}); }
+  void write(ValueKind kind, int index = 0, int micro = 0) { use(Access::write, kind, index, micro); }
+  void read(ValueKind kind, int index = 0, int micro = 0) { use(Access::read, kind, index, micro); }
+
+  bool sums_twice() const { return sharding_.shards() > 1 && sharding_.replicas() > 1; }
+
+  // What forward, loss and backward of an element have in common: its input, its tokens, its weights.
+  void read_computation(int position) {
+    const Op& op = program_.ops[static_cast<size_t>(position)];
+    if (op.index >= 0) read(ValueKind::activation, op.index - 1, op.micro);
+    read(ValueKind::tokens, 0, op.micro);
+    for (const int unit : units_read(config_, op)) {
+      const int gather = program_.gather_of(position, unit);
+      const int without = sharding_.cuts(Shard::optimizer) ? kNotGathered : kResident;
+      read(ValueKind::weights, unit, gather < 0 ? without : program_.ops[static_cast<size_t>(gather)].micro);
+    }
+  }
+  void read_backward(const Op& op) {
+    read(ValueKind::output_gradient, op.index, op.micro);
+    if (op.index >= 0) read(ValueKind::saved, op.index, op.micro);
+  }
+  void add_gradients(const Op& op) {
+    for (const int unit : units_added_to(config_, op))
+      use(Access::add, ValueKind::gradient, unit, sharding_.window(op.micro));
+  }
+  void read_step_gradient(int unit) {
+    if (sharding_.accumulates()) return read(ValueKind::step_gradient, unit);
+    read(ValueKind::sum, unit, 0);
+  }
+  void agree() {
+    write(ValueKind::step_scalars);
+    if (program_.last_element == static_cast<int>(config_.layers)) {
+      for (int micro = 0; micro < program_.micro_batches; ++micro) read(ValueKind::losses, 0, micro);
+    }
+    if (!program_.trains()) return;
+    for (const int unit : units_of(config_, program_)) read(ValueKind::squares, unit);
+  }
+
+  const model::TransformerConfig& config_;
+  const Sharding& sharding_;
+  const Program& program_;
+  std::vector<Use>& uses_;
+};
+
+}  // namespace
+
+std::string Value::name() const {
+  const ValueTraits& traits = traits_of(kind);
+  switch (traits.subject) {
+    case Subject::step:
+      return std::string(traits.what);
+    case Subject::micro:
+      return fmt::format("{} of micro-batch {}", traits.what, micro);
+    case Subject::unit:
+      return fmt::format("{} of unit {}", traits.what, index);
+    case Subject::unit_of_micro:
+      return fmt::format("{} of unit {}, window {}", traits.what, index, micro);
+    case Subject::element:
+      return fmt::format("{} of {}, micro-batch {}", traits.what, name_of_element(index), micro);
+    case Subject::messages:
+      break;
+  }
+  return "?";
+}
+
+size_t ValueHash::operator()(const Value& value) const {
+  uint64_t hash = static_cast<uint64_t>(value.kind);
+  for (const int part : {value.index, value.micro})
+    hash = (hash ^ static_cast<uint32_t>(part)) * 0x9e3779b97f4a7c15U + (hash >> 29U);
+  return hash;
+}
+
+bool must_be_used(ValueKind kind) {
+  return traits_of(kind).must_be_used;
+}
+
+bool takes_memory(ValueKind kind) {
+  return traits_of(kind).takes_memory;
+}
+
+std::vector<int> units_read(const model::TransformerConfig& config, const Op& op) {
+  switch (op.kind) {
+    case OpKind::forward:
+    case OpKind::loss:
+    case OpKind::evaluate:
+      return model::units_of_element(config, op.index);
+    case OpKind::backward:
+    case OpKind::backward_input:
+      // The embedding's gradient depends on tokens alone.
+      return op.index < 0 ? std::vector<int>{} : model::units_of_element(config, op.index);
+    default:
+      return {};
+  }
+}
+
+std::vector<int> units_added_to(const model::TransformerConfig& config, const Op& op) {
+  const bool adds = op.kind == OpKind::loss || op.kind == OpKind::backward || op.kind == OpKind::backward_weight;
+  return adds ? model::units_of_element(config, op.index) : std::vector<int>{};
+}
+
+Dataflow::Dataflow(const model::TransformerConfig& config, const Sharding& sharding, const Program& program) {
+  uses_.reserve(program.ops.size() * 5);
+  begin_.reserve(program.ops.size() + 1);
+  Collector collector(config, sharding, program, uses_);
+  for (size_t i = 0; i < program.ops.size(); ++i) {
+    begin_.push_back(uses_.size());
+    collector.collect(static_cast<int>(i));
+  }
+  begin_.push_back(uses_.size());
+  for (int micro = 0; micro < program.micro_batches; ++micro) given_.push_back({ValueKind::tokens, 0, micro});
+  for (const int unit : units_of(config, program)) {
+    given_.push_back({ValueKind::state, unit});
+    if (!sharding.cuts(Shard::optimizer)) given_.push_back({ValueKind::weights, unit, kResident});
+    if (program.trains()) wanted_.push_back({ValueKind::updated_state, unit});
+  }
+  wanted_.push_back({ValueKind::step_scalars});
+}
+
+std::span<const Use> Dataflow::of(int position) const {
+  const auto at = static_cast<size_t>(position);
+  return std::span(uses_).subspan(begin_[at], begin_[at + 1] - begin_[at]);
+}
+
+}  // namespace ridgeline::parallel

@@ -1,0 +1,85 @@
+// What a start refuses: a wrong program and a wrong layout, with operations and buffers named.
+#include "ridgeline/parallel/proof.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <functional>
+#include <string>
+
+#include "ridgeline/base/error.h"
+
+namespace ridgeline::parallel {
+namespace {
+
+RunShape small() {
+  RunShape run;
+  run.config.layers = 2;
+  run.config.width = 48;
+  run.config.heads = 4;
+  run.config.kv_heads = 4;
+  run.config.ffn = 192;
+  run.config.vocab = 331;
+  run.config.context = 32;
+  run.batch = {.batch = 3, .sequence = 17, .dtype = DType::f32, .head_chunk = 20, .team_size = 1};
+  run.evaluation_batch = run.batch;
+  run.sharding = {.level = Shard::parameters, .ranks = 4, .micro_batches = 2};
+  return run;
+}
+
+std::vector<Program> programs(const RunShape& run) {
+  return {lower(run.config, schedule(1, run.sharding.micro_batches)[0], run.sharding),
+          evaluation(run.config, 1, run.sharding)};
+}
+
+// The refusal; "" where there is none.
+std::string refusal(const std::function<void(std::vector<Program>&, Inventory&)>& change) {
+  const RunShape run = small();
+  std::vector<Program> list = programs(run);
+  Inventory inventory = make_inventory(run, model::declare(run.config), list);
+  change(list, inventory);
+  try {
+    prove(run, list, inventory);
+    return "";
+  } catch (const Error& error) {
+    return error.what();
+  }
+}
+
+TEST(proof, counts_what_it_has_shown) {
+  const RunShape run = small();
+  const std::vector<Program> list = programs(run);
+  const Inventory inventory = make_inventory(run, model::declare(run.config), list);
+  const Proof proof = prove(run, list, inventory);
+  EXPECT_EQ(proof.operations, static_cast<int64_t>(list[0].ops.size() + list[1].ops.size()));
+  EXPECT_EQ(proof.buffers, static_cast<int64_t>(inventory.buffers.size()));
+}
+
+TEST(proof, refuses_a_wrong_program_and_names_it_and_the_operation) {
+  // Of evaluation: every program of a run is proved.
+  const std::string text = refusal([](std::vector<Program>& list, Inventory&) {
+    for (Op& op : list[1].ops) {
+      if (op.kind == OpKind::forward && op.index == 1) op.after.clear();
+    }
+  });
+  EXPECT_NE(text.find("the program 'evaluate' is wrong: rank 0: 'forward block 1 micro 0' needs weights of unit"),
+            std::string::npos)
+      << text;
+}
+
+TEST(proof, refuses_a_wrong_layout_and_names_buffers_and_operations) {
+  const std::string text = refusal([](std::vector<Program>&, Inventory& inventory) {
+    const Buffer& embedding = *inventory.find(BufferKind::activation, -1, 0, 0);
+    const auto other = std::find_if(inventory.buffers.begin(), inventory.buffers.end(), [](const Buffer& buffer) {
+      return buffer.kind == BufferKind::activation && buffer.index == 0 && buffer.program == 0;
+    });
+    other->offset = embedding.offset;
+  });
+  EXPECT_NE(text.find("'output of embedding' (from 'forward embedding micro 0' to 'backward block 0 micro 0') and "
+                      "'output of block 0' (from 'forward block 0 micro 0' to 'backward block 1 micro 0')"),
+            std::string::npos)
+      << text;
+}
+
+}  // namespace
+}  // namespace ridgeline::parallel
