@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "ridgeline/base/random.h"
+#include "ridgeline/base/words.h"
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/ops/cross_entropy.h"
 #include "ridgeline/train/state.h"
@@ -52,10 +53,10 @@ std::string Layout::describe() const {
       "prefetch {}, wire {} "
       "| "
       "recompute {} every {}, overlap {}, team {}, offload {}",
-      family, pure ? "pure " : "", name_of(precision), name_of(moments), dropout, s.ranks, parallel::name_of(s.level),
-      s.group, s.micro_batches, micro_batch, s.reduce == parallel::Reduce::every ? "every" : "last",
-      s.gather == parallel::Gather::per_step ? "per_step" : "per_use", s.prefetch, name_of(s.wire),
-      static_cast<int>(recompute), recompute_every, overlap, team, offload_window);
+      family, pure ? "pure " : "", name_of(precision), name_of(moments), dropout, s.ranks(), word_of(s.level),
+      s.shards(), s.micro_batches, micro_batch, s.reduce == parallel::Reduce::every ? "every" : "last",
+      word_of(s.gather), s.prefetch, name_of(s.wire), word_of(recompute), recompute_every, overlap, team,
+      offload_window);
 }
 
 model::TransformerConfig small_model(const std::string& family, float dropout) {
@@ -95,7 +96,7 @@ Outcome run(const Layout& layout, int steps, comm::World& world, const Change& c
                  .dropout = layout.dropout > 0.0F};
   shape.evaluation_batch = shape.batch;
   shape.sharding = layout.sharding;
-  shape.sharding.ranks = world.size();
+  shape.rank = world.rank();
   shape.sharding.weights = layout.precision;
   shape.sharding.masters = layout.pure ? layout.precision : DType::f32;
   shape.sharding.moments = layout.moments;
@@ -152,7 +153,7 @@ Outcome run(const Layout& layout, int steps, comm::World& world, const Change& c
 
 Outcome run(const Layout& layout, int steps, const Change& change) {
   Outcome outcome;
-  comm::run_threads(layout.sharding.ranks, {.timeout = std::chrono::seconds(60)}, [&](comm::World& world) {
+  comm::run_threads(layout.sharding.ranks(), {.timeout = std::chrono::seconds(60)}, [&](comm::World& world) {
     Outcome mine = run(layout, steps, world, change);
     if (world.rank() == 0) outcome = std::move(mine);
   });

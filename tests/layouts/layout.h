@@ -19,7 +19,7 @@ struct Layout {
   DType moments = DType::f32;
   float dropout = 0.0F;
   int64_t micro_batch = 1;
-  // ranks, level, group, cadence, wire, …; weights and ranks are filled in by run().
+  // Mesh, level, cadence, wire, …; dtypes of state are filled in by run().
   parallel::Sharding sharding;
   bool overlap = true;
   int team = 1;
@@ -30,7 +30,7 @@ struct Layout {
   bool prove = true;           // false: a wrong program runs
   int64_t offload_window = 0;  // parallel::RunShape's
 
-  int64_t global_micro_batches() const { return int64_t{sharding.ranks} * sharding.micro_batches; }
+  int64_t global_micro_batches() const { return int64_t{sharding.ranks()} * sharding.micro_batches; }
   std::string describe() const;
 };
 

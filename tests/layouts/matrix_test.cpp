@@ -62,12 +62,12 @@ Layout layout_of(const Choice& choice) {
   layout.dropout = choice[dropout] == 0 ? 0.0F : 0.1F;
   layout.micro_batch = choice[rows] + 1;
   layout.sharding.level = kLevels[choice[level]];
-  layout.sharding.ranks = choice[ranks] + 1;
   // All ranks, the smallest divisor above 1, or 1.
+  const int world = choice[ranks] + 1;
   int divisor = 2;
-  while (divisor < layout.sharding.ranks && layout.sharding.ranks % divisor != 0) ++divisor;
-  layout.sharding.group = choice[group] == 0 ? 0 : (choice[group] == 1 ? std::min(divisor, layout.sharding.ranks) : 1);
-  if (layout.sharding.ranks == 1) layout.sharding.group = 0;
+  while (divisor < world && world % divisor != 0) ++divisor;
+  layout.sharding.mesh =
+      comm::Mesh::of_data(world, choice[group] == 0 ? 0 : (choice[group] == 1 ? std::min(divisor, world) : 1));
   layout.sharding.reduce = choice[cadence] == 0 ? Reduce::last : Reduce::every;
   layout.sharding.gather = choice[gather] == 0 ? Gather::per_use : Gather::per_step;
   layout.sharding.prefetch = choice[prefetch];
@@ -153,8 +153,7 @@ TEST(layouts, a_wire_of_two_bytes_rounds_gradients_once) {
         Layout layout;
         layout.precision = DType::bf16;
         layout.sharding = {.level = shard,
-                           .ranks = 4,
-                           .group = 2,
+                           .mesh = comm::Mesh::of_data(4, 2),
                            .reduce = reduce,
                            .wire = DType::bf16,
                            .micro_batches = micro_batches};
@@ -186,7 +185,7 @@ void for_some_layouts(F&& f) {
       layout.moments = layout.pure ? DType::bf16 : DType::f32;
       layout.dropout = 0.1F;
       layout.micro_batch = 2;
-      layout.sharding = {.ranks = 3, .micro_batches = 2};
+      layout.sharding = {.mesh = comm::Mesh::of_data(3), .micro_batches = 2};
       f(layout);
     }
   }
@@ -253,8 +252,7 @@ TEST(same_bits, team_of_any_size) {
 TEST(same_bits, offload_to_a_file) {
   for_some_layouts([](Layout layout) {
     for (const auto& [ranks, group] : {std::pair{1, 0}, {2, 0}, {4, 0}, {4, 2}}) {
-      layout.sharding.ranks = ranks;
-      layout.sharding.group = group;
+      layout.sharding.mesh = comm::Mesh::of_data(ranks, group);
       for (const Shard shard : kLevels) {
         if (ranks == 1 && shard != Shard::none) continue;
         layout.sharding.level = shard;

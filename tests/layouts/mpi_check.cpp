@@ -15,12 +15,12 @@ int main() {
           layouts::Layout layout;
           layout.precision = dtype;
           layout.family = dtype == DType::f32 ? "gptj" : "gpt2";
-          layout.sharding = {.level = level,
-                             .ranks = world.size(),
-                             .group = world.size() == 4 && dtype == DType::f32 ? 2 : 0,
-                             .reduce = parallel::Reduce::every,
-                             .wire = dtype,
-                             .micro_batches = 2};
+          layout.sharding = {
+              .level = level,
+              .mesh = comm::Mesh::of_data(world.size(), world.size() == 4 && dtype == DType::f32 ? 2 : 0),
+              .reduce = parallel::Reduce::every,
+              .wire = dtype,
+              .micro_batches = 2};
           layout.offload_window = level == Shard::optimizer || level == Shard::parameters ? 1 : 0;
           const layouts::Outcome processes = layouts::run(layout, 3, world);
           const std::string difference = layouts::bitwise_difference(processes, layouts::run(layout, 3));

@@ -53,10 +53,11 @@ struct Mutation {
 };
 
 std::vector<Mutation> mutations() {
-  const parallel::Sharding plain{.ranks = 2, .micro_batches = 2};
-  const parallel::Sharding optimizer{.level = Shard::optimizer, .ranks = 2, .micro_batches = 2};
-  const parallel::Sharding every{.level = Shard::parameters, .ranks = 2, .reduce = Reduce::every, .micro_batches = 2};
-  const parallel::Sharding hybrid{.level = Shard::gradients, .ranks = 4, .group = 2, .micro_batches = 1};
+  const parallel::Sharding plain{.mesh = comm::Mesh::of_data(2), .micro_batches = 2};
+  const parallel::Sharding optimizer{.level = Shard::optimizer, .mesh = comm::Mesh::of_data(2), .micro_batches = 2};
+  const parallel::Sharding every{
+      .level = Shard::parameters, .mesh = comm::Mesh::of_data(2), .reduce = Reduce::every, .micro_batches = 2};
+  const parallel::Sharding hybrid{.level = Shard::gradients, .mesh = comm::Mesh::of_data(4, 2), .micro_batches = 1};
   const auto without = [](OpKind kind, int index, int micro = -1) {
     return [=](Program& program) { remove(program, position_of(program, kind, index, micro)); };
   };

@@ -38,6 +38,7 @@ struct Settings {
   int64_t head_chunk = 512;
   DType dtype = DType::f32;
   parallel::Sharding sharding;
+  int shard_group = 0;  // 0: all ranks
   bool guard = false;
   bool against_one_rank = false;
   double tolerance = 5e-6;
@@ -69,7 +70,7 @@ void set(Settings& settings, const std::string& assignment) {
            throw Error(fmt::format("train.precision: '{}' is neither fp32 nor bf16", value));
          settings.dtype = value == "bf16" ? DType::bf16 : DType::f32;
        }},
-      {"parallel.shard_group", [&] { settings.sharding.group = std::stoi(value); }},
+      {"parallel.shard_group", [&] { settings.shard_group = std::stoi(value); }},
       {"parallel.prefetch", [&] { settings.sharding.prefetch = std::stoi(value); }},
       {"parallel.reduce",
        [&] {
@@ -178,10 +179,14 @@ class Check {
                                   .head_chunk = settings.head_chunk,
                                   .team_size = settings.threads};
     parallel::Sharding sharding = settings.sharding;
-    sharding.ranks = world.size();
+    sharding.mesh = comm::Mesh::of_data(world.size(), settings.shard_group);
     sharding.weights = settings.dtype;
     sharding.micro_batches = micro_batches_;
-    parallel::RunShape run{.config = reference.config, .batch = shape, .evaluation_batch = shape, .sharding = sharding};
+    parallel::RunShape run{.config = reference.config,
+                           .batch = shape,
+                           .evaluation_batch = shape,
+                           .sharding = sharding,
+                           .rank = world.rank()};
     std::vector<parallel::Program> programs = {
         parallel::lower(run.config, parallel::schedule(1, micro_batches_)[0], sharding),
         parallel::evaluation(run.config, 1, sharding)};
@@ -372,6 +377,7 @@ int run(int argc, char** argv) {
     Settings whole = settings;
     whole.micro_batch = 0;
     whole.sharding = {};
+    whole.shard_group = 0;
     comm::run_threads(1, {}, [&](comm::World& world) { one_rank = Check(whole, reference, world).gradients(); });
   }
   int rows = 0, failed = 0;

@@ -46,7 +46,7 @@ void run(const Options& options) {
   const train::EvaluationSettings settings{
       .sequence = options.sequence > 0 ? options.sequence : source.config().context,
       .micro_batch = options.micro_batch,
-      .ranks = options.ranks,
+      .mesh = comm::Mesh::of_data(options.ranks),
       .threads = options.threads > 0 ? options.threads : machine.threads_per_rank(options.ranks),
       .dtype = options.precision == "bf16" ? DType::bf16 : DType::f32,
       .guard = parallel::guard_requested(),
@@ -55,15 +55,15 @@ void run(const Options& options) {
   const std::optional<data::Tokenizer> tokenizer = source.tokenizer_if_readable(options.tokenizer, notes);
   print_notes(notes);
   const std::string asked = fmt::format("--micro-batch {}, --sequence {}, --ranks {}, --threads {}",
-                                        settings.micro_batch, settings.sequence, settings.ranks, options.threads);
+                                        settings.micro_batch, settings.sequence, options.ranks, options.threads);
   if (settings.sequence > source.config().context) {
     throw Error(
         fmt::format("--sequence {}: longer than the model's context of {}", settings.sequence, source.config().context),
         fmt::format("The nearest valid value is {}.", source.config().context));
   }
-  require_threads(machine, settings.ranks, settings.threads, asked);
+  require_threads(machine, options.ranks, settings.threads, asked);
   const train::EvaluationSettings fitted = train::fitted_to(settings, dataset, documents, source.config().vocab);
-  require_bytes(machine, train::evaluation_bytes(source.config(), fitted) * settings.ranks, asked);
+  require_bytes(machine, train::evaluation_bytes(source.config(), fitted) * options.ranks, asked);
   const train::Evaluation model = train::evaluate(source, dataset, documents, settings);
   const double bytes_per_token = train::text_bytes_per_prediction(*dataset, documents, tokenizer);
   nlohmann::json json = {{"step", source.step()},

@@ -8,6 +8,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "ridgeline/base/words.h"
 #include "ridgeline/cli/command.h"
 #include "ridgeline/cli/run_config.h"
 #include "ridgeline/device/arena.h"
@@ -30,6 +31,59 @@ struct Options {
   int64_t memory = 0;      // of a rank's device; 0: this host's
   int ranks_per_host = 0;  // 0: all
 };
+
+// What is planned for ranks that do the same work.
+struct RankPlan {
+  comm::AlikeRanks ranks;
+  parallel::RunShape shape;
+  std::vector<parallel::Program> programs;
+  parallel::Inventory inventory;
+  parallel::Proof proof;
+  plan::MemoryReport report;
+};
+
+// Of every placement that differs, the one that takes most memory first.
+std::vector<RankPlan> plans_of(const train::Config& config, const device::Machine& machine, const comm::Mesh& mesh) {
+  std::vector<RankPlan> plans;
+  for (const comm::AlikeRanks& ranks : comm::alike_ranks(mesh)) {
+    RankPlan plan{.ranks = ranks,
+                  .shape = train::run_shape(config, machine, ranks.first),
+                  .programs = train::run_programs(config, ranks.first)};
+    plan.inventory = parallel::make_inventory(plan.shape, model::declare(plan.shape.config), plan.programs);
+    plan.proof = parallel::prove(plan.shape, plan.programs, plan.inventory);
+    plan.report = plan::memory_report(plan.inventory, plan.programs);
+    plans.push_back(std::move(plan));
+  }
+  std::stable_sort(plans.begin(), plans.end(),
+                   [](const RankPlan& a, const RankPlan& b) { return a.report.total > b.report.total; });
+  return plans;
+}
+
+// Which ranks do what; nothing of a rank alone.
+void print_placements(const comm::Mesh& mesh, const std::vector<RankPlan>& plans) {
+  if (mesh.world_size() == 1) return;
+  fmt::print("{}\n", mesh.describe());
+  for (const RankPlan& plan : plans) {
+    const comm::Placement& first = plan.ranks.first;
+    fmt::print("  {} rank{} as rank {} (stage {}, tensor rank {}): {} each\n", plan.ranks.ranks,
+               plan.ranks.ranks == 1 ? "" : "s", first.rank(), first.stage(), first.tensor_rank(),
+               observe::format_bytes(static_cast<double>(plan.report.total)));
+  }
+  fmt::print("\n");
+}
+
+nlohmann::json placements_json(const std::vector<RankPlan>& plans) {
+  nlohmann::json json = nlohmann::json::array();
+  for (const RankPlan& plan : plans) {
+    const comm::Placement& first = plan.ranks.first;
+    json.push_back({{"first_rank", first.rank()},
+                    {"ranks", plan.ranks.ranks},
+                    {"stage", first.stage()},
+                    {"tensor_rank", first.tensor_rank()},
+                    {"bytes_per_rank", plan.report.total}});
+  }
+  return json;
+}
 
 // Buffers of one kind and category as one line: the list per unit and operation is --all's.
 void print_summary(const parallel::Inventory& inventory, const plan::MemoryReport& report) {
@@ -81,10 +135,10 @@ void print_programs(const parallel::RunShape& shape, const std::vector<parallel:
 }
 
 // What a layout costs beside another: memory, and what a rank sends in a step with the most micro-batches.
-void print_traffic(const train::Config& config, const device::Machine& machine, int ranks,
-                   const plan::MemoryReport& report) {
-  if (ranks == 1) return;
-  const parallel::Sharding given = train::sharding_of(config, ranks);
+void print_traffic(const train::Config& config, const device::Machine& machine, const RankPlan& plan) {
+  const comm::Placement& place = plan.ranks.first;
+  if (place.mesh().world_size() == 1) return;
+  const parallel::Sharding& given = plan.shape.sharding;
   // Below level `gradients` reducing more often saves nothing.
   const bool both = given.cuts(parallel::Shard::gradients) && given.micro_batches > 1;
   observe::Table table({{"gradients reduced", observe::Table::left},
@@ -95,12 +149,12 @@ void print_traffic(const train::Config& config, const device::Machine& machine, 
   for (const parallel::Reduce reduce : {parallel::Reduce::every, parallel::Reduce::last}) {
     if (!both && reduce != given.reduce) continue;
     train::Config choice = config;
-    choice.parallel.reduce = reduce == parallel::Reduce::every ? "every" : "last";
-    const parallel::RunShape shape = train::run_shape(choice, machine, ranks);
+    choice.parallel.reduce = reduce == parallel::Reduce::every ? train::Cadence::every : train::Cadence::last;
+    const parallel::RunShape shape = train::run_shape(choice, machine, place);
     const std::vector<model::Unit> units = model::declare(shape.config);
-    const std::vector<parallel::Program> programs = train::run_programs(choice, ranks);
+    const std::vector<parallel::Program> programs = train::run_programs(choice, place);
     const int64_t bytes =
-        reduce == given.reduce ? report.total : parallel::make_inventory(shape, units, programs).total_bytes();
+        reduce == given.reduce ? plan.report.total : parallel::make_inventory(shape, units, programs).total_bytes();
     const plan::Traffic traffic = plan::traffic_by_purpose(programs.back(), units, shape.sharding);
     table.row({given.micro_batches == 1            ? "once per step"
                : reduce == parallel::Reduce::every ? fmt::format("every micro-batch of {}", given.micro_batches)
@@ -114,8 +168,8 @@ void print_traffic(const train::Config& config, const device::Machine& machine, 
 
 // Of the device that --memory names, else of this host.
 void require_memory(const Options& options, const train::Config& config, const device::Machine& machine,
-                    const plan::MemoryReport& report, int64_t order_bytes) {
-  const int ranks = options.run.ranks;
+                    const comm::Mesh& mesh, const plan::MemoryReport& report, int64_t order_bytes) {
+  const int ranks = mesh.world_size();
   const int together = options.ranks_per_host == 0 ? ranks : std::min(ranks, options.ranks_per_host);
   plan::Limit limit = plan::host_limit(machine, together);
   if (const plan::Limit cgroup = plan::cgroup_limit(machine, together); cgroup.bytes < limit.bytes) limit = cgroup;
@@ -123,7 +177,7 @@ void require_memory(const Options& options, const train::Config& config, const d
   limit.beside = order_bytes;
   if (options.memory != 0) limit = {options.memory, 1, "device"};
   plan::require_fits(
-      report, limit, [&] { return train::nearest_remedy(config, machine, ranks, limit); },
+      report, limit, [&] { return train::nearest_remedy(config, machine, mesh, limit); },
       train::most_of_it(config, report) +
           (options.memory != 0 ? fmt::format(" (--memory {})", options.memory) : std::string()));
   const auto bytes = [](auto value) { return observe::format_bytes(static_cast<double>(value)); };
@@ -141,15 +195,14 @@ void require_memory(const Options& options, const train::Config& config, const d
 void run(const Options& options) {
   const device::Machine machine = device::Machine::read();
   const train::Config config = read_run_config(options.run);
-  const parallel::RunShape shape = train::run_shape(config, machine, options.run.ranks);
-  const std::vector<parallel::Program> programs = train::run_programs(config, options.run.ranks);
-  const parallel::Inventory inventory = parallel::make_inventory(shape, model::declare(shape.config), programs);
-  const parallel::Proof proof = parallel::prove(shape, programs, inventory);
-  const plan::MemoryReport report = plan::memory_report(inventory, programs);
+  const comm::Mesh mesh = train::mesh_of(config, options.run.ranks);
+  const std::vector<RankPlan> plans = plans_of(config, machine, mesh);
+  const auto& [ranks, shape, programs, inventory, proof, report] = plans.front();
   const int64_t outside = device::resident_memory().now;
   const data::SampleIndexSize order = train::planned_index(config);
   if (options.json) {
-    nlohmann::json json = plan::to_json(inventory, report, programs, options.run.ranks);
+    nlohmann::json json = plan::to_json(inventory, report, programs, mesh);
+    json["placements"] = placements_json(plans);
     json["code_and_libraries_bytes"] = outside;
     json["sample_order"] = {{"bytes_per_process", order.bytes}, {"samples", order.samples}, {"epochs", order.epochs}};
     json["parameters"] = config.model.transformer.parameters();
@@ -164,10 +217,11 @@ void run(const Options& options) {
   fmt::print(
       "{} rank{}, {} thread{} each, {}: a step is {} sequences of {} tokens in micro-batches of {}; {:.3g} TFLOP\n\n",
       options.run.ranks, options.run.ranks == 1 ? "" : "s", shape.batch.team_size,
-      shape.batch.team_size == 1 ? "" : "s", config.train.precision, config.train.global_batch, config.train.sequence,
-      config.train.micro_batch, flops.per_token() * static_cast<double>(tokens) * 1e-12);
+      shape.batch.team_size == 1 ? "" : "s", word_of(config.train.precision), config.train.global_batch,
+      config.train.sequence, config.train.micro_batch, flops.per_token() * static_cast<double>(tokens) * 1e-12);
+  print_placements(mesh, plans);
   print_summary(inventory, report);
-  if (config.optimizer.offload == "host")
+  if (config.optimizer.offload == train::Offload::host)
     fmt::print(
         "optimizer.offload = \"host\": on CPUs the optimizer's state lies in host memory anyway; nothing moves\n");
   fmt::print("outside the plan: {} for code and libraries, per process\n",
@@ -180,10 +234,10 @@ void run(const Options& options) {
   fmt::print("proved in {}: {} operations complete and free of deadlock, {} buffers kept apart\n",
              observe::format_duration(proof.seconds), observe::format_integer(proof.operations),
              observe::format_integer(proof.buffers));
-  print_traffic(config, machine, options.run.ranks, report);
+  print_traffic(config, machine, plans.front());
   if (options.all) print_buffers(inventory, programs);
   if (options.program) print_programs(shape, programs);
-  require_memory(options, config, machine, report, order.bytes);
+  require_memory(options, config, machine, mesh, report, order.bytes);
 }
 
 }  // namespace

@@ -58,15 +58,16 @@ int launched_on_host() {
 // `order_bytes`: of each process, for the order of samples.
 void require_memory(const train::Config& config, const device::Machine& machine, int ranks, bool mpi,
                     int64_t order_bytes) {
+  const comm::Mesh mesh = train::mesh_of(config, ranks);
   const int on_host = mpi ? launched_on_host() : ranks;
-  const plan::MemoryReport report = train::memory_report(config, machine, ranks);
+  const plan::MemoryReport report = train::memory_report(config, machine, mesh);
   plan::Limit addresses = plan::address_limit(machine, mpi ? 1 : ranks);
   if (mpi) addresses.bytes -= report.peer_visible * (on_host - 1);
   const auto require = [&](plan::Limit limit, int processes) {
     train::require_index_fits(config, order_bytes, limit.bytes / processes, limit.of);
     limit.beside = order_bytes * processes;
     plan::require_fits(
-        report, limit, [&] { return train::nearest_remedy(config, machine, ranks, limit); },
+        report, limit, [&] { return train::nearest_remedy(config, machine, mesh, limit); },
         train::most_of_it(config, report));
   };
   require(plan::host_limit(machine, on_host), mpi ? on_host : 1);
@@ -136,7 +137,7 @@ void train_on(comm::World& ranks, const train::Job& job, const Options& options)
 void run_threads(Options& options, const device::Machine& machine) {
   const train::Config config = read_options(options, machine, false);
   admit_order(options, config, machine, false);
-  const train::Job job = train::prepare_job(config, options.job, machine, options.run.ranks);
+  const train::Job job = train::prepare_job(config, options.job, machine, train::mesh_of(config, options.run.ranks));
   const train::StopSignals signals;
   comm::run_threads(options.run.ranks, world_options(options, machine, config.parallel.timeout),
                     [&](comm::World& ranks) { train_on(ranks, job, options); });
@@ -157,7 +158,7 @@ void run_as_rank(Options& options, const device::Machine& machine, comm::World& 
                }));
   std::optional<train::Job> job;
   train::agree(ranks, train::standing_of([&] {
-                 job = train::prepare_job(config, options.job, machine, ranks.size());
+                 job = train::prepare_job(config, options.job, machine, train::mesh_of(config, ranks.size()));
                  return std::vector<train::Fact>{train::folder_fact(options.job)};
                }));
   train_on(ranks, *job, options);

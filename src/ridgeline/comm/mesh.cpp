@@ -91,11 +91,16 @@ Coordinates Mesh::coordinates(int rank) const {
   return place;
 }
 
-std::vector<int> Mesh::group(int rank, AxisSet axes) const {
+int Mesh::first_of_group(int rank, AxisSet axes) const {
   Coordinates place = coordinates(rank);
   for (const Axis axis : kAxisOrder) {
     if (axes.contains(axis)) place[axis] = 0;
   }
+  return this->rank(place);
+}
+
+std::vector<int> Mesh::group(int rank, AxisSet axes) const {
+  Coordinates place = coordinates(first_of_group(rank, axes));
   std::vector<int> members;
   members.reserve(static_cast<size_t>(size(axes)));
   // Counts through the chosen axes like an odometer, fastest last: ranks come out ascending.
@@ -136,6 +141,19 @@ std::string Mesh::describe() const {
     text += fmt::format("{}{} {}", text.empty() ? "" : " × ", name_of(axis), sizes_[axis]);
   }
   return text;
+}
+
+std::vector<AlikeRanks> alike_ranks(const Mesh& mesh) {
+  std::vector<AlikeRanks> all;
+  for (int pp = 0; pp < mesh.size(Axis::pp); ++pp) {
+    for (int tp = 0; tp < mesh.size(Axis::tp); ++tp) {
+      Coordinates first;
+      first[Axis::pp] = pp;
+      first[Axis::tp] = tp;
+      all.push_back({Placement(mesh, mesh.rank(first)), mesh.size(kGradientAxes)});
+    }
+  }
+  return all;
 }
 
 }  // namespace ridgeline::comm

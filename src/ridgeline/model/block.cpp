@@ -456,6 +456,11 @@ BlockScratch carve_block_scratch(Carver& carver, const TransformerConfig& config
   return scratch;
 }
 
+std::span<const std::string_view> words_of(Recompute /*type*/) {
+  static constexpr std::array<std::string_view, 3> kWords = {"none", "selective", "full"};
+  return kWords;
+}
+
 void block_forward(device::Stream& stream, const TransformerConfig& config, const BatchShape& shape, int layer,
                    const Batch& batch, const StepRandom& random, const BlockWeights& weights, ConstRef input,
                    const BlockSaved& saved, Ref output, const BlockScratch& scratch, Recompute /*recompute*/) {

@@ -11,6 +11,8 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
+#include <string_view>
 
 #include "ridgeline/device/stream.h"
 #include "ridgeline/model/batch.h"
@@ -40,6 +42,7 @@ enum class Recompute : uint8_t {
               // keeps T x T anyway)
   full        // only the block's input: the backward runs the forward again, without the last product
 };
+std::span<const std::string_view> words_of(Recompute);
 
 // What a block's forward leaves for its backward. Null: not kept, or this model has none.
 struct BlockSaved {

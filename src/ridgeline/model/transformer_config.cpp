@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/base/words.h"
 
 namespace ridgeline::model {
 namespace {
@@ -131,7 +132,7 @@ struct FieldWriter {
   template <typename T>
   void operator()(const char* name, const T& value) const {
     if constexpr (std::is_enum_v<T>) {
-      json[name] = words_of(value)[static_cast<size_t>(value)];
+      json[name] = word_of(value);
     } else if constexpr (std::is_same_v<T, float>) {
       json[name] = std::stod(fmt::format("{}", value));
     } else {
@@ -149,10 +150,9 @@ struct FieldReader {
     if (found == json.end()) return;
     try {
       if constexpr (std::is_enum_v<T>) {
-        const auto words = words_of(value);
-        const auto word = std::find(words.begin(), words.end(), found->template get<std::string>());
-        if (word == words.end()) throw Error(fmt::format("{}: {} = {}: no such option", where, name, found->dump()));
-        value = static_cast<T>(word - words.begin());
+        const std::optional<T> read = of_word<T>(found->template get<std::string>());
+        if (!read) throw Error(fmt::format("{}: {} = {}: no such option", where, name, found->dump()));
+        value = *read;
       } else {
         value = found->template get<T>();
       }

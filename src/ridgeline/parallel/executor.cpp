@@ -186,9 +186,10 @@ void Executor::count_tokens(int program, const StepInput& input) {
     valid_tokens_ +=
         std::count_if(labels, labels + run_.batch.tokens(), [](int32_t label) { return label != ops::kIgnoredLabel; });
   }
-  if (ranks_->size() > 1) {
-    ranks_->wait(
-        ranks_->all_reduce(Ref(&valid_tokens_), 1, comm::ReduceOp::sum, {"number of valid tokens", -1, input.step}));
+  comm::Communicator& ranks = data_ ? *data_ : *ranks_;
+  if (ranks.size() > 1) {
+    ranks.wait(
+        ranks.all_reduce(Ref(&valid_tokens_), 1, comm::ReduceOp::sum, {"number of valid tokens", -1, input.step}));
   }
   result_.tokens = valid_tokens_;
   if (run_.batch.dtype != DType::f16) return;

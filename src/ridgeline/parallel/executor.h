@@ -213,8 +213,9 @@ class Executor {
   // What collectives read: must outlive the communicators, since peers may still read it when one rank fails.
   std::unique_ptr<Agreement> agreement_;
   int64_t valid_tokens_ = 0;
-  // Over all ranks; over the ranks of a shard group, one per stream; over the replicas of this rank's shard.
-  std::unique_ptr<comm::Communicator> ranks_, gather_, reduce_, replicas_;
+  // Over all ranks; over the ranks of a shard group, one per stream; over the replicas of this rank's shard; over the
+  // data ranks where these are not all.
+  std::unique_ptr<comm::Communicator> ranks_, gather_, reduce_, replicas_, data_;
   device::Arena host_;
   std::span<std::byte> peer_visible_;
   const Offload offload_;

@@ -5,7 +5,6 @@
 #include <iterator>
 
 #include "ridgeline/base/error.h"
-#include "ridgeline/comm/mesh.h"
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/parallel/dataflow.h"
 #include "ridgeline/parallel/executor_parts.h"
@@ -42,15 +41,17 @@ Executor::Executor(RunShape run, std::vector<Program> programs, comm::World& wor
       ranks_(world.communicator("all ranks")),
       host_(inventory_.host_bytes, &stream.team()),
       offload_(offload_of(run_, units_)) {
-  RL_CHECK(run_.sharding.ranks, ==, world.size());
+  RL_CHECK(run_.sharding.mesh.world_size(), ==, world.size());
+  RL_CHECK(run_.rank, ==, world.rank());
   RL_CHECK(name_of(run_.sharding.weights), ==, name_of(run_.batch.dtype));
   RL_REQUIRE(!options_.guard || options_.packing == Packing::separate,
              "only buffers on pages of their own are guarded");
-  const comm::Mesh mesh = comm::Mesh::of_world(world.size(), 1, 1, 1, run_.sharding.shards());
-  const std::vector<int> shards = mesh.group(world.rank(), {comm::Axis::dp_shard});
-  gather_ = world.communicator(shards, "shards, gather");
-  reduce_ = world.communicator(shards, "shards, reduce");
-  replicas_ = world.communicator(mesh.group(world.rank(), {comm::Axis::dp_replicate}), "replicas, reduce");
+  const comm::Placement place = run_.place();
+  const auto members = [&](Group group) { return place.group(axes_of(group, run_.sharding)); };
+  gather_ = world.communicator(members(Group::shards), "shards, gather");
+  reduce_ = world.communicator(members(Group::shards), "shards, reduce");
+  replicas_ = world.communicator(members(Group::replicas), "replicas, reduce");
+  if (place.size(comm::kGradientAxes) != world.size()) data_ = world.communicator(members(Group::data), "data, reduce");
   if (inventory_.peer_visible_bytes > 0) peer_visible_ = world.peer_visible(inventory_.peer_visible_bytes);
   size_t longest = 0;
   for (const Program& program : programs_) longest = std::max(longest, program.ops.size());
@@ -107,9 +108,10 @@ void Executor::locate_units() {
     const int unit = static_cast<int>(u);
     UnitMemory memory;
     memory.extent = extent_of(units_[u], sharding);
-    const int64_t first = reduce_->rank() * memory.extent.part;
+    const comm::Placement place = run_.place();
+    const int64_t first = place.index(sharding.shard_axes()) * memory.extent.part;
     memory.part = {first, first + memory.extent.part};
-    memory.piece.first = first + replicas_->rank() * memory.extent.piece;
+    memory.piece.first = first + place.index(sharding.replica_axes()) * memory.extent.piece;
     memory.piece.last = memory.piece.first + memory.extent.piece;
     const Buffer* const master = inventory_.find(BufferKind::master, unit, 0, -1);
     const bool whole_master = master->bytes >= memory.extent.whole * size_of(sharding.masters);

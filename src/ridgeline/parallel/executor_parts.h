@@ -44,10 +44,12 @@ struct Executor::Updated {
   Ref master, moment1, moment2;
 };
 
-// All i64, so that one exact all-reduce sums it.
+// All i64, so that one exact all-reduce over the world sums it.
 struct Executor::Agreement {
-  ExactSum squares, losses;
-  int64_t tokens = 0, stop = 0;
+  ExactSum squares;    // of gradients: each rank of its pieces, so that every parameter counts once
+  ExactSum losses;     // of each data rank's tokens: of the last stage and one of its tensor ranks
+  int64_t tokens = 0;  // likewise
+  int64_t stop = 0;    // of every rank
 };
 
 }  // namespace ridgeline::parallel

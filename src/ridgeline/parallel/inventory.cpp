@@ -267,8 +267,8 @@ int64_t place_transient(std::vector<Buffer*>& buffers, size_t operations, int64_
 }  // namespace
 
 Extent extent_of(const model::Unit& unit, const Sharding& sharding) {
-  const int64_t whole = unit.padded(sharding.ranks);
-  return {whole, whole / sharding.shards(), whole / sharding.ranks};
+  const int64_t whole = unit.padded(sharding.ranks());
+  return {whole, whole / sharding.shards(), whole / sharding.ranks()};
 }
 
 std::string_view name_of(Category category) {

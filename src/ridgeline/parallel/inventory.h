@@ -72,12 +72,13 @@ struct Buffer {
   int64_t offset = 0;  // in its space
 };
 
-// What a run's memory depends on.
+// What the memory of a run's rank depends on.
 struct RunShape {
   model::TransformerConfig config;
   model::BatchShape batch;             // of one micro-batch in training; dtype bf16 means mixed precision
   model::BatchShape evaluation_batch;  // of one micro-batch in evaluation
   Sharding sharding;                   // its weights' dtype is the batch's
+  int rank = 0;                        // in the sharding's mesh
   bool training = true;                // false: evaluation only, no gradients or optimizer state
   // What blocks 0, k, 2 k … compute again in their backward; the others keep everything.
   model::Recompute recompute = model::Recompute::none;
@@ -91,6 +92,14 @@ struct RunShape {
   }
 
   bool mixed() const { return sharding.mixed(); }
+
+  comm::Placement place() const { return {sharding.mesh, rank}; }
+  // The same run on another rank.
+  RunShape on_rank(int other) const {
+    RunShape shape = *this;
+    shape.rank = other;
+    return shape;
+  }
 };
 
 // Elements of a unit's segment. Padded so that the pieces of all ranks are equal and of whole norm blocks. Shard s of

@@ -15,7 +15,7 @@ namespace ridgeline::parallel {
 namespace {
 
 constexpr std::array kOps = {
-    OpTraits{OpKind::count, "count tokens", Subject::step, StreamId::reduce, Group::world, Phase::reduce},
+    OpTraits{OpKind::count, "count tokens", Subject::step, StreamId::reduce, Group::data, Phase::reduce},
     OpTraits{OpKind::gather, "gather", Subject::unit, StreamId::gather, Group::shards, Phase::gather},
     OpTraits{OpKind::forward, "forward", Subject::element, StreamId::compute, Group::none, Phase::forward},
     OpTraits{OpKind::loss, "loss", Subject::micro, StreamId::compute, Group::none, Phase::loss},
@@ -195,23 +195,38 @@ void add_forward(std::vector<Op>& list, const model::TransformerConfig& config, 
 
 }  // namespace
 
-std::string_view name_of(Shard shard) {
-  switch (shard) {
-    case Shard::none:
-      return "none";
-    case Shard::optimizer:
-      return "optimizer";
-    case Shard::gradients:
-      return "gradients";
-    case Shard::parameters:
-      return "parameters";
-  }
-  return "?";
+std::span<const std::string_view> words_of(Shard /*type*/) {
+  static constexpr std::array<std::string_view, 4> kWords = {"none", "optimizer", "gradients", "parameters"};
+  return kWords;
+}
+
+std::span<const std::string_view> words_of(Gather /*type*/) {
+  static constexpr std::array<std::string_view, 2> kWords = {"per_use", "per_step"};
+  return kWords;
 }
 
 std::string_view name_of(StreamId stream) {
   constexpr std::array<std::string_view, kStreams> kNames{"compute", "gather", "reduce", "exchange", "copy"};
   return kNames.at(static_cast<size_t>(stream));
+}
+
+comm::AxisSet axes_of(Group group, const Sharding& sharding) {
+  switch (group) {
+    case Group::none:
+      return {};
+    case Group::world:
+      return comm::kAllAxes;
+    case Group::data:
+      return comm::kGradientAxes;
+    case Group::shards:
+      return sharding.shard_axes();
+    case Group::replicas:
+      return sharding.replica_axes();
+    case Group::stages:
+      return {comm::Axis::pp};
+  }
+  RL_REQUIRE(false, "group {}", static_cast<int>(group));
+  return {};
 }
 
 const OpTraits& traits_of(OpKind kind) {

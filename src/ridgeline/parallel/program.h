@@ -45,9 +45,17 @@ std::string_view name_of(StreamId stream);
 enum class Subject { step, micro, unit, unit_of_micro, element, messages };
 std::string name_of_element(int element);  // "embedding", "block 3"
 
-// Ranks that must take part together.
-enum class Group { none, world, shards, replicas, stages };
-constexpr int kGroups = 5;
+// Ranks that must take part together: those that differ only along its axes.
+enum class Group {
+  none,
+  world,     // all axes
+  data,      // with the same part of the model
+  shards,    // with one copy, together, of what is sharded
+  replicas,  // with the same part of it
+  stages     // of one pipeline
+};
+constexpr int kGroups = 6;
+comm::AxisSet axes_of(Group group, const Sharding& sharding);
 
 // Of a step's time, in the log.
 enum class Phase { gather, forward, loss, backward, reduce, update, exchange };

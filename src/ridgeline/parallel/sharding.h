@@ -3,14 +3,16 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string_view>
 
 #include "ridgeline/base/dtype.h"
+#include "ridgeline/comm/mesh.h"
 
 namespace ridgeline::parallel {
 
 // Each level includes the ones before it.
-enum class Shard {
+enum class Shard : uint8_t {
   none,       // everything replicated: DDP
   optimizer,  // master weights and moments: ZeRO-1
   gradients,  // accumulated gradients too: ZeRO-2
@@ -18,26 +20,26 @@ enum class Shard {
 };
 
 // When accumulated gradients are reduced.
-enum class Reduce {
+enum class Reduce : uint8_t {
   last,  // once per step, after the last micro-batch: least traffic
   every  // after every micro-batch: from level `gradients` on the least memory
 };
 
 // How long gathered weights stay (level `parameters`).
-enum class Gather {
+enum class Gather : uint8_t {
   per_use,  // dropped after a use, unless the next one is at hand: forward and backward gather (FSDP's
             // reshard_after_forward)
   per_step  // kept from the first use to the last of a program
 };
 
-std::string_view name_of(Shard shard);
+std::span<const std::string_view> words_of(Shard);
+std::span<const std::string_view> words_of(Gather);
 
-// A run's data parallelism. `ranks` = shards x replicas: a group of `shards` consecutive ranks shares one copy of what
-// is sharded, replicas of it sum their gradients (hybrid sharding: HSDP, MiCS).
+// A run's data parallelism: the ranks along the mesh's shard axes share one copy of what is sharded, replicas of it sum
+// their gradients (hybrid sharding: HSDP, MiCS).
 struct Sharding {
   Shard level = Shard::none;
-  int ranks = 1;
-  int group = 0;  // ranks that share one copy; 0: all. Divides `ranks`.
+  comm::Mesh mesh;
   Reduce reduce = Reduce::last;
   Gather gather = Gather::per_use;
   int prefetch = 1;            // operations between the start of a transfer and the wait for it; 0: no overlap
@@ -48,8 +50,14 @@ struct Sharding {
   int micro_batches = 1;       // per step and rank: the most of any step of the run
 
   // Ranks between which the state is cut; 1 for level none.
-  int shards() const { return level == Shard::none ? 1 : (group == 0 ? ranks : group); }
-  int replicas() const { return ranks / shards(); }
+  int shards() const { return mesh.size(shard_axes()); }
+  int replicas() const { return mesh.size(replica_axes()); }
+  // Ranks whose gradients are summed: shards x replicas.
+  int ranks() const { return mesh.size(comm::kGradientAxes); }
+  comm::AxisSet shard_axes() const { return level == Shard::none ? comm::AxisSet{} : comm::kShardAxes; }
+  comm::AxisSet replica_axes() const {
+    return level == Shard::none ? comm::kGradientAxes : comm::AxisSet{comm::Axis::dp_replicate};
+  }
   // Cut into one part is not cut.
   bool cuts(Shard what) const { return shards() > 1 && level >= what; }
   // Products read a copy of the masters in a dtype of its own.

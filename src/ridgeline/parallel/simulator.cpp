@@ -255,11 +255,11 @@ std::vector<std::string> simulate(const model::TransformerConfig& config, const 
                                   std::span<const Program> ranks) {
   std::vector<SimulatedRank> list;
   for (size_t rank = 0; rank < ranks.size(); ++rank) {
-    const int r = static_cast<int>(rank), shards = sharding.shards();
-    list.push_back({.program = &ranks[rank]});
-    list.back().group[static_cast<size_t>(Group::shards)] = r / shards;
-    list.back().group[static_cast<size_t>(Group::replicas)] = r % shards;
-    list.back().group[static_cast<size_t>(Group::stages)] = r;
+    const comm::Placement place(sharding.mesh, static_cast<int>(rank));
+    list.push_back({.program = &ranks[rank], .stage = place.stage()});
+    for (int group = 0; group < kGroups; ++group) {
+      list.back().group[static_cast<size_t>(group)] = place.first(axes_of(static_cast<Group>(group), sharding));
+    }
   }
   return simulate(config, sharding, list);
 }

@@ -26,7 +26,7 @@ struct SimulatedRank {
 // rank, operation and value.
 std::vector<std::string> simulate(const model::TransformerConfig& config, const Sharding& sharding,
                                   std::span<const SimulatedRank> ranks);
-// The same of the ranks of a run with one stage, in the order of the world.
+// The same of all ranks of the mesh, in the order of the world.
 std::vector<std::string> simulate(const model::TransformerConfig& config, const Sharding& sharding,
                                   std::span<const Program> ranks);
 // The same where every rank runs this program: what one rank alone shows holds for all.

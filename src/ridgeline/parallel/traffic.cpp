@@ -25,14 +25,15 @@ Traffic traffic_of(const Op& op, const std::vector<model::Unit>& units, const Sh
   };
   switch (op.kind) {
     case OpKind::count:
-      return all_reduce(sharding.ranks, size_of(DType::i64));
+      return all_reduce(sharding.ranks(), size_of(DType::i64));
     case OpKind::agree:
       // The sums of squares and losses, tokens, stop.
-      return all_reduce(sharding.ranks, 2 * static_cast<int64_t>(sizeof(ExactSum)) + 2 * size_of(DType::i64));
+      return all_reduce(sharding.mesh.world_size(),
+                        2 * static_cast<int64_t>(sizeof(ExactSum)) + 2 * size_of(DType::i64));
     case OpKind::gather:
       return of_shards(sharding, bytes(&Extent::whole, sharding.weights));
     case OpKind::reduce:
-      return sharding.shards() == 1 ? all_reduce(sharding.ranks, bytes(&Extent::whole, sharding.wire))
+      return sharding.shards() == 1 ? all_reduce(sharding.ranks(), bytes(&Extent::whole, sharding.wire))
                                     : of_shards(sharding, bytes(&Extent::whole, sharding.wire));
     case OpKind::replicate:
       return all_reduce(sharding.replicas(), bytes(&Extent::part, sharding.wire));

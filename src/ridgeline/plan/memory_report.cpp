@@ -64,9 +64,9 @@ MemoryReport memory_report(const parallel::Inventory& inventory, const std::vect
 }
 
 nlohmann::json to_json(const parallel::Inventory& inventory, const MemoryReport& report,
-                       const std::vector<parallel::Program>& programs, int ranks) {
+                       const std::vector<parallel::Program>& programs, const comm::Mesh& mesh) {
   nlohmann::json json;
-  json["ranks"] = ranks;
+  json["ranks"] = mesh.world_size();
   json["bytes_per_rank"] = report.total;
   json["peer_visible_bytes"] = report.peer_visible;
   json["file_bytes_per_rank"] = report.file;

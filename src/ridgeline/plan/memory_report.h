@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "ridgeline/comm/mesh.h"
 #include "ridgeline/device/machine.h"
 #include "ridgeline/parallel/inventory.h"
 
@@ -32,7 +33,7 @@ MemoryReport memory_report(const parallel::Inventory& inventory, const std::vect
 // "update_writes_file_bytes", "fullest_operation", "categories": {...}, "buffers": [{name, bytes, category, space,
 // offset, program, first, last}]}. What lies in the file counts in no category.
 nlohmann::json to_json(const parallel::Inventory& inventory, const MemoryReport& report,
-                       const std::vector<parallel::Program>& programs, int ranks);
+                       const std::vector<parallel::Program>& programs, const comm::Mesh& mesh);
 
 // What ranks must fit into.
 struct Limit {

@@ -357,9 +357,22 @@ std::vector<std::string> differences(const Config& before, const Config& after) 
   return result;
 }
 
+DType dtype_of(Storage storage) {
+  return storage == Storage::bf16 ? DType::bf16 : DType::f32;
+}
+
 DType activation_dtype(const Config& config) {
-  if (config.train.precision == "fp16") return DType::f16;
-  return config.train.precision == "fp32" ? DType::f32 : DType::bf16;
+  switch (config.train.precision) {
+    case Precision::fp32:
+      return DType::f32;
+    case Precision::fp16:
+      return DType::f16;
+    case Precision::bf16:
+    case Precision::pure_bf16:
+      return DType::bf16;
+  }
+  RL_REQUIRE(false, "precision {}", static_cast<int>(config.train.precision));
+  return DType::f32;
 }
 
 }  // namespace ridgeline::train

@@ -16,13 +16,34 @@
 #include <vector>
 
 #include "ridgeline/base/dtype.h"
+#include "ridgeline/comm/mesh.h"
 #include "ridgeline/data/split.h"
+#include "ridgeline/model/block.h"
 #include "ridgeline/model/transformer_config.h"
 #include "ridgeline/optim/batch_ramp.h"
 #include "ridgeline/optim/learning_rate.h"
 #include "ridgeline/optim/loss_scale.h"
+#include "ridgeline/parallel/sharding.h"
 
 namespace ridgeline::train {
+
+// fp32: everything. bf16, fp16: products and activations, with fp32 master weights. pure_bf16: masters too, rounded
+// stochastically.
+enum class Precision : uint8_t { fp32, bf16, fp16, pure_bf16 };
+std::span<const std::string_view> words_of(Precision);
+// Of what is kept, or travels.
+enum class Storage : uint8_t { fp32, bf16 };
+std::span<const std::string_view> words_of(Storage);
+enum class Offload : uint8_t { none, host, file };
+std::span<const std::string_view> words_of(Offload);
+// How weight decay enters: beside the gradient's step, or as a part of the gradient.
+enum class AdamForm : uint8_t { adamw, adam };
+std::span<const std::string_view> words_of(AdamForm);
+enum class WarmupShape : uint8_t { usual, linear, log };
+std::span<const std::string_view> words_of(WarmupShape);
+// When gradients are reduced; `automatic` ("auto") decides by the level of sharding.
+enum class Cadence : uint8_t { automatic, every, last };
+std::span<const std::string_view> words_of(Cadence);
 
 struct Config {
   struct Model {
@@ -44,9 +65,9 @@ struct Config {
     int64_t global_batch = 8;
     int64_t micro_batch = 1;
     int64_t sequence = 0;  // after parsing: model.context where it was 0 and the model is known
-    std::string precision = "fp32";
+    Precision precision = Precision::fp32;
     int64_t seed = 1234;
-    std::string recompute = "none";
+    ridgeline::model::Recompute recompute = ridgeline::model::Recompute::none;
     int64_t recompute_every = 1;
     int64_t eval_every = 0;
     int64_t eval_samples = 0;
@@ -70,12 +91,12 @@ struct Config {
     double min_learning_rate = 0.0;
     std::string schedule = "cosine";
     int64_t warmup_steps = 0;
-    std::string warmup_shape = "usual";
+    WarmupShape warmup_shape = WarmupShape::usual;
     int64_t warmup_samples = 0;
     int64_t decay_samples = 0;  // 0 = those of the whole run
-    std::string form = "adamw";
-    std::string state = "fp32";
-    std::string offload = "none";
+    AdamForm form = AdamForm::adamw;
+    Storage state = Storage::fp32;
+    Offload offload = Offload::none;
     std::string offload_directory;               // "" = `offload` in the run's folder
     int64_t offload_buffer = int64_t{64} << 20;  // bytes
     double beta1 = 0.9;
@@ -85,11 +106,11 @@ struct Config {
     double clip = 1.0;  // 0 = off
   };
   struct Parallel {
-    std::string shard = "none";
+    ridgeline::parallel::Shard shard = ridgeline::parallel::Shard::none;
     int64_t shard_group = 0;
-    std::string reduce = "auto";
-    std::string reduce_dtype = "fp32";
-    std::string gather = "per_use";
+    Cadence reduce = Cadence::automatic;
+    Storage reduce_dtype = Storage::fp32;
+    ridgeline::parallel::Gather gather = ridgeline::parallel::Gather::per_use;
     int64_t prefetch = 1;
     bool overlap = true;
     int64_t tensor = 1;
@@ -136,11 +157,14 @@ Config with_imported_model(Config config, const ridgeline::model::TransformerCon
 // Everything that can be said before data is opened or memory allocated: single values again, the model (skipped while
 // it is to come from train.init_from), batch and its ramp against ranks, sequence against context, learning rates,
 // warm-up, loss scale. A key that the chosen schedule or loss scale does not read must be at its default. Pure; `plan`
-// calls it too. Does not ask for data.train.
-void check(const Config& config, int ranks);
+// calls it too. Does not ask for data.train. `world`: all ranks of the run.
+void check(const Config& config, int world);
+// The mesh of a run on so many ranks, the only place where their number becomes one. Error that names the key whose
+// degree does not divide.
+comm::Mesh mesh_of(const Config& config, int world);
 // Part of it: what keys make together (weights, activations, operations, tokens of the run) must be countable. Names
 // the keys. Costs nothing, however large they are.
-void check_sizes(const Config& config, int ranks);
+void check_sizes(const Config& config, const comm::Mesh& mesh);
 constexpr int kMostRanks = 1 << 20;
 // All divisors of a positive number, ascending.
 std::vector<int64_t> divisors(int64_t value);
@@ -165,6 +189,7 @@ std::vector<std::string> differences(const Config& before, const Config& after);
 
 // Of activations and of the weights that products read: f32, or bf16 for bf16-mixed (master weights are always f32).
 DType activation_dtype(const Config& config);
+DType dtype_of(Storage storage);
 // The batch of every step; without a ramp always train.global_batch.
 optim::BatchRamp batch_ramp_of(const Config& config);
 // Complete: decay_samples where it is 0, and the shape of the warm-up, are filled in.

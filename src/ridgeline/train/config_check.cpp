@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/base/words.h"
 #include "ridgeline/data/split.h"
 #include "ridgeline/train/config.h"
 #include "ridgeline/train/config_keys.h"
@@ -71,7 +72,8 @@ int64_t nearest_divisor(int64_t value, int64_t wanted) {
   return nearest;
 }
 
-void check_batch(const Config& config, int ranks) {
+void check_batch(const Config& config, const comm::Mesh& mesh) {
+  const int ranks = mesh.size(comm::kDataAxes);
   const int64_t global = config.train.global_batch, micro = config.train.micro_batch;
   const int64_t unit = int64_t{ranks} * micro;
   if (global % unit == 0) return;
@@ -102,16 +104,8 @@ void check_length(const Config& config) {
       fmt::format("The nearest valid value is {}.", most));
 }
 
-void check_sharding(const Config& config, int ranks) {
-  const int64_t group = config.parallel.shard_group;
-  if (group == 0 || ranks % group == 0) return;
-  throw Error(fmt::format("{}parallel.shard_group = {}: does not divide {} ranks",
-                          where(config, "parallel.shard_group"), group, ranks),
-              fmt::format("The nearest valid value is {}.", nearest_divisor(ranks, group)));
-}
-
 // [train] batch_ramp_*: every batch of the ramp must be a multiple of ranks x micro_batch, too.
-void check_batch_ramp(const Config& config, int ranks) {
+void check_batch_ramp(const Config& config, const comm::Mesh& mesh) {
   const Config::Train& t = config.train;
   const auto refuse = [&](std::string_view key, int64_t value, std::string_view what, const std::string& next) {
     throw Error(fmt::format("{}{} = {}: {}", where(config, key), key, value, what), next);
@@ -125,6 +119,7 @@ void check_batch_ramp(const Config& config, int ranks) {
     return;
   }
   // From here on in units; check_batch has seen to the global batch.
+  const int ranks = mesh.size(comm::kDataAxes);
   const int64_t unit = int64_t{ranks} * t.micro_batch, last = t.global_batch / unit - 1;
   const std::string units =
       fmt::format("not a multiple of ranks x train.micro_batch = {} x {} = {}", ranks, t.micro_batch, unit);
@@ -198,14 +193,14 @@ void check_schedule_keys(const Config& config) {
 }
 
 void check_offload(const Config& config) {
-  if (config.optimizer.offload == "file") return;
+  if (config.optimizer.offload == Offload::file) return;
   const Config defaults;
   for (const std::string_view name : {"optimizer.offload_directory", "optimizer.offload_buffer"}) {
     const Key& key = *find_key(name);
     const std::string value = value_text(slot_of(key, config));
     if (value == value_text(slot_of(key, defaults))) continue;
     throw Error(fmt::format("{}{} = {}: not read by optimizer.offload = \"{}\"", where(config, name), name, value,
-                            config.optimizer.offload),
+                            word_of(config.optimizer.offload)),
                 "Leave it out, or set optimizer.offload = \"file\".");
   }
 }
@@ -249,19 +244,33 @@ std::vector<int64_t> divisors(int64_t value) {
   return small;
 }
 
-void check(const Config& config, int ranks) {
-  if (ranks < 1) throw Error(fmt::format("--ranks {}: must be at least 1", ranks), "The nearest valid value is 1.");
-  if (ranks > kMostRanks) {
-    throw Error(fmt::format("--ranks {}: must be at most {}", ranks, kMostRanks),
+comm::Mesh mesh_of(const Config& config, int world) {
+  const Config::Parallel& p = config.parallel;
+  const int64_t per_copy = p.pipeline * p.tensor * p.context;
+  const int64_t data = world / per_copy, group = p.shard_group;
+  if (world % per_copy == 0 && group > 0 && data % group != 0) {
+    throw Error(fmt::format("{}parallel.shard_group = {}: does not divide {} {}ranks",
+                            where(config, "parallel.shard_group"), group, data, per_copy == 1 ? "" : "data-parallel "),
+                fmt::format("The nearest valid value is {}.", nearest_divisor(data, group)));
+  }
+  const bool cuts = p.shard != parallel::Shard::none;
+  return comm::Mesh::of_world(world, static_cast<int>(p.pipeline), static_cast<int>(p.tensor),
+                              static_cast<int>(p.context), cuts ? static_cast<int>(group) : 1);
+}
+
+void check(const Config& config, int world) {
+  if (world < 1) throw Error(fmt::format("--ranks {}: must be at least 1", world), "The nearest valid value is 1.");
+  if (world > kMostRanks) {
+    throw Error(fmt::format("--ranks {}: must be at most {}", world, kMostRanks),
                 fmt::format("The nearest valid value is {}.", kMostRanks));
   }
   for (const Key& key : keys()) located(config, [&] { check_value(key, config); });
   check_model(config);
-  check_batch(config, ranks);
-  check_batch_ramp(config, ranks);
+  const comm::Mesh mesh = mesh_of(config, world);
+  check_batch(config, mesh);
+  check_batch_ramp(config, mesh);
   check_length(config);
-  check_sharding(config, ranks);
-  check_sizes(config, ranks);
+  check_sizes(config, mesh);
   check_optimizer(config);
   located(config, [&] { loss_scale_of(config); });
   located(config, [&] { data::split_documents(config.data.split, config.data.split_rule, 1); });

@@ -5,10 +5,6 @@ namespace {
 
 constexpr double kMaxRanks = kMostRanks;
 
-std::vector<std::string> words(std::span<const std::string_view> all) {
-  return {all.begin(), all.end()};
-}
-
 std::vector<Key> model_keys() {
   return {
       {.name = "model.preset",
@@ -22,7 +18,7 @@ std::vector<Key> model_keys() {
        .slot = [](Config& c) -> Slot { return &c.model.transformer.family; },
        .meaning = "Sets the options below to those of a known architecture, and the class to export as; options given "
                   "beside it replace the family's and combine freely.",
-       .words = words(ridgeline::model::family_names())},
+       .words = words_in(ridgeline::model::family_names())},
       {.name = "model.layers",
        .unit = "blocks",
        .slot = [](Config& c) -> Slot { return &c.model.transformer.layers; },
@@ -74,11 +70,6 @@ std::vector<Key> model_keys() {
        .low = 0,
        .high = 1 << 24},
   };
-}
-
-template <typename E>
-std::vector<std::string> words_for(E option) {
-  return words(words_of(option));
 }
 
 std::vector<Key> model_option_keys() {
@@ -210,7 +201,7 @@ std::vector<Key> data_keys() {
        .meaning = "How data.split becomes whole documents. cumulative: the sums of shares are rounded (Megatron-LM "
                   "since November 2023). per_share: each share is rounded by itself (Megatron-LM before, "
                   "Megatron-DeepSpeed, GPT-NeoX; the tutorial's). A run that is resumed keeps its own.",
-       .words = words(ridgeline::data::words_of(ridgeline::data::SplitRule{}))},
+       .words = words_for(ridgeline::data::SplitRule{})},
       {.name = "data.tokenizer",
        .unit = "path",
        .slot = [](Config& c) -> Slot { return &c.data.tokenizer; },
@@ -247,10 +238,10 @@ std::vector<Key> train_keys() {
        .high = 1 << 24},
       {.name = "train.precision",
        .unit = "",
-       .slot = [](Config& c) -> Slot { return &c.train.precision; },
+       .slot = [](Config& c) -> Slot { return choice(c.train.precision); },
        .meaning = "bf16: activations and products in bfloat16, sums and master weights in fp32. fp16: the same in half "
                   "precision, with a loss scale. pure_bf16: master weights in bfloat16 too, rounded stochastically.",
-       .words = {"fp32", "bf16", "fp16", "pure_bf16"}},
+       .words = words_for(Config{}.train.precision)},
       {.name = "train.seed",
        .unit = "",
        .slot = [](Config& c) -> Slot { return &c.train.seed; },
@@ -259,11 +250,11 @@ std::vector<Key> train_keys() {
        .high = 4294967295.0},
       {.name = "train.recompute",
        .unit = "",
-       .slot = [](Config& c) -> Slot { return &c.train.recompute; },
+       .slot = [](Config& c) -> Slot { return choice(c.train.recompute); },
        .meaning = "What a block computes again in the backward pass instead of keeping it, with the same bits. "
                   "selective: norm outputs and the activation's output (attention scores are never kept). full: all "
                   "but the block's input (activation checkpointing).",
-       .words = {"none", "selective", "full"}},
+       .words = words_for(Config{}.train.recompute)},
       {.name = "train.recompute_every",
        .unit = "blocks",
        .slot = [](Config& c) -> Slot { return &c.train.recompute_every; },
@@ -325,11 +316,11 @@ std::vector<Key> parallel_keys() {
   return {
       {.name = "parallel.shard",
        .unit = "",
-       .slot = [](Config& c) -> Slot { return &c.parallel.shard; },
+       .slot = [](Config& c) -> Slot { return choice(c.parallel.shard); },
        .meaning = "What each data-parallel rank keeps only 1/N of. none: nothing (DDP). optimizer: master weights and "
                   "moments (ZeRO-1). gradients: accumulated gradients too (ZeRO-2). parameters: weights too, gathered "
                   "for use (ZeRO-3, FSDP).",
-       .words = {"none", "optimizer", "gradients", "parameters"}},
+       .words = words_for(Config{}.parallel.shard)},
       {.name = "parallel.shard_group",
        .unit = "ranks",
        .slot = [](Config& c) -> Slot { return &c.parallel.shard_group; },
@@ -340,23 +331,23 @@ std::vector<Key> parallel_keys() {
        .high = kMaxRanks},
       {.name = "parallel.reduce",
        .unit = "",
-       .slot = [](Config& c) -> Slot { return &c.parallel.reduce; },
+       .slot = [](Config& c) -> Slot { return choice(c.parallel.reduce); },
        .meaning = "When gradients are summed over the ranks. every: after each micro-batch (with shard = gradients or "
                   "parameters the least memory). last: once per step (least traffic). auto: every from shard = "
                   "gradients on, else last.",
-       .words = {"auto", "every", "last"}},
+       .words = words_for(Config{}.parallel.reduce)},
       {.name = "parallel.reduce_dtype",
        .unit = "",
-       .slot = [](Config& c) -> Slot { return &c.parallel.reduce_dtype; },
+       .slot = [](Config& c) -> Slot { return choice(c.parallel.reduce_dtype); },
        .meaning = "Gradients while they travel. bf16 halves the traffic, and their memory where each is written once; "
                   "sums are fp32 either way.",
-       .words = {"fp32", "bf16"}},
+       .words = words_for(Config{}.parallel.reduce_dtype)},
       {.name = "parallel.gather",
        .unit = "",
-       .slot = [](Config& c) -> Slot { return &c.parallel.gather; },
+       .slot = [](Config& c) -> Slot { return choice(c.parallel.gather); },
        .meaning = "How long gathered weights stay (shard = parameters). per_use: forward and backward gather each "
                   "(FSDP: reshard_after_forward). per_step: gathered once per step, kept until their last use.",
-       .words = {"per_use", "per_step"}},
+       .words = words_for(Config{}.parallel.gather)},
       {.name = "parallel.prefetch",
        .unit = "blocks",
        .slot = [](Config& c) -> Slot { return &c.parallel.prefetch; },

@@ -26,6 +26,14 @@ Choice<uint8_t> choice(E& option) {
   return {reinterpret_cast<uint8_t*>(&option), words_of(option)};
 }
 
+inline std::vector<std::string> words_in(std::span<const std::string_view> all) {
+  return {all.begin(), all.end()};
+}
+template <typename E>
+std::vector<std::string> words_for(E option) {
+  return words_in(words_of(option));
+}
+
 // The member of a Config that a key sets.
 using Slot = std::variant<int64_t*, double*, float*, bool*, std::string*, Choice<uint8_t>>;
 using ConstSlot =

@@ -1,5 +1,6 @@
 // What the keys of optimizer, batch ramp and loss scale mean together.
 #include "ridgeline/base/error.h"
+#include "ridgeline/base/words.h"
 #include "ridgeline/train/config.h"
 #include "ridgeline/train/config_keys.h"
 
@@ -54,16 +55,16 @@ optim::Schedule schedule_of(const Config& config) {
       .steps = config.train.steps,
       .warmup_samples = o.warmup_samples,
       .decay_samples = whole_run ? optim::samples_of_steps(batch_ramp_of(config), config.train.steps) : o.decay_samples,
-      .log_warmup = settings.warmup_shape && o.warmup_shape != "linear"};
+      .log_warmup = settings.warmup_shape && o.warmup_shape != WarmupShape::linear};
 }
 
 std::optional<optim::LossScaleRule> loss_scale_of(const Config& config) {
   const Config::Train& t = config.train;
-  if (t.precision != "fp16") {
+  if (t.precision != Precision::fp16) {
     for (const std::string_view key : kLossScaleKeys) {
       if (at_default(config, key)) continue;
       throw Error(fmt::format("{}: only fp16 has a loss scale, and train.precision = \"{}\"", assignment(config, key),
-                              t.precision),
+                              word_of(t.precision)),
                   "Leave it out, or set train.precision = \"fp16\".");
     }
     return std::nullopt;

@@ -107,11 +107,11 @@ std::vector<Key> optimizer_keys() {
        .high = kNoLimit},
       {.name = "optimizer.warmup_shape",
        .unit = "",
-       .slot = [](Config& c) -> Slot { return &c.optimizer.warmup_shape; },
+       .slot = [](Config& c) -> Slot { return choice(c.optimizer.warmup_shape); },
        .meaning =
            "How it rises. usual: log for deepspeed_* (their default), linear for all others. Only deepspeed_* knows "
            "log.",
-       .words = {"usual", "linear", "log"}},
+       .words = words_for(Config{}.optimizer.warmup_shape)},
       {.name = "optimizer.warmup_samples",
        .unit = "sequences",
        .slot = [](Config& c) -> Slot { return &c.optimizer.warmup_samples; },
@@ -127,25 +127,25 @@ std::vector<Key> optimizer_keys() {
        .high = kNoLimit},
       {.name = "optimizer.form",
        .unit = "",
-       .slot = [](Config& c) -> Slot { return &c.optimizer.form; },
+       .slot = [](Config& c) -> Slot { return choice(c.optimizer.form); },
        .meaning =
            "adamw: weight decay apart from the moments (Loshchilov and Hutter). adam: decay added to the gradient "
            "before them (L2; DeepSpeed's adam_w_mode = false).",
-       .words = {"adamw", "adam"}},
+       .words = words_for(Config{}.optimizer.form)},
       {.name = "optimizer.state",
        .unit = "",
-       .slot = [](Config& c) -> Slot { return &c.optimizer.state; },
+       .slot = [](Config& c) -> Slot { return choice(c.optimizer.state); },
        .meaning = "How both moments are stored. bf16: 4 bytes per parameter instead of 8, rounded to nearest, so that "
                   "the second can only fall where beta2 is at most 0.99.",
-       .words = {"fp32", "bf16"}},
+       .words = words_for(Config{}.optimizer.state)},
       {.name = "optimizer.offload",
        .unit = "",
-       .slot = [](Config& c) -> Slot { return &c.optimizer.offload; },
+       .slot = [](Config& c) -> Slot { return choice(c.optimizer.offload); },
        .meaning = "Where the optimizer's state lies: the moments, and the master weights where products read a 2-byte "
                   "copy of them. file: in a file of each rank, from which each update streams it through a window "
                   "(DeepSpeed's offload_optimizer to nvme); the same bits. host: in host memory, where on CPUs it lies "
                   "anyway. none: beside the weights.",
-       .words = {"none", "host", "file"}},
+       .words = words_for(Config{}.optimizer.offload)},
       {.name = "optimizer.offload_directory",
        .unit = "",
        .slot = [](Config& c) -> Slot { return &c.optimizer.offload_directory; },

@@ -55,9 +55,9 @@ void check_model_size(const Config& config) {
   }
 }
 
-void check_steps(const Config& config, int ranks) {
+void check_steps(const Config& config, const comm::Mesh& mesh) {
   const Config::Train& t = config.train;
-  const double unit = static_cast<double>(t.micro_batch) * ranks;
+  const double unit = static_cast<double>(t.micro_batch) * mesh.size(comm::kDataAxes);
   double micro_batches = std::max(1.0, static_cast<double>(t.global_batch) / unit);
   const bool ramp = t.batch_ramp_start > 0 && t.batch_ramp_increment > 0;
   if (ramp) {  // a program for every batch of the ramp
@@ -81,8 +81,8 @@ void check_steps(const Config& config, int ranks) {
 
 }  // namespace
 
-void check_sizes(const Config& config, int ranks) {
-  check_steps(config, ranks);
+void check_sizes(const Config& config, const comm::Mesh& mesh) {
+  check_steps(config, mesh);
   if (config.has_model()) check_model_size(config);
 }
 

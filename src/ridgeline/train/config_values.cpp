@@ -11,6 +11,9 @@
 namespace ridgeline::train {
 namespace {
 
+template <size_t N>
+using Words = std::array<std::string_view, N>;
+
 template <typename Number>
 std::string number_text(Number value) {
   std::string text = fmt::format("{}", value);
@@ -70,6 +73,36 @@ void check_number(const Key& key, ConstSlot slot, double value) {
 }
 
 }  // namespace
+
+std::span<const std::string_view> words_of(Precision /*type*/) {
+  static constexpr Words<4> kWords = {"fp32", "bf16", "fp16", "pure_bf16"};
+  return kWords;
+}
+
+std::span<const std::string_view> words_of(Storage /*type*/) {
+  static constexpr Words<2> kWords = {"fp32", "bf16"};
+  return kWords;
+}
+
+std::span<const std::string_view> words_of(Offload /*type*/) {
+  static constexpr Words<3> kWords = {"none", "host", "file"};
+  return kWords;
+}
+
+std::span<const std::string_view> words_of(AdamForm /*type*/) {
+  static constexpr Words<2> kWords = {"adamw", "adam"};
+  return kWords;
+}
+
+std::span<const std::string_view> words_of(WarmupShape /*type*/) {
+  static constexpr Words<3> kWords = {"usual", "linear", "log"};
+  return kWords;
+}
+
+std::span<const std::string_view> words_of(Cadence /*type*/) {
+  static constexpr Words<3> kWords = {"auto", "every", "last"};
+  return kWords;
+}
 
 void check_word(const Key& key, const std::string& word) {
   if (key.words.empty() || std::find(key.words.begin(), key.words.end(), word) != key.words.end()) return;

@@ -68,7 +68,7 @@ parallel::RunShape evaluation_shape(const model::TransformerConfig& model, const
   return {.config = model,
           .batch = shape,
           .evaluation_batch = shape,
-          .sharding = {.ranks = settings.ranks, .weights = settings.dtype},
+          .sharding = {.mesh = settings.mesh, .weights = settings.dtype},
           .training = false};
 }
 
@@ -80,7 +80,7 @@ EvaluationSettings fitted_to(EvaluationSettings settings, const std::shared_ptr<
   const int64_t there = data::EvaluationWindows(dataset, documents, 1, vocab).predictions();
   settings.sequence = std::clamp<int64_t>(there, 1, settings.sequence);
   const int64_t windows = data::EvaluationWindows(dataset, documents, settings.sequence, vocab).size();
-  const int64_t per_rank = (windows + settings.ranks - 1) / settings.ranks;
+  const int64_t ranks = settings.mesh.size(comm::kDataAxes), per_rank = (windows + ranks - 1) / ranks;
   settings.micro_batch = std::clamp<int64_t>(per_rank, 1, micro_batch_of(settings, settings.sequence));
   return settings;
 }
@@ -105,11 +105,11 @@ Evaluation evaluate(const ModelSource& source, const std::shared_ptr<const data:
   }
   const parallel::RunShape run = evaluation_shape(source.config(), fitted);
   Evaluation result;
-  comm::run_threads(settings.ranks, {}, [&](comm::World& world) {
+  comm::run_threads(settings.mesh.world_size(), {}, [&](comm::World& world) {
     device::WorkerTeam team(settings.threads);
     device::Stream stream(team);
     parallel::Executor executor(
-        run, {parallel::evaluation(run.config, 1, run.sharding)}, world, stream,
+        run.on_rank(world.rank()), {parallel::evaluation(run.config, 1, run.sharding)}, world, stream,
         {.packing = settings.guard ? parallel::Packing::separate : parallel::Packing::shared, .guard = settings.guard});
     executor.fill(parallel::BufferKind::master,
                   [&](const model::Tensor& tensor, int64_t first, int64_t count, float* values) {

@@ -34,9 +34,10 @@ Evaluation evaluate_windows(parallel::Executor& executor, int program, const dat
 void require_predictions(const data::EvaluationWindows& windows);
 
 struct EvaluationSettings {
-  int64_t sequence = 0;        // at most; windows are shorter when there are fewer tokens
-  int64_t micro_batch = 0;     // windows at once on a rank; 0: 4, fewer where these are more than 8192 tokens
-  int ranks = 1, threads = 1;  // thread ranks; threads of each
+  int64_t sequence = 0;     // at most; windows are shorter when there are fewer tokens
+  int64_t micro_batch = 0;  // windows at once on a rank; 0: 4, fewer where these are more than 8192 tokens
+  comm::Mesh mesh;          // of thread ranks
+  int threads = 1;          // of each
   DType dtype = DType::f32;
   bool guard = parallel::kGuardByDefault;  // every buffer is watched: parallel::MemoryGuard
   std::FILE* console = nullptr;

@@ -20,13 +20,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-int micro_batches(const Config& config, int ranks) {
-  return static_cast<int>(config.train.global_batch / (config.train.micro_batch * ranks));
-}
-
-model::Recompute recompute_of(const Config& config) {
-  if (config.train.recompute == "full") return model::Recompute::full;
-  return config.train.recompute == "selective" ? model::Recompute::selective : model::Recompute::none;
+int micro_batches(const Config& config, int64_t batch, const comm::Mesh& mesh) {
+  return static_cast<int>(batch / (config.train.micro_batch * mesh.size(comm::kDataAxes)));
 }
 
 // A new run does not write over an old one.
@@ -90,61 +85,54 @@ std::optional<RunState> state_to_resume(const Job& job) {
 
 }  // namespace
 
-int threads_per_rank(const Config& config, const device::Machine& machine, int ranks) {
+int threads_per_rank(const Config& config, const device::Machine& machine, int ranks_of_machine) {
   if (config.train.threads > 0) return static_cast<int>(config.train.threads);
-  return machine.threads_per_rank(ranks);
+  return machine.threads_per_rank(ranks_of_machine);
 }
 
-parallel::Sharding sharding_of(const Config& config, int ranks) {
+parallel::Sharding sharding_of(const Config& config, const comm::Mesh& mesh) {
   const Config::Parallel& parallel = config.parallel;
-  const auto level = [&] {
-    for (const parallel::Shard candidate :
-         {parallel::Shard::none, parallel::Shard::optimizer, parallel::Shard::gradients, parallel::Shard::parameters}) {
-      if (parallel.shard == parallel::name_of(candidate)) return candidate;
-    }
-    RL_REQUIRE(false, "parallel.shard = '{}'", parallel.shard);
-    return parallel::Shard::none;
-  }();
   // From level `gradients` on memory is what one shards for; below it only traffic counts.
-  const bool every = parallel.reduce == "every" || (parallel.reduce == "auto" && level >= parallel::Shard::gradients);
-  return {.level = level,
-          .ranks = ranks,
-          .group = static_cast<int>(parallel.shard_group),
+  const bool every = parallel.reduce == Cadence::every ||
+                     (parallel.reduce == Cadence::automatic && parallel.shard >= parallel::Shard::gradients);
+  return {.level = parallel.shard,
+          .mesh = mesh,
           .reduce = every ? parallel::Reduce::every : parallel::Reduce::last,
-          .gather = parallel.gather == "per_step" ? parallel::Gather::per_step : parallel::Gather::per_use,
+          .gather = parallel.gather,
           .prefetch = static_cast<int>(parallel.prefetch),
-          .wire = parallel.reduce_dtype == "bf16" ? DType::bf16 : DType::f32,
+          .wire = dtype_of(parallel.reduce_dtype),
           .weights = activation_dtype(config),
-          .masters = config.train.precision == "pure_bf16" ? DType::bf16 : DType::f32,
-          .moments = config.optimizer.state == "bf16" ? DType::bf16 : DType::f32,
-          .micro_batches = micro_batches(config, ranks)};
+          .masters = config.train.precision == Precision::pure_bf16 ? DType::bf16 : DType::f32,
+          .moments = dtype_of(config.optimizer.state),
+          .micro_batches = micro_batches(config, config.train.global_batch, mesh)};
 }
 
-parallel::RunShape run_shape(const Config& config, const device::Machine& machine, int ranks) {
+parallel::RunShape run_shape(const Config& config, const device::Machine& machine, const comm::Placement& place) {
   model::BatchShape batch{
       .batch = config.train.micro_batch,
       .sequence = config.train.sequence,
       .dtype = activation_dtype(config),
       .head_chunk = std::min(config.train.head_chunk, config.train.micro_batch * config.train.sequence),
-      .team_size = threads_per_rank(config, machine, ranks),
+      .team_size = threads_per_rank(config, machine, place.mesh().world_size()),
       .dropout = config.model.transformer.dropout > 0.0F};
   model::BatchShape evaluation = batch;
   evaluation.dropout = false;
   return {.config = config.model.transformer,
           .batch = batch,
           .evaluation_batch = evaluation,
-          .sharding = sharding_of(config, ranks),
-          .recompute = recompute_of(config),
+          .sharding = sharding_of(config, place.mesh()),
+          .rank = place.rank(),
+          .recompute = config.train.recompute,
           .recompute_every = static_cast<int>(config.train.recompute_every),
-          .offload_window = config.optimizer.offload == "file" ? config.optimizer.offload_buffer : 0};
+          .offload_window = config.optimizer.offload == Offload::file ? config.optimizer.offload_buffer : 0};
 }
 
-std::vector<parallel::Program> run_programs(const Config& config, int ranks) {
+std::vector<parallel::Program> run_programs(const Config& config, const comm::Placement& place) {
   const model::TransformerConfig& model = config.model.transformer;
-  const parallel::Sharding sharding = sharding_of(config, ranks);
+  const parallel::Sharding sharding = sharding_of(config, place.mesh());
   std::vector<parallel::Program> programs = {parallel::evaluation(model, 1, sharding)};
   for (const int64_t batch : optim::batch_sizes(batch_ramp_of(config))) {
-    const int count = static_cast<int>(batch / (config.train.micro_batch * ranks));
+    const int count = micro_batches(config, batch, place.mesh());
     programs.push_back(parallel::lower(model, parallel::schedule(1, count)[0], sharding));
   }
   return programs;
@@ -154,9 +142,9 @@ std::shared_ptr<const LockFile> lock_run(const fs::path& out) {
   return LockFile::of_folder(out, fmt::format("the run in '{}'", out.string()), "ridgeline train");
 }
 
-Job prepare_job(const Config& config, JobOptions options, const device::Machine& machine, int ranks) {
+Job prepare_job(const Config& config, JobOptions options, const device::Machine& machine, const comm::Mesh& mesh) {
   const auto begin = std::chrono::steady_clock::now();
-  Job job{.config = config, .options = std::move(options), .machine = machine};
+  Job job{.config = config, .options = std::move(options), .machine = machine, .mesh = mesh};
   require_data(config);
   check_output(job.options);
   if (job.options.writes && !job.options.lock) {
@@ -173,8 +161,8 @@ Job prepare_job(const Config& config, JobOptions options, const device::Machine&
   order_samples(job, documents, state);
   // Products of fp16 are computed in fp32.
   job.arithmetic = activation_dtype(config) == DType::bf16 ? DType::bf16 : DType::f32;
-  job.threads_per_rank = threads_per_rank(config, machine, ranks);
-  job.threads = job.threads_per_rank * ranks;
+  job.threads_per_rank = threads_per_rank(config, machine, mesh.world_size());
+  job.threads = job.threads_per_rank * mesh.world_size();
   job.peak_flops = peak_flops_per_thread(job.arithmetic, machine) * job.threads;
   job.prepare_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   return job;

@@ -21,79 +21,79 @@ std::string gib(int64_t bytes) {
   return fmt::format("{:.2f} GiB", static_cast<double>(bytes) / (1 << 30));
 }
 
-// A key that saves memory, and the values to which it can still go, weakest first.
+// Changes to a key that save memory, weakest first.
+using Change = std::function<void(Config&)>;
 struct Step {
-  std::string key;
-  std::vector<std::string> values;
-  std::function<void(Config&, const std::string&)> set;
+  std::string_view key;
+  std::vector<Change> changes;
 };
 
-// The words after `now`.
-std::vector<std::string> words_after(const std::string& now, const std::vector<std::string>& words) {
-  for (size_t i = 0; i < words.size(); ++i) {
-    if (words[i] == now) return {words.begin() + static_cast<std::ptrdiff_t>(i) + 1, words.end()};
-  }
-  return {};
+// The values after `now`, in the order of the enumerators, which is the order of what they save.
+template <typename E>
+std::vector<Change> values_after(E now, const std::function<E&(Config&)>& member) {
+  std::vector<Change> changes;
+  for (size_t value = static_cast<size_t>(now) + 1; value < words_of(now).size(); ++value)
+    changes.emplace_back([=](Config& config) { member(config) = static_cast<E>(value); });
+  return changes;
 }
 
-std::vector<Step> steps_of(const Config& config, int ranks) {
+std::vector<Step> steps_of(const Config& config, const comm::Mesh& mesh) {
+  using parallel::Shard;
   std::vector<Step> steps;
+  const int ranks = mesh.size(comm::kDataAxes);
   if (ranks > 1) {
     steps.push_back({"parallel.shard",
-                     words_after(config.parallel.shard, {"none", "optimizer", "gradients", "parameters"}),
-                     [](Config& c, const std::string& value) { c.parallel.shard = value; }});
-    if (config.parallel.reduce == "last") {
-      steps.push_back(
-          {"parallel.reduce", {"every"}, [](Config& c, const std::string& value) { c.parallel.reduce = value; }});
-    }
+                     values_after<Shard>(config.parallel.shard, [](Config& c) -> Shard& { return c.parallel.shard; })});
+    if (config.parallel.reduce == Cadence::last)
+      steps.push_back({"parallel.reduce", {[](Config& c) { c.parallel.reduce = Cadence::every; }}});
   }
-  steps.push_back({"train.recompute", words_after(config.train.recompute, {"none", "selective", "full"}),
-                   [](Config& c, const std::string& value) { c.train.recompute = value; }});
-  Step micro{
-      "train.micro_batch", {}, [](Config& c, const std::string& value) { c.train.micro_batch = std::stoll(value); }};
+  steps.push_back({"train.recompute",
+                   values_after<model::Recompute>(config.train.recompute,
+                                                  [](Config& c) -> model::Recompute& { return c.train.recompute; })});
+  Step micro{"train.micro_batch", {}};
   const int64_t of_rank = config.train.global_batch / ranks;
   const int64_t most = std::max(of_rank / config.train.micro_batch, kMicroBatches);
   const std::vector<int64_t> sizes = divisors(of_rank);
   for (auto size = sizes.rbegin(); size != sizes.rend(); ++size) {
-    if (*size < config.train.micro_batch && of_rank / *size <= most) micro.values.push_back(std::to_string(*size));
+    if (*size < config.train.micro_batch && of_rank / *size <= most)
+      micro.changes.emplace_back([size = *size](Config& c) { c.train.micro_batch = size; });
   }
   steps.push_back(std::move(micro));
-  if (config.optimizer.offload != "file") {
-    steps.push_back(
-        {"optimizer.offload", {"file"}, [](Config& c, const std::string& value) { c.optimizer.offload = value; }});
-  }
-  if (config.train.precision == "fp32") {
-    steps.push_back(
-        {"train.precision", {"bf16"}, [](Config& c, const std::string& value) { c.train.precision = value; }});
-  }
-  if (config.optimizer.state == "fp32") {
-    steps.push_back(
-        {"optimizer.state", {"bf16"}, [](Config& c, const std::string& value) { c.optimizer.state = value; }});
-  }
+  if (config.optimizer.offload != Offload::file)
+    steps.push_back({"optimizer.offload", {[](Config& c) { c.optimizer.offload = Offload::file; }}});
+  if (config.train.precision == Precision::fp32)
+    steps.push_back({"train.precision", {[](Config& c) { c.train.precision = Precision::bf16; }}});
+  if (config.optimizer.state == Storage::fp32)
+    steps.push_back({"optimizer.state", {[](Config& c) { c.optimizer.state = Storage::bf16; }}});
   return steps;
 }
 
-std::string assignment(const Step& step, const std::string& value) {
-  return step.key == "train.micro_batch" ? fmt::format("{} = {}", step.key, value)
-                                         : fmt::format("{} = \"{}\"", step.key, value);
+std::string assignment(std::string_view key, const Config& config) {
+  return fmt::format("{} = {}", key, value_text(slot_of(*find_key(key), config)));
 }
 
 // Nothing where the change makes no configuration.
-std::optional<plan::MemoryReport> report_of(const Config& config, const device::Machine& machine, int ranks) {
+std::optional<plan::MemoryReport> report_of(const Config& config, const device::Machine& machine, int world) {
   try {
-    check(config, ranks);
+    check(config, world);
   } catch (const Error&) {
     return std::nullopt;
   }
-  return memory_report(config, machine, ranks);
+  return memory_report(config, machine, mesh_of(config, world));
 }
 
 }  // namespace
 
-plan::MemoryReport memory_report(const Config& config, const device::Machine& machine, int ranks) {
-  const std::vector<parallel::Program> programs = run_programs(config, ranks);
-  const parallel::RunShape shape = run_shape(config, machine, ranks);
-  return plan::memory_report(parallel::make_inventory(shape, model::declare(shape.config), programs), programs);
+plan::MemoryReport memory_report(const Config& config, const device::Machine& machine, const comm::Mesh& mesh) {
+  plan::MemoryReport largest;
+  for (const comm::AlikeRanks& alike : comm::alike_ranks(mesh)) {
+    const std::vector<parallel::Program> programs = run_programs(config, alike.first);
+    const parallel::RunShape shape = run_shape(config, machine, alike.first);
+    plan::MemoryReport report =
+        plan::memory_report(parallel::make_inventory(shape, model::declare(shape.config), programs), programs);
+    if (report.total > largest.total) largest = std::move(report);
+  }
+  return largest;
 }
 
 std::string most_of_it(const Config& config, const plan::MemoryReport& report) {
@@ -102,7 +102,7 @@ std::string most_of_it(const Config& config, const plan::MemoryReport& report) {
   std::vector<std::string_view> keys;
   switch (category) {
     case Category::optimizer:
-      if (config.optimizer.offload == "file") keys.emplace_back("optimizer.offload_buffer");
+      if (config.optimizer.offload == Offload::file) keys.emplace_back("optimizer.offload_buffer");
       [[fallthrough]];
     case Category::parameters:
     case Category::gradients:
@@ -127,29 +127,33 @@ std::string most_of_it(const Config& config, const plan::MemoryReport& report) {
   return text;
 }
 
-std::string nearest_remedy(const Config& config, const device::Machine& machine, int ranks, const plan::Limit& limit) {
-  const std::vector<Step> steps = steps_of(config, ranks);
+std::string nearest_remedy(const Config& config, const device::Machine& machine, const comm::Mesh& mesh,
+                           const plan::Limit& limit) {
+  const int world = mesh.world_size();  // another level of sharding has another mesh
+  const std::vector<Step> steps = steps_of(config, mesh);
   for (const Step& step : steps) {
-    for (const std::string& value : step.values) {
+    for (const Change& change : step.changes) {
       Config changed = config;
-      step.set(changed, value);
-      const std::optional<plan::MemoryReport> report = report_of(changed, machine, ranks);
-      if (report && plan::fits(*report, limit))
-        return fmt::format("The nearest that fits: {}, with {} per rank.", assignment(step, value), gib(report->total));
+      change(changed);
+      const std::optional<plan::MemoryReport> report = report_of(changed, machine, world);
+      if (report && plan::fits(*report, limit)) {
+        return fmt::format("The nearest that fits: {}, with {} per rank.", assignment(step.key, changed),
+                           gib(report->total));
+      }
     }
   }
   Config changed = config;
   std::string all;
-  int64_t least = memory_report(config, machine, ranks).total;
+  int64_t least = memory_report(config, machine, mesh).total;
   for (const Step& step : steps) {
-    if (step.values.empty()) continue;
+    if (step.changes.empty()) continue;
     Config next = changed;
-    step.set(next, step.values.back());
-    const std::optional<plan::MemoryReport> report = report_of(next, machine, ranks);
+    step.changes.back()(next);
+    const std::optional<plan::MemoryReport> report = report_of(next, machine, world);
     if (!report || report->total >= least) continue;
     least = report->total;
     changed = next;
-    all += (all.empty() ? "" : ", ") + assignment(step, step.values.back());
+    all += (all.empty() ? "" : ", ") + assignment(step.key, next);
     if (plan::fits(*report, limit)) return fmt::format("What fits: {}, with {} per rank.", all, gib(least));
   }
   return fmt::format(

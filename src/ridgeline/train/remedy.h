@@ -9,8 +9,9 @@
 
 namespace ridgeline::train {
 
-// What a run takes: the report of the very inventory that training allocates. `config` passes check().
-plan::MemoryReport memory_report(const Config& config, const device::Machine& machine, int ranks);
+// What a run takes: the report of the very inventory that training allocates, of the rank that takes most. `config`
+// passes check().
+plan::MemoryReport memory_report(const Config& config, const device::Machine& machine, const comm::Mesh& mesh);
 
 // What most of that memory is for, and the keys that ask for it: "most of it, 900.00 GiB, is optimizer:
 // optimizer.offload_buffer = 900000000000, model.layers = 12, ...".
@@ -20,6 +21,7 @@ std::string most_of_it(const Config& config, const plan::MemoryReport& report);
 // enough, dearest last (more sharding, reducing every micro-batch, recompute, smaller micro-batches, offload to a file,
 // fewer bits), else
 // the shortest sequence of these, each at its strongest. Where nothing fits, the least that they lead to. Pure.
-std::string nearest_remedy(const Config& config, const device::Machine& machine, int ranks, const plan::Limit& limit);
+std::string nearest_remedy(const Config& config, const device::Machine& machine, const comm::Mesh& mesh,
+                           const plan::Limit& limit);
 
 }  // namespace ridgeline::train

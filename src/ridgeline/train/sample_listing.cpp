@@ -40,7 +40,7 @@ Listed open(const ListingOptions& options) {
 
 }  // namespace
 
-SamplePlace place_of_sample(const optim::BatchRamp& ramp, int64_t micro_batch, int64_t ranks, int64_t sample,
+SamplePlace place_of_sample(const optim::BatchRamp& ramp, int64_t micro_batch, const comm::Mesh& mesh, int64_t sample,
                             int64_t steps, int64_t consumed) {
   RL_CHECK(sample, >=, consumed);
   int64_t batch = optim::batch_at(ramp, consumed);
@@ -53,7 +53,7 @@ SamplePlace place_of_sample(const optim::BatchRamp& ramp, int64_t micro_batch, i
     steps += (sample - consumed) / batch;
     consumed += (sample - consumed) / batch * batch;
   }
-  const int64_t within = sample - consumed, slice = within / micro_batch;
+  const int64_t within = sample - consumed, slice = within / micro_batch, ranks = mesh.size(comm::kDataAxes);
   return {.step = steps + 1, .micro_batch = slice / ranks, .rank = slice % ranks, .row = within % micro_batch};
 }
 
@@ -61,6 +61,7 @@ void list_samples(const ListingOptions& options, const std::function<void(const 
   const Listed listed = open(options);
   const Config& config = listed.config;
   check(config, options.ranks);
+  const comm::Mesh mesh = mesh_of(config, options.ranks);
   require_data(config);
   const RunDocuments documents = open_documents(config);
   SampleOrder order;
@@ -86,9 +87,8 @@ void list_samples(const ListingOptions& options, const std::function<void(const 
   const std::shared_ptr<const data::GptDataset> samples = make_samples(config, documents, order, end - order.first);
   for (int64_t i = options.first; i < end && i - options.first < options.count; ++i) {
     nlohmann::ordered_json json = {{"sample", i}};
-    const SamplePlace place = i < consumed
-                                  ? SamplePlace{}
-                                  : place_of_sample(ramp, config.train.micro_batch, options.ranks, i, steps, consumed);
+    const SamplePlace place =
+        i < consumed ? SamplePlace{} : place_of_sample(ramp, config.train.micro_batch, mesh, i, steps, consumed);
     for (const auto& [name, value] : {std::pair{"step", place.step},
                                       {"micro_batch", place.micro_batch},
                                       {"rank", place.rank},

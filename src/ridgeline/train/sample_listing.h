@@ -17,12 +17,12 @@ namespace ridgeline::train {
 struct SamplePlace {
   int64_t step = 0;         // from 1
   int64_t micro_batch = 0;  // of the step
-  int64_t rank = 0;
-  int64_t row = 0;  // of the rank's micro-batch
+  int64_t rank = 0;         // among the data ranks
+  int64_t row = 0;          // of the rank's micro-batch
   bool operator==(const SamplePlace&) const = default;
 };
 // Of a run that has taken `steps` steps and `consumed` samples and goes on with this ramp; `sample` >= `consumed`.
-SamplePlace place_of_sample(const optim::BatchRamp& ramp, int64_t micro_batch, int64_t ranks, int64_t sample,
+SamplePlace place_of_sample(const optim::BatchRamp& ramp, int64_t micro_batch, const comm::Mesh& mesh, int64_t sample,
                             int64_t steps = 0, int64_t consumed = 0);
 
 struct ListingOptions {

@@ -123,7 +123,7 @@ void StepLog::record(const StepRecord& record) {
     fields[count++] = {"loss_scale", *record.loss_scale};
     fields[count++] = {"overflow", int64_t{record.result.overflow ? 1 : 0}};
   }
-  if (job_.config.optimizer.offload == "file") {
+  if (job_.config.optimizer.offload == Offload::file) {
     fields[count++] = {"offload_read_bytes", record.result.offload_read_bytes};
     fields[count++] = {"offload_written_bytes", record.result.offload_written_bytes};
   }

@@ -52,11 +52,12 @@ class Trainer {
   Trainer(const Job& job, comm::World& world)
       : job_(job),
         world_(world),
-        programs_(run_programs(job.config, world.size())),
+        place_(job.mesh, world.rank()),
+        programs_(run_programs(job.config, place_)),
         team_(job.threads_per_rank, place_of(job, world)),
         stream_(team_),
         begin_(Clock::now()),
-        executor_(run_shape(job.config, job.machine, world.size()), programs_, world, stream_, executor_options(job)),
+        executor_(run_shape(job.config, job.machine, place_), programs_, world, stream_, executor_options(job)),
         timer_(programs_, world.rank(), job.options.trace.has_value()),
         tokens_(static_cast<size_t>(job.config.train.sequence) + 1) {
     memory_seconds_ = seconds_since(begin_);
@@ -216,7 +217,7 @@ class Trainer {
   int step_program() const {
     const Config::Train& train = job_.config.train;
     const int64_t batch = optim::batch_at(batch_ramp_of(job_.config), state_.consumed_samples);
-    const int64_t micro_batches = batch / (train.micro_batch * world_.size());
+    const int64_t micro_batches = batch / (train.micro_batch * place_.data_ranks());
     for (size_t i = kFirstStepProgram; i < programs_.size(); ++i) {
       if (programs_[i].micro_batches == micro_batches) return static_cast<int>(i);
     }
@@ -226,7 +227,7 @@ class Trainer {
 
   // Of a step's program.
   int64_t samples_of(int program) const {
-    return int64_t{programs_[static_cast<size_t>(program)].micro_batches} * world_.size() *
+    return int64_t{programs_[static_cast<size_t>(program)].micro_batches} * place_.data_ranks() *
            job_.config.train.micro_batch;
   }
 
@@ -242,7 +243,7 @@ class Trainer {
     const int64_t micro = job_.config.train.micro_batch, t = job_.config.train.sequence;
     const parallel::BatchBuffers buffers = executor_.batch(program, place);
     for (int64_t b = 0; b < micro; ++b) {
-      const int64_t sample = first + (int64_t{m} * world_.size() + world_.rank()) * micro + b;
+      const int64_t sample = first + (int64_t{m} * place_.data_ranks() + place_.data_rank()) * micro + b;
       job_.train->sample(sample, tokens_);
       std::copy_n(tokens_.begin(), t, buffers.inputs + b * t);
       std::copy_n(tokens_.begin() + 1, t, buffers.labels + b * t);
@@ -277,7 +278,7 @@ class Trainer {
                        .beta2 = static_cast<float>(optimizer.beta2),
                        .epsilon = static_cast<float>(optimizer.epsilon),
                        .weight_decay = static_cast<float>(optimizer.weight_decay),
-                       .decoupled = optimizer.form == "adamw"};
+                       .decoupled = optimizer.form == AdamForm::adamw};
     input.learning_rate = static_cast<float>(optim::learning_rate(
         schedule_of(job_.config),
         {.step = t, .successful_steps = state_.successful_steps, .successful_samples = state_.successful_samples}));
@@ -420,6 +421,7 @@ class Trainer {
 
   const Job& job_;
   comm::World& world_;
+  const comm::Placement place_;
   const std::vector<parallel::Program> programs_;
   device::WorkerTeam team_;
   device::Stream stream_;

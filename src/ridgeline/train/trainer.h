@@ -14,6 +14,7 @@
 #include "ridgeline/base/lock_file.h"
 #include "ridgeline/checkpoint/manifest.h"
 #include "ridgeline/comm/communicator.h"
+#include "ridgeline/comm/mesh.h"
 #include "ridgeline/data/sampler.h"
 #include "ridgeline/device/machine.h"
 #include "ridgeline/model/transformer_config.h"
@@ -49,17 +50,19 @@ struct JobOptions {
 constexpr int kEvaluationProgram = 0;
 constexpr int kFirstStepProgram = 1;
 
-// What a configuration means on `ranks` ranks of a machine: pure, so that `plan` says what `train` does.
-int threads_per_rank(const Config& config, const device::Machine& machine, int ranks);
-parallel::Sharding sharding_of(const Config& config, int ranks);
-parallel::RunShape run_shape(const Config& config, const device::Machine& machine, int ranks);
-std::vector<parallel::Program> run_programs(const Config& config, int ranks);
+// What a configuration that passes check() means on a machine, for a rank of its mesh (mesh_of): pure, so that `plan`
+// says what `train` does.
+int threads_per_rank(const Config& config, const device::Machine& machine, int ranks_of_machine);
+parallel::Sharding sharding_of(const Config& config, const comm::Mesh& mesh);
+parallel::RunShape run_shape(const Config& config, const device::Machine& machine, const comm::Placement& place);
+std::vector<parallel::Program> run_programs(const Config& config, const comm::Placement& place);
 
 // What all ranks of a process share. Immutable once prepared.
 struct Job {
   Config config;
   JobOptions options;
   device::Machine machine;
+  comm::Mesh mesh;
   SampleOrder order;  // recorded in checkpoints
   std::shared_ptr<const data::GptDataset> train;
   std::shared_ptr<const data::EvaluationWindows> valid;  // null: no validation data
@@ -78,7 +81,7 @@ struct Job {
 
 // Opens and checks everything outside: data, tokenizer, output folder (Error when it already holds a run and this is no
 // resume; when it is one and there is nothing to resume; when another process runs in it).
-Job prepare_job(const Config& config, JobOptions options, const device::Machine& machine, int ranks);
+Job prepare_job(const Config& config, JobOptions options, const device::Machine& machine, const comm::Mesh& mesh);
 // Makes the folder of a run and takes its lock: what prepare_job does first.
 std::shared_ptr<const LockFile> lock_run(const std::filesystem::path& out);
 

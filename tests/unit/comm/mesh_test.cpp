@@ -54,6 +54,41 @@ TEST(Mesh, DataParallelDegreeFollowsFromTheWorld) {
   EXPECT_EQ(Mesh::of_world(4, 1, 1, 1, 0).describe(), "pp 1 × dp_replicate 1 × dp_shard 4 × cp 1 × tp 1");
 }
 
+TEST(Placement, NumbersARankAlongEveryAxis) {
+  const Mesh mesh(kSizes);
+  std::set<std::vector<int>> places;
+  for (int rank = 0; rank < mesh.world_size(); ++rank) {
+    const Placement place(mesh, rank);
+    EXPECT_EQ(place.rank(), rank);
+    EXPECT_EQ(place.data_ranks(), mesh.size(kDataAxes));
+    EXPECT_EQ(place.data_rank(), mesh.index_in_group(rank, kDataAxes));
+    places.insert({place.data_rank(), place.index({Axis::cp}), place.stage(), place.tensor_rank()});
+    for (const AxisSet axes : {AxisSet{Axis::tp}, kDataAxes, kShardAxes, kAllAxes, AxisSet{}}) {
+      EXPECT_EQ(place.group(axes)[static_cast<size_t>(place.index(axes))], rank);
+      EXPECT_EQ(place.first(axes), place.group(axes).front());
+    }
+  }
+  EXPECT_EQ(static_cast<int>(places.size()), mesh.world_size());
+  EXPECT_EQ(Placement().mesh().world_size(), 1);
+}
+
+TEST(Placement, RanksOfAStageAndTensorRankAreAlike) {
+  const Mesh mesh = Mesh::of_world(24, 2, 3, 1, 2);
+  const std::vector<AlikeRanks> all = alike_ranks(mesh);
+  ASSERT_EQ(all.size(), 6U);
+  int ranks = 0;
+  std::set<std::pair<int, int>> seen;
+  for (const AlikeRanks& alike : all) {
+    EXPECT_EQ(alike.first.data_rank(), 0);
+    EXPECT_EQ(alike.ranks, 4);
+    seen.emplace(alike.first.stage(), alike.first.tensor_rank());
+    ranks += alike.ranks;
+  }
+  EXPECT_EQ(seen.size(), 6U);
+  EXPECT_EQ(ranks, mesh.world_size());
+  EXPECT_EQ(alike_ranks(Mesh::of_data(1 << 20)).size(), 1U);
+}
+
 TEST(Mesh, RefusesWhatDoesNotDivideWithTheNearestThatDoes) {
   try {
     Mesh::of_world(10, 2, 2, 1, 0);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "ridgeline/base/words.h"
 #include "ridgeline/parallel/offload.h"
 
 namespace ridgeline::parallel {
@@ -37,8 +38,7 @@ TEST(inventory, never_lets_two_live_buffers_share_bytes) {
         for (const int prefetch : {0, 1, 3}) {
           for (const Reduce reduce : {Reduce::last, Reduce::every}) {
             const RunShape run = small({.level = level,
-                                        .ranks = 4,
-                                        .group = 2,
+                                        .mesh = comm::Mesh::of_data(4, 2),
                                         .reduce = reduce,
                                         .prefetch = prefetch,
                                         .wire = dtype,
@@ -74,7 +74,7 @@ TEST(inventory, overlap_check_notices) {
 
 // Two buffers on different streams whose operations only the list orders, not the events.
 TEST(inventory, overlap_check_knows_streams) {
-  const RunShape run = small({.level = Shard::parameters, .ranks = 2});
+  const RunShape run = small({.level = Shard::parameters, .mesh = comm::Mesh::of_data(2)});
   std::vector<Program> list = programs(run);
   const Inventory inventory = make_inventory(run, model::declare(run.config), list);
   EXPECT_TRUE(overlapping(inventory, list).empty());
@@ -140,8 +140,8 @@ TEST(inventory, parameters_gradients_and_moments_take_what_the_closed_form_says)
                         {Shard::gradients, f32, f32, 4, 12},   {Shard::parameters, f32, f32, 0, 16}};
   for (const Form& form : forms) {
     for (const auto& [ranks, group] : {std::pair{2, 0}, {4, 0}, {8, 0}, {8, 2}}) {
-      const RunShape run =
-          small({.level = form.level, .ranks = ranks, .group = group, .wire = form.wire, .weights = form.weights});
+      const RunShape run = small(
+          {.level = form.level, .mesh = comm::Mesh::of_data(ranks, group), .wire = form.wire, .weights = form.weights});
       const std::vector<model::Unit> units = model::declare(run.config);
       const Inventory inventory = make_inventory(run, units, programs(run));
       int64_t padded = 0, bytes = 0;
@@ -150,7 +150,7 @@ TEST(inventory, parameters_gradients_and_moments_take_what_the_closed_form_says)
         if (buffer.program < 0 && buffer.kind != BufferKind::norm_partials) bytes += buffer.bytes;
       }
       EXPECT_EQ(bytes, form.whole * padded + form.cut * padded / run.sharding.shards())
-          << name_of(form.level) << " " << ranks << " ranks, groups of " << group;
+          << word_of(form.level) << " " << ranks << " ranks, groups of " << group;
     }
   }
 }
@@ -167,8 +167,7 @@ TEST(inventory, offload_moves_moments_and_masters_that_products_do_not_read) {
     for (const Shard level : kLevels) {
       for (const int group : {0, 2}) {
         RunShape run = small({.level = level,
-                              .ranks = 4,
-                              .group = group,
+                              .mesh = comm::Mesh::of_data(4, group),
                               .weights = form.weights,
                               .masters = form.masters,
                               .moments = form.moments});
@@ -182,7 +181,7 @@ TEST(inventory, offload_moves_moments_and_masters_that_products_do_not_read) {
           for (const int64_t window : {int64_t{1}, int64_t{1} << 20, int64_t{64} << 20}) {
             run.offload_window = window;
             const Inventory inventory = make_inventory(run, units, programs(run), packing);
-            EXPECT_EQ(inventory.file_bytes, form.element * padded) << name_of(level) << " " << group;
+            EXPECT_EQ(inventory.file_bytes, form.element * padded) << word_of(level) << " " << group;
             EXPECT_TRUE(overlapping(inventory, programs(run)).empty());
             const Buffer& memory = *inventory.find(BufferKind::offload_window, 0, 0, -1);
             EXPECT_EQ(memory.offset, 0);
@@ -207,7 +206,7 @@ TEST(inventory, offload_moves_moments_and_masters_that_products_do_not_read) {
 TEST(inventory, offloaded_state_passes_whole_in_the_order_of_updates) {
   for (const Shard level : kLevels) {
     for (const int64_t window : {int64_t{1}, int64_t{2} << 20}) {
-      RunShape run = small({.level = level, .ranks = 4, .weights = DType::bf16});
+      RunShape run = small({.level = level, .mesh = comm::Mesh::of_data(4), .weights = DType::bf16});
       run.offload_window = window;
       const std::vector<model::Unit> units = model::declare(run.config);
       const Inventory inventory = make_inventory(run, units, programs(run));
@@ -235,7 +234,7 @@ TEST(inventory, offloaded_state_passes_whole_in_the_order_of_updates) {
 }
 
 TEST(inventory, padding_is_smaller_than_a_norm_block_per_rank_and_unit) {
-  const RunShape run = small({.ranks = 4});
+  const RunShape run = small({.mesh = comm::Mesh::of_data(4)});
   for (const model::Unit& unit : model::declare(run.config)) {
     EXPECT_LT(unit.padded(4) - unit.count, 4 * model::kNormBlock);
     EXPECT_EQ(unit.padded(4) % (4 * model::kNormBlock), 0);

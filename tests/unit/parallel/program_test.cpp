@@ -36,8 +36,7 @@ std::vector<Sharding> shardings() {
             for (const int prefetch : {0, 1, 3}) {
               for (const DType wire : {DType::f32, DType::bf16})
                 list.push_back({.level = level,
-                                .ranks = ranks,
-                                .group = group,
+                                .mesh = comm::Mesh::of_data(ranks, group),
                                 .reduce = reduce,
                                 .gather = gather,
                                 .prefetch = prefetch,
@@ -54,12 +53,12 @@ std::vector<Sharding> shardings() {
 }
 // A few of them with all their parts: for tests that change every operation.
 std::vector<Sharding> samples() {
-  return {{.ranks = 2, .micro_batches = 2},
-          {.level = Shard::optimizer, .ranks = 2, .wire = DType::bf16, .micro_batches = 2},
-          {.level = Shard::parameters, .ranks = 4, .group = 2, .reduce = Reduce::every, .micro_batches = 2}};
+  return {{.mesh = comm::Mesh::of_data(2), .micro_batches = 2},
+          {.level = Shard::optimizer, .mesh = comm::Mesh::of_data(2), .wire = DType::bf16, .micro_batches = 2},
+          {.level = Shard::parameters, .mesh = comm::Mesh::of_data(4, 2), .reduce = Reduce::every, .micro_batches = 2}};
 }
 std::vector<std::string> simulate_all(const Sharding& sharding, const Program& program) {
-  return simulate(small(), sharding, std::vector<Program>(static_cast<size_t>(sharding.ranks), program));
+  return simulate(small(), sharding, std::vector<Program>(static_cast<size_t>(sharding.ranks()), program));
 }
 
 TEST(program, is_proved_complete_for_every_sharding) {
@@ -72,7 +71,7 @@ TEST(program, is_proved_complete_for_every_sharding) {
 }
 
 TEST(program, gathers_ahead_and_keeps_the_last_block_for_its_backward) {
-  const Sharding sharding{.level = Shard::parameters, .ranks = 2};
+  const Sharding sharding{.level = Shard::parameters, .mesh = comm::Mesh::of_data(2)};
   const Program program = step(sharding);
   int gathers_of_last = 0, gathers_of_first = 0;
   for (size_t i = 0; i < program.ops.size(); ++i) {
@@ -91,7 +90,7 @@ TEST(program, gathers_ahead_and_keeps_the_last_block_for_its_backward) {
 }
 
 TEST(program, reduces_a_block_as_soon_as_its_last_backward_ends) {
-  const Program program = step({.ranks = 2, .micro_batches = 2});
+  const Program program = step({.mesh = comm::Mesh::of_data(2), .micro_batches = 2});
   for (size_t i = 0; i < program.ops.size(); ++i) {
     if (program.ops[i].kind != OpKind::reduce || program.ops[i].index < 2 || program.ops[i].index > 4) continue;
     EXPECT_EQ(program.ops[i - 1].kind, OpKind::backward);
@@ -134,7 +133,7 @@ TEST(simulator, notices_a_forgotten_wait) {
 }
 
 TEST(simulator, notices_ranks_that_wait_for_each_other) {
-  const Sharding sharding{.ranks = 2};
+  const Sharding sharding{.mesh = comm::Mesh::of_data(2)};
   std::vector<Program> programs(2, step(sharding));
   // The second rank reduces two units in the other order.
   std::vector<size_t> reductions;

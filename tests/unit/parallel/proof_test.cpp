@@ -23,7 +23,7 @@ RunShape small() {
   run.config.context = 32;
   run.batch = {.batch = 3, .sequence = 17, .dtype = DType::f32, .head_chunk = 20, .team_size = 1};
   run.evaluation_batch = run.batch;
-  run.sharding = {.level = Shard::parameters, .ranks = 4, .micro_batches = 2};
+  run.sharding = {.level = Shard::parameters, .mesh = comm::Mesh::of_data(4), .micro_batches = 2};
   return run;
 }
 

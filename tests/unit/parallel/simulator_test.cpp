@@ -113,8 +113,8 @@ std::vector<std::string> simulate_stages(const Programs& programs) {
   std::vector<SimulatedRank> ranks;
   for (size_t stage = 0; stage < programs.size(); ++stage) {
     ranks.push_back({.program = &programs[stage], .stage = static_cast<int>(stage)});
-    ranks.back().group[static_cast<size_t>(Group::shards)] = static_cast<int>(stage);
-    ranks.back().group[static_cast<size_t>(Group::replicas)] = static_cast<int>(stage);
+    for (const Group group : {Group::data, Group::shards, Group::replicas})
+      ranks.back().group[static_cast<size_t>(group)] = static_cast<int>(stage);
   }
   return simulate(two_blocks(), {.micro_batches = kMicroBatches}, ranks);
 }

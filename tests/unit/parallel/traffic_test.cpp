@@ -26,7 +26,7 @@ int64_t bytes(const Sharding& sharding) {
   Traffic sum = traffic_of(program, units, sharding);
   for (const OpKind kind : {OpKind::count, OpKind::agree}) {
     const Traffic scalars = traffic_of(Op{.kind = kind}, units, sharding);
-    EXPECT_EQ(scalars.transfers, sharding.ranks > 1 ? 1 : 0);
+    EXPECT_EQ(scalars.transfers, sharding.ranks() > 1 ? 1 : 0);
     sum.bytes -= scalars.bytes;
   }
   return sum.bytes;
@@ -41,10 +41,11 @@ int64_t elements(const Sharding& sharding) {
 
 TEST(traffic, is_that_of_the_levels) {
   const auto of = [](Shard level, int ranks, int micro_batches, Reduce reduce) {
-    return Sharding{.level = level, .ranks = ranks, .reduce = reduce, .micro_batches = micro_batches};
+    return Sharding{
+        .level = level, .mesh = comm::Mesh::of_data(ranks), .reduce = reduce, .micro_batches = micro_batches};
   };
   for (const int ranks : {2, 4}) {
-    const int64_t whole = 4 * elements({.ranks = ranks}), once = whole / ranks * (ranks - 1);
+    const int64_t whole = 4 * elements({.mesh = comm::Mesh::of_data(ranks)}), once = whole / ranks * (ranks - 1);
     for (const int micro_batches : {1, 3}) {
       EXPECT_EQ(bytes(of(Shard::none, ranks, micro_batches, Reduce::last)), 2 * once);
       EXPECT_EQ(bytes(of(Shard::none, ranks, micro_batches, Reduce::every)), 2 * once * micro_batches);
@@ -56,7 +57,7 @@ TEST(traffic, is_that_of_the_levels) {
 }
 
 TEST(traffic, of_parameters_gathers_again_for_the_backward_unless_they_stay) {
-  Sharding sharding{.level = Shard::parameters, .ranks = 2, .gather = Gather::per_step};
+  Sharding sharding{.level = Shard::parameters, .mesh = comm::Mesh::of_data(2), .gather = Gather::per_step};
   const int64_t once = 4 * elements(sharding) / 2;
   EXPECT_EQ(bytes(sharding), 2 * once);
   sharding.gather = Gather::per_use;
@@ -68,7 +69,7 @@ TEST(traffic, of_parameters_gathers_again_for_the_backward_unless_they_stay) {
 }
 
 TEST(traffic, of_hybrid_groups_adds_the_replicas) {
-  const Sharding sharding{.level = Shard::gradients, .ranks = 4, .group = 2};
+  const Sharding sharding{.level = Shard::gradients, .mesh = comm::Mesh::of_data(4, 2)};
   // Gather and reduce half of it inside the group; sum halves over two replicas.
   EXPECT_EQ(bytes(sharding), 4 * elements(sharding) * 3 / 2);
 }

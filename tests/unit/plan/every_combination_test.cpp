@@ -31,21 +31,26 @@ struct Dimension {
 };
 
 struct Recomputed {
-  const char* kind;
+  model::Recompute kind;
   int every;
 };
-constexpr std::array<const char*, 4> kLevels = {"none", "optimizer", "gradients", "parameters"};
+constexpr std::array kLevels = {parallel::Shard::none, parallel::Shard::optimizer, parallel::Shard::gradients,
+                                parallel::Shard::parameters};
 constexpr std::array<int, 7> kGroups = {0, 1, 2, 3, 4, 8, 16};
-constexpr std::array<const char*, 3> kReduce = {"auto", "every", "last"};
-constexpr std::array<const char*, 2> kGather = {"per_use", "per_step"};
+constexpr std::array kReduce = {train::Cadence::automatic, train::Cadence::every, train::Cadence::last};
+constexpr std::array kGather = {parallel::Gather::per_use, parallel::Gather::per_step};
 constexpr std::array<int, 3> kPrefetch = {0, 1, 3};
-constexpr std::array<const char*, 2> kWire = {"fp32", "bf16"};
-constexpr std::array<const char*, 4> kPrecision = {"fp32", "bf16", "fp16", "pure_bf16"};
-constexpr std::array<const char*, 2> kState = {"fp32", "bf16"};
-constexpr std::array<const char*, 2> kOffload = {"none", "file"};
-constexpr std::array<const char*, 2> kForm = {"adamw", "adam"};
-constexpr std::array<Recomputed, 5> kRecompute = {
-    {{"none", 1}, {"selective", 1}, {"selective", 2}, {"full", 1}, {"full", 2}}};
+constexpr std::array kWire = {train::Storage::fp32, train::Storage::bf16};
+constexpr std::array kPrecision = {train::Precision::fp32, train::Precision::bf16, train::Precision::fp16,
+                                   train::Precision::pure_bf16};
+constexpr std::array kState = kWire;
+constexpr std::array kOffload = {train::Offload::none, train::Offload::file};
+constexpr std::array kForm = {train::AdamForm::adamw, train::AdamForm::adam};
+constexpr std::array<Recomputed, 5> kRecompute = {{{model::Recompute::none, 1},
+                                                   {model::Recompute::selective, 1},
+                                                   {model::Recompute::selective, 2},
+                                                   {model::Recompute::full, 1},
+                                                   {model::Recompute::full, 2}}};
 constexpr std::array<const char*, 4> kFamilies = {"gpt2", "gptj", "gpt_neox", "llama"};
 
 // A step's sequences: micro-batches x ranks, or a number that does not ask how many ranks there are.
@@ -231,15 +236,16 @@ class Pairs {
 // The programs of a run proved, its memory laid out and proved.
 void expect_sound(const Choice& choice, const train::Config& config, std::map<std::string, int64_t>& counts) {
   const int ranks = ranks_of(choice);
-  const parallel::RunShape shape = train::run_shape(config, {}, ranks);
-  const std::vector<parallel::Program> programs = train::run_programs(config, ranks);
+  const comm::Placement place(train::mesh_of(config, ranks), 0);
+  const parallel::RunShape shape = train::run_shape(config, {}, place);
+  const std::vector<parallel::Program> programs = train::run_programs(config, place);
   for (const parallel::Program& program : programs) {
     const std::vector<parallel::Program> all(static_cast<size_t>(ranks), program);
     const std::vector<std::string> wrong = parallel::simulate(shape.config, shape.sharding, all);
     EXPECT_TRUE(wrong.empty()) << wrong.front() << "\n" << described(choice, config);
   }
   const parallel::Inventory inventory = parallel::make_inventory(shape, model::declare(shape.config), programs);
-  EXPECT_EQ(inventory.file_bytes > 0, config.optimizer.offload == "file") << described(choice, config);
+  EXPECT_EQ(inventory.file_bytes > 0, config.optimizer.offload == train::Offload::file) << described(choice, config);
   const std::vector<std::string> wrong = parallel::overlapping(inventory, programs);
   EXPECT_TRUE(wrong.empty()) << wrong.front() << "\n" << described(choice, config);
   // A limit in the midst of what these runs take.
@@ -285,17 +291,17 @@ TEST(EveryCombination, IsRunOrRefusedForDivisibilityOrMemoryAlone) {
 
 TEST(EveryCombination, OffloadToHostMemoryIsWhereStateLiesOnCpus) {
   train::Config config = base_of(0);
-  config.train.precision = "bf16";
-  const std::vector<parallel::Program> programs = train::run_programs(config, 1);
-  const auto planned = [&](const char* where) {
+  config.train.precision = train::Precision::bf16;
+  const std::vector<parallel::Program> programs = train::run_programs(config, {});
+  const auto planned = [&](train::Offload where) {
     config.optimizer.offload = where;
     train::check(config, 1);
-    const parallel::RunShape shape = train::run_shape(config, {}, 1);
+    const parallel::RunShape shape = train::run_shape(config, {}, {});
     return parallel::make_inventory(shape, model::declare(shape.config), programs);
   };
-  EXPECT_EQ(planned("host").total_bytes(), planned("none").total_bytes());
-  EXPECT_EQ(planned("host").file_bytes, 0);
-  EXPECT_GT(planned("file").file_bytes, 0);
+  EXPECT_EQ(planned(train::Offload::host).total_bytes(), planned(train::Offload::none).total_bytes());
+  EXPECT_EQ(planned(train::Offload::host).file_bytes, 0);
+  EXPECT_GT(planned(train::Offload::file).file_bytes, 0);
 }
 
 }  // namespace

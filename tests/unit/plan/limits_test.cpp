@@ -16,7 +16,7 @@ TEST(TrafficOf, IsWhatTheLevelsAreKnownFor) {
   constexpr int kRanks = 4, kMicro = 3;
   const auto traffic = [&](parallel::Shard level, parallel::Reduce reduce, int group = 0) {
     const parallel::Sharding sharding{
-        .level = level, .ranks = kRanks, .group = group, .reduce = reduce, .micro_batches = kMicro};
+        .level = level, .mesh = comm::Mesh::of_data(kRanks, group), .reduce = reduce, .micro_batches = kMicro};
     return traffic_by_purpose(parallel::lower(config, parallel::schedule(1, kMicro)[0], sharding), units, sharding);
   };
   int64_t bytes = 0;

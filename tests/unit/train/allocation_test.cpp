@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "ridgeline/base/words.h"
 #include "ridgeline/device/arena.h"
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/parallel/executor.h"
@@ -89,7 +90,7 @@ std::vector<Case> cases() {
 }
 
 std::string text_of(const Layout& layout, DType dtype) {
-  return fmt::format("{} ranks, level {}, {}{}", layout.ranks, parallel::name_of(layout.shard), name_of(dtype),
+  return fmt::format("{} ranks, level {}, {}{}", layout.ranks, word_of(layout.shard), name_of(dtype),
                      layout.offload_window > 0 ? ", offload" : "");
 }
 
@@ -111,7 +112,8 @@ parallel::RunShape shape(const Layout& layout, DType dtype, bool dropout) {
                .dropout = dropout};
   run.evaluation_batch = run.batch;
   run.evaluation_batch.dropout = false;
-  run.sharding = {.level = layout.shard, .ranks = layout.ranks, .weights = dtype, .micro_batches = 2};
+  run.sharding = {
+      .level = layout.shard, .mesh = comm::Mesh::of_data(layout.ranks), .weights = dtype, .micro_batches = 2};
   run.offload_window = layout.offload_window;
   return run;
 }
@@ -144,10 +146,10 @@ parallel::StepResult run_program(parallel::Executor& executor, int program) {
 template <typename F>
 void with_executor(const parallel::RunShape& run, parallel::Executor::Options options, F&& f) {
   options.offload_folder = std::filesystem::temp_directory_path() / "ridgeline_allocation";
-  comm::run_threads(run.sharding.ranks, {.timeout = std::chrono::seconds(60)}, [&](comm::World& world) {
+  comm::run_threads(run.sharding.ranks(), {.timeout = std::chrono::seconds(60)}, [&](comm::World& world) {
     device::WorkerTeam team(run.batch.team_size);
     device::Stream stream(team);
-    parallel::Executor executor(run, programs(run), world, stream, options);
+    parallel::Executor executor(run.on_rank(world.rank()), programs(run), world, stream, options);
     initialize(executor, 1);
     f(executor, world);
   });

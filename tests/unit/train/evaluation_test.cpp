@@ -58,12 +58,13 @@ TEST_F(SmallRun, is_stopped_on_all_ranks_when_one_is_asked) {
   run.config = model::with_usual_sizes({.layers = 1, .width = 32, .heads = 4, .vocab = kVocabulary, .context = 24});
   run.batch = {.batch = 2, .sequence = 24, .head_chunk = 17};
   run.evaluation_batch = run.batch;
-  run.sharding.ranks = 3;
+  run.sharding.mesh = comm::Mesh::of_data(3);
   std::array<Evaluation, 3> stopped, whole;
   comm::run_threads(3, {}, [&](comm::World& world) {
     device::WorkerTeam team(1);
     device::Stream stream(team);
-    parallel::Executor executor(run, {parallel::evaluation(run.config, 1, run.sharding)}, world, stream);
+    parallel::Executor executor(run.on_rank(world.rank()), {parallel::evaluation(run.config, 1, run.sharding)}, world,
+                                stream);
     initialize(executor, 1);
     const auto rank = static_cast<size_t>(world.rank());
     int rounds = 0;

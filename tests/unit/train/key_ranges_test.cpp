@@ -48,7 +48,7 @@ class KeyRanges : public SmallRun {
     try {
       const Config given = config(overrides);
       check(given, ranks);
-      const plan::MemoryReport report = memory_report(given, device::Machine::read(), ranks);
+      const plan::MemoryReport report = memory_report(given, device::Machine::read(), mesh_of(given, ranks));
       EXPECT_GT(report.total, 0);
       if (report.total < kMostBytes && given.train.steps <= 8 && given.train.global_batch <= 64 &&
           given.train.threads <= 16) {

@@ -51,8 +51,10 @@ class OffloadTest : public SmallRun {
   }
 
   static int64_t planned_file_bytes(const Config& run_config, int ranks) {
-    const parallel::RunShape shape = run_shape(run_config, {}, ranks);
-    return parallel::make_inventory(shape, model::declare(shape.config), run_programs(run_config, ranks)).file_bytes;
+    const parallel::RunShape shape = run_shape(run_config, {}, {mesh_of(run_config, ranks), 0});
+    return parallel::make_inventory(shape, model::declare(shape.config),
+                                    run_programs(run_config, {mesh_of(run_config, ranks), 0}))
+        .file_bytes;
   }
 };
 

@@ -82,7 +82,7 @@ TEST_F(Precision, the_unit_that_overflowed_is_named) {
   options.out = folder_ / "named";
   options.console = std::fopen((folder_ / "said").c_str(), "w");
   ASSERT_NE(options.console, nullptr);
-  const Job job = prepare_job(fp16, options, device::Machine::read(), 2);
+  const Job job = prepare_job(fp16, options, device::Machine::read(), mesh_of(fp16, 2));
   comm::run_threads(2, {.timeout = std::chrono::seconds(60)}, [&](comm::World& world) { run_training(job, world); });
   std::fclose(options.console);
   std::ifstream file(folder_ / "said");

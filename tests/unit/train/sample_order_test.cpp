@@ -28,7 +28,7 @@ class OrderOfSamples : public SmallRun {
     options.out = folder_ / name;
     options.resume = true;
     options.other_data = other_data;
-    return prepare_job(run_config, options, device::Machine::read(), 1);
+    return prepare_job(run_config, options, device::Machine::read(), mesh_of(run_config, 1));
   }
   std::vector<std::string> listing(const fs::path& path, int64_t first, int64_t count) const {
     std::vector<std::string> lines;
@@ -147,7 +147,7 @@ TEST_F(OrderOfSamples, other_data_is_an_error_unless_asked_for) {
   options.resume = options.other_data = true;
   SampleOrder meant;
   {
-    const Job job = prepare_job(longer, options, device::Machine::read(), 1);
+    const Job job = prepare_job(longer, options, device::Machine::read(), mesh_of(longer, 1));
     comm::run_threads(1, {}, [&](comm::World& world) { run_training(job, world); });
     meant = job.order;
   }
@@ -249,7 +249,8 @@ TEST_F(OrderOfSamples, what_it_takes_is_known_before_it_is_built) {
   for (const char* const steps : {"train.steps=100000000000", "train.steps=100000000000000000"}) {
     JobOptions options;
     options.out = folder_ / "never";
-    expect_error([&] { prepare_job(config({steps}), options, device::Machine::read(), 1); }, {"train.steps"});
+    expect_error([&] { prepare_job(config({steps}), options, device::Machine::read(), mesh_of(config({steps}), 1)); },
+                 {"train.steps"});
   }
   expect_error([&] { require_index_fits(config({"train.steps=1000"}), 3'000'000'000'000, 1'500'000'000'000, "host"); },
                {"train.steps = 1000", "the host's", "About 500 steps fit"});
@@ -267,7 +268,9 @@ TEST(PlaceOfSample, IsThatOfTakingEachStep) {
             for (int64_t rank = 0; rank < ranks; ++rank) {
               for (int64_t row = 0; row < micro; ++row) {
                 const int64_t sample = consumed + (m * ranks + rank) * micro + row;
-                EXPECT_EQ(place_of_sample(ramp, micro, ranks, sample), (SamplePlace{step, m, rank, row})) << sample;
+                EXPECT_EQ(place_of_sample(ramp, micro, comm::Mesh::of_data(static_cast<int>(ranks)), sample),
+                          (SamplePlace{step, m, rank, row}))
+                    << sample;
               }
             }
           }
@@ -276,7 +279,7 @@ TEST(PlaceOfSample, IsThatOfTakingEachStep) {
       }
     }
   }
-  EXPECT_EQ(place_of_sample({.global = 8}, 2, 1, 100 + 11, 7, 100), (SamplePlace{9, 1, 0, 1}));
+  EXPECT_EQ(place_of_sample({.global = 8}, 2, comm::Mesh::of_data(1), 100 + 11, 7, 100), (SamplePlace{9, 1, 0, 1}));
 }
 
 TEST_F(OrderOfSamples, an_evaluation_is_about_what_the_run_held_out) {

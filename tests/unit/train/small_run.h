@@ -62,7 +62,7 @@ class SmallRun : public testing::Test {
     JobOptions options;
     options.out = folder_ / name;
     options.resume = resume;
-    Job job = prepare_job(run_config, options, device::Machine::read(), ranks);
+    Job job = prepare_job(run_config, options, device::Machine::read(), mesh_of(run_config, ranks));
     if (after_check) after_check(job.config);
     TrainingResult result;
     comm::run_threads(ranks, {.timeout = std::chrono::seconds(60)}, [&](comm::World& world) {

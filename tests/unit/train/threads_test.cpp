@@ -22,7 +22,7 @@ class ThreadsOfARun : public SmallRun {
     machine.processors.clear();
     for (size_t i = 0; i < static_cast<size_t>(processors); ++i) machine.processors.push_back(real[i % real.size()]);
     check(run_config, ranks);
-    const Job job = prepare_job(run_config, options, machine, ranks);
+    const Job job = prepare_job(run_config, options, machine, mesh_of(run_config, ranks));
     EXPECT_EQ(job.threads_per_rank, std::max(1, processors / ranks));
     comm::run_threads(ranks, {.timeout = std::chrono::seconds(60)},
                       [&](comm::World& world) { run_training(job, world); });
@@ -48,7 +48,7 @@ TEST_F(ThreadsOfARun, GiveTheBitsOfOneThread) {
 TEST_F(ThreadsOfARun, AreRefusedWhereMemoryIsPlannedForFewer) {
   JobOptions options;
   options.out = folder_ / "fault";
-  Job job = prepare_job(sized(config()), options, device::Machine::read(), 1);
+  Job job = prepare_job(sized(config()), options, device::Machine::read(), mesh_of(sized(config()), 1));
   job.threads_per_rank = 2;
   job.machine.processors = {0};
   EXPECT_DEATH(comm::run_threads(1, {}, [&](comm::World& world) { run_training(job, world); }),

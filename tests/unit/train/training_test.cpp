@@ -223,7 +223,7 @@ TEST_F(SmallRun, a_rank_that_throws_stops_everyone_and_is_named) {
   JobOptions options;
   options.out = folder_ / "failing";
   const Config run_config = config({"train.steps=1000000", "train.save_every=0"});
-  const Job job = prepare_job(run_config, options, device::Machine::read(), 2);
+  const Job job = prepare_job(run_config, options, device::Machine::read(), mesh_of(run_config, 2));
   const auto begin = std::chrono::steady_clock::now();
   const std::string text = error_of([&] {
     comm::run_threads(2, {.timeout = std::chrono::seconds(60), .failure_file = (folder_ / "failure.txt").string()},

@@ -165,7 +165,7 @@ TEST(ConfigBatchRamp, WithoutAStartTheOthersAreNotRead) {
 
 optim::LossScaleRule rule_of(std::vector<std::string> overrides) {
   Config config = good(std::move(overrides));
-  config.train.precision = "fp16";
+  config.train.precision = Precision::fp16;
   const auto rule = loss_scale_of(config);
   EXPECT_TRUE(rule.has_value());
   return rule.value_or(optim::LossScaleRule{});
@@ -233,10 +233,10 @@ TEST(ConfigLossScale, TheMinimumIsNotAboveTheFirstScale) {
 // table
 
 TEST(ConfigOptimizer, FormAndStateAreWords) {
-  EXPECT_EQ(good().optimizer.form, "adamw");
-  EXPECT_EQ(good().optimizer.state, "fp32");
-  EXPECT_EQ(good({"optimizer.form=adam"}).optimizer.form, "adam");
-  EXPECT_EQ(good({"optimizer.state=bf16"}).optimizer.state, "bf16");
+  EXPECT_EQ(good().optimizer.form, AdamForm::adamw);
+  EXPECT_EQ(good().optimizer.state, Storage::fp32);
+  EXPECT_EQ(good({"optimizer.form=adam"}).optimizer.form, AdamForm::adam);
+  EXPECT_EQ(good({"optimizer.state=bf16"}).optimizer.state, Storage::bf16);
   expect_error([] { good({"optimizer.form=adamW"}); }, {"must be adamw | adam", "nearest valid value is \"adamw\""});
   expect_error([] { good({"optimizer.state=fp16"}); }, {"must be fp32 | bf16"});
   expect_error([] { good({"train.loss_scale=1024"}); }, {"must be usual | constant | megatron"});

@@ -38,7 +38,7 @@ Config parse(std::string_view text, std::vector<std::string> overrides = {}) {
 TEST(ConfigReading, TakesValuesAndLeavesTheRestAtDefault) {
   const Config config = parse(kSmall);
   EXPECT_EQ(config.train.steps, 300);
-  EXPECT_EQ(config.train.precision, "bf16");
+  EXPECT_EQ(config.train.precision, Precision::bf16);
   EXPECT_EQ(activation_dtype(config), DType::bf16);
   EXPECT_EQ(config.optimizer.learning_rate, 1e-3);
   EXPECT_EQ(config.optimizer.clip, 1.0) << "a whole number serves as a number";
@@ -63,7 +63,7 @@ TEST(ConfigReading, OverridesTakeBareWordsAndToml) {
   const Config config = parse(kSmall, {"train.precision=fp32", "data.train = out/my data", "data.split=90,10,0",
                                        "data.tokenizer=\"a\\tb\"", "data.valid=3", "optimizer.clip=0.5",
                                        "train.seed=0x10", "train.steps=1_000", "parallel.sequence=false"});
-  EXPECT_EQ(config.train.precision, "fp32");
+  EXPECT_EQ(config.train.precision, Precision::fp32);
   EXPECT_EQ(config.data.train, "out/my data");
   EXPECT_EQ(config.data.split, "90,10,0");
   EXPECT_EQ(config.data.tokenizer, "a\tb");
