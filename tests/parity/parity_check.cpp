@@ -21,6 +21,7 @@
 #include "ridgeline/comm/communicator.h"
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/ops/cross_entropy.h"
+#include "ridgeline/parallel/diagnosis.h"
 #include "ridgeline/parallel/executor.h"
 #include "ridgeline/train/hugging_face_names.h"
 #include "ridgeline/train/state.h"
@@ -250,7 +251,7 @@ class Check {
       const parallel::BatchBuffers buffers = executor_->batch(1, 0);
       for (int64_t b = 0; b < micro_; ++b) write_row(buffers, 0, row_of(micro, b), b);
       executor_->run(1, {});
-      const std::vector<float> logits = executor_->logits(1, 0);
+      const std::vector<float> logits = parallel::logits(*executor_, 1, 0);
       for (int64_t b = 0; b < micro_; ++b) {
         const float* const expected = reference_.logits.data() + row_of(micro, b) * per_row;
         for (int64_t i = 0; i < per_row; ++i) {

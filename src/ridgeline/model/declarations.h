@@ -3,6 +3,7 @@
 // pure functions; nothing here knows ranks.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -56,6 +57,16 @@ struct Unit {
 // Where a tensor lies in its unit's segment: of weights, or of f32 gradients. Null when the unit has none of this name.
 ConstRef part_of(const Unit& unit, ConstRef segment, std::string_view suffix);
 float* part_of(const Unit& unit, float* segment, std::string_view suffix);
+
+// The tensors of a unit that meet elements [first, last) of its segment: f(tensor, first element inside the tensor,
+// count, offset in the segment). Alignment gaps belong to no tensor.
+template <typename F>
+void for_each_tensor_range(const Unit& unit, int64_t first, int64_t last, F&& f) {
+  for (const Tensor& tensor : unit.tensors) {
+    const int64_t begin = std::max(first, tensor.offset), end = std::min(last, tensor.offset + tensor.count());
+    if (begin < end) f(tensor, begin - tensor.offset, end - begin, begin);
+  }
+}
 
 // In forward order: vocabulary, positions where they are learned, block 0 … L-1, final norm, head where it is not the
 // vocabulary matrix alone. Tensors by unit, in brackets those that only some options have:

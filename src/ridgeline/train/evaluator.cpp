@@ -9,6 +9,7 @@
 #include "ridgeline/data/prepare.h"
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/observe/progress.h"
+#include "ridgeline/parallel/diagnosis.h"
 
 namespace ridgeline::train {
 
@@ -24,7 +25,8 @@ Evaluation evaluate_windows(parallel::Executor& executor, int program, const dat
                             int64_t limit, int64_t step, const std::function<bool()>& stop) {
   const model::BatchShape& shape = executor.run_shape().evaluation_batch;
   const int64_t t = shape.sequence;
-  const int64_t rank = executor.world().rank(), ranks = executor.world().size();
+  const comm::Placement place = executor.run_shape().place();
+  const int64_t rank = place.data_rank(), ranks = place.data_ranks();
   Evaluation sum;
   for (int64_t first = 0; first < limit; first += shape.batch * ranks) {
     const parallel::BatchBuffers buffers = executor.batch(program, 0);
@@ -119,7 +121,7 @@ Evaluation evaluate(const ModelSource& source, const std::shared_ptr<const data:
     if (mine.not_finite) {
       throw Error(
           fmt::format("the loss of '{}' is not finite from window {} on; first seen in {}", source.folder().string(),
-                      *mine.not_finite, executor.first_non_finite(0, {.step = source.step()})),
+                      *mine.not_finite, parallel::first_non_finite(executor, 0, {.step = source.step()})),
           "The model's weights are damaged, or its training diverged: use an earlier checkpoint.");
     }
     if (world.rank() == 0) result = mine;

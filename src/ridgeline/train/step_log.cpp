@@ -101,36 +101,36 @@ void StepLog::record(const StepRecord& record) {
   const double flops = tokens_per_second * flops_per_token_, mfu = model_flops_utilization(flops);
   const int64_t memory = device::resident_memory().now;
   const auto phase = [&](Phase which) { return static_cast<double>(record.phases[static_cast<size_t>(which)]) * 1e-9; };
-  std::array<observe::Field, 24> fields = {observe::Field{"step", record.step},
-                                           {"loss", record.result.loss},
-                                           {"grad_norm", record.result.gradient_norm},
-                                           {"learning_rate", record.learning_rate},
-                                           {"tokens", record.consumed_tokens},
-                                           {"step_seconds", record.step_seconds},
-                                           {"tokens_per_second", tokens_per_second},
-                                           {"tflops", flops * 1e-12},
-                                           {"mfu", mfu},
-                                           {"memory_bytes", memory},
-                                           {"data_seconds", record.data_seconds},
-                                           {"gather_seconds", phase(Phase::gather)},
-                                           {"forward_seconds", phase(Phase::forward)},
-                                           {"loss_seconds", phase(Phase::loss)},
-                                           {"backward_seconds", phase(Phase::backward)},
-                                           {"reduce_seconds", phase(Phase::reduce)},
-                                           {"update_seconds", phase(Phase::update)}};
-  size_t count = 17;
+  fields_.assign({{"step", record.step},
+                  {"loss", record.result.loss},
+                  {"grad_norm", record.result.gradient_norm},
+                  {"learning_rate", record.learning_rate},
+                  {"tokens", record.consumed_tokens},
+                  {"step_seconds", record.step_seconds},
+                  {"tokens_per_second", tokens_per_second},
+                  {"tflops", flops * 1e-12},
+                  {"mfu", mfu},
+                  {"memory_bytes", memory},
+                  {"data_seconds", record.data_seconds},
+                  {"gather_seconds", phase(Phase::gather)},
+                  {"forward_seconds", phase(Phase::forward)},
+                  {"loss_seconds", phase(Phase::loss)},
+                  {"backward_seconds", phase(Phase::backward)},
+                  {"reduce_seconds", phase(Phase::reduce)},
+                  {"update_seconds", phase(Phase::update)}});
+  const auto add = [&](std::string_view key, auto value) { fields_.emplace_back(key, value); };
   if (record.loss_scale) {
-    fields[count++] = {"loss_scale", *record.loss_scale};
-    fields[count++] = {"overflow", int64_t{record.result.overflow ? 1 : 0}};
+    add("loss_scale", *record.loss_scale);
+    add("overflow", record.result.overflow ? 1 : 0);
   }
   if (job_.config.optimizer.offload == Offload::file) {
-    fields[count++] = {"offload_read_bytes", record.result.offload_read_bytes};
-    fields[count++] = {"offload_written_bytes", record.result.offload_written_bytes};
+    add("offload_read_bytes", record.result.offload_read_bytes);
+    add("offload_written_bytes", record.result.offload_written_bytes);
   }
-  if (record.validation_loss) fields[count++] = {"validation_loss", *record.validation_loss};
-  if (record.validation_bits_per_byte) fields[count++] = {"validation_bits_per_byte", *record.validation_bits_per_byte};
-  if (record.save_seconds) fields[count++] = {"save_seconds", *record.save_seconds};
-  metrics_.write(std::span<const observe::Field>(fields.data(), count));
+  if (record.validation_loss) add("validation_loss", *record.validation_loss);
+  if (record.validation_bits_per_byte) add("validation_bits_per_byte", *record.validation_bits_per_byte);
+  if (record.save_seconds) add("save_seconds", *record.save_seconds);
+  metrics_.write(fields_);
 
   events_.scalar("train/loss", record.step, record.result.loss);
   events_.scalar("train/grad_norm", record.step, record.result.gradient_norm);

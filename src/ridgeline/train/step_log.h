@@ -74,6 +74,7 @@ class StepLog {
   double peak_flops_;
   int measured_again_ = 0;
   observe::MetricsLog metrics_;
+  std::vector<observe::Field> fields_;  // of the record being written; grows once
   observe::TensorBoardLog events_;
   std::unique_ptr<observe::Progress> progress_;
 };

@@ -14,6 +14,7 @@
 #include "ridgeline/checkpoint/lineage.h"
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/observe/format.h"
+#include "ridgeline/parallel/diagnosis.h"
 #include "ridgeline/parallel/executor.h"
 #include "ridgeline/train/evaluator.h"
 #include "ridgeline/train/output_folder.h"
@@ -330,7 +331,7 @@ class Trainer {
 
   // A checkpoint is good when what follows from it is finite: nothing that led to this is offered.
   [[noreturn]] void fail_non_finite(int program, const parallel::StepInput& input, std::string_view what) {
-    const std::string first = executor_.first_non_finite(program, input);
+    const std::string first = parallel::first_non_finite(executor_, program, input);
     const bool training = program != kEvaluationProgram;
     const std::optional<checkpoint::CheckpointEntry> good = last_good(job_.options.out, state_.step);
     const char* const now = training                                        ? "weights were not updated"

@@ -1,0 +1,188 @@
+#include "ridgeline/parallel/bound_op.h"
+
+#include "ridgeline/base/error.h"
+
+namespace ridgeline::parallel {
+namespace {
+
+class Binder {
+ public:
+  Binder(const RunShape& run, const std::vector<model::Unit>& units, const std::vector<Program>& programs, int program,
+         const RankMemory& memory)
+      : run_(run),
+        config_(run.config),
+        units_(units),
+        program_(programs[static_cast<size_t>(program)]),
+        number_(program),
+        memory_(memory),
+        shape_(memory.shape_of(program)),
+        dataflow_(run.config, run.sharding, program_) {}
+
+  BoundOp bind(int position) {
+    position_ = position;
+    const Op& op = program_.ops[static_cast<size_t>(position)];
+    switch (op.kind) {
+      case OpKind::count:
+        return bound::Count{};
+      case OpKind::agree:
+        return bound::Agree{};
+      case OpKind::gather:
+        return bound::Gather{op.index, value(Access::read), value(Access::write)};
+      case OpKind::clear: {
+        const Ref gradient = value(Access::write);
+        return bound::Clear{gradient, whole(op.index) * size_of(gradient.dtype)};
+      }
+      case OpKind::pack:
+        return bound::Pack{whole(op.index), value(Access::read), value(Access::write)};
+      case OpKind::reduce:
+        return bound::Reduce{op.index, value(Access::read)};
+      case OpKind::replicate:
+        return bound::Replicate{op.index, part_of(op.index, value(Access::read))};
+      case OpKind::accumulate:
+        return bound::Accumulate{op.index, run_.sharding.window(op.micro) == 0, part_of(op.index, value(Access::read))};
+      case OpKind::measure:
+        return bound::Measure{op.index};
+      case OpKind::update:
+        return bound::Update{op.index};
+      case OpKind::forward:
+        if (op.index < 0) return embedding_forward(op);
+        return block_forward(op);
+      case OpKind::backward:
+        if (op.index < 0) return embedding_backward(op);
+        return block_backward(op);
+      case OpKind::loss:
+      case OpKind::evaluate:
+        return loss(op);
+      case OpKind::backward_input:
+      case OpKind::backward_weight:
+      case OpKind::exchange:
+        break;
+    }
+    RL_REQUIRE(false, "no schedule of one stage has '{}'", op.name());
+    return bound::Count{};
+  }
+
+ private:
+  int64_t whole(int unit) const { return memory_.unit(unit).extent.whole; }
+  Ref part_of(int unit, Ref whole) const { return whole.at(memory_.unit(unit).part.first); }
+
+  // Where the first value lies that the operation reads, or the first that it writes or adds to.
+  Ref value(Access access) const {
+    for (const Use& use : dataflow_.of(position_)) {
+      if ((use.access == Access::read) == (access == Access::read)) return memory_.locate(number_, use.value);
+    }
+    return {};
+  }
+  // The whole weights of a unit as the operation reads them.
+  ConstRef weights_of(int unit) const {
+    for (const Use& use : dataflow_.of(position_)) {
+      if (use.value.kind == ValueKind::weights && use.value.index == unit) return memory_.locate(number_, use.value);
+    }
+    RL_REQUIRE(false, "operation {} of program {} does not read the weights of unit {}", position_, number_, unit);
+    return {};
+  }
+  auto weights() const {
+    return [this](int unit) { return weights_of(unit); };
+  }
+  auto gradients(int micro) const {
+    return [this, window = run_.sharding.window(micro)](int unit) {
+      return memory_.locate(number_, {ValueKind::gradient, unit, window}).as<float>();
+    };
+  }
+  const model::Unit& block(int layer) const { return units_[static_cast<size_t>(block_unit(layer))]; }
+  int block_unit(int layer) const { return model::unit_index(config_).first_block + layer; }
+
+  model::Batch batch(int micro) const {
+    const BatchBuffers tokens = memory_.batch(number_, micro);
+    return {tokens.inputs,  tokens.labels,        tokens.positions,
+            tokens.samples, tokens.sample_of_row, memory_.rotary_table()};
+  }
+  Ref stream_gradient(int micro) const {
+    return {memory_.find(BufferKind::stream_gradient, 0, micro, number_), shape_.dtype};
+  }
+  model::Carver scratch(int micro) const {
+    return model::Carver(memory_.find(BufferKind::scratch, position_, micro, number_));
+  }
+  model::Recompute recompute(int layer) const {
+    return program_.trains() ? run_.recompute_of(layer) : model::Recompute::none;
+  }
+  model::BlockSaved saved(const Op& op) const {
+    model::Carver carver(memory_.find(BufferKind::saved, op.index, op.micro, number_));
+    return model::carve_block_saved(carver, config_, shape_, recompute(op.index));
+  }
+  model::BlockScratch block_scratch(const Op& op, model::Pass pass) const {
+    model::Carver carver = scratch(op.micro);
+    return model::carve_block_scratch(carver, config_, shape_, pass, recompute(op.index));
+  }
+
+  BoundOp embedding_forward(const Op& op) const {
+    return bound::EmbeddingForward{&shape_, batch(op.micro), model::embedding_weights(config_, units_, weights()),
+                                   memory_.output(number_, op.index, op.micro)};
+  }
+  BoundOp embedding_backward(const Op& op) const {
+    model::Carver carver = scratch(op.micro);
+    return bound::EmbeddingBackward{&shape_, batch(op.micro), stream_gradient(op.micro),
+                                    model::embedding_gradients(config_, units_, gradients(op.micro)),
+                                    model::carve_embedding_scratch(carver, config_, shape_)};
+  }
+  BoundOp block_forward(const Op& op) const {
+    return bound::BlockForward{&shape_,
+                               batch(op.micro),
+                               op.index,
+                               recompute(op.index),
+                               model::block_weights(block(op.index), weights_of(block_unit(op.index))),
+                               memory_.output(number_, op.index - 1, op.micro),
+                               saved(op),
+                               memory_.output(number_, op.index, op.micro),
+                               block_scratch(op, model::Pass::forward)};
+  }
+  BoundOp block_backward(const Op& op) const {
+    return bound::BlockBackward{&shape_,
+                                batch(op.micro),
+                                op.index,
+                                recompute(op.index),
+                                model::block_weights(block(op.index), weights_of(block_unit(op.index))),
+                                model::block_gradients(block(op.index), gradients(op.micro)(block_unit(op.index))),
+                                memory_.output(number_, op.index - 1, op.micro),
+                                saved(op),
+                                stream_gradient(op.micro),
+                                block_scratch(op, model::Pass::backward)};
+  }
+  BoundOp loss(const Op& op) const {
+    const bool trains = op.kind == OpKind::loss;
+    model::Carver carver = scratch(op.micro);
+    return bound::Loss{&shape_,
+                       batch(op.micro),
+                       trains,
+                       model::head_weights(config_, units_, weights()),
+                       trains ? model::head_gradients(config_, units_, gradients(op.micro)) : model::HeadGradients{},
+                       memory_.output(number_, op.index - 1, op.micro),
+                       trains ? stream_gradient(op.micro) : Ref(),
+                       memory_.losses(number_, op.micro),
+                       model::carve_loss_scratch(carver, config_, shape_, trains)};
+  }
+
+  const RunShape& run_;
+  const model::TransformerConfig& config_;
+  const std::vector<model::Unit>& units_;
+  const Program& program_;
+  const int number_;
+  const RankMemory& memory_;
+  const model::BatchShape& shape_;
+  const Dataflow dataflow_;
+  int position_ = 0;
+};
+
+}  // namespace
+
+std::vector<BoundOp> bind(const RunShape& run, const std::vector<model::Unit>& units,
+                          const std::vector<Program>& programs, int program, const RankMemory& memory) {
+  Binder binder(run, units, programs, program, memory);
+  const size_t count = programs[static_cast<size_t>(program)].ops.size();
+  std::vector<BoundOp> all;
+  all.reserve(count);
+  for (size_t i = 0; i < count; ++i) all.push_back(binder.bind(static_cast<int>(i)));
+  return all;
+}
+
+}  // namespace ridgeline::parallel

@@ -1,0 +1,110 @@
+// Operations bound to their buffers: each kind holds what it needs and nothing else.
+#pragma once
+
+#include <cstdint>
+#include <variant>
+#include <vector>
+
+#include "ridgeline/model/transformer.h"
+#include "ridgeline/parallel/dataflow.h"
+#include "ridgeline/parallel/rank_memory.h"
+
+namespace ridgeline::parallel {
+
+namespace bound {
+
+struct Count {};
+struct Agree {};
+struct Gather {
+  int unit;
+  ConstRef own;  // this rank's part of the weights
+  Ref whole;
+};
+struct Clear {
+  Ref gradient;
+  int64_t bytes;
+};
+struct Pack {
+  int64_t count;
+  ConstRef gradient;
+  Ref packed;
+};
+struct Reduce {
+  int unit;
+  Ref gradient;  // the whole unit's; the sum is left in it
+};
+struct Replicate {
+  int unit;
+  Ref sum;  // this rank's part
+};
+struct Accumulate {
+  int unit;
+  bool first;  // of the step: copied instead of added
+  ConstRef sum;
+};
+struct Measure {
+  int unit;
+};
+struct Update {
+  int unit;
+};
+struct EmbeddingForward {
+  const model::BatchShape* shape;
+  model::Batch batch;
+  model::EmbeddingWeights weights;
+  Ref output;
+};
+struct EmbeddingBackward {
+  const model::BatchShape* shape;
+  model::Batch batch;
+  Ref gradient;  // overwritten
+  model::EmbeddingGradients gradients;
+  ops::Workspace scratch;
+};
+struct BlockForward {
+  const model::BatchShape* shape;
+  model::Batch batch;
+  int layer;
+  model::Recompute recompute;
+  model::BlockWeights weights;
+  ConstRef input;
+  model::BlockSaved saved;
+  Ref output;
+  model::BlockScratch scratch;
+};
+struct BlockBackward {
+  const model::BatchShape* shape;
+  model::Batch batch;
+  int layer;
+  model::Recompute recompute;
+  model::BlockWeights weights;
+  model::BlockGradients gradients;
+  ConstRef input;
+  model::BlockSaved saved;
+  Ref gradient;  // of the output; the input's when it is done
+  model::BlockScratch scratch;
+};
+struct Loss {
+  const model::BatchShape* shape;
+  model::Batch batch;
+  bool trains;  // gradients too
+  model::HeadWeights weights;
+  model::HeadGradients gradients;
+  ConstRef input;
+  Ref gradient;
+  float* losses;
+  model::LossScratch scratch;
+};
+
+}  // namespace bound
+
+using BoundOp =
+    std::variant<bound::Count, bound::Agree, bound::Gather, bound::Clear, bound::Pack, bound::Reduce, bound::Replicate,
+                 bound::Accumulate, bound::Measure, bound::Update, bound::EmbeddingForward, bound::EmbeddingBackward,
+                 bound::BlockForward, bound::BlockBackward, bound::Loss>;
+
+// All operations of program number `program`, in order.
+std::vector<BoundOp> bind(const RunShape& run, const std::vector<model::Unit>& units,
+                          const std::vector<Program>& programs, int program, const RankMemory& memory);
+
+}  // namespace ridgeline::parallel

@@ -1,0 +1,119 @@
+#include "ridgeline/parallel/diagnosis.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "ridgeline/base/error.h"
+#include "ridgeline/ops/elementwise.h"
+
+namespace ridgeline::parallel {
+namespace {
+
+// Everything that a rank looks at has a place in the order of a step; the smallest place over all ranks is the culprit.
+class Search {
+ public:
+  explicit Search(const Executor& executor) : executor_(executor) {}
+
+  template <typename Text>
+  void look(int64_t count, ConstRef values, Text&& text) {
+    ++place_;
+    const int64_t at = ops::first_non_finite(executor_.stream(), count, values);
+    if (at >= 0) found(text(at));
+  }
+
+  // This rank's part of a kind of state, unit by unit.
+  void look_at_state(BufferKind kind, std::string_view name, bool reverse) {
+    const std::vector<model::Unit>& units = executor_.units();
+    for (size_t i = 0; i < units.size(); ++i) {
+      const int u = static_cast<int>(reverse ? units.size() - 1 - i : i);
+      const ElementRange own = executor_.part(u);
+      for (const model::Tensor& tensor : units[static_cast<size_t>(u)].tensors) {
+        const int64_t first = std::clamp(tensor.offset, own.first, own.last);
+        const int64_t last = std::clamp(tensor.offset + tensor.count(), own.first, own.last);
+        ++place_;
+        executor_.visit(kind, u, {first, last}, [&](int64_t from, int64_t count, ConstRef values) {
+          const int64_t at = ops::first_non_finite(executor_.stream(), count, values);
+          if (at >= 0) found(fmt::format("{} {} (element {})", name, tensor.name, from + at - tensor.offset));
+        });
+      }
+    }
+  }
+
+  // What the culprit says, on every rank; empty when nobody found anything.
+  std::string agree(int64_t step) {
+    comm::Communicator& ranks = executor_.ranks();
+    if (!what_.empty()) what_ += fmt::format(" on rank {}", ranks.rank());
+    if (ranks.size() == 1) return what_;
+    ranks.wait(ranks.all_reduce(Ref(&key_), 1, comm::ReduceOp::min, {"first non-finite value", -1, step}));
+    if (key_ == kNone) return "";
+    char text[256] = {};
+    const int owner = static_cast<int>(key_ % ranks.size());
+    if (owner == ranks.rank()) what_.copy(text, sizeof text - 1);
+    ranks.wait(
+        ranks.broadcast(Ref(text, DType::u8), sizeof text, owner, {"name of the first non-finite value", -1, step}));
+    return text;
+  }
+
+ private:
+  static constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
+
+  void found(std::string text) {
+    if (!what_.empty()) return;
+    what_ = std::move(text);
+    key_ = place_ * executor_.ranks().size() + executor_.ranks().rank();
+  }
+
+  const Executor& executor_;
+  int64_t place_ = 0;
+  std::string what_;
+  int64_t key_ = kNone;
+};
+
+}  // namespace
+
+std::string first_non_finite(Executor& executor, int program, const StepInput& input) {
+  const RankMemory& memory = executor.memory();
+  const int64_t tokens = memory.shape_of(program).tokens();
+  Search search(executor);
+  search.look_at_state(BufferKind::master, "weights of", false);
+  // Every rank runs all of it: others may need its weights.
+  executor.run_forward(program, input, [&](const Op& op) {
+    if (op.kind == OpKind::forward) {
+      search.look(tokens * executor.run_shape().config.width, memory.output(program, op.index, op.micro),
+                  [&](int64_t at) {
+                    return fmt::format("output of {}{} (element {})", op.index < 0 ? "the " : "",
+                                       name_of_element(op.index), at);
+                  });
+    } else if (op.kind == OpKind::loss || op.kind == OpKind::evaluate) {
+      search.look(tokens, ConstRef(memory.losses(program, op.micro)),
+                  [&](int64_t at) { return fmt::format("loss (element {})", at); });
+    }
+  });
+  if (executor.programs()[static_cast<size_t>(program)].trains())
+    search.look_at_state(BufferKind::gradient, "gradient of", true);
+  return search.agree(input.step);
+}
+
+std::vector<float> logits(const Executor& executor, int program, int micro) {
+  const bound::Loss* const loss = executor.loss(program, micro);
+  RL_REQUIRE(loss != nullptr && !loss->trains, "program {} does not evaluate micro-batch {}", program, micro);
+  const model::TransformerConfig& config = executor.run_shape().config;
+  model::BatchShape shape = executor.run_shape().evaluation_batch;
+  const int64_t n = shape.tokens(), v = config.vocab;
+  shape.head_chunk = n;
+  model::Carver counter(nullptr);
+  model::carve_loss_scratch(counter, config, shape, false);
+  const device::Arena memory(counter.used(), nullptr);
+  model::Carver carver(memory.data());
+  const model::LossScratch scratch = model::carve_loss_scratch(carver, config, shape, false);
+  model::head_forward(executor.stream(), config, n, loss->weights, loss->input, scratch);
+  std::vector<float> result(static_cast<size_t>(n * v));
+  for (int64_t i = 0; i < n; ++i) {
+    ops::cast(executor.stream(), v, scratch.logits.at(i * scratch.ld), Ref(result.data() + i * v));
+  }
+  return result;
+}
+
+}  // namespace ridgeline::parallel

@@ -1,0 +1,26 @@
+// The communicators of a rank: one per group of ranks and stream.
+#pragma once
+
+#include <memory>
+
+#include "ridgeline/comm/communicator.h"
+#include "ridgeline/parallel/inventory.h"
+
+namespace ridgeline::parallel {
+
+// Made once, since a world never takes their memory back. Collective over the world, which must outlive them.
+struct RankGroups {
+  RankGroups(comm::World& world, const RunShape& run);
+
+  // Ranks with the same part of the model.
+  comm::Communicator& data() const { return data_ ? *data_ : *ranks; }
+
+  std::unique_ptr<comm::Communicator> ranks;           // all of the run
+  std::unique_ptr<comm::Communicator> gather, reduce;  // of the shard group, one per stream
+  std::unique_ptr<comm::Communicator> replicas;        // of this rank's shard
+
+ private:
+  std::unique_ptr<comm::Communicator> data_;  // where these are not all ranks
+};
+
+}  // namespace ridgeline::parallel

@@ -1,0 +1,76 @@
+// A rank's memory: the arenas of its inventory, and where in them everything lies.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "ridgeline/comm/communicator.h"
+#include "ridgeline/device/arena.h"
+#include "ridgeline/device/stream.h"
+#include "ridgeline/parallel/dataflow.h"
+#include "ridgeline/parallel/inventory.h"
+
+namespace ridgeline::parallel {
+
+// Writable view of a micro-batch's tokens; what model::Batch reads.
+struct BatchBuffers {
+  int32_t *inputs, *labels, *positions;  // [N]
+  uint32_t* samples;                     // [N]
+  uint32_t* sample_of_row;               // [B]
+};
+
+// Elements [first, last) of a unit's segment.
+struct ElementRange {
+  int64_t first = 0, last = 0;
+  int64_t count() const { return last - first; }
+};
+
+// Where a unit's state lies. `part` of a buffer is this rank's shard of it.
+struct UnitMemory {
+  Extent extent;
+  ElementRange part;     // what this rank keeps of what is cut
+  ElementRange piece;    // of that, what it reads and writes for all ranks
+  Ref master;            // part; as the moments null where it lies in the file
+  Ref whole_weights;     // what products read, where all of it always lies there; else null
+  Ref own_weights;       // part of what products read
+  Ref whole_gradient;    // accumulated gradient, where all of it lies there; else null
+  Ref gradient;          // part of it
+  Ref moment1, moment2;  // part
+
+  Ref state(BufferKind kind) const;  // master, gradient, moment1 or moment2
+};
+
+class RankMemory {
+ public:
+  // Takes and touches all of it; Error when it cannot be had. The arguments must outlive it. Collective over the world.
+  RankMemory(const RunShape& run, const std::vector<model::Unit>& units, const std::vector<Program>& programs,
+             const Inventory& inventory, comm::World& world, const device::Stream& stream);
+
+  const UnitMemory& unit(int unit) const { return units_[static_cast<size_t>(unit)]; }
+  std::byte* address(const Buffer& buffer) const;
+  // Null where there is no such buffer, or it lies in the file.
+  std::byte* find(BufferKind kind, int index, int micro, int program) const;
+  // Where a value of a unit lies while `program` runs: all of the unit; of its state this rank's part. Null for others.
+  Ref locate(int program, const Value& value) const;
+
+  const model::BatchShape& shape_of(int program) const;
+  BatchBuffers batch(int program, int micro) const;
+  float* losses(int program, int micro) const;            // per token, [N]
+  Ref output(int program, int element, int micro) const;  // activation of the embedding or a block, [N][C]
+  const float* rotary_table() const;                      // null where the model has none
+
+ private:
+  std::byte* find_micro(BufferKind kind, int program, int micro) const;
+  void locate_units(const std::vector<model::Unit>& units);
+
+  const RunShape& run_;
+  const std::vector<Program>& programs_;
+  const Inventory& inventory_;
+  device::Arena host_;
+  std::span<std::byte> peer_visible_;
+  std::vector<UnitMemory> units_;
+};
+
+}  // namespace ridgeline::parallel
