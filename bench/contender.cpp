@@ -5,11 +5,13 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "ridgeline/base/json.h"
+
 namespace ridgeline::bench {
 
 void Contender::step(int count, bool keep) {
   process->write_line(std::to_string(count));
-  const nlohmann::json row = nlohmann::json::parse(process->read_json_line());
+  const nlohmann::json row = parse_json(process->read_json_line());
   tokens = row.at("tokens").get<int64_t>();
   resident = row.at("peak_resident_bytes").get<int64_t>();
   if (row.contains("planned_bytes")) planned = row.at("planned_bytes").get<int64_t>();

@@ -11,6 +11,7 @@
 #include "bench/disk.h"
 #include "bench/machine.h"
 #include "ridgeline/base/error.h"
+#include "ridgeline/base/json.h"
 #include "ridgeline/model/declarations.h"
 
 namespace ridgeline::bench {
@@ -98,7 +99,7 @@ Contender start_peer(const TrainBenchOptions& options, const model::TransformerC
       .process = std::make_unique<Process>(peer_command(options, config, precision, mode),
                                            peer_environment(is_one_process(mode), mode.ends_with("-tuned")))};
   // Its own report after the first step.
-  contender.limited = nlohmann::json::parse(contender.process->read_json_line()).value("limited", "");
+  contender.limited = parse_json(contender.process->read_json_line()).value("limited", "");
   return contender;
 }
 

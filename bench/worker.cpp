@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "ridgeline/base/json.h"
 #include "ridgeline/base/random.h"
 #include "ridgeline/comm/communicator.h"
 #include "ridgeline/device/arena.h"
@@ -128,7 +129,7 @@ void run_worker(const WorkerOptions& options) {
                                   {"peak_resident_bytes", device::resident_memory().peak},
                                   {"planned_bytes", executor.inventory().total_bytes() * options.ranks},
                                   {"offloaded_bytes", executor.inventory().file_bytes * options.ranks}};
-      fmt::print("{}\n", row.dump());
+      fmt::print("{}\n", json_text(row));
       std::fflush(stdout);
     }
   };

@@ -8,6 +8,7 @@
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/file.h"
+#include "ridgeline/base/json.h"
 #include "ridgeline/checkpoint/convert.h"
 #include "ridgeline/checkpoint/strided_copy.h"
 
@@ -195,12 +196,8 @@ void HuggingFaceModel::read_range(std::string_view name, int64_t first, int64_t 
 nlohmann::json read_config(const fs::path& folder) {
   const fs::path path = folder / "config.json";
   const std::string text = read_text(path);
-  const auto shallow = [](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
-    if (depth > 64) throw Error("nested too deeply");
-    return true;
-  };
   try {
-    nlohmann::json config = nlohmann::json::parse(text, shallow);
+    nlohmann::json config = parse_shallow_json(text, 64);
     if (config.is_object()) return config;
   } catch (const std::exception& error) {
     throw Error(fmt::format("'{}' is no JSON: {}", path.string(), error.what()), "Get the file again.");

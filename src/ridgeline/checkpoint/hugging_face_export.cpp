@@ -6,6 +6,7 @@
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/file.h"
+#include "ridgeline/base/json.h"
 #include "ridgeline/base/output.h"
 #include "ridgeline/base/temporary_file.h"
 #include "ridgeline/checkpoint/convert.h"
@@ -130,7 +131,7 @@ constexpr const char* kMarkKey = "written_by";
 constexpr const char* kMark = "ridgeline";
 
 bool is_own_config(std::string_view start) {
-  const json config = json::parse(start, nullptr, false);
+  const json config = parse_json_if_any(start);
   return config.is_object() && config.value(kMarkKey, json()) == kMark;
 }
 
@@ -192,8 +193,8 @@ void export_hugging_face(const fs::path& folder, const NameTable& table, const T
   if (layout.files.size() > 1) write_atomically(folder / kIndexName, index_json(layout));
   json config = options.config;
   config[kMarkKey] = kMark;
-  write_atomically(folder / "config.json", config.dump(2) + "\n");
-  write_atomically(folder / "generation_config.json", generation_config(options).dump(2) + "\n");
+  write_atomically(folder / "config.json", json_text(config, 2) + "\n");
+  write_atomically(folder / "generation_config.json", json_text(generation_config(options), 2) + "\n");
 }
 
 }  // namespace ridgeline::checkpoint

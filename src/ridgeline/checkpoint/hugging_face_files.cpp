@@ -7,6 +7,7 @@
 #include <set>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/base/json.h"
 #include "ridgeline/checkpoint/safetensors.h"
 
 namespace ridgeline::checkpoint {
@@ -74,13 +75,9 @@ std::map<std::string, std::string> read_index(const fs::path& path) {
   };
   std::map<std::string, std::string> result;
   const MappedFile file(path, MappedFile::Access::sequential);
-  const auto shallow = [](int depth, json::parse_event_t, json&) {
-    if (depth > 8) throw Error("nested too deeply");
-    return true;
-  };
   json index;
   try {
-    index = json::parse(file.text(), shallow);
+    index = parse_shallow_json(file.text(), 8);
   } catch (const std::exception&) {
     throw bad("it is no JSON");
   }

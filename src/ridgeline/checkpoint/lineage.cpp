@@ -6,6 +6,7 @@
 #include <charconv>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/base/json.h"
 
 namespace ridgeline::checkpoint {
 namespace {
@@ -65,11 +66,11 @@ std::string to_text(const Lineage& lineage) {
   document["branch"] = lineage.branch;
   if (lineage.from_step) document["from"] = {{"step", *lineage.from_step}, {"checkpoint", lineage.from.string()}};
   if (!lineage.moving.empty()) document["moving"] = {{"to", lineage.aside}, {"steps", lineage.moving}};
-  return document.dump(1) + "\n";
+  return json_text(document, 1) + "\n";
 }
 
 Lineage parse_lineage(std::string_view text, std::string_view file) try {
-  const json document = json::parse(text);
+  const json document = parse_json(text);
   if (document.at("format") != kFormat) throw Error("it belongs to another program");
   Lineage lineage;
   lineage.branch = document.at("branch").get<int64_t>();

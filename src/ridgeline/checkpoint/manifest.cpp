@@ -7,6 +7,7 @@
 
 #include "ridgeline/base/checksum.h"
 #include "ridgeline/base/error.h"
+#include "ridgeline/base/json.h"
 
 namespace ridgeline::checkpoint {
 namespace {
@@ -18,7 +19,7 @@ constexpr const char* kFormat = "ridgeline checkpoint";
 
 // One spelling per value, so that the checksum survives pretty-printing.
 std::string canonical(const json& value) {
-  return value.dump(-1, ' ', false, json::error_handler_t::replace);
+  return json_text(value, -1, NotUtf8::replace);
 }
 
 std::string hex(uint32_t crc) {
@@ -85,21 +86,16 @@ std::string to_text(const Manifest& manifest) {
   body["extra"] = manifest.extra;
   // Numbers that JSON cannot hold become null and text that is no UTF-8 is replaced when dumped; sum what a reader
   // parses.
-  body = json::parse(canonical(body));
+  body = parse_json(canonical(body));
   json document;
   document["crc32c"] = hex(crc32c(bytes_of(std::string_view(canonical(body)))));
   document["manifest"] = std::move(body);
-  return document.dump(1) + "\n";
+  return json_text(document, 1) + "\n";
 }
 
 Manifest parse_manifest(std::string_view text, std::string_view file) {
-  // Depth is bounded because the checksum needs a dump, which recurses.
-  const auto shallow = [](int depth, json::parse_event_t, json&) {
-    if (depth > 64) throw Error("it is nested too deeply");
-    return true;
-  };
   try {
-    return manifest_of(json::parse(text, shallow));
+    return manifest_of(parse_shallow_json(text, 64, "it is nested too deeply"));
   } catch (const json::parse_error& error) {
     throw Error(fmt::format("'{}' is cut or no JSON (byte {} of {})", file, error.byte, text.size()));
   } catch (const json::exception& error) {

@@ -7,14 +7,15 @@
 
 #include "ridgeline/base/checksum.h"
 #include "ridgeline/base/error.h"
+#include "ridgeline/base/json.h"
 #include "ridgeline/checkpoint/convert.h"
 #include "ridgeline/checkpoint/safetensors.h"
 
 namespace ridgeline::checkpoint {
 namespace {
 
-std::string json_text(std::string_view text) {
-  return nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+std::string in_quotes(std::string_view text) {
+  return json_string(text, NotUtf8::replace);
 }
 
 int64_t byte_count(const Layout::TensorPlan& tensor) {
@@ -31,7 +32,7 @@ void place(Layout& layout, Layout::FilePlan& file, const LayoutOptions& options)
     json += "\"__metadata__\":{";
     for (const auto& [key, value] : options.metadata) {
       if (json.back() != '{') json += ',';
-      json += json_text(key) + ":" + json_text(value);
+      json += in_quotes(key) + ":" + in_quotes(value);
     }
     json += '}';
   }
@@ -40,7 +41,7 @@ void place(Layout& layout, Layout::FilePlan& file, const LayoutOptions& options)
     Layout::TensorPlan& tensor = layout.tensors[index];
     const int64_t end = position + byte_count(tensor);
     if (json.size() > 1) json += ',';
-    json += fmt::format("{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}", json_text(tensor.spec.name),
+    json += fmt::format("{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}", in_quotes(tensor.spec.name),
                         safetensors_name(tensor.spec.dtype), fmt::join(tensor.spec.shape, ","), position, end);
     tensor.offset = position;
     position = end;
@@ -110,7 +111,7 @@ std::string index_json(const Layout& layout) {
   for (const Layout::TensorPlan& tensor : layout.tensors) {
     index["weight_map"][tensor.spec.name] = layout.files[tensor.file].name;
   }
-  return index.dump(2) + "\n";
+  return json_text(index, 2) + "\n";
 }
 
 uint32_t write_range(const Layout& layout, File& file, int index, int64_t first, int64_t count, ConstRef values) {

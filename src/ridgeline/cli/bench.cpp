@@ -11,6 +11,7 @@
 #include "bench/ops.h"
 #include "bench/overlap.h"
 #include "bench/train.h"
+#include "ridgeline/base/json.h"
 #include "ridgeline/base/output.h"
 #include "ridgeline/cli/command.h"
 #include "ridgeline/cli/limits.h"
@@ -33,13 +34,13 @@ void report(const Options& options, const std::vector<bench::Row>& rows) {
   fmt::print("{}", bench::to_table(rows));
   if (options.json.empty()) return;
   std::string text;
-  for (const bench::Row& row : rows) text += bench::to_json(row).dump() + "\n";
+  for (const bench::Row& row : rows) text += json_text(bench::to_json(row)) + "\n";
   write_output(options.json, text);
 }
 
 // Rows of `bench`, one JSON object per line: what --json may replace.
 bool are_rows(std::string_view start) {
-  const auto row = nlohmann::json::parse(start.substr(0, start.find('\n')), nullptr, false);
+  const auto row = parse_json_if_any(start.substr(0, start.find('\n')));
   return row.is_object() && row.contains("name") && row.contains("value") && row.contains("unit") &&
          row.contains("floor");
 }

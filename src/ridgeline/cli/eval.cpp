@@ -8,6 +8,7 @@
 #include <numbers>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/base/json.h"
 #include "ridgeline/cli/command.h"
 #include "ridgeline/cli/failures.h"
 #include "ridgeline/cli/limits.h"
@@ -83,7 +84,7 @@ void run(const Options& options) {
     if (bytes_per_token > 0) json["bigram_bits_per_byte"] = bits_per_byte(bigram);
   }
   if (options.json) {
-    fmt::print("{}\n", json.dump(2));
+    fmt::print("{}\n", json_text(json, 2));
     return;
   }
   const auto line = [&](const char* name, double nats) {

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/base/json.h"
 #include "ridgeline/base/lock_file.h"
 #include "ridgeline/cli/command.h"
 #include "ridgeline/cli/failures.h"
@@ -47,7 +48,7 @@ void run(const Options& options) {
       train::exported_ids(files, tokenizer, source.end_of_document(), model_config, source.config().vocab);
   train::set_ids(settings.config, ids);
   settings.generation_config = train::generation_config(files, ids);
-  files.set("generation_config.json", settings.generation_config.dump(2) + "\n");
+  files.set("generation_config.json", json_text(settings.generation_config, 2) + "\n");
   files.require_room(options.out);
   std::map<std::string, std::vector<int64_t>, std::less<>> shapes;
   for (const model::Unit& unit : model::declare(source.config())) {

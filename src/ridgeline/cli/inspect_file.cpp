@@ -11,6 +11,7 @@
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/file.h"
+#include "ridgeline/base/json.h"
 #include "ridgeline/base/output.h"
 #include "ridgeline/checkpoint/manifest.h"
 #include "ridgeline/checkpoint/safetensors.h"
@@ -56,7 +57,7 @@ void print_tokenizer(const fs::path& path) {
 
 // JSON files that tools write as one object. False when it is none of those.
 bool print_json(const fs::path& path) {
-  const nlohmann::json object = nlohmann::json::parse(read_text(path), nullptr, false);
+  const nlohmann::json object = parse_json_if_any(read_text(path));
   if (!object.is_object()) return false;
   if (object.contains("model") && object.contains("added_tokens")) {
     print_tokenizer(path);

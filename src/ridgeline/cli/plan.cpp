@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "ridgeline/base/words.h"
+#include "ridgeline/base/json.h"
 #include "ridgeline/cli/command.h"
 #include "ridgeline/cli/run_config.h"
 #include "ridgeline/device/arena.h"
@@ -206,7 +207,7 @@ void run(const Options& options) {
     json["code_and_libraries_bytes"] = outside;
     json["sample_order"] = {{"bytes_per_process", order.bytes}, {"samples", order.samples}, {"epochs", order.epochs}};
     json["parameters"] = config.model.transformer.parameters();
-    fmt::print("{}\n", json.dump(2));
+    fmt::print("{}\n", json_text(json, 2));
     return;
   }
   const model::TransformerConfig& model = config.model.transformer;

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/base/json.h"
 #include "ridgeline/base/output.h"
 
 namespace ridgeline::data {
@@ -22,7 +23,7 @@ fs::path dataset_prefix(const fs::path& path) {
 }
 
 bool is_dataset_note(std::string_view start) {
-  const auto note = nlohmann::json::parse(start, nullptr, false);
+  const auto note = parse_json_if_any(start);
   if (!note.is_object()) return false;
   constexpr std::array kMembers = {"tokens", "documents", "vocabulary", "end_of_document", "tokenizer_hash"};
   return std::all_of(kMembers.begin(), kMembers.end(), [&](const char* key) { return note.contains(key); });

@@ -11,6 +11,7 @@
 #include <system_error>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/base/json.h"
 #include "ridgeline/base/temporary_file.h"
 #include "ridgeline/data/dataset_output.h"
 
@@ -205,7 +206,7 @@ bool copy_tokens(TokenType type, const std::byte* from, std::span<int32_t> to, i
 
 DatasetNote parse_note(const fs::path& path) {
   try {
-    const auto json = nlohmann::json::parse(read_text(path));
+    const auto json = parse_json(read_text(path));
     DatasetNote note;
     note.tokens = json.at("tokens").get<int64_t>();
     note.documents = json.at("documents").get<int64_t>();
@@ -235,7 +236,7 @@ std::string note_text(const DatasetNote& note) {
                                        {"end_of_document", note.end_of_document},
                                        {"tokenizer_hash", note.tokenizer_hash},
                                        {"tokenizer", note.tokenizer}};
-  return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+  return json_text(json, 2, NotUtf8::replace) + "\n";
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "ridgeline/base/json.h"
 #include "ridgeline/data/corpus.h"
 #include "ridgeline/data/corpus_problems.h"
 #include "ridgeline/data/unicode.h"
@@ -215,7 +216,7 @@ class JsonLines final : public DocumentSource {
   // What the fast parser refuses may still be JSON (depth of any measure): the last word is here.
   std::string parse_slowly(std::string& text) {
     try {
-      const auto root = nlohmann::json::parse(line_text_);
+      const auto root = parse_json(line_text_);
       const auto found = root.is_object() ? root.find(key_) : root.end();
       if (!root.is_object() || (found != root.end() && !found->is_string())) return meaning(simdjson::INCORRECT_TYPE);
       if (found == root.end()) return meaning(simdjson::NO_SUCH_FIELD);

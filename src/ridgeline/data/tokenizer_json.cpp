@@ -7,6 +7,7 @@
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/file.h"
+#include "ridgeline/base/json.h"
 
 namespace ridgeline::data {
 namespace {
@@ -169,7 +170,8 @@ Vocabulary read_bpe(BpeModel& model, const json& bpe, std::string_view name) {
     } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string()) {
       add_merge(model, vocabulary, merge[0].get<std::string>(), merge[1].get<std::string>(), name);
     } else {
-      malformed(name, fmt::format("merge {} is {}, not two tokens", model.merges.size(), merge.dump().substr(0, 100)));
+      malformed(name,
+                fmt::format("merge {} is {}, not two tokens", model.merges.size(), json_text(merge).substr(0, 100)));
     }
   }
   return vocabulary;
@@ -207,7 +209,7 @@ void read_added_tokens_decoder(BpeModel& model, const json& configuration, std::
   for (const auto& [key, entry] : decoder->items()) {
     const std::string content = text_of(entry, "content");
     if (content.empty()) malformed(name, fmt::format("the added token {} has no content", key));
-    const json number = json::parse(key, nullptr, false);
+    const json number = parse_json_if_any(key);
     const int32_t id = id_of(number, name, content), known = find_token(model, content);
     if (known >= 0 && known != id) {
       malformed(name, fmt::format("the added token '{}' has id {}, elsewhere it has {}", content, id, known));
@@ -245,7 +247,7 @@ json parse_file(const TokenizerFiles& files, const fs::path& where, const char* 
   const std::string* text = files.find(name);
   if (text == nullptr) return {};
   try {
-    return json::parse(*text);
+    return parse_json(*text);
   } catch (const json::exception& error) {
     throw Error(fmt::format("{}: not valid JSON: {}", (where / name).string(), error.what()),
                 "Get the file again; it may be cut short.");
@@ -279,7 +281,8 @@ bool flag_of(const json& object, const char* key, bool otherwise) {
 
 int32_t id_of(const json& value, std::string_view name, std::string_view token) {
   if (!value.is_number_integer() || value.get<int64_t>() < 0 || value.get<int64_t>() > kLargestId) {
-    malformed(name, fmt::format("the id of '{}' is {}, not a number from 0 to {}", token, value.dump(), kLargestId));
+    malformed(name,
+              fmt::format("the id of '{}' is {}, not a number from 0 to {}", token, json_text(value), kLargestId));
   }
   return value.get<int32_t>();
 }

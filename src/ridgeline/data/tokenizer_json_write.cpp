@@ -3,16 +3,13 @@
 
 #include <nlohmann/json.hpp>
 
+#include "ridgeline/base/json.h"
 #include "ridgeline/data/tokenizer_json.h"
 
 namespace ridgeline::data {
 namespace {
 
 using nlohmann::json;
-
-std::string json_string(std::string_view text) {
-  return json(text).dump();
-}
 
 std::string vocabulary_json(const BpeModel& model) {
   std::vector<std::string> name(model.tokens.size());
@@ -50,7 +47,8 @@ std::string post_processor_json(const BpeModel& model) {
   single.push_back(text);
   json pair = single;
   pair.push_back(second);
-  return json{{"type", "TemplateProcessing"}, {"single", single}, {"pair", pair}, {"special_tokens", tokens}}.dump();
+  return json_text(
+      json{{"type", "TemplateProcessing"}, {"single", single}, {"pair", pair}, {"special_tokens", tokens}});
 }
 
 std::string make_tokenizer_json(const BpeModel& model) {
@@ -143,10 +141,10 @@ TokenizerFiles files_of(const BpeModel& model, int64_t model_max_length) {
   if (files.all().empty()) {
     add("vocab.json", [&] { return vocabulary_json(model) + "\n"; });
     add("merges.txt", [&] { return merges_text(model); });
-    add("special_tokens_map.json", [&] { return special_tokens_json(model).dump(2) + "\n"; });
+    add("special_tokens_map.json", [&] { return json_text(special_tokens_json(model), 2) + "\n"; });
   }
   add("tokenizer.json", [&] { return tokenizer_json(model); });
-  add("tokenizer_config.json", [&] { return configuration_json(model, model_max_length).dump(2) + "\n"; });
+  add("tokenizer_config.json", [&] { return json_text(configuration_json(model, model_max_length), 2) + "\n"; });
   return files;
 }
 

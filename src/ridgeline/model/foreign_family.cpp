@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/base/json.h"
 #include "ridgeline/model/transformer_config.h"
 
 namespace ridgeline::model {
@@ -126,7 +127,7 @@ bool counts(const json& value, Counts how) {
 // Short values beside their key.
 std::string shown(std::string_view key, const json& value) {
   constexpr size_t kShown = 24;
-  const std::string text = value.dump(-1, ' ', false, json::error_handler_t::replace);
+  const std::string text = json_text(value, -1, NotUtf8::replace);
   return text.size() <= kShown ? fmt::format("{} = {}", key, text) : std::string(key);
 }
 

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/base/json.h"
 #include "ridgeline/model/foreign_family.h"
 #include "ridgeline/model/transformer_config.h"
 
@@ -94,7 +95,7 @@ class Reader {
   void require(const char* key, const json& implemented) const {
     if (!has(key) || object_.at(key) == implemented) return;
     throw Error(fmt::format("{}: {}{} = {}: this version runs only {} = {}", where_, prefix_, key,
-                            object_.at(key).dump(), key, implemented.dump()),
+                            json_text(object_.at(key)), key, json_text(implemented)),
                 "Choose a model with the family's usual block.");
   }
 
@@ -112,8 +113,8 @@ class Reader {
   }
 
   [[noreturn]] void fail(const char* key, std::string_view expected) const {
-    throw Error(
-        fmt::format("{}: {}{} = {}: {}", where_, prefix_, key, has(key) ? object_.at(key).dump() : "null", expected));
+    throw Error(fmt::format("{}: {}{} = {}: {}", where_, prefix_, key, has(key) ? json_text(object_.at(key)) : "null",
+                            expected));
   }
 
  private:
@@ -398,8 +399,8 @@ json to_hugging_face(const TransformerConfig& config) {
   const json ours = to_json(whole), theirs = to_json(from_hugging_face(result));
   for (const auto& [name, value] : ours.items()) {
     if (value == theirs.at(name)) continue;
-    throw Error(fmt::format("model.{} = {}: Hugging Face's {} cannot express it (there it is {})", name, value.dump(),
-                            family->architecture, theirs.at(name).dump()),
+    throw Error(fmt::format("model.{} = {}: Hugging Face's {} cannot express it (there it is {})", name,
+                            json_text(value), family->architecture, json_text(theirs.at(name))),
                 "Only models with a family's own options can be written for Hugging Face; checkpoints hold any model.");
   }
   return result;

@@ -10,6 +10,7 @@
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/words.h"
+#include "ridgeline/base/json.h"
 
 namespace ridgeline::model {
 namespace {
@@ -168,7 +169,7 @@ void require_known_fields(const nlohmann::json& json, TransformerConfig config) 
   for_each_field(config, [&](const char* name, const auto& /*value*/) { known.emplace_back(name); });
   for (const auto& [name, value] : json.items()) {
     if (std::find(known.begin(), known.end(), name) != known.end()) continue;
-    throw Error(fmt::format("the model has an option that this version does not know: {} = {}", name, value.dump()),
+    throw Error(fmt::format("the model has an option that this version does not know: {} = {}", name, json_text(value)),
                 "Use the version of Ridgeline that wrote the file, or a newer one.");
   }
 }

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/base/json.h"
 
 namespace ridgeline::observe {
 namespace {
@@ -68,7 +69,7 @@ std::string records_up_to(std::string_view text, int64_t step, const fs::path& p
     const std::string_view line = text.substr(0, end + 1);
     text.remove_prefix(end + 1);
     ++number;
-    const json record = json::parse(line, nullptr, false);
+    const json record = parse_json_if_any(line);
     if (!record.is_object()) {
       if (complete) break;
       throw Error(fmt::format("'{}', line {}: no JSON object", path.string(), number),
@@ -107,7 +108,7 @@ void MetricsLog::amend(int64_t step, std::span<const Field> fields) {
   std::string text = read_text(path());
   text.resize(static_cast<size_t>(std::min<int64_t>(end_, static_cast<int64_t>(text.size()))));
   const size_t begin = text.size() < 2 ? 0 : text.rfind('\n', text.size() - 2) + 1;  // npos + 1 is 0
-  const json record = json::parse(text.begin() + static_cast<std::ptrdiff_t>(begin), text.end(), nullptr, false);
+  const json record = parse_json_if_any(std::string_view(text).substr(begin));
   if (!record.is_object() || record.value("step", json()) != json(step)) return;
   text.resize(text.rfind('}'));
   for (const Field& field : fields) {

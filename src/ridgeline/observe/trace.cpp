@@ -6,9 +6,9 @@
 #include <chrono>
 #include <iterator>
 #include <limits>
-#include <nlohmann/json.hpp>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/base/json.h"
 #include "ridgeline/base/output.h"
 
 namespace ridgeline::observe {
@@ -16,8 +16,8 @@ namespace {
 
 constexpr std::string_view kTraceStart = "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n";
 
-std::string json_text(std::string_view text) {
-  return nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+std::string in_quotes(std::string_view text) {
+  return json_string(text, NotUtf8::replace);
 }
 
 // Nanoseconds as microseconds with three decimals, exactly.
@@ -83,7 +83,7 @@ int64_t Trace::earliest() const {
 
 std::string Trace::events_json(int64_t origin, int64_t clock_offset) const {
   std::vector<std::string> names;
-  for (const std::string& name : names_) names.push_back(json_text(name));
+  for (const std::string& name : names_) names.push_back(in_quotes(name));
   std::string out =
       fmt::format(R"({{"name":"process_name","ph":"M","pid":{0},"tid":0,"args":{{"name":"rank {0}"}}}},)"
                   "\n"

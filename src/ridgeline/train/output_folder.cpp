@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "ridgeline/base/json.h"
 #include "ridgeline/base/output.h"
 #include "ridgeline/checkpoint/manifest.h"
 
@@ -14,7 +15,7 @@ bool is_run_config(std::string_view start) {
   return start.starts_with(kRunConfigMark);
 }
 bool is_metrics(std::string_view start) {
-  const auto line = nlohmann::json::parse(start.substr(0, start.find('\n')), nullptr, false);
+  const auto line = parse_json_if_any(start.substr(0, start.find('\n')));
   return line.is_object() && line.contains("step");
 }
 bool is_failure(std::string_view start) {

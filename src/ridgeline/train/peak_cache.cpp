@@ -9,6 +9,7 @@
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/file.h"
+#include "ridgeline/base/json.h"
 #include "ridgeline/device/cpu/features.h"
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/ops/cpu/peak.h"
@@ -30,7 +31,7 @@ nlohmann::json read_cache(const fs::path& file) {
   std::error_code ignored;
   if (file.empty() || !fs::exists(file, ignored)) return nlohmann::json::object();
   try {
-    nlohmann::json cache = nlohmann::json::parse(read_text(file));
+    nlohmann::json cache = parse_json(read_text(file));
     return cache.is_object() ? cache : nlohmann::json::object();
   } catch (const std::exception&) {
     return nlohmann::json::object();
@@ -53,7 +54,7 @@ double peak_flops_per_thread(DType dtype, const device::Machine& machine, bool a
   try {
     if (!file.empty()) {
       make_folder(file.parent_path());
-      write_atomically(file, cache.dump(2) + "\n");
+      write_atomically(file, json_text(cache, 2) + "\n");
     }
   } catch (const Error&) {  // A cache is a convenience: without it the next run measures again.
   }

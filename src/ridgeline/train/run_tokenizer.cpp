@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/base/json.h"
 
 namespace ridgeline::train {
 namespace {
@@ -16,7 +17,7 @@ constexpr const char* kGenerationConfig = "generation_config.json";
 nlohmann::json generation_settings(const data::TokenizerFiles& files) {
   const std::string* text = files.find(kGenerationConfig);
   if (text == nullptr) return nlohmann::json::object();
-  nlohmann::json settings = nlohmann::json::parse(*text, nullptr, false);
+  nlohmann::json settings = parse_json_if_any(*text);
   if (!settings.is_object())
     throw Error("the model's generation_config.json is not valid JSON", "Correct it, or leave it away.");
   return settings;

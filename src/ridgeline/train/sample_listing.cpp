@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/base/json.h"
 #include "ridgeline/train/model_source.h"
 #include "ridgeline/train/sample_order.h"
 #include "ridgeline/train/state.h"
@@ -99,7 +100,7 @@ void list_samples(const ListingOptions& options, const std::function<void(const 
     json["parts"] = nlohmann::ordered_json::array();
     for (const data::GptDataset::Part& part : samples->parts(i))
       json["parts"].push_back({part.document, part.offset, part.tokens});
-    line(json.dump());
+    line(json_text(json));
   }
 }
 
