@@ -95,6 +95,7 @@ std::string to_text(const Manifest& manifest) {
 
 Manifest parse_manifest(std::string_view text, std::string_view file) {
   try {
+    // Depth is bounded because the checksum needs the text again.
     return manifest_of(parse_shallow_json(text, 64, "it is nested too deeply"));
   } catch (const json::parse_error& error) {
     throw Error(fmt::format("'{}' is cut or no JSON (byte {} of {})", file, error.byte, text.size()));
