@@ -34,20 +34,16 @@ if(RIDGELINE_SANITIZE)
   add_link_options(-fsanitize=${RIDGELINE_SANITIZE})
 endif()
 
-# ridgeline_cold(TARGET): its files run once per start, checkpoint or report, so they are compiled at -O1, which takes a
-# quarter off their cost; nothing that a user waits for is slower. (Sanitizer and debug builds have levels of their own.)
-function(ridgeline_cold target)
-  target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1>)
-endfunction()
+# Files that run once per start, checkpoint or report are cold: -O1 takes a quarter off what they cost to compile, and
+# nothing that a user waits for is slower. (Sanitizer and debug builds have levels of their own.)
+set(RIDGELINE_COLD $<$<CONFIG:Release>:-O1>)
 
 # ridgeline_precompile(TARGET KIND [HEADERS <a.h> ... LIBRARIES a::a ...]): TARGET reads cmake/precompiled.h precompiled,
-# once for all targets of the KIND, whose files are compiled with the same options: `rooms`, `cold` (ridgeline_cold, which
-# it implies) and `tests`. HEADERS of LIBRARIES: more of them. A file still includes what it uses (clang-tidy compiles it
-# without them).
+# once for all targets of the KIND: `rooms` or `tests`. HEADERS of LIBRARIES: more of them. A file still includes what it
+# uses (clang-tidy compiles it without them). GCC lets files of another -O read them, not those of another -m.
 function(ridgeline_precompile target kind)
   cmake_parse_arguments(P "" "" "HEADERS;LIBRARIES" ${ARGN})
   set(owner ridgeline_precompiled_${kind})
-  set(targets ${target})
   if(NOT TARGET ${owner})
     file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/${owner}.cpp CONTENT "")
     add_library(${owner} OBJECT EXCLUDE_FROM_ALL ${CMAKE_BINARY_DIR}/${owner}.cpp)
@@ -59,12 +55,6 @@ function(ridgeline_precompile target kind)
       target_compile_options(${owner} PRIVATE -fPIE)
     endif()
     target_precompile_headers(${owner} PRIVATE ${CMAKE_SOURCE_DIR}/cmake/precompiled.h ${P_HEADERS})
-    list(APPEND targets ${owner})
-  endif()
-  if(kind STREQUAL cold)
-    foreach(one ${targets})
-      ridgeline_cold(${one})
-    endforeach()
   endif()
   target_precompile_headers(${target} REUSE_FROM ${owner})
   # In precompiled headers GCC 12 no longer knows the system's own, and may report its std::string (GCC bug 105651): these
@@ -72,12 +62,12 @@ function(ridgeline_precompile target kind)
   target_compile_options(${target} PRIVATE -Wno-error=array-bounds -Wno-error=restrict -Wno-error=stringop-overflow)
 endfunction()
 
-# ridgeline_room(NAME [COLD] SOURCES a.cpp ... ROOMS base ... LIBRARIES fmt::fmt ...)
+# ridgeline_room(NAME [COLD] SOURCES a.cpp ... COLD_SOURCES b.cpp ... ROOMS base ... LIBRARIES fmt::fmt ...)
 # ROOMS are the rooms whose headers this one may include; tools/check_layering enforces the order of house.md.
-# COLD: nothing in it is hot (ridgeline_cold).
+# COLD: all of its files are; else COLD_SOURCES.
 function(ridgeline_room name)
-  cmake_parse_arguments(ROOM "COLD" "" "SOURCES;ROOMS;LIBRARIES;PRIVATE_LIBRARIES" ${ARGN})
-  add_library(ridgeline_${name} STATIC ${ROOM_SOURCES})
+  cmake_parse_arguments(ROOM "COLD" "" "SOURCES;COLD_SOURCES;ROOMS;LIBRARIES;PRIVATE_LIBRARIES" ${ARGN})
+  add_library(ridgeline_${name} STATIC ${ROOM_SOURCES} ${ROOM_COLD_SOURCES})
   add_library(ridgeline::${name} ALIAS ridgeline_${name})
   target_link_libraries(ridgeline_${name} PUBLIC Threads::Threads ${ROOM_LIBRARIES})
   target_link_libraries(ridgeline_${name} PRIVATE $<BUILD_INTERFACE:ridgeline_options> ${ROOM_PRIVATE_LIBRARIES})
@@ -86,11 +76,11 @@ function(ridgeline_room name)
   foreach(room ${ROOM_ROOMS})
     target_link_libraries(ridgeline_${name} PUBLIC ridgeline_${room})
   endforeach()
+  ridgeline_precompile(ridgeline_${name} rooms)
   if(ROOM_COLD)
-    ridgeline_precompile(ridgeline_${name} cold)
-  else()
-    ridgeline_precompile(ridgeline_${name} rooms)
+    target_compile_options(ridgeline_${name} PRIVATE ${RIDGELINE_COLD})
   endif()
+  set_source_files_properties(${ROOM_COLD_SOURCES} PROPERTIES COMPILE_OPTIONS "${RIDGELINE_COLD}")
   set_property(GLOBAL APPEND PROPERTY RIDGELINE_ROOMS ridgeline_${name})
 endfunction()
 
