@@ -1,9 +1,9 @@
 #include "ridgeline/parallel/traffic.h"
 
 #include "ridgeline/base/error.h"
-#include "ridgeline/base/exact_sum.h"
 #include "ridgeline/comm/communicator.h"
 #include "ridgeline/parallel/inventory.h"
+#include "ridgeline/parallel/step_scalars.h"
 
 namespace ridgeline::parallel {
 namespace {
@@ -27,9 +27,7 @@ Traffic traffic_of(const Op& op, const std::vector<model::Unit>& units, const Sh
     case OpKind::count:
       return all_reduce(sharding.ranks(), size_of(DType::i64));
     case OpKind::agree:
-      // The sums of squares and losses, tokens, stop.
-      return all_reduce(sharding.mesh.world_size(),
-                        2 * static_cast<int64_t>(sizeof(ExactSum)) + 2 * size_of(DType::i64));
+      return all_reduce(sharding.mesh.world_size(), sizeof(SharedScalars::Sums));
     case OpKind::gather:
       return of_shards(sharding, bytes(&Extent::whole, sharding.weights));
     case OpKind::reduce:
