@@ -15,7 +15,7 @@ static double now() { timespec t; clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t); re
 int main(int argc, char** argv) {
   bool bf = argc > 1 && !strcmp(argv[1], "bf16");
   (void)device::isa();
-  const auto& k = bf ? matmul_kernel_amx_bf16() : matmul_kernel_avx512(false);
+  const auto& k = bf ? matmul_kernel_amx_bf16() : matmul_kernel_avx512();
   device::WorkerTeam team(1);
   double peak = ops::peak_flops(bf ? DType::bf16 : DType::f32, team);
   device::Arena arena(int64_t{128} << 20, nullptr);
@@ -32,7 +32,7 @@ int main(int argc, char** argv) {
       for (int r = 0; r < 7; ++r) {
         double t0 = now();
         for (int64_t q = 0; q < reps; ++q) for (int64_t i = 0; i < mb; i += k.mr) {
-          Finish f{.carry = mode == 4 ? (float*)out + i * nb : nullptr, .ld_carry = nb, .bias = nullptr, .bias_bf16 = false, .residual = nullptr, .out = out + i * nb * ((mode == 2 || mode == 5) ? 2 : 4), .ld_out = nb, .out_bf16 = mode == 2 || mode == 5};
+          Finish f{.carry = mode == 4 ? (float*)out + i * nb : nullptr, .ld_carry = nb, .bias = nullptr, .bias_dtype = DType::f32, .residual = nullptr, .out = out + i * nb * ((mode == 2 || mode == 5) ? 2 : 4), .ld_out = nb, .out_dtype = mode == 2 || mode == 5 ? DType::bf16 : DType::f32};
           Strip s{.k = kb, .a = a + i * kb * k.packed_bytes, .b = b, .b_stride = kb * k.nr * k.packed_bytes, .rows = k.mr, .columns = nb, .sums = sums + i * nb, .add = (mode >= 1 && mode < 5), .scratch = scratch, .finish = mode >= 2 ? &f : nullptr, .next = nullptr, .next_bytes = 0};
           k.multiply(s);
         }
@@ -50,7 +50,7 @@ int main(int argc, char** argv) {
     for (int r = 0; r < 15; ++r) {
       double t0 = now();
       for (int64_t l = 0; l < lanes; l += isb ? k.nr : k.mr) {
-        PanelSource s{.data = (const char*)a + l * (kc ? K : 1) * (bf ? 2 : 4), .ld = kc ? K : lanes, .k_contiguous = kc, .bf16 = bf, .lanes = isb ? k.nr : k.mr, .k = K};
+        PanelSource s{.data = (const char*)a + l * (kc ? K : 1) * (bf ? 2 : 4), .ld = kc ? K : lanes, .k_contiguous = kc, .dtype = bf ? DType::bf16 : DType::f32, .lanes = isb ? k.nr : k.mr, .k = K};
         (isb ? k.pack_b : k.pack_a)(s, b + l * K * k.packed_bytes);
       }
       best = std::min(best, now() - t0);

@@ -5,9 +5,9 @@
 #include <cstdint>
 #include <string_view>
 
-namespace ridgeline {
+#include "ridgeline/base/dtype_enum.h"
 
-enum class DType : uint8_t { f32, bf16, f16, f64, u8, u16, i32, i64 };
+namespace ridgeline {
 
 constexpr int64_t size_of(DType dtype) {
   switch (dtype) {

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "ridgeline/device/cpu/worker_team.h"
+#include "ridgeline/ops/cpu/elementwise_rows.h"
 #include "ridgeline/ops/cpu/require.h"
 #include "ridgeline/ops/cpu/simd_targets.h"
 
@@ -43,6 +44,13 @@ namespace cpu {
 HWY_EXPORT(add_part);
 HWY_EXPORT(cast_part);
 HWY_EXPORT(accumulate_part);
+
+device::Stream& calling_thread() {
+  static device::WorkerTeam team(1);
+  static device::Stream stream(team);
+  return stream;
+}
+
 }  // namespace cpu
 
 namespace {

@@ -5,8 +5,12 @@
 #include <cstdint>
 
 #include "ridgeline/base/dtype.h"
+#include "ridgeline/device/stream.h"
 
 namespace ridgeline::ops::cpu {
+
+// A stream whose work runs on the calling thread: any element-wise operator, for a part.
+device::Stream& calling_thread();
 
 // As gelu_forward and gelu_backward, for `rows` rows of `columns` elements; `ld` elements from one row to the next.
 void gelu_forward_rows(int64_t rows, int64_t columns, int64_t ld, ConstRef x, Ref y);

@@ -68,15 +68,15 @@ inline __m512i narrow_lanes(__m512 x, __m512 y) {
   return (__m512i)_mm512_cvtne2ps_pbh(y, x);
 }
 
-template <bool Carry, bool Bias, bool Residual, bool Bf16>
+template <bool Carry, bool Bias, bool Residual, DType Out>
 void drain_as(const Drain& d) {
   const Finish& f = *d.finish;
   const __mmask16 left = d.left, right = d.right;
   const __mmask32 both = _mm512_kunpackw(right, left);
   __m512 bias_left = _mm512_setzero_ps(), bias_right = bias_left;
   if (Bias) {
-    bias_left = load_elements(f.bias, f.bias_bf16, d.column, left);
-    bias_right = load_elements(f.bias, f.bias_bf16, d.column + 16, right);
+    bias_left = load_elements(f.bias, f.bias_dtype, d.column, left);
+    bias_right = load_elements(f.bias, f.bias_dtype, d.column + 16, right);
   }
   for (int64_t row = 0; row < d.rows; ++row) {
     const float* in = d.tile + (row >> 4) * 2 * kTileFloats + (row & 15) * kTile;
@@ -91,19 +91,19 @@ void drain_as(const Drain& d) {
       y = _mm512_add_ps(y, bias_right);
     }
     const int64_t at = row * f.ld_out + d.column;
-    if (Bf16) {
+    if (Out == DType::bf16) {
       __m512i bits = narrow_lanes(x, y);
       if (Residual) {
-        x = _mm512_add_ps(widen_lanes(_mm512_castsi512_si256(bits)), load_elements(f.residual, true, at, left));
+        x = _mm512_add_ps(widen_lanes(_mm512_castsi512_si256(bits)), load_elements(f.residual, DType::bf16, at, left));
         y = _mm512_add_ps(widen_lanes(_mm512_extracti64x4_epi64(bits, 1)),
-                          load_elements(f.residual, true, at + 16, right));
+                          load_elements(f.residual, DType::bf16, at + 16, right));
         bits = narrow_lanes(x, y);
       }
       _mm512_mask_storeu_epi16(static_cast<uint16_t*>(f.out) + at, both, bits);
     } else {
       if (Residual) {
-        x = _mm512_add_ps(x, load_elements(f.residual, false, at, left));
-        y = _mm512_add_ps(y, load_elements(f.residual, false, at + 16, right));
+        x = _mm512_add_ps(x, load_elements(f.residual, DType::f32, at, left));
+        y = _mm512_add_ps(y, load_elements(f.residual, DType::f32, at + 16, right));
       }
       float* out = static_cast<float*>(f.out) + at;
       _mm512_mask_storeu_ps(out, left, x);
@@ -115,10 +115,10 @@ void drain_as(const Drain& d) {
 template <bool Carry, bool Bias>
 inline void drain_as(const Drain& d) {
   const bool residual = d.finish->residual != nullptr;
-  if (d.finish->out_bf16) {
-    (residual ? drain_as<Carry, Bias, true, true> : drain_as<Carry, Bias, false, true>)(d);
+  if (d.finish->out_dtype == DType::bf16) {
+    (residual ? drain_as<Carry, Bias, true, DType::bf16> : drain_as<Carry, Bias, false, DType::bf16>)(d);
   } else {
-    (residual ? drain_as<Carry, Bias, true, false> : drain_as<Carry, Bias, false, false>)(d);
+    (residual ? drain_as<Carry, Bias, true, DType::f32> : drain_as<Carry, Bias, false, DType::f32>)(d);
   }
 }
 

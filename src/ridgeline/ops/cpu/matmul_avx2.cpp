@@ -223,7 +223,7 @@ void pack_elements(PanelSource source, float* out) {
 template <int Lanes>
 void pack(const PanelSource& source, void* panel) {
   auto* out = static_cast<float*>(panel);
-  (source.bf16 ? pack_elements<Lanes, uint16_t> : pack_elements<Lanes, float>)(source, out);
+  (source.dtype == DType::bf16 ? pack_elements<Lanes, uint16_t> : pack_elements<Lanes, float>)(source, out);
 }
 
 inline __m256 load_bf16(const uint16_t* in) {
@@ -240,9 +240,9 @@ inline __m256i round_lanes(__m256 value) {
   return _mm256_blendv_epi8(rounded, quiet, _mm256_castps_si256(nan));
 }
 
-inline __m256 load_elements(const void* data, bool bf16, int64_t at) {
-  return bf16 ? load_bf16(static_cast<const uint16_t*>(data) + at)
-              : _mm256_loadu_ps(static_cast<const float*>(data) + at);
+inline __m256 load_elements(const void* data, DType dtype, int64_t at) {
+  return dtype == DType::bf16 ? load_bf16(static_cast<const uint16_t*>(data) + at)
+                              : _mm256_loadu_ps(static_cast<const float*>(data) + at);
 }
 
 // Eight columns of one row.
@@ -250,15 +250,15 @@ inline void finish_lanes(const Finish& f, int64_t row, int64_t column, const flo
   const int64_t at = row * f.ld_out + column;
   __m256 x = _mm256_loadu_ps(sums);
   if (f.carry != nullptr) x = _mm256_add_ps(x, _mm256_loadu_ps(f.carry + row * f.ld_carry + column));
-  if (f.bias != nullptr) x = _mm256_add_ps(x, load_elements(f.bias, f.bias_bf16, column));
-  if (!f.out_bf16) {
-    if (f.residual != nullptr) x = _mm256_add_ps(x, load_elements(f.residual, false, at));
+  if (f.bias != nullptr) x = _mm256_add_ps(x, load_elements(f.bias, f.bias_dtype, column));
+  if (f.out_dtype != DType::bf16) {
+    if (f.residual != nullptr) x = _mm256_add_ps(x, load_elements(f.residual, DType::f32, at));
     return _mm256_storeu_ps(static_cast<float*>(f.out) + at, x);
   }
   __m256i bits = round_lanes(x);
   if (f.residual != nullptr) {
     const __m256i upper = _mm256_and_si256(bits, _mm256_set1_epi32(static_cast<int>(0xffff0000U)));
-    bits = round_lanes(_mm256_add_ps(_mm256_castsi256_ps(upper), load_elements(f.residual, true, at)));
+    bits = round_lanes(_mm256_add_ps(_mm256_castsi256_ps(upper), load_elements(f.residual, DType::bf16, at)));
   }
   bits = _mm256_srli_epi32(bits, 16);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(static_cast<uint16_t*>(f.out) + at),
@@ -275,7 +275,8 @@ void finish_tile_avx2(const Finish& f, int64_t rows, int64_t column, int64_t col
 
 void multiply(const Strip& strip) {
   const Finish* finish = strip.finish;
-  const bool whole = finish != nullptr && strip.rows == kRows && !finish->out_bf16 && !finish->bias_bf16;
+  const bool whole =
+      finish != nullptr && strip.rows == kRows && finish->out_dtype == DType::f32 && finish->bias_dtype == DType::f32;
   const char *b = static_cast<const char*>(strip.b), *next = static_cast<const char*>(strip.next);
   float* sums = strip.sums;
   int64_t tiles = (strip.columns + kCols - 1) / kCols;
@@ -311,7 +312,7 @@ constexpr MatmulKernel kKernel{.mr = kRows,
 
 }  // namespace
 
-const MatmulKernel& matmul_kernel_avx2(bool /*bf16*/) {
+const MatmulKernel& matmul_kernel_avx2() {
   return kKernel;
 }
 

@@ -41,7 +41,7 @@ void multiply_tile(int64_t k, const void* a_panel, const void* b_panel, float* s
 
 template <int Lanes>
 void pack(const PanelSource& source, void* panel) {
-  if (source.bf16) {
+  if (source.dtype == DType::bf16) {
     pack_as_floats<Lanes>(source, panel);
   } else if (source.k_contiguous) {
     pack_words_k_contiguous<Lanes>(static_cast<const uint32_t*>(source.data), source.ld, source.lanes, source.k,
@@ -73,7 +73,7 @@ constexpr MatmulKernel kKernel{.mr = kRows,
 
 }  // namespace
 
-const MatmulKernel& matmul_kernel_avx512(bool /*bf16*/) {
+const MatmulKernel& matmul_kernel_avx512() {
   return kKernel;
 }
 

@@ -26,8 +26,8 @@ inline __m512i round_lanes(__m512 value) {
   return _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
 }
 
-inline __m512 load_elements(const void* data, bool bf16, int64_t at, __mmask16 mask) {
-  if (bf16) return widen_lanes(_mm256_maskz_loadu_epi16(mask, static_cast<const uint16_t*>(data) + at));
+inline __m512 load_elements(const void* data, DType dtype, int64_t at, __mmask16 mask) {
+  if (dtype == DType::bf16) return widen_lanes(_mm256_maskz_loadu_epi16(mask, static_cast<const uint16_t*>(data) + at));
   return _mm512_maskz_loadu_ps(mask, static_cast<const float*>(data) + at);
 }
 
@@ -116,7 +116,7 @@ void pack_floats_lanes_contiguous(const float* data, int64_t ld, int64_t lanes, 
 }
 
 // The last step for a tile of sums [rows][Vectors * 16].
-template <int Vectors, bool Carry, bool Bias, bool Residual, bool Bf16>
+template <int Vectors, bool Carry, bool Bias, bool Residual, DType Out>
 void finish_tile_as(const Finish& f, int64_t rows, int64_t column, int64_t columns, const float* sums) {
   for (int64_t row = 0; row < rows; ++row, sums += Vectors * 16) {
 #pragma GCC unroll 3
@@ -125,18 +125,18 @@ void finish_tile_as(const Finish& f, int64_t rows, int64_t column, int64_t colum
       const __mmask16 mask = first_lanes(columns - 16 * v);
       __m512 x = _mm512_loadu_ps(sums + 16 * v);
       if (Carry) x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(mask, f.carry + row * f.ld_carry + from));
-      if (Bias) x = _mm512_add_ps(x, load_elements(f.bias, f.bias_bf16, from, mask));
-      if (Bf16) {
+      if (Bias) x = _mm512_add_ps(x, load_elements(f.bias, f.bias_dtype, from, mask));
+      if (Out == DType::bf16) {
         __m512i bits = round_lanes(x);
         if (Residual) {
           const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000U));
           bits = round_lanes(_mm512_add_ps(_mm512_castsi512_ps(_mm512_and_si512(bits, upper)),
-                                           load_elements(f.residual, true, at, mask)));
+                                           load_elements(f.residual, DType::bf16, at, mask)));
         }
         _mm256_mask_storeu_epi16(static_cast<uint16_t*>(f.out) + at, mask,
                                  _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16)));
       } else {
-        if (Residual) x = _mm512_add_ps(x, load_elements(f.residual, false, at, mask));
+        if (Residual) x = _mm512_add_ps(x, load_elements(f.residual, DType::f32, at, mask));
         _mm512_mask_storeu_ps(static_cast<float*>(f.out) + at, mask, x);
       }
     }
@@ -146,12 +146,12 @@ void finish_tile_as(const Finish& f, int64_t rows, int64_t column, int64_t colum
 template <int Vectors, bool Carry, bool Bias>
 void finish_tile_as(const Finish& f, int64_t rows, int64_t column, int64_t columns, const float* sums) {
   const bool residual = f.residual != nullptr;
-  if (f.out_bf16) {
-    (residual ? finish_tile_as<Vectors, Carry, Bias, true, true>
-              : finish_tile_as<Vectors, Carry, Bias, false, true>)(f, rows, column, columns, sums);
+  if (f.out_dtype == DType::bf16) {
+    (residual ? finish_tile_as<Vectors, Carry, Bias, true, DType::bf16>
+              : finish_tile_as<Vectors, Carry, Bias, false, DType::bf16>)(f, rows, column, columns, sums);
   } else {
-    (residual ? finish_tile_as<Vectors, Carry, Bias, true, false>
-              : finish_tile_as<Vectors, Carry, Bias, false, false>)(f, rows, column, columns, sums);
+    (residual ? finish_tile_as<Vectors, Carry, Bias, true, DType::f32>
+              : finish_tile_as<Vectors, Carry, Bias, false, DType::f32>)(f, rows, column, columns, sums);
   }
 }
 

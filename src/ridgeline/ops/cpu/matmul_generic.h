@@ -54,7 +54,7 @@ void pack_floats(const PanelSource& source, float* panel) {
 
 template <int Lanes>
 void pack_as_floats(const PanelSource& source, void* panel) {
-  if (source.bf16) {
+  if (source.dtype == DType::bf16) {
     pack_floats<Lanes, uint16_t>(source, static_cast<float*>(panel));
   } else {
     pack_floats<Lanes, float>(source, static_cast<float*>(panel));
@@ -113,8 +113,8 @@ void row_sums_of_pairs(const void* panel, int64_t k, float* sums) {
     float s = sums[i];
     if (carry != nullptr) s += carry[i];
     if (bias) {
-      s += f.bias_bf16 ? widen(static_cast<const uint16_t*>(f.bias)[first + i])
-                       : static_cast<const float*>(f.bias)[first + i];
+      s += f.bias_dtype == DType::bf16 ? widen(static_cast<const uint16_t*>(f.bias)[first + i])
+                                       : static_cast<const float*>(f.bias)[first + i];
     }
     if (residual != nullptr) s += residual[i];
     out[i] = s;
@@ -131,8 +131,8 @@ void row_sums_of_pairs(const void* panel, int64_t k, float* sums) {
     float s = sums[i];
     if (carry != nullptr) s += carry[i];
     if (bias) {
-      s += f.bias_bf16 ? widen(static_cast<const uint16_t*>(f.bias)[first + i])
-                       : static_cast<const float*>(f.bias)[first + i];
+      s += f.bias_dtype == DType::bf16 ? widen(static_cast<const uint16_t*>(f.bias)[first + i])
+                                       : static_cast<const float*>(f.bias)[first + i];
     }
     uint16_t p = narrow(s);
     if (residual != nullptr) p = narrow(widen(p) + widen(residual[i]));
@@ -143,13 +143,13 @@ void row_sums_of_pairs(const void* panel, int64_t k, float* sums) {
 template <int Columns>
 void finish_tile(const Finish& f, int64_t rows, int64_t column, int64_t columns, const float* sums) {
   for (int64_t row = 0; row < rows; ++row) {
-    (f.out_bf16 ? finish_row_bf16 : finish_row_f32)(f, row, column, columns, sums + row * Columns);
+    (f.out_dtype == DType::bf16 ? finish_row_bf16 : finish_row_f32)(f, row, column, columns, sums + row * Columns);
   }
 }
 
 [[maybe_unused]] void finish_rows(const Finish& f, int64_t rows, int64_t columns, const float* sums, int64_t ld_sums) {
   for (int64_t row = 0; row < rows; ++row) {
-    (f.out_bf16 ? finish_row_bf16 : finish_row_f32)(f, row, 0, columns, sums + row * ld_sums);
+    (f.out_dtype == DType::bf16 ? finish_row_bf16 : finish_row_f32)(f, row, 0, columns, sums + row * ld_sums);
   }
 }
 
@@ -171,7 +171,7 @@ void finish_tile(const Finish& f, int64_t rows, int64_t column, int64_t columns,
       bring_near(line + columns * element_bytes - 1);
     }
   };
-  const int64_t out_bytes = f.out_bf16 ? 2 : 4;
+  const int64_t out_bytes = f.out_dtype == DType::bf16 ? 2 : 4;
   touch(f.out, f.ld_out, out_bytes);
   if (f.carry != nullptr && f.carry != f.out) touch(f.carry, f.ld_carry, 4);
   if (f.residual != nullptr && f.residual != f.out) touch(f.residual, f.ld_out, out_bytes);

@@ -1,11 +1,13 @@
 // What a matrix-product kernel of one instruction set offers to the driver (matmul.cpp).
 //
 // This header is included by translation units compiled with instruction sets that the running CPU may lack, so it
-// holds plain data only: no inline function, no standard template. A weak copy of either, compiled with AVX-512, could
-// be the one that the linker keeps for the whole program.
+// holds plain data only, as does what it includes: no inline function, no standard template. A weak copy of either,
+// compiled with AVX-512, could be the one that the linker keeps for the whole program.
 #pragma once
 
 #include <cstdint>
+
+#include "ridgeline/base/dtype_enum.h"
 
 namespace ridgeline::ops::cpu {
 
@@ -15,7 +17,7 @@ struct PanelSource {
   const void* data;
   int64_t ld;
   bool k_contiguous;
-  bool bf16;      // else f32
+  DType dtype;    // f32 or bf16
   int64_t lanes;  // the panel's missing lanes are filled with zeros
   int64_t k;      // filled with zeros up to a multiple of the kernel's k_unit
 };
@@ -32,13 +34,13 @@ struct PackAhead {
 struct Finish {
   const float* carry;  // may be null; may be `out`
   int64_t ld_carry;
-  const void* bias;  // may be null
-  bool bias_bf16;
+  const void* bias;      // may be null
+  DType bias_dtype;      // f32 or bf16
   const void* residual;  // may be null; may be `out`; dtype and leading dimension of `out`
   const void* soon;      // may be null: what an activation will touch afterwards, to be brought near; as `residual`
   void* out;
   int64_t ld_out;
-  bool out_bf16;
+  DType out_dtype;  // f32 or bf16
 };
 
 // One A panel, which stays in L1, times consecutive B panels, which stream past it from L2, over a block of k: a row of
@@ -63,9 +65,10 @@ constexpr int64_t kScratchBytes = 16384;
 struct Skinny {
   int64_t m, n, k;
   const float* a;  // [m][k]
-  const void* b;   // f32, bf16 or f16
+  const void* b;
+  DType b_dtype;  // f32, bf16 or f16
   int64_t ldb;
-  bool b_k_contiguous, bf16, f16;
+  bool b_k_contiguous;
   float* sums;
   int64_t ld_sums;
 };
@@ -93,10 +96,10 @@ struct MatmulKernel {
   void (*finish)(const Finish& finish, int64_t rows, int64_t columns, const float* sums, int64_t ld_sums);
 };
 
-// One per instruction set; the bf16 argument is the dtype of A and B.
-const MatmulKernel& matmul_kernel_portable(bool bf16);
-const MatmulKernel& matmul_kernel_avx2(bool bf16);
-const MatmulKernel& matmul_kernel_avx512(bool bf16);
+// One per instruction set, for A and B in f32 or bf16; the last two for bf16 alone.
+const MatmulKernel& matmul_kernel_portable();
+const MatmulKernel& matmul_kernel_avx2();
+const MatmulKernel& matmul_kernel_avx512();
 const MatmulKernel& matmul_kernel_avx512_bf16();
 const MatmulKernel& matmul_kernel_amx_bf16();
 

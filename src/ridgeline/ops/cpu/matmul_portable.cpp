@@ -44,7 +44,7 @@ constexpr MatmulKernel kKernel{.mr = kRows,
 
 }  // namespace
 
-const MatmulKernel& matmul_kernel_portable(bool /*bf16*/) {
+const MatmulKernel& matmul_kernel_portable() {
   return kKernel;
 }
 

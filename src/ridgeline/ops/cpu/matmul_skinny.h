@@ -161,9 +161,9 @@ void skinny_of(const Skinny& p) {
 }
 
 void multiply_skinny(const Skinny& p) {
-  if (p.f16) {
+  if (p.b_dtype == DType::f16) {
     skinny_of<SkinnyHalf>(p);
-  } else if (p.bf16) {
+  } else if (p.b_dtype == DType::bf16) {
     skinny_of<uint16_t>(p);
   } else {
     skinny_of<float>(p);
