@@ -7,13 +7,17 @@
 #include <cstdio>
 #include <vector>
 
-#include "case.h"
+#include "bench/operators/operator.h"
 #include "ridgeline/base/error.h"
 #include "ridgeline/device/cpu/features.h"
 #include "ridgeline/device/cpu/worker_team.h"
 
 namespace ridgeline::op_check {
 namespace {
+
+using operators::Case;
+using operators::Report;
+using operators::Row;
 
 void print(const Case& c, const Row& row) {
   fmt::print("{:<18} {:<5} {:<34} {:<22} {:>9.2e} {:>9.1e}  {}\n", c.op, name_of(c.dtype), c.sizes, row.part, row.error,
@@ -27,7 +31,7 @@ std::vector<Row> run(const Case& c) {
   bool same = true, guards = true;
   for (const int size : {1, 2, 3}) {
     device::WorkerTeam team(size);
-    Stream stream(team);
+    device::Stream stream(team);
     Report report(size == 1);
     c.run(stream, report);
     guards = guards && report.guards_intact();
@@ -44,7 +48,7 @@ std::vector<Row> run(const Case& c) {
 }
 
 int check(const std::string& op, bool list) {
-  std::vector<Case> cases = all_cases();
+  std::vector<Case> cases = operators::all_cases();
   std::vector<std::string> names;
   for (const Case& c : cases) {
     if (names.empty() || names.back() != c.op) names.push_back(c.op);

@@ -9,7 +9,7 @@
 #include <string>
 
 #include "../lent_memory.h"
-#include "reference.h"
+#include "bench/operators/attention_reference.h"
 #include "ridgeline/device/cpu/features.h"
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/ops/cpu/attention_isa.h"

@@ -1,12 +1,13 @@
+#include "ridgeline/ops/norm.h"
+
 #include <fmt/format.h>
 
 #include <cmath>
 
-#include "case.h"
+#include "bench/operators/operator.h"
 #include "ridgeline/device/cpu/worker_team.h"
-#include "ridgeline/ops/norm.h"
 
-namespace ridgeline::op_check {
+namespace ridgeline::operators {
 namespace {
 
 using Doubles = std::vector<double>;
@@ -80,7 +81,8 @@ struct Statistics {
   }
 };
 
-void check(Stream& stream, Report& report, DType dtype, DType weights, int64_t n, int64_t c, double center) {
+void compare_layernorm(Stream& stream, Report& report, DType dtype, DType weights, int64_t n, int64_t c,
+                       double center) {
   const Layernorm op{n, c};
   const Tensor x = Tensor::random(dtype, n * c, 1, 2.0, center), dy = Tensor::random(dtype, n * c, 2);
   const Tensor dresidual = Tensor::random(dtype, n * c, 3);
@@ -117,7 +119,7 @@ void check(Stream& stream, Report& report, DType dtype, DType weights, int64_t n
 }
 
 // A norm without bias is one with a bias of 0, to the bit (sums of +0 and -0 apart, which compare as equal values).
-void check_no_bias(Stream& stream, Report& report, DType dtype, DType weights, int64_t n, int64_t c) {
+void compare_no_bias(Stream& stream, Report& report, DType dtype, DType weights, int64_t n, int64_t c) {
   const Tensor x = Tensor::random(dtype, n * c, 1, 2.0), dy = Tensor::random(dtype, n * c, 2);
   const Tensor weight = Tensor::random(weights, c, 4, 0.5, 1.0), zero(weights, c);
   Tensor y(dtype, n * c), expected_y(dtype, n * c), dx(dtype, n * c), expected_dx(dtype, n * c);
@@ -175,7 +177,7 @@ struct RmsNorm {
   }
 };
 
-void check_rms(Stream& stream, Report& report, DType dtype, DType weights, int64_t n, int64_t c, double center) {
+void compare_rmsnorm(Stream& stream, Report& report, DType dtype, DType weights, int64_t n, int64_t c, double center) {
   const RmsNorm op{n, c};
   const Tensor x = Tensor::random(dtype, n * c, 1, 2.0, center), dy = Tensor::random(dtype, n * c, 2);
   const Tensor dresidual = Tensor::random(dtype, n * c, 3), weight = Tensor::random(weights, c, 4, 0.5, 1.0);
@@ -200,31 +202,93 @@ void check_rms(Stream& stream, Report& report, DType dtype, DType weights, int64
       "dweight", [&](auto at) { return dot(op.forward(xs, at), dys); }, ws, expected.dweight);
 }
 
-}  // namespace
+struct Sizes {
+  int64_t n, c;
+  double center;
+};
 
-void add_norm_cases(std::vector<Case>& cases) {
-  struct Size {
-    int64_t n, c;
-    double center;
-  };
+// f(dtype, dtype of the weights, sizes, "N=… C=…") for each case.
+template <typename F>
+void for_each_case(F&& f) {
   for (const DType dtype : kStored) {
     for (const DType weights : kStored) {
       // Weights are f32, or x's dtype, or bf16 beside an f32 x.
       if (weights != dtype && (weights == DType::f16 || dtype == DType::f16) && weights != DType::f32) continue;
-      for (const Size& s : {Size{1, 2, 0}, Size{5, 37, 0}, Size{33, 64, 0.5}, Size{19, 131, 3}, Size{300, 96, 0}}) {
-        cases.push_back(
-            {"layernorm", dtype, fmt::format("N={} C={} center={} weights={}", s.n, s.c, s.center, name_of(weights)),
-             [=](Stream& stream, Report& report) { check(stream, report, dtype, weights, s.n, s.c, s.center); }});
-        cases.push_back(
-            {"layernorm", dtype,
-             fmt::format("N={} C={} center={} weights={} no bias", s.n, s.c, s.center, name_of(weights)),
-             [=](Stream& stream, Report& report) { check_no_bias(stream, report, dtype, weights, s.n, s.c); }});
-        cases.push_back(
-            {"rmsnorm", dtype, fmt::format("N={} C={} center={} weights={}", s.n, s.c, s.center, name_of(weights)),
-             [=](Stream& stream, Report& report) { check_rms(stream, report, dtype, weights, s.n, s.c, s.center); }});
-      }
+      for (const Sizes& s : {Sizes{1, 2, 0}, Sizes{5, 37, 0}, Sizes{33, 64, 0.5}, Sizes{19, 131, 3}, Sizes{300, 96, 0}})
+        f(dtype, weights, s, fmt::format("N={} C={} center={} weights={}", s.n, s.c, s.center, name_of(weights)));
     }
   }
 }
 
-}  // namespace ridgeline::op_check
+void check_layernorm(Checks& checks) {
+  for_each_case([&](DType dtype, DType weights, const Sizes& s, const std::string& sizes) {
+    checks.add(dtype, sizes, [=](Stream& stream, Report& report) {
+      compare_layernorm(stream, report, dtype, weights, s.n, s.c, s.center);
+    });
+    checks.add(dtype, sizes + " no bias",
+               [=](Stream& stream, Report& report) { compare_no_bias(stream, report, dtype, weights, s.n, s.c); });
+  });
+}
+
+void check_rmsnorm(Checks& checks) {
+  for_each_case([&](DType dtype, DType weights, const Sizes& s, const std::string& sizes) {
+    checks.add(dtype, sizes, [=](Stream& stream, Report& report) {
+      compare_rmsnorm(stream, report, dtype, weights, s.n, s.c, s.center);
+    });
+  });
+}
+
+// Operands of the measured calls; backward reads x and dy and adds to the residual's gradient in place.
+struct Measured {
+  Ref x, y, dy, weight, bias;
+  float *mean, *rstd, *dweight, *dbias;
+  double bytes;  // of x
+
+  Measured(Measurement& to, DType dtype)
+      : x(to.buffer(kN * kC, dtype)),
+        y(to.buffer(kN * kC, dtype)),
+        dy(to.buffer(kN * kC, dtype)),
+        weight(to.buffer(kC, dtype)),
+        bias(to.buffer(kC, dtype)),
+        mean(to.floats(kN)),
+        rstd(to.floats(kN)),
+        dweight(to.floats(kC)),
+        dbias(to.floats(kC)),
+        bytes(elements(kN, kC) * static_cast<double>(size_of(dtype))) {}
+};
+
+void measure_layernorm(Measurement& to) {
+  Stream& stream = to.stream();
+  const ops::Workspace scratch = to.workspace(ops::layernorm_backward_workspace_bytes(kN, kC, to.team_size()));
+  for (const DType dtype : kMeasured) {
+    const Measured m(to, dtype);
+    to.add("layernorm_forward", dtype, 0, 2 * m.bytes,
+           [=, &stream] { ops::layernorm_forward(stream, kN, kC, 1e-5F, m.x, m.weight, m.bias, m.y, m.mean, m.rstd); });
+    to.add("layernorm_backward", dtype, 0, 4 * m.bytes, [=, &stream] {
+      ops::layernorm_backward(stream, kN, kC, m.x, m.weight, m.mean, m.rstd, m.dy, m.y, m.y, m.dweight, m.dbias,
+                              scratch);
+    });
+  }
+}
+
+void measure_rmsnorm(Measurement& to) {
+  Stream& stream = to.stream();
+  const ops::Workspace scratch = to.workspace(ops::rmsnorm_backward_workspace_bytes(kN, kC, to.team_size()));
+  for (const DType dtype : kMeasured) {
+    const Measured m(to, dtype);
+    to.add("rmsnorm_forward", dtype, 0, 2 * m.bytes,
+           [=, &stream] { ops::rmsnorm_forward(stream, kN, kC, 1e-5F, m.x, m.weight, m.y, m.rstd); });
+    to.add("rmsnorm_backward", dtype, 0, 4 * m.bytes, [=, &stream] {
+      ops::rmsnorm_backward(stream, kN, kC, m.x, m.weight, m.rstd, m.dy, m.y, m.y, m.dweight, scratch);
+    });
+  }
+}
+
+}  // namespace
+
+void add_norm(std::vector<Operator>& list) {
+  list.push_back({"layernorm", check_layernorm, measure_layernorm});
+  list.push_back({"rmsnorm", check_rmsnorm, measure_rmsnorm});
+}
+
+}  // namespace ridgeline::operators

@@ -1,13 +1,14 @@
+#include "ridgeline/ops/adam.h"
+
 #include <fmt/format.h>
 
 #include <cmath>
 
-#include "case.h"
+#include "bench/operators/operator.h"
 #include "ridgeline/base/random.h"
 #include "ridgeline/device/cpu/worker_team.h"
-#include "ridgeline/ops/adam.h"
 
-namespace ridgeline::op_check {
+namespace ridgeline::operators {
 namespace {
 
 using Doubles = std::vector<double>;
@@ -19,7 +20,7 @@ struct Form {
 };
 
 // Ten steps with changing gradients, as the header's formula says, in double.
-void check(Stream& stream, Report& report, DType gradient_dtype, int64_t count, Form form) {
+void compare(Stream& stream, Report& report, DType gradient_dtype, int64_t count, Form form) {
   ops::Adam settings;
   settings.weight_decay = form.weight_decay;
   settings.decoupled = form.decoupled;
@@ -63,7 +64,8 @@ struct Dtypes {
 };
 
 // Narrow states: each step against the formula in double from the values as they were stored before it.
-void check_narrow(Stream& stream, Report& report, DType gradient_dtype, int64_t count, bool decoupled, Dtypes dtypes) {
+void compare_narrow(Stream& stream, Report& report, DType gradient_dtype, int64_t count, bool decoupled,
+                    Dtypes dtypes) {
   ops::Adam settings;
   settings.weight_decay = 0.1F;
   settings.decoupled = decoupled;
@@ -105,37 +107,57 @@ void check_narrow(Stream& stream, Report& report, DType gradient_dtype, int64_t 
   report.require("unbiased", std::abs(bias) <= 5.0 * 0x1p-9 / std::sqrt(kSteps * static_cast<double>(count)));
 }
 
-void add_narrow_cases(std::vector<Case>& cases, DType gradient) {
-  constexpr DType kF = DType::f32, kB = DType::bf16, kH = DType::f16;
+void check_narrow(Checks& checks, DType gradient) {
+  constexpr DType f = DType::f32, b = DType::bf16, h = DType::f16;
   for (const int64_t count : {1, 61, 20001}) {
-    for (const Dtypes d : {Dtypes{kB, kF, kF, kB}, Dtypes{kB, kB, kB, kB}, Dtypes{kF, kB, kB, kH},
-                           Dtypes{kF, kB, kF, kB}, Dtypes{kF, kF, kB, kB}, Dtypes{kB, kB, kF, kH}}) {
+    for (const Dtypes d : {Dtypes{b, f, f, b}, Dtypes{b, b, b, b}, Dtypes{f, b, b, h}, Dtypes{f, b, f, b},
+                           Dtypes{f, f, b, b}, Dtypes{b, b, f, h}}) {
       for (const bool decoupled : {true, false}) {
-        cases.push_back(
-            {"adam", gradient,
-             fmt::format("count={} {} {}/{}/{} {}", count, decoupled ? "AdamW" : "L2", name_of(d.master), name_of(d.m),
-                         name_of(d.v), name_of(d.copy)),
-             [=](Stream& stream, Report& report) { check_narrow(stream, report, gradient, count, decoupled, d); }});
+        checks.add(
+            gradient,
+            fmt::format("count={} {} {}/{}/{} {}", count, decoupled ? "AdamW" : "L2", name_of(d.master), name_of(d.m),
+                        name_of(d.v), name_of(d.copy)),
+            [=](Stream& stream, Report& report) { compare_narrow(stream, report, gradient, count, decoupled, d); });
       }
     }
   }
 }
 
-}  // namespace
-
-void add_adam_cases(std::vector<Case>& cases) {
+void check(Checks& checks) {
   for (const DType dtype : kStored) {
     for (const int64_t count : {1, 61, 20001}) {
       for (const Form form : {Form{true, true, true, 0.1F}, Form{true, false, false, 0.0F},
                               Form{false, true, true, 0.1F}, Form{true, true, true, 0.01F, DType::f16}}) {
-        cases.push_back({"adam", dtype,
-                         fmt::format("count={} {} decay={} zero={} {}", count, form.decoupled ? "AdamW" : "L2",
-                                     form.weight_decay, form.zero_gradient, name_of(form.copy_dtype)),
-                         [=](Stream& stream, Report& report) { check(stream, report, dtype, count, form); }});
+        checks.add(dtype,
+                   fmt::format("count={} {} decay={} zero={} {}", count, form.decoupled ? "AdamW" : "L2",
+                               form.weight_decay, form.zero_gradient, name_of(form.copy_dtype)),
+                   [=](Stream& stream, Report& report) { compare(stream, report, dtype, count, form); });
       }
     }
-    add_narrow_cases(cases, dtype);
+    check_narrow(checks, dtype);
   }
 }
 
-}  // namespace ridgeline::op_check
+void measure(Measurement& to) {
+  Stream& stream = to.stream();
+  const auto p = static_cast<double>(kParameters);
+  float *const master = to.floats(kParameters), *const m = to.floats(kParameters), *const v = to.floats(kParameters);
+  const Ref gradient(to.floats(kParameters)), copy = to.buffer(kParameters, DType::bf16);
+  // Second moments must not be negative.
+  for (int64_t i = 0; i < kParameters; ++i) v[i] = v[i] < 0 ? -v[i] : v[i];
+  static const ops::AdamScalars scalars{.learning_rate = 1e-9F, .correction1 = 0.5F, .correction2 = 0.5F};
+  const ops::Adam settings{.weight_decay = 0.1F, .zero_gradient = false};
+  to.add("adamw", DType::f32, 0, 28 * p, [=, &stream] {
+    ops::adam(stream, kParameters, settings, &scalars, master, gradient, m, v, Ref(nullptr, DType::bf16));
+  });
+  to.add("adamw_with_copy", DType::bf16, 0, 30 * p,
+         [=, &stream] { ops::adam(stream, kParameters, settings, &scalars, master, gradient, m, v, copy); });
+}
+
+}  // namespace
+
+void add_adam(std::vector<Operator>& list) {
+  list.push_back({"adam", check, measure});
+}
+
+}  // namespace ridgeline::operators

@@ -1,13 +1,14 @@
 // Matrix products as a linear layer uses them: y = x W^T + b with its fused forms, dx = dy W, dW += dy^T x with db.
+#include "ridgeline/ops/matmul.h"
+
 #include <fmt/format.h>
 
 #include <cmath>
 
-#include "case.h"
+#include "bench/operators/operator.h"
 #include "ridgeline/device/cpu/worker_team.h"
-#include "ridgeline/ops/matmul.h"
 
-namespace ridgeline::op_check {
+namespace ridgeline::operators {
 namespace {
 
 using ops::Epilogue;
@@ -135,18 +136,73 @@ void check_backward(Sizes s, DType dtype, Stream& stream, Report& report) {
   report.compare("db", db_out, db, tolerance(DType::f32));
 }
 
-}  // namespace
-
-void add_matmul_cases(std::vector<Case>& cases) {
+void check(Checks& checks) {
   for (const DType dtype : kStored) {
     for (const Sizes s : {Sizes{1, 50, 33}, {7, 129, 65}, {17, 5, 3}, {64, 96, 64}, {131, 47, 99}}) {
-      const std::string sizes = fmt::format("M={} N={} K={}", s.m, s.n, s.k);
-      cases.push_back({"matmul", dtype, sizes, [=](Stream& stream, Report& report) {
-                         check_forward(s, dtype, stream, report);
-                         check_backward(s, dtype, stream, report);
-                       }});
+      checks.add(dtype, fmt::format("M={} N={} K={}", s.m, s.n, s.k), [=](Stream& stream, Report& report) {
+        check_forward(s, dtype, stream, report);
+        check_backward(s, dtype, stream, report);
+      });
     }
   }
 }
 
-}  // namespace ridgeline::op_check
+// ---- measured: the products of a block and of the head -----------------------------------------------------------
+
+void add_product(Measurement& to, const std::string& name, DType dtype, const Matmul& m) {
+  const ops::Workspace scratch = to.workspace(ops::matmul_workspace_bytes(m, to.team_size()));
+  const double out = static_cast<double>(size_of(m.c.dtype)) * (m.accumulate ? 2 : 1);
+  const double bytes =
+      (elements(m.m, m.k) + elements(m.k, m.n)) * static_cast<double>(size_of(dtype)) + elements(m.m, m.n) * out;
+  to.add(name, dtype, 2 * elements(m.m, m.n) * static_cast<double>(m.k), bytes,
+         [&stream = to.stream(), m, scratch] { ops::matmul(stream, m, scratch); });
+}
+
+// How a weight is stored, [in][out] or [out][in].
+enum class Stored { in_out, out_in };
+
+struct Linear {
+  const char* name;
+  int64_t rows, in, out;
+  Stored stored;
+};
+
+void measure_linear(Measurement& to, DType dtype, const Linear& s) {
+  const bool in_out = s.stored == Stored::in_out;
+  const int64_t ld = s.out == kV ? kLd : s.out;
+  const Ref x = to.buffer(s.rows * s.in, dtype), w = to.buffer(s.in * s.out, dtype), y = to.buffer(s.rows * ld, dtype),
+            dx = to.buffer(s.rows * s.in, dtype);
+  const ops::Matrix weight{w, in_out ? Layout::row_major : Layout::column_major, in_out ? s.out : s.in};
+  const ops::Matrix transposed{w, in_out ? Layout::column_major : Layout::row_major, in_out ? s.out : s.in};
+  add_product(to, fmt::format("matmul_{}_forward", s.name), dtype,
+              {.m = s.rows, .n = s.out, .k = s.in, .a = {x, Layout::row_major, s.in}, .b = weight, .c = y, .ldc = ld});
+  add_product(
+      to, fmt::format("matmul_{}_input_gradient", s.name), dtype,
+      {.m = s.rows, .n = s.in, .k = s.out, .a = {y, Layout::row_major, ld}, .b = transposed, .c = dx, .ldc = s.in});
+  Matmul gradient{.k = s.rows, .c = Ref(to.floats(s.in * s.out)), .accumulate = true};
+  if (in_out) {
+    gradient.m = s.in, gradient.n = gradient.ldc = s.out;
+    gradient.a = {x, Layout::column_major, s.in}, gradient.b = {y, Layout::row_major, ld};
+  } else {
+    gradient.m = s.out, gradient.n = gradient.ldc = s.in;
+    gradient.a = {y, Layout::column_major, ld}, gradient.b = {x, Layout::row_major, s.in};
+  }
+  add_product(to, fmt::format("matmul_{}_weight_gradient", s.name), dtype, gradient);
+}
+
+void measure(Measurement& to) {
+  for (const DType dtype : kMeasured) {
+    for (const Linear& s : {Linear{"qkv", kN, kC, 3 * kC, Stored::out_in}, Linear{"out", kN, kC, kC, Stored::in_out},
+                            Linear{"up", kN, kC, kF, Stored::out_in}, Linear{"down", kN, kF, kC, Stored::in_out},
+                            Linear{"head", kChunk, kC, kV, Stored::out_in}})
+      measure_linear(to, dtype, s);
+  }
+}
+
+}  // namespace
+
+void add_matmul(std::vector<Operator>& list) {
+  list.push_back({"matmul", check, measure});
+}
+
+}  // namespace ridgeline::operators

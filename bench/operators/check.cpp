@@ -1,4 +1,4 @@
-#include "case.h"
+#include "bench/operators/check.h"
 
 #include <algorithm>
 #include <cmath>
@@ -8,7 +8,7 @@
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/random.h"
 
-namespace ridgeline::op_check {
+namespace ridgeline::operators {
 namespace {
 
 constexpr int64_t kGuard = 256;
@@ -198,4 +198,4 @@ void Report::finite_differences(const std::string& part, const std::function<dou
   compare(part + " fd", analytic, numeric, tolerance, unit_norm);
 }
 
-}  // namespace ridgeline::op_check
+}  // namespace ridgeline::operators

@@ -2,11 +2,11 @@
 
 #include <cmath>
 
-#include "../unit/ops_attention/reference.h"
-#include "case.h"
+#include "bench/operators/attention_reference.h"
+#include "bench/operators/operator.h"
 #include "ridgeline/device/cpu/worker_team.h"
 
-namespace ridgeline::op_check {
+namespace ridgeline::operators {
 namespace {
 
 using ops::test::Reference;
@@ -46,7 +46,7 @@ void check_differences(Report& report, const Reference& reference) {
   report.finite_differences("dv", loss(&Reference::v), reference.v, reference.dv, 1e-6, unit);
 }
 
-void check(Stream& stream, Report& report, DType dtype, const Sizes& z) {
+void compare(Stream& stream, Report& report, DType dtype, const Sizes& z) {
   const ops::Attention shape = shape_of(z);
   const int64_t q_count = z.b * z.queries * z.h * z.d, kv_count = z.b * z.keys * z.kv * z.d;
   const Tensor q = Tensor::random(dtype, q_count, 1, 2.0), k = Tensor::random(dtype, kv_count, 2, 2.0);
@@ -77,9 +77,7 @@ void check(Stream& stream, Report& report, DType dtype, const Sizes& z) {
   if (z.b * z.queries * z.h * z.d <= 4096) check_differences(report, reference);
 }
 
-}  // namespace
-
-void add_attention_cases(std::vector<Case>& cases) {
+void check(Checks& checks) {
   constexpr Sizes kSizes[] = {
       {1, 1, 1, 1, 1, 1},     {2, 7, 7, 3, 3, 5},       {1, 64, 64, 2, 2, 64},
       {2, 45, 45, 3, 3, 17},  {1, 261, 261, 1, 1, 64},  {1, 131, 131, 4, 2, 80},
@@ -89,12 +87,48 @@ void add_attention_cases(std::vector<Case>& cases) {
   };
   for (const DType dtype : kStored) {
     for (const Sizes& z : kSizes) {
-      const std::string sizes =
-          fmt::format("B={} Tq={} Tk={} H={} KV={} D={} dropout={}", z.b, z.queries, z.keys, z.h, z.kv, z.d, z.dropout);
-      cases.push_back(
-          {"attention", dtype, sizes, [=](Stream& stream, Report& report) { check(stream, report, dtype, z); }});
+      checks.add(
+          dtype,
+          fmt::format("B={} Tq={} Tk={} H={} KV={} D={} dropout={}", z.b, z.queries, z.keys, z.h, z.kv, z.d, z.dropout),
+          [=](Stream& stream, Report& report) { compare(stream, report, dtype, z); });
     }
   }
 }
 
-}  // namespace ridgeline::op_check
+void measure_in(Measurement& to, DType dtype) {
+  const ops::Attention shape{.batch = kB,
+                             .queries = kT,
+                             .keys = kT,
+                             .heads = kH,
+                             .kv_heads = kH,
+                             .head_width = kD,
+                             .scale = 0.125F,
+                             .q_stride = 3 * kC,
+                             .kv_stride = 3 * kC,
+                             .out_stride = kC};
+  const Ref qkv = to.buffer(kN * 3 * kC, dtype), out = to.buffer(kN * kC, dtype), dqkv = to.buffer(kN * 3 * kC, dtype),
+            dout = to.buffer(kN * kC, dtype);
+  float* const lse = to.floats(kB * kH * kT);
+  const ops::Workspace scratch = to.workspace(ops::attention_workspace_bytes(shape, dtype, to.team_size()));
+  const double pairs = elements(kB * kH, kT) * static_cast<double>(kT + 1) / 2;
+  const double forward = 4 * pairs * static_cast<double>(kD);
+  Stream& stream = to.stream();
+  to.add("attention_forward", dtype, forward, 0,
+         [=, &stream] { ops::attention_forward(stream, shape, qkv, qkv.at(kC), qkv.at(2 * kC), out, lse, scratch); });
+  to.add("attention_backward", dtype, 2 * forward, 0, [=, &stream] {
+    ops::attention_backward(stream, shape, qkv, qkv.at(kC), qkv.at(2 * kC), out, dout, lse, dqkv, dqkv.at(kC),
+                            dqkv.at(2 * kC), scratch);
+  });
+}
+
+void measure(Measurement& to) {
+  for (const DType dtype : kMeasured) measure_in(to, dtype);
+}
+
+}  // namespace
+
+void add_attention(std::vector<Operator>& list) {
+  list.push_back({"attention", check, measure});
+}
+
+}  // namespace ridgeline::operators

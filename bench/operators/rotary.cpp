@@ -1,12 +1,13 @@
+#include "ridgeline/ops/rotary.h"
+
 #include <fmt/format.h>
 
 #include <cmath>
 
-#include "case.h"
+#include "bench/operators/operator.h"
 #include "ridgeline/device/cpu/worker_team.h"
-#include "ridgeline/ops/rotary.h"
 
-namespace ridgeline::op_check {
+namespace ridgeline::operators {
 namespace {
 
 using Doubles = std::vector<double>;
@@ -41,7 +42,11 @@ struct Reference {
   }
 };
 
-void check(Stream& stream, Report& report, DType dtype, const Sizes& s) {
+const char* name_of(ops::RotaryPairing pairing) {
+  return pairing == ops::RotaryPairing::interleaved ? "interleaved" : "half_split";
+}
+
+void compare(Stream& stream, Report& report, DType dtype, const Sizes& s) {
   constexpr int32_t kPositions = 2048;
   const Reference reference{s, random_integers(s.tokens, kPositions, 3)};
   std::vector<float> table(static_cast<size_t>(kPositions * s.rotary_width));
@@ -62,21 +67,40 @@ void check(Stream& stream, Report& report, DType dtype, const Sizes& s) {
   report.compare("inverse", x, xs, tolerance(dtype));
 }
 
-}  // namespace
-
-void add_rotary_cases(std::vector<Case>& cases) {
+void check(Checks& checks) {
   for (const DType dtype : kStored) {
     for (const auto pairing : {ops::RotaryPairing::interleaved, ops::RotaryPairing::half_split}) {
       for (const Sizes& s : {Sizes{1, 1, 2, 2, 2, pairing}, Sizes{5, 3, 10, 6, 41, pairing},
                              Sizes{33, 4, 80, 62, 960, pairing}, Sizes{300, 2, 64, 64, 128, pairing}}) {
-        const char* name = pairing == ops::RotaryPairing::interleaved ? "interleaved" : "half_split";
-        cases.push_back({"rotary", dtype,
-                         fmt::format("N={} H={} D={} R={} stride={} {}", s.tokens, s.heads, s.head_width,
-                                     s.rotary_width, s.stride, name),
-                         [=](Stream& stream, Report& report) { check(stream, report, dtype, s); }});
+        checks.add(dtype,
+                   fmt::format("N={} H={} D={} R={} stride={} {}", s.tokens, s.heads, s.head_width, s.rotary_width,
+                               s.stride, name_of(pairing)),
+                   [=](Stream& stream, Report& report) { compare(stream, report, dtype, s); });
       }
     }
   }
 }
 
-}  // namespace ridgeline::op_check
+// Queries and keys of GPT-2's heads, side by side with the values; in place, again and again: a rotation.
+void measure(Measurement& to) {
+  float* const table = to.floats(kT * kD);
+  ops::fill_rotary_table(kT, kD, 10000.0, {}, table);
+  const int32_t* const positions = to.numbers(kN, kT);
+  for (const auto pairing : {ops::RotaryPairing::interleaved, ops::RotaryPairing::half_split}) {
+    const ops::Rotary shape{kN, 2 * kH, kD, kD, 3 * kC, pairing, positions, table};
+    for (const DType dtype : kMeasured) {
+      const Ref x = to.buffer(kN * 3 * kC, dtype);
+      to.add(fmt::format("rotary_{}", name_of(pairing)), dtype, 0,
+             2 * elements(kN, 2 * kC) * static_cast<double>(size_of(dtype)),
+             [=, &stream = to.stream()] { ops::rotary(stream, shape, x); });
+    }
+  }
+}
+
+}  // namespace
+
+void add_rotary(std::vector<Operator>& list) {
+  list.push_back({"rotary", check, measure});
+}
+
+}  // namespace ridgeline::operators

@@ -3,11 +3,11 @@
 #include <cmath>
 #include <numbers>
 
-#include "case.h"
+#include "bench/operators/operator.h"
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/ops/elementwise.h"
 
-namespace ridgeline::op_check {
+namespace ridgeline::operators {
 namespace {
 
 using Doubles = std::vector<double>;
@@ -52,7 +52,7 @@ constexpr Function kFunctions[] = {{"gelu", ops::Activation::gelu_tanh, gelu, ge
                                    {"gelu_erf", ops::Activation::gelu_erf, gelu_erf, gelu_erf_slope},
                                    {"silu", ops::Activation::silu, silu, silu_slope}};
 
-void check(Stream& stream, Report& report, const Function& f, DType dtype, int64_t count, double width) {
+void compare(Stream& stream, Report& report, const Function& f, DType dtype, int64_t count, double width) {
   const Tensor x = Tensor::random(dtype, count, 1, width), dy = Tensor::random(dtype, count, 2);
   Tensor y(dtype, count), dx(dtype, count);
   ops::activation_forward(stream, f.activation, count, x.ref(), y.ref());
@@ -96,7 +96,7 @@ struct Swiglu {
   }
 };
 
-void check_swiglu(Stream& stream, Report& report, DType dtype, int64_t n, int64_t f) {
+void compare_swiglu(Stream& stream, Report& report, DType dtype, int64_t n, int64_t f) {
   const Swiglu op{n, f};
   const Tensor x = Tensor::random(dtype, 2 * n * f, 1, 4.0), dout = Tensor::random(dtype, n * f, 2);
   Tensor out(dtype, n * f), dx(dtype, 2 * n * f);
@@ -113,25 +113,57 @@ void check_swiglu(Stream& stream, Report& report, DType dtype, int64_t n, int64_
   report.compare("in place", own, dx.values(), 0.0);
 }
 
-}  // namespace
-
-void add_activation_cases(std::vector<Case>& cases) {
-  for (const Function& f : kFunctions) {
-    for (const DType dtype : kStored) {
-      for (const int64_t count : {1, 37, 1024, 50003}) {
-        for (const double width : {0.5, 4.0, 12.0}) {
-          cases.push_back({f.name, dtype, fmt::format("count={} width={}", count, width),
-                           [=](Stream& stream, Report& report) { check(stream, report, f, dtype, count, width); }});
-        }
-      }
-    }
-  }
+void check(Checks& checks, const Function& f) {
   for (const DType dtype : kStored) {
-    for (const Swiglu& s : {Swiglu{1, 1}, Swiglu{3, 37}, Swiglu{130, 172}, Swiglu{2, 20001}}) {
-      cases.push_back({"swiglu", dtype, fmt::format("N={} F={}", s.n, s.f),
-                       [=](Stream& stream, Report& report) { check_swiglu(stream, report, dtype, s.n, s.f); }});
+    for (const int64_t count : {1, 37, 1024, 50003}) {
+      for (const double width : {0.5, 4.0, 12.0}) {
+        checks.add(dtype, fmt::format("count={} width={}", count, width),
+                   [=](Stream& stream, Report& report) { compare(stream, report, f, dtype, count, width); });
+      }
     }
   }
 }
 
-}  // namespace ridgeline::op_check
+void check_swiglu(Checks& checks) {
+  for (const DType dtype : kStored) {
+    for (const Swiglu& s : {Swiglu{1, 1}, Swiglu{3, 37}, Swiglu{130, 172}, Swiglu{2, 20001}}) {
+      checks.add(dtype, fmt::format("N={} F={}", s.n, s.f),
+                 [=](Stream& stream, Report& report) { compare_swiglu(stream, report, dtype, s.n, s.f); });
+    }
+  }
+}
+
+void measure(Measurement& to, const Function& f) {
+  Stream& stream = to.stream();
+  for (const DType dtype : kMeasured) {
+    const double bytes = elements(kN, kF) * static_cast<double>(size_of(dtype));
+    const Ref x = to.buffer(kN * kF, dtype), y = to.buffer(kN * kF, dtype);
+    to.add(fmt::format("{}_forward", f.name), dtype, 0, 2 * bytes,
+           [=, &stream] { ops::activation_forward(stream, f.activation, kN * kF, x, y); });
+    to.add(fmt::format("{}_backward", f.name), dtype, 0, 3 * bytes,
+           [=, &stream] { ops::activation_backward(stream, f.activation, kN * kF, x, y, y); });
+  }
+}
+
+// F as wide as GPT-2's, although a model with a gate would take two thirds of it: one row beside another.
+void measure_swiglu(Measurement& to) {
+  Stream& stream = to.stream();
+  for (const DType dtype : kMeasured) {
+    const double bytes = elements(kN, kF) * static_cast<double>(size_of(dtype));
+    const Ref gate_up = to.buffer(2 * kN * kF, dtype), out = to.buffer(kN * kF, dtype),
+              dgate_up = to.buffer(2 * kN * kF, dtype);
+    to.add("swiglu_forward", dtype, 0, 3 * bytes, [=, &stream] { ops::swiglu_forward(stream, kN, kF, gate_up, out); });
+    to.add("swiglu_backward", dtype, 0, 5 * bytes,
+           [=, &stream] { ops::swiglu_backward(stream, kN, kF, gate_up, out, dgate_up); });
+  }
+}
+
+}  // namespace
+
+void add_activation(std::vector<Operator>& list) {
+  for (const Function& f : kFunctions)
+    list.push_back({f.name, [&f](Checks& checks) { check(checks, f); }, [&f](Measurement& to) { measure(to, f); }});
+  list.push_back({"swiglu", check_swiglu, measure_swiglu});
+}
+
+}  // namespace ridgeline::operators

@@ -1,13 +1,14 @@
+#include "ridgeline/ops/cross_entropy.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
 
-#include "case.h"
+#include "bench/operators/operator.h"
 #include "ridgeline/device/cpu/worker_team.h"
-#include "ridgeline/ops/cross_entropy.h"
 
-namespace ridgeline::op_check {
+namespace ridgeline::operators {
 namespace {
 
 using Doubles = std::vector<double>;
@@ -50,7 +51,7 @@ struct Reference {
   }
 };
 
-void check(Stream& stream, Report& report, DType dtype, Sizes s) {
+void compare(Stream& stream, Report& report, DType dtype, Sizes s) {
   Reference reference{s, random_integers(s.n, static_cast<int32_t>(s.v), 1), static_cast<double>(0.037F)};
   for (int64_t i = 2; i < s.n; i += 3) reference.labels[i] = ops::kIgnoredLabel;
   Tensor logits = Tensor::random(dtype, s.n * s.ld, 2, s.width);
@@ -79,16 +80,32 @@ void check(Stream& stream, Report& report, DType dtype, Sizes s) {
       "dlogits", [&](auto at) { return reference.total(at); }, xs, gradient);
 }
 
-}  // namespace
-
-void add_cross_entropy_cases(std::vector<Case>& cases) {
+void check(Checks& checks) {
   for (const DType dtype : kStored) {
     for (const Sizes s : {Sizes{1, 2, 2, 1}, Sizes{7, 37, 40, 3}, Sizes{20, 515, 515, 30}, Sizes{3, 5003, 5056, 10},
                           Sizes{65, 300, 304, 2}}) {
-      cases.push_back({"cross_entropy", dtype, fmt::format("N={} V={} ld={} width={}", s.n, s.v, s.ld, s.width),
-                       [=](Stream& stream, Report& report) { check(stream, report, dtype, s); }});
+      checks.add(dtype, fmt::format("N={} V={} ld={} width={}", s.n, s.v, s.ld, s.width),
+                 [=](Stream& stream, Report& report) { compare(stream, report, dtype, s); });
     }
   }
 }
 
-}  // namespace ridgeline::op_check
+void measure(Measurement& to) {
+  const int32_t* const labels = to.numbers(kChunk, kV);
+  float* const losses = to.floats(kChunk);
+  for (const DType dtype : kMeasured) {
+    const Ref logits = to.buffer(kChunk * kLd, dtype);
+    to.add("cross_entropy", dtype, 0, 2 * elements(kChunk, kV) * static_cast<double>(size_of(dtype)),
+           [=, &stream = to.stream()] {
+             ops::cross_entropy(stream, kChunk, kV, kLd, logits, labels, 1e-3F, true, losses);
+           });
+  }
+}
+
+}  // namespace
+
+void add_cross_entropy(std::vector<Operator>& list) {
+  list.push_back({"cross_entropy", check, measure});
+}
+
+}  // namespace ridgeline::operators

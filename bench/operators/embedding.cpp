@@ -1,10 +1,11 @@
-#include <fmt/format.h>
-
-#include "case.h"
-#include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/ops/embedding.h"
 
-namespace ridgeline::op_check {
+#include <fmt/format.h>
+
+#include "bench/operators/operator.h"
+#include "ridgeline/device/cpu/worker_team.h"
+
+namespace ridgeline::operators {
 namespace {
 
 using Doubles = std::vector<double>;
@@ -13,7 +14,7 @@ struct Sizes {
   int64_t n, c, v, p;
 };
 
-void check(Stream& stream, Report& report, DType dtype, DType out_dtype, Sizes s) {
+void compare(Stream& stream, Report& report, DType dtype, DType out_dtype, Sizes s) {
   // Few distinct tokens in many places: rows that are repeated.
   const std::vector<int32_t> tokens = random_integers(s.n, static_cast<int32_t>(s.v), 1);
   const std::vector<int32_t> positions = random_integers(s.n, static_cast<int32_t>(s.p), 2);
@@ -51,18 +52,38 @@ void check(Stream& stream, Report& report, DType dtype, DType out_dtype, Sizes s
   report.finite_differences("dtable", weighted, ts, gradient);
 }
 
-}  // namespace
-
-void add_embedding_cases(std::vector<Case>& cases) {
+void check(Checks& checks) {
   for (const DType dtype : kStored) {
     for (const DType out : kStored) {
       for (const Sizes s : {Sizes{1, 3, 1, 1}, Sizes{50, 37, 11, 5}, Sizes{129, 260, 17, 129}, Sizes{70, 400, 1, 3}}) {
-        cases.push_back({"embedding", dtype,
-                         fmt::format("N={} C={} V={} P={} out={}", s.n, s.c, s.v, s.p, name_of(out)),
-                         [=](Stream& stream, Report& report) { check(stream, report, dtype, out, s); }});
+        checks.add(dtype, fmt::format("N={} C={} V={} P={} out={}", s.n, s.c, s.v, s.p, name_of(out)),
+                   [=](Stream& stream, Report& report) { compare(stream, report, dtype, out, s); });
       }
     }
   }
 }
 
-}  // namespace ridgeline::op_check
+void measure(Measurement& to) {
+  Stream& stream = to.stream();
+  const int32_t *const tokens = to.numbers(kN, kV), *const positions = to.numbers(kN, kT);
+  const ops::Workspace scratch = to.workspace(ops::embedding_backward_workspace_bytes(kN, kV, to.team_size()));
+  for (const DType dtype : kMeasured) {
+    const auto e = static_cast<double>(size_of(dtype));
+    const Ref table = to.buffer(kV * kC, dtype), position_table = to.buffer(kT * kC, dtype);
+    const Ref out = to.buffer(kN * kC, dtype), dout = to.buffer(kN * kC, dtype);
+    float* const dtable = to.floats(kV * kC);
+    to.add("embedding_forward", dtype, 0, 3 * elements(kN, kC) * e, [=, &stream] {
+      ops::embedding_forward(stream, kN, kC, kV, kT, tokens, positions, table, position_table, out);
+    });
+    to.add("embedding_backward", dtype, 0, elements(kN, kC) * (e + 8),
+           [=, &stream] { ops::embedding_backward(stream, kN, kC, kV, tokens, dout, dtable, scratch); });
+  }
+}
+
+}  // namespace
+
+void add_embedding(std::vector<Operator>& list) {
+  list.push_back({"embedding", check, measure});
+}
+
+}  // namespace ridgeline::operators

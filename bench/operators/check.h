@@ -1,19 +1,13 @@
-// One list of cases for every operator: each case runs an op, forward and backward, on a device stream and compares it
-// with a double-precision reference computed from the same inputs (already rounded to the case's dtype); the
-// reference's own gradients are compared with central finite differences of the reference. `op_check` prints a row per
-// comparison.
-//
-// To add cases for an op:
-//   1. write tests/op_check/<family>_cases.cpp with `void add_<family>_cases(std::vector<Case>& cases)`, which appends
-//      cases like
-//        cases.push_back({"matmul", dtype, fmt::format("M={} N={} K={}", m, n, k), [=](Stream& stream, Report& report)
-//        {
-//          const Tensor a = Tensor::random(dtype, m * k, /*seed=*/1), b = ...;      // inputs, rounded to dtype
-//          Tensor c(dtype, m * n);                                                  // output, guarded on both sides
-//          ops::matmul(stream, ..., a.ref(), ..., c.ref());
-//          report.compare("c", c, reference(a.values(), b.values()), tolerance(dtype));
-//        }});
-//   2. declare it at the end of this file, add it to kFamilies in registry.cpp and to the sources in CMakeLists.txt.
+// The checked half of an operator's entry (operator.h): each case runs the operator, forward and backward, on a device
+// stream and compares it with a double-precision reference computed from the same inputs (already rounded to the case's
+// dtype); the reference's own gradients are compared with central finite differences of the reference. `op_check`
+// prints a row per comparison. A case looks like
+//   checks.add(dtype, fmt::format("M={} N={} K={}", m, n, k), [=](Stream& stream, Report& report) {
+//     const Tensor a = Tensor::random(dtype, m * k, /*seed=*/1), b = ...;      // inputs, rounded to dtype
+//     Tensor c(dtype, m * n);                                                  // output, guarded on both sides
+//     ops::matmul(stream, ..., a.ref(), ..., c.ref());
+//     report.compare("c", c, reference(a.values(), b.values()), tolerance(dtype));
+//   });
 // Choose sizes that divide by nothing beside those that fit a tile.
 //
 // The driver runs each case on worker teams of 1, 2 and 3 threads and demands that everything given to `compare` as a
@@ -27,13 +21,14 @@
 #include <functional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ridgeline/base/dtype.h"
 #include "ridgeline/device/stream.h"
 #include "ridgeline/ops/workspace.h"
 
-namespace ridgeline::op_check {
+namespace ridgeline::operators {
 
 using device::Stream;
 
@@ -147,23 +142,23 @@ class Report {
 };
 
 struct Case {
-  std::string op;     // "layernorm"; what --op selects
+  std::string op;     // the operator's name
   DType dtype;        // f32, bf16 or f16
   std::string sizes;  // "N=5 C=33 ...": unique together with op and dtype
   std::function<void(Stream&, Report&)> run;
 };
 
-// All cases of all families, in the order of the registry.
-std::vector<Case> all_cases();
+// The cases of one operator, as they are added to a list.
+class Checks {
+ public:
+  Checks(std::string op, std::vector<Case>& cases) : op_(std::move(op)), cases_(cases) {}
+  void add(DType dtype, std::string sizes, std::function<void(Stream&, Report&)> run) {
+    cases_.push_back({op_, dtype, std::move(sizes), std::move(run)});
+  }
 
-void add_matmul_cases(std::vector<Case>& cases);
-void add_attention_cases(std::vector<Case>& cases);
-void add_norm_cases(std::vector<Case>& cases);
-void add_activation_cases(std::vector<Case>& cases);
-void add_elementwise_cases(std::vector<Case>& cases);
-void add_rotary_cases(std::vector<Case>& cases);
-void add_embedding_cases(std::vector<Case>& cases);
-void add_cross_entropy_cases(std::vector<Case>& cases);
-void add_adam_cases(std::vector<Case>& cases);
+ private:
+  std::string op_;
+  std::vector<Case>& cases_;
+};
 
-}  // namespace ridgeline::op_check
+}  // namespace ridgeline::operators
