@@ -5,7 +5,9 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <utility>
 
+#include "block_formula.h"
 #include "combinations.h"
 #include "ridgeline/base/random.h"
 #include "ridgeline/device/cpu/worker_team.h"
@@ -16,6 +18,8 @@ namespace ridgeline::model {
 namespace {
 
 constexpr int64_t kBatch = 2, kSequence = 13, kTokens = kBatch * kSequence;
+constexpr int kLayer = 1;
+constexpr double kGradientTolerance = 2e-5;
 
 // Memory with a known pattern behind it.
 class Memory {
@@ -47,7 +51,7 @@ class BlockRun {
         recompute_(recompute),
         team_(team_size),
         stream_(team_),
-        unit_(declare_block(config, 1)),
+        unit_(declare_block(config, kLayer)),
         shape_{.batch = kBatch, .sequence = kSequence, .dtype = dtype, .team_size = team_size, .dropout = dropout} {
     weights_.resize(static_cast<size_t>(unit_.count));
     for (const Tensor& tensor : unit_.tensors) {
@@ -72,6 +76,18 @@ class BlockRun {
   std::vector<float>& weights() { return weights_; }
   std::vector<float>& input() { return input_; }
   const Unit& unit() const { return unit_; }
+  // What it is to compute.
+  BlockFormula formula() const {
+    return {.config = config_,
+            .unit = unit_,
+            .batch = kBatch,
+            .sequence = kSequence,
+            .layer = kLayer,
+            .probability = shape_.dropout ? static_cast<double>(config_.dropout) : 0.0,
+            .dropout_key = kRandom.dropout,
+            .attention_dropout_key = kRandom.attention_dropout,
+            .samples = rows_};
+  }
 
   // The block's output, f32.
   std::vector<float> forward() {
@@ -82,8 +98,9 @@ class BlockRun {
     const Memory scratch(used([&](Carver& c) { carve_block_scratch(c, config_, shape_, Pass::forward, recompute_); }));
     const Memory output(kTokens * config_.width * size_of(shape_.dtype));
     Carver carve_saved(saved_->data()), carve_scratch(scratch.data());
-    block_forward(stream_, config_, shape_, 1, batch_, kRandom, weights_of(), ConstRef(stored_input_.get(), dtype()),
-                  carve_block_saved(carve_saved, config_, shape_, recompute_), Ref(output.data(), dtype()),
+    block_forward(stream_, config_, shape_, kLayer, batch_, kRandom, weights_of(),
+                  ConstRef(stored_input_.get(), dtype()), carve_block_saved(carve_saved, config_, shape_, recompute_),
+                  Ref(output.data(), dtype()),
                   carve_block_scratch(carve_scratch, config_, shape_, Pass::forward, recompute_), recompute_);
     EXPECT_FALSE(saved.overrun() || scratch.overrun() || output.overrun()) << described(config_);
     return in_float(output.data(), kTokens * config_.width);
@@ -95,7 +112,7 @@ class BlockRun {
     const std::shared_ptr<std::byte> gradient = in_dtype(dy);
     std::vector<float> weight_gradients(static_cast<size_t>(unit_.count));
     Carver carve_saved(saved_->data()), carve_scratch(scratch.data());
-    block_backward(stream_, config_, shape_, 1, batch_, kRandom, weights_of(),
+    block_backward(stream_, config_, shape_, kLayer, batch_, kRandom, weights_of(),
                    block_gradients(unit_, weight_gradients.data()), ConstRef(stored_input_.get(), dtype()),
                    carve_block_saved(carve_saved, config_, shape_, recompute_), Ref(gradient.get(), dtype()),
                    carve_block_scratch(carve_scratch, config_, shape_, Pass::backward, recompute_), recompute_);
@@ -221,125 +238,139 @@ TEST(Recompute, KeepsLess) {
   }
 }
 
-// Gradients against finite differences along random directions of input and weights, in f32: the sum over the output
-// loses about 1e-6 to rounding, the difference quotient about 1e-4 to the step.
-TEST(Block, GradientsAreDerivatives) {
-  for (const TransformerConfig& config : option_combinations()) {
+Doubles in_double(const std::vector<float>& values) {
+  return {values.begin(), values.end()};
+}
+
+double farthest(const Doubles& a, const Doubles& b) {
+  double most = 0;
+  for (size_t i = 0; i < a.size(); ++i) most = std::max(most, std::fabs(a[i] - b[i]));
+  return most;
+}
+
+// Options that option_combinations() leaves at their defaults.
+std::vector<TransformerConfig> further_options() {
+  TransformerConfig epsilon = small_config();
+  epsilon.norm_epsilon = 0.05F;
+  TransformerConfig rms_epsilon = epsilon;
+  rms_epsilon.norm = Norm::rms;
+  TransformerConfig scaled = small_config();
+  scaled.positions = Positions::rotary;
+  scaled.rotary_base = 5000.0;
+  scaled.rotary_scaling = 8.0;  // of three frequencies one stays, one is mixed, one is divided
+  scaled.rotary_original_context = 150;
+  return {epsilon, rms_epsilon, with_usual_sizes(scaled)};
+}
+
+std::vector<TransformerConfig> all_options() {
+  std::vector<TransformerConfig> all = option_combinations();
+  for (const TransformerConfig& config : further_options()) all.push_back(config);
+  return all;
+}
+
+// What a run that took another value of one option for `config`'s would compute from the same tensors.
+std::vector<std::pair<const char*, TransformerConfig>> mistaken(const TransformerConfig& config) {
+  std::vector<std::pair<const char*, TransformerConfig>> all;
+  const auto add = [&](const char* option, auto change) {
+    TransformerConfig other = config;
+    change(other);
+    if (!(other == config)) all.emplace_back(option, other);
+  };
+  if (config.mlp != Mlp::swiglu) {
+    add("gelu_tanh", [](auto& c) { c.mlp = Mlp::gelu_tanh; });
+    add("gelu_erf", [](auto& c) { c.mlp = Mlp::gelu_erf; });
+  }
+  add("layer norm", [](auto& c) { c.norm = Norm::layer; });
+  add("RMS norm", [](auto& c) { c.norm = Norm::rms; });
+  if (config.residual != Residual::parallel_one_norm) {
+    add("sequential", [](auto& c) { c.residual = Residual::sequential; });
+    add("parallel", [](auto& c) { c.residual = Residual::parallel; });
+  }
+  add("one norm", [](auto& c) { c.residual = Residual::parallel_one_norm; });
+  add("no qkv bias", [](auto& c) { c.qkv_bias = false; });
+  add("no output bias", [](auto& c) { c.out_bias = false; });
+  add("no MLP bias", [](auto& c) { c.mlp_bias = false; });
+  if (config.positions == Positions::rotary) {
+    add("no rotation", [](auto& c) { c.positions = Positions::learned; });
+    add("interleaved", [](auto& c) { c.rotary_pairing = Pairing::interleaved; });
+    add("half split", [](auto& c) { c.rotary_pairing = Pairing::half_split; });
+    add("another base", [](auto& c) { c.rotary_base = 10000.0; });
+    add("no scaling", [](auto& c) { c.rotary_scaling = 1.0; });
+    if (config.rotated_width() > 4) add("fewer rotated", [](auto& c) { c.rotary_width = 4; });
+  } else {
+    add("rotation", [](auto& c) { c.positions = Positions::rotary; });
+  }
+  add("another epsilon", [](auto& c) { c.norm_epsilon = 1e-5F; });
+  return all;
+}
+
+TEST(Block, EveryOptionIsItsFormula) {
+  constexpr double kTolerance = 2e-5;  // some hundred products in f32, of magnitude 1
+  for (const TransformerConfig& config : all_options()) {
+    BlockRun run(config, DType::f32, Recompute::none, false, 1);
+    const Doubles weights = in_double(run.weights()), input = in_double(run.input());
+    const Doubles expected = run.formula().output(weights, input);
+    EXPECT_LT(farthest(in_double(run.forward()), expected), kTolerance) << described(config);
+    EXPECT_LT(farthest(in_double(run.cached(5)), expected), kTolerance) << described(config);
+    // What the tolerance tells apart.
+    for (const auto& [option, other] : mistaken(config)) {
+      BlockFormula formula = run.formula();
+      formula.config = other;
+      EXPECT_GT(farthest(formula.output(weights, input), expected), 10 * kTolerance)
+          << option << ": " << described(config);
+    }
+  }
+}
+
+TEST(Block, DropoutIsItsFormula) {
+  constexpr double kTolerance = 3e-5;  // as without; what is kept is larger
+  for (TransformerConfig config : option_combinations()) {
+    config.dropout = 0.2F;
+    BlockRun run(config, DType::f32, Recompute::none, true, 1);
+    const Doubles expected = run.formula().output(in_double(run.weights()), in_double(run.input()));
+    EXPECT_LT(farthest(in_double(run.forward()), expected), kTolerance) << described(config);
+  }
+}
+
+// Gradients against finite differences of the formula, along a random direction of the input and of each tensor. The
+// differences are good to 1e-7; the gradient sums in f32, and an element that nearly cancels has the rounding of its
+// terms.
+TEST(Block, GradientsAreDerivativesOfTheFormula) {
+  for (const TransformerConfig& config : all_options()) {
     BlockRun run(config, DType::f32, Recompute::none, false, 1);
     const std::vector<float> dy = random_values(kTokens * config.width, 5);
-    const auto along = [&](const std::vector<float>& y) {
-      double sum = 0;
-      for (size_t i = 0; i < y.size(); ++i) sum += static_cast<double>(y[i]) * static_cast<double>(dy[i]);
-      return sum;
-    };
     run.forward();
-    const std::vector<float> gradients = run.backward(dy);
-    const std::vector<float> input = run.input(), weights = run.weights();
-    const auto check = [&](std::vector<float>& place, const std::vector<float>& start, int64_t first, int64_t count,
-                           const float* gradient, const std::string& what) {
-      const std::vector<float> direction = random_values(count, 9);
-      constexpr float kStep = 1e-2F;
-      double expected = 0, scale = 0;
-      for (int64_t i = 0; i < count; ++i) {
-        const double d = static_cast<double>(direction[static_cast<size_t>(i)]);
-        expected += static_cast<double>(gradient[i]) * d;
-        scale += static_cast<double>(gradient[i]) * static_cast<double>(gradient[i]);
-      }
-      const auto moved = [&](float step) {
-        for (int64_t i = 0; i < count; ++i) {
-          const size_t at = static_cast<size_t>(first + i);
-          place[at] = start[at] + step * direction[static_cast<size_t>(i)];
-        }
-        return along(run.forward());
-      };
+    const Doubles gradients = in_double(run.backward(dy));
+    const BlockFormula formula = run.formula();
+    Doubles weights = in_double(run.weights()), input = in_double(run.input());
+    double unit_norm = 0;
+    for (const double g : gradients) unit_norm += g * g;
+    unit_norm = std::sqrt(unit_norm);
+    const auto check = [&](Doubles& place, int64_t first, int64_t count, const double* gradient,
+                           const std::string& what) {
+      const Doubles start = place, direction = in_double(random_values(count, 9));
       // A step of unit length however many elements move.
-      const float step = kStep / std::sqrt(static_cast<float>(count));
-      const double quotient = (moved(step) - moved(-step)) / (2 * static_cast<double>(step));
-      place = start;
-      EXPECT_NEAR(quotient, expected, 2e-2 * std::sqrt(scale) + 1e-2) << what << " of " << described(config);
-    };
-    check(run.input(), input, 0, static_cast<int64_t>(input.size()), gradients.data(), "input");
-    for (const Tensor& tensor : run.unit().tensors) {
-      check(run.weights(), weights, tensor.offset, tensor.count(), gradients.data() + input.size() + tensor.offset,
-            tensor.name);
-    }
-  }
-}
-
-// Each option's formula (ops/elementwise.h), in double precision. No option goes without one: finite differences agree
-// with whichever function runs.
-double mlp_formula(Mlp mlp, double x, double up) {
-  switch (mlp) {
-    case Mlp::gelu_tanh:
-      return 0.5 * x * (1.0 + std::tanh(std::sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x)));
-    case Mlp::gelu_erf:
-      return 0.5 * x * (1.0 + std::erf(x / std::sqrt(2.0)));
-    case Mlp::swiglu:
-      return x / (1.0 + std::exp(-x)) * up;
-  }
-  ADD_FAILURE() << "no formula for model.mlp number " << static_cast<int>(mlp);
-  return 0.0;
-}
-
-// y = x + Wdown^T f(Wup norm2(x) + b) + b of a block whose attention adds nothing.
-std::vector<double> mlp_of_block(const TransformerConfig& config, Mlp formula, const Unit& unit,
-                                 const std::vector<float>& weights, const std::vector<float>& input) {
-  const auto at = [&](const char* name, int64_t i) {
-    return static_cast<double>(weights[static_cast<size_t>(unit.tensor(name).offset + i)]);
-  };
-  const int64_t c = config.width, f = config.ffn;
-  const bool gated = config.mlp == Mlp::swiglu;
-  std::vector<double> result;
-  for (size_t row = 0; row < input.size(); row += static_cast<size_t>(c)) {
-    const auto x = [&](int64_t i) { return static_cast<double>(input[row + static_cast<size_t>(i)]); };
-    double mean = 0, variance = 0;
-    for (int64_t i = 0; i < c; ++i) mean += x(i) / static_cast<double>(c);
-    for (int64_t i = 0; i < c; ++i) variance += (x(i) - mean) * (x(i) - mean) / static_cast<double>(c);
-    const double rstd = 1.0 / std::sqrt(variance + static_cast<double>(config.norm_epsilon));
-    const auto product = [&](int64_t unit_row) {
-      double sum = at("mlp.up.bias", unit_row);
-      for (int64_t i = 0; i < c; ++i)
-        sum += at("mlp.up.weight", unit_row * c + i) *
-               ((x(i) - mean) * rstd * at("norm2.weight", i) + at("norm2.bias", i));
-      return sum;
-    };
-    std::vector<double> y(static_cast<size_t>(c));
-    for (int64_t i = 0; i < c; ++i) y[static_cast<size_t>(i)] = x(i) + at("mlp.down.bias", i);
-    for (int64_t j = 0; j < f; ++j) {
-      const double activation = mlp_formula(formula, product(j), gated ? product(f + j) : 1.0);
-      for (int64_t i = 0; i < c; ++i) y[static_cast<size_t>(i)] += activation * at("mlp.down.weight", j * c + i);
-    }
-    result.insert(result.end(), y.begin(), y.end());
-  }
-  return result;
-}
-
-TEST(Block, EveryMlpOptionIsItsFormula) {
-  constexpr double kTolerance = 2e-5;  // 86 products in f32, of magnitude 1
-  for (size_t option = 0; option < words_of(Mlp{}).size(); ++option) {
-    TransformerConfig config = small_config();
-    config.mlp = static_cast<Mlp>(option);
-    for (const Recompute recompute : {Recompute::none, Recompute::full}) {
-      BlockRun run(config, DType::f32, recompute, false, 1);
-      for (const char* name : {"attention.out.weight", "attention.out.bias"}) {
-        const Tensor& tensor = run.unit().tensor(name);
-        std::fill_n(run.weights().begin() + tensor.offset, tensor.count(), 0.0F);
-      }
-      const std::vector<float> whole = run.forward(), pieces = run.cached(5);
-      const auto farthest = [&](Mlp formula, const std::vector<float>& measured) {
-        const std::vector<double> expected = mlp_of_block(config, formula, run.unit(), run.weights(), run.input());
-        double most = 0;
-        for (size_t i = 0; i < measured.size(); ++i)
-          most = std::max(most, std::fabs(static_cast<double>(measured[i]) - expected[i]));
-        return most;
+      const double step = 1e-4 / std::sqrt(static_cast<double>(count));
+      const auto moved = [&](double by) {
+        for (int64_t i = 0; i < count; ++i) place[first + i] = start[first + i] + by * direction[i];
+        const Doubles y = formula.output(weights, input);
+        double sum = 0;
+        for (size_t i = 0; i < y.size(); ++i) sum += y[i] * static_cast<double>(dy[i]);
+        return sum;
       };
-      EXPECT_LT(farthest(config.mlp, whole), kTolerance) << described(config);
-      EXPECT_LT(farthest(config.mlp, pieces), kTolerance) << described(config);
-      for (const Mlp other : {Mlp::gelu_tanh, Mlp::gelu_erf}) {  // what the tolerance tells apart
-        if (other == config.mlp) continue;
-        EXPECT_GT(farthest(other, whole), 10 * kTolerance) << described(config);
+      const double quotient = (moved(step) - moved(-step)) / (2 * step);
+      place = start;
+      double along = 0, norm = 0;
+      for (int64_t i = 0; i < count; ++i) {
+        along += gradient[i] * direction[i];
+        norm += gradient[i] * gradient[i];
       }
-    }
+      EXPECT_NEAR(quotient, along, kGradientTolerance * (std::sqrt(norm) + 1e-2 * unit_norm))
+          << what << " of " << described(config);
+    };
+    check(input, 0, static_cast<int64_t>(input.size()), gradients.data(), "input");
+    for (const Tensor& tensor : run.unit().tensors)
+      check(weights, tensor.offset, tensor.count(), gradients.data() + input.size() + tensor.offset, tensor.name);
   }
 }
 
