@@ -65,4 +65,8 @@ void detail::check_failed(const char* file, int line, const char* expression, co
   std::abort();
 }
 
+void detail::no_case(const char* file, int line, const char* expression, int64_t number) {
+  check_failed(file, line, expression, fmt::format("no case for number {}", number));
+}
+
 }  // namespace ridgeline

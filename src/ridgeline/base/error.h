@@ -8,6 +8,7 @@
 
 #include <fmt/core.h>
 
+#include <cstdint>
 #include <exception>
 #include <string>
 #include <string_view>
@@ -38,6 +39,7 @@ std::string nearest(std::string_view word, const std::vector<std::string>& candi
 
 namespace detail {
 [[noreturn]] void check_failed(const char* file, int line, const char* expression, const std::string& operands);
+[[noreturn]] void no_case(const char* file, int line, const char* expression, int64_t number);
 }  // namespace detail
 
 // RL_CHECK(left, ==, right): aborts with both operands printed unless `left == right`.
@@ -56,5 +58,9 @@ namespace detail {
     if (!(condition)) [[unlikely]]                                                                 \
       ::ridgeline::detail::check_failed(__FILE__, __LINE__, #condition, fmt::format(__VA_ARGS__)); \
   } while (false)
+
+// RL_NO_CASE(value): behind a switch over an enumeration. The switch has no default, so that an enumerator without a
+// case does not compile; this aborts for a number that is no enumerator, instead of taking it for one.
+#define RL_NO_CASE(value) ::ridgeline::detail::no_case(__FILE__, __LINE__, #value, static_cast<int64_t>(value))
 
 }  // namespace ridgeline

@@ -10,11 +10,16 @@
 #include <span>
 #include <string_view>
 
+#include "ridgeline/base/error.h"
+
 namespace ridgeline {
 
 template <typename E>
 std::string_view word_of(E value) {
-  return words_of(value)[static_cast<size_t>(value)];
+  const std::span<const std::string_view> words = words_of(value);
+  const auto number = static_cast<size_t>(value);
+  RL_CHECK(number, <, words.size());
+  return words[number];
 }
 
 // Nothing where it is none of the words.

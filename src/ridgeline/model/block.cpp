@@ -38,6 +38,38 @@ ops::Attention attention_shape(const TransformerConfig& config, const BatchShape
   return attention;
 }
 
+// What Recompute leaves of a forward: what products and attention made, and what element-wise operators made of it.
+bool keeps_products(Recompute recompute) {
+  switch (recompute) {
+    case Recompute::none:
+    case Recompute::selective:
+      return true;
+    case Recompute::full:
+      return false;
+  }
+  RL_NO_CASE(recompute);
+}
+bool keeps_outputs(Recompute recompute) {
+  switch (recompute) {
+    case Recompute::none:
+      return true;
+    case Recompute::selective:
+    case Recompute::full:
+      return false;
+  }
+  RL_NO_CASE(recompute);
+}
+
+ops::RotaryPairing pairing_of(Pairing option) {
+  switch (option) {
+    case Pairing::interleaved:
+      return ops::RotaryPairing::interleaved;
+    case Pairing::half_split:
+      return ops::RotaryPairing::half_split;
+  }
+  RL_NO_CASE(option);
+}
+
 // One of the products that make queries, keys and values out of a norm's output.
 struct Projection {
   ConstRef weight, bias;
@@ -78,8 +110,8 @@ class Work {
         w_(weights),
         n_(shape.tokens()),
         attended_(config.heads * config.head_width()),
-        sequential_(config.residual == Residual::sequential),
-        one_norm_(config.residual == Residual::parallel_one_norm) {}
+        sequential_(mlp_follows_attention(config.residual)),
+        one_norm_(!has_second_norm(config.residual)) {}
 
   void forward(ConstRef input, const BlockSaved& saved, Ref output, const BlockScratch& scratch) {
     const BlockSaved s = merged(saved, scratch.again);
@@ -97,9 +129,9 @@ class Work {
   void backward(ConstRef input, const BlockSaved& saved, Ref gradient, const BlockGradients& gradients,
                 const BlockScratch& scratch, Recompute recompute) {
     const BlockSaved s = merged(saved, scratch.again);
-    if (recompute == Recompute::full) again(input, s, scratch);
+    if (!keeps_products(recompute)) again(input, s, scratch);
     // Where norm outputs are not kept they are made again just before they are read.
-    const bool renew = recompute != Recompute::none;
+    const bool renew = !keeps_outputs(recompute);
     mlp_backward(input, s, gradient, gradients, scratch, renew);
     attention_backward(input, s, gradient, gradients, scratch, renew);
   }
@@ -107,7 +139,7 @@ class Work {
   void cached(int64_t start, Ref cache, Ref hidden, const CachedScratch& s) {
     norm1(hidden, s.normed, nullptr, nullptr);
     const Ref mlp_normed = one_norm_ ? s.normed : s.mlp_normed;
-    if (config_.residual == Residual::parallel) norm2(hidden, mlp_normed, nullptr, nullptr);
+    if (!sequential_ && !one_norm_) norm2(hidden, mlp_normed, nullptr, nullptr);
     project_qkv(s.normed, s.qkv);
     const int64_t kv = config_.kv_heads * config_.head_width(), qkv = config_.qkv_width();
     do_.apply([&](device::Stream& stream) {
@@ -155,7 +187,7 @@ class Work {
 
   // Turns queries and keys, which stand side by side, by their positions.
   void rotate(Ref qkv, bool inverse) {
-    if (config_.positions != Positions::rotary) return;
+    if (!rotates(config_.positions)) return;
     do_.apply([&](device::Stream& stream) {
       ops::rotary(stream,
                   {.tokens = n_,
@@ -163,8 +195,7 @@ class Work {
                    .head_width = config_.head_width(),
                    .rotary_width = config_.rotated_width(),
                    .stride = config_.qkv_width(),
-                   .pairing = config_.rotary_pairing == Pairing::interleaved ? ops::RotaryPairing::interleaved
-                                                                             : ops::RotaryPairing::half_split,
+                   .pairing = pairing_of(config_.rotary_pairing),
                    .positions = batch_.positions,
                    .table = batch_.rotary,
                    .inverse = inverse},
@@ -202,7 +233,7 @@ class Work {
   void up(ConstRef normed, Ref before, Ref after) {
     Matmul product = forward_out_in(n_, config_.width, config_.up_width(), normed, w_.up_weight, w_.up_bias, before,
                                     config_.up_width());
-    if (config_.mlp == Mlp::gelu_tanh && after) {
+    if (after && config_.mlp == Mlp::gelu_tanh) {  // the one that a product can end in
       product.epilogue = Epilogue::gelu;
       product.pre_activation = before;
       product.c = after;
@@ -214,25 +245,16 @@ class Work {
 
   void activate(ConstRef before, Ref after) {
     do_.apply([&](device::Stream& stream) {
-      if (config_.mlp == Mlp::swiglu) {
-        ops::swiglu_forward(stream, n_, config_.ffn, before, after);
-      } else {
-        ops::activation_forward(stream, activation(), n_ * config_.ffn, before, after);
+      switch (config_.mlp) {
+        case Mlp::gelu_tanh:
+          return ops::activation_forward(stream, ops::Activation::gelu_tanh, n_ * config_.ffn, before, after);
+        case Mlp::gelu_erf:
+          return ops::activation_forward(stream, ops::Activation::gelu_erf, n_ * config_.ffn, before, after);
+        case Mlp::swiglu:
+          return ops::swiglu_forward(stream, n_, config_.ffn, before, after);
       }
+      RL_NO_CASE(config_.mlp);
     });
-  }
-  // Of an MLP without a gate.
-  ops::Activation activation() const {
-    switch (config_.mlp) {
-      case Mlp::gelu_tanh:
-        return ops::Activation::gelu_tanh;
-      case Mlp::gelu_erf:
-        return ops::Activation::gelu_erf;
-      case Mlp::swiglu:
-        break;
-    }
-    RL_REQUIRE(false, "model.mlp number {} has no element-wise activation", static_cast<int>(config_.mlp));
-    return {};
   }
 
   // The forward once more, up to what the backward reads: neither the activation, which it makes itself, nor the last
@@ -261,21 +283,25 @@ class Work {
 
   // Gradient of the activation's input, from that of the MLP's output.
   void through_activation(ConstRef dmlp, ConstRef before, Ref dup, Ref dactivation) {
-    const int64_t f = config_.ffn, c = config_.width;
-    if (config_.mlp == Mlp::swiglu) {
-      do_.matmul(input_gradient_in_out(n_, f, c, dmlp, w_.down_weight, dactivation));
-      do_.apply([&](device::Stream& stream) { ops::swiglu_backward(stream, n_, f, before, dactivation, dup); });
-      return;
+    const int64_t f = config_.ffn;
+    Matmul product = input_gradient_in_out(n_, f, config_.width, dmlp, w_.down_weight, dup);
+    switch (config_.mlp) {
+      case Mlp::gelu_tanh:
+        product.epilogue = Epilogue::gelu_grad;
+        product.activation_input = before;
+        return do_.matmul(product);
+      case Mlp::gelu_erf:
+        do_.matmul(product);
+        return do_.apply([&](device::Stream& stream) {
+          ops::activation_backward(stream, ops::Activation::gelu_erf, n_ * f, before, dup, dup);
+        });
+      case Mlp::swiglu:
+        product.c = dactivation;
+        do_.matmul(product);
+        return do_.apply(
+            [&](device::Stream& stream) { ops::swiglu_backward(stream, n_, f, before, dactivation, dup); });
     }
-    Matmul product = input_gradient_in_out(n_, f, c, dmlp, w_.down_weight, dup);
-    if (config_.mlp == Mlp::gelu_tanh) {
-      product.epilogue = Epilogue::gelu_grad;
-      product.activation_input = before;
-    }
-    do_.matmul(product);
-    if (config_.mlp == Mlp::gelu_tanh) return;
-    do_.apply(
-        [&](device::Stream& stream) { ops::activation_backward(stream, activation(), n_ * f, before, dup, dup); });
+    RL_NO_CASE(config_.mlp);
   }
 
   void mlp_backward(ConstRef input, const BlockSaved& s, Ref gradient, const BlockGradients& g,
@@ -329,7 +355,7 @@ class Work {
       do_.matmul(product);
       sum = dnormed;
     });
-    if (config_.residual == Residual::parallel) norm2_backward(input, s, scratch.mlp_narrow, gradient, g);
+    if (!sequential_ && !one_norm_) norm2_backward(input, s, scratch.mlp_narrow, gradient, g);
     do_.norm_backward(config_, n_, input, w_.norm1_weight, s.mean1, s.rstd1, dnormed, gradient, gradient,
                       g.norm1_weight, g.norm1_bias);
   }
@@ -348,13 +374,13 @@ class Work {
 // All that element-wise operators cannot make again.
 void carve_kept(Carver& carver, const TransformerConfig& config, const BatchShape& shape, BlockSaved& saved) {
   const int64_t n = shape.tokens();
-  const bool two_norms = config.residual != Residual::parallel_one_norm, mean = config.norm == Norm::layer;
+  const bool two_norms = has_second_norm(config.residual), mean = has_mean(config.norm);
   if (mean) saved.mean1 = carver.floats("norm1 mean", n);
   saved.rstd1 = carver.floats("norm1 rstd", n);
   saved.qkv = carver.take("qkv", n * config.qkv_width(), shape.dtype);
   saved.attention_out = carver.take("attention output", n * config.heads * config.head_width(), shape.dtype);
   saved.lse = carver.floats("attention log-sum-exp", n * config.heads);
-  if (config.residual == Residual::sequential) saved.residual = carver.take("residual", n * config.width, shape.dtype);
+  if (mlp_follows_attention(config.residual)) saved.residual = carver.take("residual", n * config.width, shape.dtype);
   if (two_norms && mean) saved.mean2 = carver.floats("norm2 mean", n);
   if (two_norms) saved.rstd2 = carver.floats("norm2 rstd", n);
   saved.up = carver.take("mlp before activation", n * config.up_width(), shape.dtype);
@@ -365,19 +391,19 @@ BlockScratch carve_buffers(Carver& carver, const TransformerConfig& config, cons
                            Recompute recompute) {
   const int64_t n = shape.tokens(), c = config.width, f = config.ffn, attended = config.heads * config.head_width();
   BlockScratch scratch{};
-  if (recompute == Recompute::full) carve_kept(carver, config, shape, scratch.again);
+  if (!keeps_products(recompute)) carve_kept(carver, config, shape, scratch.again);
   if (pass == Pass::backward) {
     scratch.wide = carver.take("wide gradient", n * std::max(config.up_width(), config.qkv_width()), shape.dtype);
     scratch.narrow = carver.take("gradient of a norm's output", n * std::max(c, attended), shape.dtype);
-    if (config.residual != Residual::sequential)
+    if (!mlp_follows_attention(config.residual))
       scratch.mlp_narrow = carver.take("gradient of the MLP's input", n * c, shape.dtype);
-    if (config.mlp == Mlp::swiglu) scratch.dactivation = carver.take("gradient of SwiGLU", n * f, shape.dtype);
-    if (recompute != Recompute::none) {
+    if (is_gated(config.mlp)) scratch.dactivation = carver.take("gradient of SwiGLU", n * f, shape.dtype);
+    if (!keeps_outputs(recompute)) {
       // Each is read for the last time before a gradient takes its place.
       scratch.again.norm1_out = scratch.again.norm2_out = scratch.narrow;
-      scratch.again.activation = config.mlp == Mlp::swiglu ? scratch.dactivation : scratch.wide;
+      scratch.again.activation = is_gated(config.mlp) ? scratch.dactivation : scratch.wide;
     }
-  } else if (recompute != Recompute::none) {
+  } else if (!keeps_outputs(recompute)) {
     scratch.again.norm1_out = scratch.again.norm2_out = carver.take("norm output", n * c, shape.dtype);
     scratch.again.activation = carver.take("mlp after activation", n * f, shape.dtype);
   }
@@ -439,12 +465,11 @@ BlockSaved carve_block_saved(Carver& carver, const TransformerConfig& config, co
                              Recompute recompute) {
   const int64_t n = shape.tokens();
   BlockSaved saved{};
-  if (recompute == Recompute::full) return saved;
+  if (!keeps_products(recompute)) return saved;
   carve_kept(carver, config, shape, saved);
-  if (recompute == Recompute::selective) return saved;
+  if (!keeps_outputs(recompute)) return saved;
   saved.norm1_out = carver.take("norm1 output", n * config.width, shape.dtype);
-  if (config.residual != Residual::parallel_one_norm)
-    saved.norm2_out = carver.take("norm2 output", n * config.width, shape.dtype);
+  if (has_second_norm(config.residual)) saved.norm2_out = carver.take("norm2 output", n * config.width, shape.dtype);
   saved.activation = carver.take("mlp after activation", n * config.ffn, shape.dtype);
   return saved;
 }
@@ -481,7 +506,7 @@ CachedScratch carve_cached_scratch(Carver& carver, const TransformerConfig& conf
                                    int64_t cached, int team_size) {
   CachedScratch scratch{};
   scratch.normed = carver.take("norm output", count * config.width, dtype);
-  scratch.mlp_normed = config.residual == Residual::parallel
+  scratch.mlp_normed = has_second_norm(config.residual) && !mlp_follows_attention(config.residual)
                            ? carver.take("norm output for the MLP", count * config.width, dtype)
                            : scratch.normed;
   scratch.qkv = carver.take("qkv", count * config.qkv_width(), dtype);

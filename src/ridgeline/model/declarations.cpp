@@ -31,7 +31,7 @@ Tensor vector(std::string name, Shape shape, int split_axis, Init init) {
 // Tensors of a norm; RMS norm has no bias.
 void add_norm(std::vector<Tensor>& tensors, const TransformerConfig& config, const std::string& name) {
   tensors.push_back(vector(name + ".weight", {config.width}, -1, Init::ones));
-  if (config.norm == Norm::layer) tensors.push_back(vector(name + ".bias", {config.width}, -1, Init::zeros));
+  if (has_mean(config.norm)) tensors.push_back(vector(name + ".bias", {config.width}, -1, Init::zeros));
 }
 
 // A matrix and, where it has one, the bias of its output.
@@ -108,8 +108,8 @@ Unit declare_block(const TransformerConfig& config, int layer) {
     add("attention.qkv", {3, h, d, c}, 1, deviation, config.qkv_bias, {3, h, d}, 1);
   }
   add("attention.out", {h, d, c}, 0, residual_deviation, config.out_bias, {c}, -1);
-  if (config.residual != Residual::parallel_one_norm) add_norm(tensors, config, prefix + "norm2");
-  if (config.mlp == Mlp::swiglu) {
+  if (has_second_norm(config.residual)) add_norm(tensors, config, prefix + "norm2");
+  if (is_gated(config.mlp)) {
     add("mlp.up", {2, f, c}, 1, deviation, config.mlp_bias, {2, f}, 1);
   } else {
     add("mlp.up", {f, c}, 0, deviation, config.mlp_bias, {f}, 0);
@@ -123,7 +123,7 @@ std::vector<Unit> declare(const TransformerConfig& config) {
   const int64_t c = config.width;
   units.push_back(make_unit("vocabulary", UnitKind::vocabulary, -1,
                             {matrix("embedding.weight", {config.vocab, c}, 0, config.init_deviation)}));
-  if (config.positions == Positions::learned) {
+  if (has_position_table(config.positions)) {
     units.push_back(make_unit("positions", UnitKind::positions, -1,
                               {matrix("positions.weight", {config.context, c}, -1, config.init_deviation)}));
   }
@@ -139,8 +139,9 @@ std::vector<Unit> declare(const TransformerConfig& config) {
 
 UnitIndex unit_index(const TransformerConfig& config) {
   UnitIndex index;
-  if (config.positions == Positions::learned) index.positions = 1;
-  index.first_block = config.positions == Positions::learned ? 2 : 1;
+  const bool table = has_position_table(config.positions);
+  if (table) index.positions = 1;
+  index.first_block = table ? 2 : 1;
   index.final_norm = index.first_block + static_cast<int>(config.layers);
   if (config.has_head_unit()) index.head = index.final_norm + 1;
   index.count = index.final_norm + (config.has_head_unit() ? 2 : 1);
@@ -184,6 +185,7 @@ void initial_values(const Tensor& tensor, uint64_t seed, int64_t first, int64_t 
                   0.0F, tensor.deviation);
       return;
   }
+  RL_NO_CASE(tensor.init);
 }
 
 Flops training_flops(const TransformerConfig& config, int64_t sequence) {

@@ -104,7 +104,7 @@ class Reader {
     const std::string word = text(key, otherwise);
     std::vector<std::string_view> words;
     for (const ActivationWord& known : kActivationWords) {
-      if ((known.mlp == Mlp::swiglu) != gated) continue;
+      if (is_gated(known.mlp) != gated) continue;
       if (word == known.word) return known.mlp;
       words.push_back(known.word);
     }
@@ -190,7 +190,7 @@ void read_openai_sizes(const Reader& reader, const TransformerConfig& defaults, 
 std::string_view word_of(Mlp mlp, bool gated) {
   std::string_view another;
   for (const ActivationWord& known : kActivationWords) {
-    if ((known.mlp == Mlp::swiglu) != gated) continue;
+    if (is_gated(known.mlp) != gated) continue;
     if (known.mlp == mlp) return known.word;
     if (another.empty()) another = known.word;
   }

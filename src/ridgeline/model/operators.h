@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "ridgeline/base/error.h"
 #include "ridgeline/device/stream.h"
 #include "ridgeline/model/batch.h"
 #include "ridgeline/ops/attention.h"
@@ -39,22 +40,27 @@ class Operators {
   void norm_forward(const TransformerConfig& config, int64_t n, ConstRef x, ConstRef weight, ConstRef bias, Ref y,
                     float* mean, float* rstd) {
     if (counting()) return;
-    if (config.norm == Norm::rms) {
-      ops::rmsnorm_forward(*stream_, n, config.width, config.norm_epsilon, x, weight, y, rstd);
-    } else {
-      ops::layernorm_forward(*stream_, n, config.width, config.norm_epsilon, x, weight, bias, y, mean, rstd);
+    switch (config.norm) {
+      case Norm::layer:
+        return ops::layernorm_forward(*stream_, n, config.width, config.norm_epsilon, x, weight, bias, y, mean, rstd);
+      case Norm::rms:
+        return ops::rmsnorm_forward(*stream_, n, config.width, config.norm_epsilon, x, weight, y, rstd);
     }
+    RL_NO_CASE(config.norm);
   }
   void norm_backward(const TransformerConfig& config, int64_t n, ConstRef x, ConstRef weight, const float* mean,
                      const float* rstd, ConstRef dy, ConstRef dresidual, Ref dx, float* dweight, float* dbias) {
     const int64_t c = config.width;
-    if (config.norm == Norm::rms) {
-      if (counting()) return need(ops::rmsnorm_backward_workspace_bytes(n, c, team_size_));
-      ops::rmsnorm_backward(*stream_, n, c, x, weight, rstd, dy, dresidual, dx, dweight, workspace_);
-    } else {
-      if (counting()) return need(ops::layernorm_backward_workspace_bytes(n, c, team_size_));
-      ops::layernorm_backward(*stream_, n, c, x, weight, mean, rstd, dy, dresidual, dx, dweight, dbias, workspace_);
+    switch (config.norm) {
+      case Norm::layer:
+        if (counting()) return need(ops::layernorm_backward_workspace_bytes(n, c, team_size_));
+        return ops::layernorm_backward(*stream_, n, c, x, weight, mean, rstd, dy, dresidual, dx, dweight, dbias,
+                                       workspace_);
+      case Norm::rms:
+        if (counting()) return need(ops::rmsnorm_backward_workspace_bytes(n, c, team_size_));
+        return ops::rmsnorm_backward(*stream_, n, c, x, weight, rstd, dy, dresidual, dx, dweight, workspace_);
     }
+    RL_NO_CASE(config.norm);
   }
 
   void attention_forward(const ops::Attention& shape, ConstRef q, ConstRef k, ConstRef v, Ref out, float* lse) {

@@ -52,7 +52,7 @@ int64_t rotary_table_floats(const TransformerConfig& config, int64_t positions) 
 }
 
 void fill_rotary_table(const TransformerConfig& config, int64_t positions, float* table) {
-  if (config.positions != Positions::rotary) return;
+  if (!rotates(config.positions)) return;
   ops::fill_rotary_table(positions, config.rotated_width(), config.rotary_base, config.scaling(), table);
 }
 
@@ -68,7 +68,7 @@ void embedding_forward(device::Stream& stream, const TransformerConfig& config, 
 ops::Workspace carve_embedding_scratch(Carver& carver, const TransformerConfig& config, const BatchShape& shape) {
   const int64_t n = shape.tokens();
   int64_t bytes = ops::embedding_backward_workspace_bytes(n, config.vocab, shape.team_size);
-  if (config.positions == Positions::learned)
+  if (has_position_table(config.positions))
     bytes = std::max(bytes, ops::embedding_backward_workspace_bytes(n, config.context, shape.team_size));
   return carver.workspace("embedding buckets", bytes);
 }
@@ -80,7 +80,7 @@ void embedding_backward(device::Stream& stream, const TransformerConfig& config,
   if (shape.dropout)
     ops::dropout_backward(stream, n, c, dropout_at(config, batch, random, kEmbeddingSite), gradient, gradient);
   ops::embedding_backward(stream, n, c, config.vocab, batch.inputs, gradient, gradients.vocabulary, scratch);
-  if (config.positions == Positions::learned)
+  if (has_position_table(config.positions))
     ops::embedding_backward(stream, n, c, config.context, batch.positions, gradient, gradients.positions, scratch);
 }
 
@@ -90,7 +90,7 @@ LossScratch carve_loss_scratch(Carver& carver, const TransformerConfig& config, 
   LossScratch scratch{};
   scratch.ld = (v + kTensorAlignment - 1) / kTensorAlignment * kTensorAlignment;
   scratch.normed = carver.take("final norm output", chunk * c, shape.dtype);
-  if (config.norm == Norm::layer) scratch.mean = carver.floats("final norm mean", chunk);
+  if (has_mean(config.norm)) scratch.mean = carver.floats("final norm mean", chunk);
   scratch.rstd = carver.floats("final norm rstd", chunk);
   scratch.logits = carver.take("logits", chunk * scratch.ld, shape.dtype);
   if (with_gradient) scratch.dnormed = carver.take("gradient of final norm", chunk * c, shape.dtype);

@@ -96,7 +96,7 @@ void validate_heads(const TransformerConfig& config) {
 }
 
 void validate_positions(const TransformerConfig& config) {
-  if (config.positions == Positions::learned) {
+  if (!rotates(config.positions)) {
     const auto only_rotary = [](const char* key, double value, double neutral) {
       if (value == neutral) return;
       throw Error(fmt::format("{} = {}: only with model.positions = rotary", key, value),
@@ -175,6 +175,69 @@ void require_known_fields(const nlohmann::json& json, TransformerConfig config) 
 }
 
 }  // namespace
+
+bool has_position_table(Positions option) {
+  switch (option) {
+    case Positions::learned:
+      return true;
+    case Positions::rotary:
+      return false;
+  }
+  RL_NO_CASE(option);
+}
+
+bool rotates(Positions option) {
+  switch (option) {
+    case Positions::learned:
+      return false;
+    case Positions::rotary:
+      return true;
+  }
+  RL_NO_CASE(option);
+}
+
+bool has_mean(Norm option) {
+  switch (option) {
+    case Norm::layer:
+      return true;
+    case Norm::rms:
+      return false;
+  }
+  RL_NO_CASE(option);
+}
+
+bool has_second_norm(Residual option) {
+  switch (option) {
+    case Residual::sequential:
+    case Residual::parallel:
+      return true;
+    case Residual::parallel_one_norm:
+      return false;
+  }
+  RL_NO_CASE(option);
+}
+
+bool mlp_follows_attention(Residual option) {
+  switch (option) {
+    case Residual::sequential:
+      return true;
+    case Residual::parallel:
+    case Residual::parallel_one_norm:
+      return false;
+  }
+  RL_NO_CASE(option);
+}
+
+bool is_gated(Mlp option) {
+  switch (option) {
+    case Mlp::gelu_tanh:
+    case Mlp::gelu_erf:
+      return false;
+    case Mlp::swiglu:
+      return true;
+  }
+  RL_NO_CASE(option);
+}
 
 std::span<const std::string_view> words_of(Positions /*option*/) {
   static constexpr std::array<std::string_view, 2> kWords = {"learned", "rotary"};
@@ -283,11 +346,11 @@ TransformerConfig with_usual_sizes(TransformerConfig config) {
   const int64_t width = std::clamp<int64_t>(config.width, 0, kMaxExtent);
   if (config.kv_heads == 0) config.kv_heads = config.heads;
   if (config.ffn == 0) {
-    config.ffn = config.mlp == Mlp::swiglu ? (8 * width / 3 + kSwigluUnit - 1) / kSwigluUnit * kSwigluUnit : 4 * width;
+    config.ffn = is_gated(config.mlp) ? (8 * width / 3 + kSwigluUnit - 1) / kSwigluUnit * kSwigluUnit : 4 * width;
   }
   if (config.heads > 0 && config.width % config.heads == 0 && config.separate_head_width == config.width / config.heads)
     config.separate_head_width = 0;
-  if (config.positions == Positions::rotary && config.rotary_width == 0) config.rotary_width = config.head_width();
+  if (rotates(config.positions) && config.rotary_width == 0) config.rotary_width = config.head_width();
   return config;
 }
 

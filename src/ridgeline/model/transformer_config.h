@@ -32,6 +32,15 @@ enum class Mlp : uint8_t { gelu_tanh, gelu_erf, swiglu };
 // Which elements of a head turn together (ops/rotary.h).
 enum class Pairing : uint8_t { interleaved, half_split };
 
+// What a value brings with it. Whatever asks more of an option than this writes a switch without a default: a value
+// that is added does not compile where nothing is said of it, and never passes for another one.
+bool has_position_table(Positions option);  // a row of it is added to a token's embedding
+bool rotates(Positions option);             // queries and keys
+bool has_mean(Norm option);                 // among what it keeps for its backward; and a bias
+bool has_second_norm(Residual option);
+bool mlp_follows_attention(Residual option);  // the MLP reads r, else x
+bool is_gated(Mlp option);                    // gate and up in one matrix
+
 // The words for an option's values in configurations, in the order of the values.
 std::span<const std::string_view> words_of(Positions option);
 std::span<const std::string_view> words_of(Norm option);
@@ -83,10 +92,10 @@ struct TransformerConfig {
   // Queries are a tensor of their own.
   bool grouped_query() const { return kv_heads != heads; }
   // Elements of the first product of the MLP: F, or 2 F (gate and up).
-  int64_t up_width() const { return mlp == Mlp::swiglu ? 2 * ffn : ffn; }
+  int64_t up_width() const { return is_gated(mlp) ? 2 * ffn : ffn; }
   // R, 0 without rotary positions.
   int64_t rotated_width() const {
-    if (positions == Positions::learned) return 0;
+    if (!rotates(positions)) return 0;
     return rotary_width > 0 ? rotary_width : head_width();
   }
   ops::RotaryScaling scaling() const;

@@ -81,32 +81,47 @@ void LossScaler::update(bool overflow) {
     clean_steps_ = 0;
     return;
   }
-  if (rule_.kind == K::megatron) {
-    if (++clean_steps_ >= rule_.window) {  // beyond it only when a resumed run's window is shorter
-      clean_steps_ = 0;
-      grow();
-    }
-    return;
+  switch (rule_.kind) {
+    case K::constant:
+      return;
+    case K::megatron:
+      if (++clean_steps_ >= rule_.window) {  // beyond it only when a resumed run's window is shorter
+        clean_steps_ = 0;
+        grow();
+      }
+      return;
+    case K::deepspeed_zero:
+    case K::deepspeed_fused:
+      if (clean_steps_ > 0 && clean_steps_ % rule_.window == 0) grow();
+      ++clean_steps_;
+      return;
   }
-  if (clean_steps_ > 0 && clean_steps_ % rule_.window == 0) grow();
-  ++clean_steps_;
+  RL_NO_CASE(rule_.kind);
 }
 
 void LossScaler::overflowed() {
-  if (rule_.kind == K::megatron && --patience_ > 0) return;
-  if (rule_.kind == K::deepspeed_zero) {
-    if (patience_ > 1) {
-      --patience_;
+  switch (rule_.kind) {
+    case K::constant:
       return;
-    }
-    if (scale_ <= rule_.minimum) {
-      throw Error(
-          fmt::format("train.loss_scale = \"deepspeed_zero\": a gradient overflowed at the smallest loss scale, "
-                      "{}; there is none to go down to",
-                      rule_.minimum),
-          "Resume from an earlier checkpoint with a lower optimizer.learning_rate or with train.precision = "
-          "\"bf16\", which needs no loss scale; or lower train.loss_scale_minimum.");
-    }
+    case K::megatron:
+      if (--patience_ > 0) return;
+      break;
+    case K::deepspeed_zero:
+      if (patience_ > 1) {
+        --patience_;
+        return;
+      }
+      if (scale_ <= rule_.minimum) {
+        throw Error(
+            fmt::format("train.loss_scale = \"deepspeed_zero\": a gradient overflowed at the smallest loss scale, "
+                        "{}; there is none to go down to",
+                        rule_.minimum),
+            "Resume from an earlier checkpoint with a lower optimizer.learning_rate or with train.precision = "
+            "\"bf16\", which needs no loss scale; or lower train.loss_scale_minimum.");
+      }
+      break;
+    case K::deepspeed_fused:
+      break;
   }
   scale_ = std::max(scale_ / 2, rule_.minimum);
 }

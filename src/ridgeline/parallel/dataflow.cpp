@@ -220,9 +220,21 @@ std::vector<int> units_read(const model::TransformerConfig& config, const Op& op
     case OpKind::backward_input:
       // The embedding's gradient depends on tokens alone.
       return op.index < 0 ? std::vector<int>{} : model::units_of_element(config, op.index);
-    default:
+    case OpKind::backward_weight:
+    case OpKind::count:
+    case OpKind::gather:
+    case OpKind::clear:
+    case OpKind::pack:
+    case OpKind::reduce:
+    case OpKind::replicate:
+    case OpKind::accumulate:
+    case OpKind::measure:
+    case OpKind::agree:
+    case OpKind::update:
+    case OpKind::exchange:
       return {};
   }
+  RL_NO_CASE(op.kind);
 }
 
 std::vector<int> units_added_to(const model::TransformerConfig& config, const Op& op) {

@@ -327,8 +327,15 @@ Inventory make_inventory(const RunShape& run, const std::vector<model::Unit>& un
   }
 
   const auto end_of = [&](Space space) -> int64_t& {
-    if (space == Space::file) return inventory.file_bytes;
-    return space == Space::host ? inventory.host_bytes : inventory.peer_visible_bytes;
+    switch (space) {
+      case Space::host:
+        return inventory.host_bytes;
+      case Space::peer_visible:
+        return inventory.peer_visible_bytes;
+      case Space::file:
+        return inventory.file_bytes;
+    }
+    RL_NO_CASE(space);
   };
   const auto advance = [&](int64_t& end, Buffer& buffer) {
     // A file has no guard pages; parts of units are whole norm blocks, so that all in it begins on a page.

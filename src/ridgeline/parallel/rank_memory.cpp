@@ -34,7 +34,16 @@ RankMemory::RankMemory(const RunShape& run, const std::vector<model::Unit>& unit
 }
 
 std::byte* RankMemory::address(const Buffer& buffer) const {
-  return (buffer.space == Space::host ? host_.data() : peer_visible_.data()) + buffer.offset;
+  switch (buffer.space) {
+    case Space::host:
+      return host_.data() + buffer.offset;
+    case Space::peer_visible:
+      return peer_visible_.data() + buffer.offset;
+    case Space::file:
+      break;
+  }
+  RL_REQUIRE(false, "buffer '{}' has no address: it lies in space {}", buffer.name, name_of(buffer.space));
+  return nullptr;
 }
 
 std::byte* RankMemory::find(BufferKind kind, int index, int micro, int program) const {
@@ -91,9 +100,19 @@ Ref RankMemory::locate(int program, const Value& value) const {
       return place ? there(sharding.wire) : memory.whole_gradient;
     case ValueKind::step_gradient:
       return memory.gradient;
-    default:
-      return {};
+    case ValueKind::tokens:
+    case ValueKind::token_count:
+    case ValueKind::activation:
+    case ValueKind::saved:
+    case ValueKind::output_gradient:
+    case ValueKind::weight_inputs:
+    case ValueKind::squares:
+    case ValueKind::losses:
+    case ValueKind::step_scalars:
+      break;
   }
+  RL_REQUIRE(false, "{} is no value of a unit", value.name());
+  return {};
 }
 
 const model::BatchShape& RankMemory::shape_of(int program) const {

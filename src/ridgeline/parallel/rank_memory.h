@@ -52,7 +52,7 @@ class RankMemory {
   std::byte* address(const Buffer& buffer) const;
   // Null where there is no such buffer, or it lies in the file.
   std::byte* find(BufferKind kind, int index, int micro, int program) const;
-  // Where a value of a unit lies while `program` runs: all of the unit; of its state this rank's part. Null for others.
+  // Where a value of a unit lies while `program` runs: all of the unit; of its state this rank's part.
   Ref locate(int program, const Value& value) const;
 
   const model::BatchShape& shape_of(int program) const;

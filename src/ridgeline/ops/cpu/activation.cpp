@@ -1,6 +1,7 @@
 // GELU in both forms, SiLU, SwiGLU.
 #include <algorithm>
 
+#include "ridgeline/base/error.h"
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/ops/cpu/elementwise_rows.h"
 #include "ridgeline/ops/cpu/require.h"
@@ -142,6 +143,7 @@ void activation_part(Activation activation, int64_t count, ConstRef x, Ref y) {
       case Activation::silu:
         return map(count, Silu(), y.as<T>(), x.as<T>());
     }
+    RL_NO_CASE(activation);
   });
 }
 
@@ -156,6 +158,7 @@ void activation_gradient_part(Activation activation, int64_t count, ConstRef x, 
       case Activation::silu:
         return map(count, SiluGradient(), dx.as<T>(), x.as<T>(), dy.as<T>());
     }
+    RL_NO_CASE(activation);
   });
 }
 

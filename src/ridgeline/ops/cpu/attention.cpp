@@ -46,7 +46,10 @@ const AttentionKernels& kernels_for(device::Isa isa, DType dtype) {
 #else
   (void)isa;
 #endif
-  return dtype == DType::f32 ? table->f32 : dtype == DType::bf16 ? table->bf16 : table->f16;
+  if (dtype == DType::f32) return table->f32;
+  if (dtype == DType::bf16) return table->bf16;
+  RL_REQUIRE(dtype == DType::f16, "attention of dtype {}", name_of(dtype));
+  return table->f16;
 }
 
 bool decodes(const Attention& shape) {

@@ -42,7 +42,9 @@ void by_onednn(int threads, const Matmul& p) {
   static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
   static dnnl::stream stream(engine);
   const auto type = [](DType dtype) {
-    return dtype == DType::f32 ? dnnl::memory::data_type::f32 : dnnl::memory::data_type::bf16;
+    if (dtype == DType::f32) return dnnl::memory::data_type::f32;
+    RL_REQUIRE(dtype == DType::bf16, "oneDNN's product of dtype {}", name_of(dtype));
+    return dnnl::memory::data_type::bf16;
   };
   const auto described = [&](const Matrix& matrix, int64_t rows, int64_t columns) {
     const bool row_major = matrix.layout == Layout::row_major;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/device/cpu/worker_team.h"
@@ -118,9 +119,13 @@ void forward_rows_of(const NormForward& p, int64_t first, int64_t last) {
 // f(T(), W()) with the storage types of x and of the weights.
 template <class F>
 HWY_INLINE void with_types(DType x, DType weights, const F& f) {
-  if (x == DType::f32) return weights == DType::f32 ? f(float(), float()) : f(float(), bf16());
-  if (x == DType::bf16) return weights == DType::f32 ? f(bf16(), float()) : f(bf16(), bf16());
-  return weights == DType::f32 ? f(f16(), float()) : f(f16(), f16());
+  with_type(x, [&](auto type) {
+    using X = decltype(type);
+    if (weights == DType::f32) return f(X(), float());
+    if (weights == x) return f(X(), X());
+    RL_REQUIRE(x == DType::f32 && weights == DType::bf16, "weight {} beside x {}", name_of(weights), name_of(x));
+    if constexpr (std::is_same_v<X, float>) f(X(), bf16());
+  });
 }
 
 void norm_forward_rows(const NormForward& p, int64_t first, int64_t last) {

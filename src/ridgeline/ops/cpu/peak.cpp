@@ -158,9 +158,27 @@ double clock_hz() {
   return kCycles * static_cast<double>(kMultiplications) / best;
 }
 
+namespace {
+
+struct Streams {
+  int arrays, touches;  // touches: arrays read and arrays written
+};
+Streams streams_of(MemoryPattern pattern) {
+  switch (pattern) {
+    case MemoryPattern::read:
+      return {1, 1};
+    case MemoryPattern::copy:
+      return {2, 2};
+    case MemoryPattern::adam:
+      return {4, 7};
+  }
+  RL_NO_CASE(pattern);
+}
+
+}  // namespace
+
 double memory_bandwidth(MemoryPattern pattern, WorkerTeam& team, int64_t bytes) {
-  const int arrays = pattern == MemoryPattern::read ? 1 : pattern == MemoryPattern::copy ? 2 : 4;
-  const int touches = pattern == MemoryPattern::read ? 1 : pattern == MemoryPattern::copy ? 2 : 7;
+  const auto [arrays, touches] = streams_of(pattern);
   const int64_t part = bytes / (arrays * team.size() * 4) / 1024 * 1024;  // floats per array and member
   RL_CHECK(part, >, 0);
   device::Arena arena(part * arrays * team.size() * 4, &team);
@@ -181,15 +199,20 @@ double memory_bandwidth(MemoryPattern pattern, WorkerTeam& team, int64_t bytes) 
     best = std::min(best, seconds([&] {
                       team.run([&](int member) {
                         float* x = array(0, member);
-                        if (pattern == MemoryPattern::read) {
-                          float sum = read_stream(x, part);
-                          __asm__ volatile("" : "+m"(sum));
-                        } else if (pattern == MemoryPattern::copy) {
-                          float* y = array(1, member);
-                          copy_stream(x, y, part);
-                          __asm__ volatile("" : "+r"(y) : : "memory");
-                        } else {
-                          adam_streams(x, array(1, member), array(2, member), array(3, member), part);
+                        switch (pattern) {
+                          case MemoryPattern::read: {
+                            float sum = read_stream(x, part);
+                            __asm__ volatile("" : "+m"(sum));
+                            return;
+                          }
+                          case MemoryPattern::copy: {
+                            float* y = array(1, member);
+                            copy_stream(x, y, part);
+                            __asm__ volatile("" : "+r"(y) : : "memory");
+                            return;
+                          }
+                          case MemoryPattern::adam:
+                            return adam_streams(x, array(1, member), array(2, member), array(3, member), part);
                         }
                       });
                     }));

@@ -108,11 +108,15 @@ void rotary_tokens(const Rotary& r, Ref x, int64_t first, int64_t last) {
       const float* table = r.table + r.positions[n] * r.rotary_width;
       for (int64_t h = 0; h < r.heads; ++h) {
         T* head = x.as<T>() + n * r.stride + h * r.head_width;
-        if (r.pairing == RotaryPairing::interleaved) {
-          turn_interleaved(head, table, half, sign);
-        } else {
-          turn_split(head, table, half, sign);
+        switch (r.pairing) {
+          case RotaryPairing::interleaved:
+            turn_interleaved(head, table, half, sign);
+            continue;
+          case RotaryPairing::half_split:
+            turn_split(head, table, half, sign);
+            continue;
         }
+        RL_NO_CASE(r.pairing);
       }
     }
   });

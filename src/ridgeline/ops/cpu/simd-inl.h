@@ -16,6 +16,7 @@
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "ridgeline/base/dtype.h"
+#include "ridgeline/base/error.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace ridgeline::ops::cpu::HWY_NAMESPACE {
@@ -132,9 +133,21 @@ HWY_INLINE Floats as_stored(Floats value, const f16*) {
 // f(T()) with T the storage type of `dtype`: float, bf16 or f16.
 template <class F>
 HWY_INLINE auto with_type(DType dtype, const F& f) {
-  if (dtype == DType::f32) return f(float());
-  if (dtype == DType::bf16) return f(bf16());
-  return f(f16());
+  switch (dtype) {
+    case DType::f32:
+      return f(float());
+    case DType::bf16:
+      return f(bf16());
+    case DType::f16:
+      return f(f16());
+    case DType::f64:
+    case DType::u8:
+    case DType::u16:
+    case DType::i32:
+    case DType::i64:
+      break;
+  }
+  RL_NO_CASE(dtype);
 }
 
 // ---- element by element -----------------------------------------------------------------------------------------
