@@ -5,10 +5,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <numbers>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -23,6 +23,28 @@ using Doubles = std::vector<double>;
 inline double no_formula(const char* option, int value) {
   ADD_FAILURE() << "no formula for " << option << " number " << value;
   return std::nan("");
+}
+
+// `bias` null: none.
+inline Doubles norm_formula(const TransformerConfig& config, const Doubles& x, const double* weight,
+                            const double* bias) {
+  const auto c = static_cast<double>(x.size()), epsilon = static_cast<double>(config.norm_epsilon);
+  double mean = 0.0, squares = 0.0, variance = 0.0;
+  for (const double value : x) mean += value / c, squares += value * value / c;
+  for (const double value : x) variance += (value - mean) * (value - mean) / c;
+  Doubles y(x.size());
+  for (size_t i = 0; i < x.size(); ++i) {
+    switch (config.norm) {
+      case Norm::layer:
+        y[i] = (x[i] - mean) / std::sqrt(variance + epsilon) * weight[i] + (bias == nullptr ? 0.0 : bias[i]);
+        continue;
+      case Norm::rms:
+        y[i] = x[i] / std::sqrt(squares + epsilon) * weight[i];
+        continue;
+    }
+    y[i] = no_formula("model.norm", static_cast<int>(config.norm));
+  }
+  return y;
 }
 
 // Of a block on a micro-batch of `batch` sequences, each at positions 0 … sequence - 1.
@@ -95,25 +117,7 @@ struct BlockFormula {
   }
 
   Doubles norm(const std::string& name, const Doubles& weights, const Doubles& x) const {
-    const auto c = static_cast<double>(x.size()), epsilon = static_cast<double>(config.norm_epsilon);
-    const double* const weight = find(name + ".weight", weights);
-    const double* const bias = find(name + ".bias", weights);
-    double mean = 0.0, squares = 0.0, variance = 0.0;
-    for (const double value : x) mean += value / c, squares += value * value / c;
-    for (const double value : x) variance += (value - mean) * (value - mean) / c;
-    Doubles y(x.size());
-    for (size_t i = 0; i < x.size(); ++i) {
-      switch (config.norm) {
-        case Norm::layer:
-          y[i] = (x[i] - mean) / std::sqrt(variance + epsilon) * weight[i] + (bias == nullptr ? 0.0 : bias[i]);
-          continue;
-        case Norm::rms:
-          y[i] = x[i] / std::sqrt(squares + epsilon) * weight[i];
-          continue;
-      }
-      y[i] = no_formula("model.norm", static_cast<int>(config.norm));
-    }
-    return y;
+    return norm_formula(config, x, find(name + ".weight", weights), find(name + ".bias", weights));
   }
 
   Doubles mlp_input(const Doubles& weights, const Doubles& x, const Doubles& r, const Doubles& normed1) const {
