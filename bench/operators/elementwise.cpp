@@ -5,8 +5,6 @@
 #include <cmath>
 #include <functional>
 #include <limits>
-#include <tuple>
-#include <utility>
 
 #include "bench/operators/operator.h"
 #include "ridgeline/base/random.h"
@@ -168,29 +166,39 @@ void check_cast(Checks& checks) {
 }
 
 void check_column_sums(Checks& checks) {
+  struct Sizes {
+    int64_t n, c, ld;
+  };
   for (const DType dtype : kStored) {
-    for (const auto& [n, c, ld] : {std::tuple{1, 1, 1}, {5, 33, 40}, {131, 70, 70}, {2100, 37, 37}}) {
-      checks.add(dtype, fmt::format("N={} C={} ld={}", n, c, ld),
-                 [=](Stream& stream, Report& report) { compare_column_sums(stream, report, dtype, n, c, ld); });
+    for (const Sizes s : {Sizes{1, 1, 1}, {5, 33, 40}, {131, 70, 70}, {2100, 37, 37}}) {
+      checks.add(dtype, fmt::format("N={} C={} ld={}", s.n, s.c, s.ld),
+                 [=](Stream& stream, Report& report) { compare_column_sums(stream, report, dtype, s.n, s.c, s.ld); });
     }
   }
 }
 
 void check_dropout(Checks& checks) {
+  struct Sizes {
+    int64_t n, c;
+    float p;
+  };
   for (const DType dtype : kStored) {
-    for (const auto& [n, c, p] :
-         {std::tuple{1, 1, 0.5F}, {3, 31, 0.1F}, {7, 64, 0.0F}, {5, 101, 0.9F}, {130, 77, 0.2F}}) {
-      checks.add(dtype, fmt::format("N={} C={} p={}", n, c, p),
-                 [=](Stream& stream, Report& report) { compare_dropout(stream, report, dtype, n, c, p); });
+    for (const Sizes s : {Sizes{1, 1, 0.5F}, {3, 31, 0.1F}, {7, 64, 0.0F}, {5, 101, 0.9F}, {130, 77, 0.2F}}) {
+      checks.add(dtype, fmt::format("N={} C={} p={}", s.n, s.c, s.p),
+                 [=](Stream& stream, Report& report) { compare_dropout(stream, report, dtype, s.n, s.c, s.p); });
     }
   }
 }
 
 void check_sums_of_squares(Checks& checks) {
+  struct Sizes {
+    int64_t count, block;
+  };
   for (const DType dtype : kStored) {
-    for (const auto& [count, block] : {std::pair{1, 16}, {1003, 64}, {70001, 4096}, {65536, 65536}}) {
-      checks.add(dtype, fmt::format("count={} block={}", count, block),
-                 [=](Stream& stream, Report& report) { compare_sums_of_squares(stream, report, dtype, count, block); });
+    for (const Sizes s : {Sizes{1, 16}, {1003, 64}, {70001, 4096}, {65536, 65536}}) {
+      checks.add(dtype, fmt::format("count={} block={}", s.count, s.block), [=](Stream& stream, Report& report) {
+        compare_sums_of_squares(stream, report, dtype, s.count, s.block);
+      });
     }
   }
 }

@@ -178,7 +178,8 @@ Streams streams_of(MemoryPattern pattern) {
 }  // namespace
 
 double memory_bandwidth(MemoryPattern pattern, WorkerTeam& team, int64_t bytes) {
-  const auto [arrays, touches] = streams_of(pattern);
+  const Streams streams = streams_of(pattern);
+  const int arrays = streams.arrays, touches = streams.touches;
   const int64_t part = bytes / (arrays * team.size() * 4) / 1024 * 1024;  // floats per array and member
   RL_CHECK(part, >, 0);
   device::Arena arena(part * arrays * team.size() * 4, &team);
