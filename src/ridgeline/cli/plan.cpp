@@ -8,8 +8,8 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
-#include "ridgeline/base/words.h"
 #include "ridgeline/base/json.h"
+#include "ridgeline/base/words.h"
 #include "ridgeline/cli/command.h"
 #include "ridgeline/cli/run_config.h"
 #include "ridgeline/device/arena.h"

@@ -9,8 +9,8 @@
 #include <type_traits>
 
 #include "ridgeline/base/error.h"
-#include "ridgeline/base/words.h"
 #include "ridgeline/base/json.h"
+#include "ridgeline/base/words.h"
 
 namespace ridgeline::model {
 namespace {

@@ -163,11 +163,11 @@ std::filesystem::path save_state(Executor& executor, const std::filesystem::path
         for (size_t u = 0; u < executor.units().size(); ++u) {
           const int unit = static_cast<int>(u);
           executor.visit(part.kind, unit, executor.piece(unit), [&](int64_t first, int64_t elements, ConstRef values) {
-            model::for_each_tensor_range(
-                executor.units()[u], first, first + elements,
-                [&](const model::Tensor& tensor, int64_t at, int64_t count, int64_t offset) {
-                  writer.write_range(std::string(part.prefix) + tensor.name, at, count, values.at(offset - first));
-                });
+            model::for_each_tensor_range(executor.units()[u], first, first + elements,
+                                         [&](const model::Tensor& tensor, int64_t at, int64_t count, int64_t offset) {
+                                           writer.write_range(std::string(part.prefix) + tensor.name, at, count,
+                                                              values.at(offset - first));
+                                         });
           });
         }
       }
