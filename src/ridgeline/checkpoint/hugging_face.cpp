@@ -151,7 +151,7 @@ HuggingFaceModel::HuggingFaceModel(TensorFolder files, NameTable table)
     by_name_.emplace(mapping.name, std::move(source));
   }
   for (const auto& [name, place] : found) {
-    const auto ignores = [&](const std::string& pattern) { return glob(pattern, name); };
+    const auto ignores = [&name = name](const std::string& pattern) { return glob(pattern, name); };
     if (!used.contains(name) && std::none_of(table_.ignored.begin(), table_.ignored.end(), ignores)) {
       unknown.push_back(place.tensor->name);
     }

@@ -1,5 +1,7 @@
 #include "ridgeline/model/foreign_family.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <nlohmann/json.hpp>
