@@ -5,7 +5,8 @@ set(CMAKE_CXX_STANDARD_REQUIRED ON)
 set(CMAKE_CXX_EXTENSIONS OFF)
 set(CMAKE_POSITION_INDEPENDENT_CODE ON)
 set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
-set(CMAKE_CXX_FLAGS_RELEASE "-O2 -g1 -DNDEBUG")
+# Without debug information, which costs a tenth of the compile time: -DCMAKE_CXX_FLAGS=-g1 for perf and gdb.
+set(CMAKE_CXX_FLAGS_RELEASE "-O2 -DNDEBUG")
 # Sanitizer builds: half the compile time of -O2 -g, and stacks still name functions and lines.
 set(CMAKE_CXX_FLAGS_RELWITHDEBINFO "-O1 -g1 -DNDEBUG")
 
@@ -39,8 +40,9 @@ endif()
 set(RIDGELINE_COLD $<$<CONFIG:Release>:-O1>)
 
 # ridgeline_precompile(TARGET KIND [HEADERS <a.h> ... LIBRARIES a::a ...]): TARGET reads cmake/precompiled.h precompiled,
-# once for all targets of the KIND: `rooms` or `tests`. HEADERS of LIBRARIES: more of them. A file still includes what it
-# uses (clang-tidy compiles it without them). GCC lets files of another -O read them, not those of another -m.
+# once for all targets of the KIND: `rooms`, `cold`, compiled at that level, or `tests`. HEADERS of LIBRARIES: more of
+# them. A file still includes what it uses (clang-tidy compiles it without them). A file with a level or an instruction
+# set of its own must skip them: GCC 12 crashes on headers that were precompiled with others.
 function(ridgeline_precompile target kind)
   cmake_parse_arguments(P "" "" "HEADERS;LIBRARIES" ${ARGN})
   set(owner ridgeline_precompiled_${kind})
@@ -49,6 +51,9 @@ function(ridgeline_precompile target kind)
     add_library(${owner} OBJECT EXCLUDE_FROM_ALL ${CMAKE_BINARY_DIR}/${owner}.cpp)
     target_link_libraries(${owner} PRIVATE ridgeline_options Threads::Threads fmt::fmt nlohmann_json::nlohmann_json
                           ${P_LIBRARIES})
+    if(kind STREQUAL cold)
+      target_compile_options(${owner} PRIVATE ${RIDGELINE_COLD})
+    endif()
     get_target_property(type ${target} TYPE)
     if(type STREQUAL EXECUTABLE)  # the same code model as its users
       set_target_properties(${owner} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
@@ -62,12 +67,12 @@ function(ridgeline_precompile target kind)
   target_compile_options(${target} PRIVATE -Wno-error=array-bounds -Wno-error=restrict -Wno-error=stringop-overflow)
 endfunction()
 
-# ridgeline_room(NAME [COLD] SOURCES a.cpp ... COLD_SOURCES b.cpp ... ROOMS base ... LIBRARIES fmt::fmt ...)
+# ridgeline_room(NAME [COLD] SOURCES a.cpp ... ROOMS base ... LIBRARIES fmt::fmt ...)
 # ROOMS are the rooms whose headers this one may include; tools/check_layering enforces the order of house.md.
-# COLD: all of its files are; else COLD_SOURCES.
+# COLD: its files are.
 function(ridgeline_room name)
-  cmake_parse_arguments(ROOM "COLD" "" "SOURCES;COLD_SOURCES;ROOMS;LIBRARIES;PRIVATE_LIBRARIES" ${ARGN})
-  add_library(ridgeline_${name} STATIC ${ROOM_SOURCES} ${ROOM_COLD_SOURCES})
+  cmake_parse_arguments(ROOM "COLD" "" "SOURCES;ROOMS;LIBRARIES;PRIVATE_LIBRARIES" ${ARGN})
+  add_library(ridgeline_${name} STATIC ${ROOM_SOURCES})
   add_library(ridgeline::${name} ALIAS ridgeline_${name})
   target_link_libraries(ridgeline_${name} PUBLIC Threads::Threads ${ROOM_LIBRARIES})
   target_link_libraries(ridgeline_${name} PRIVATE $<BUILD_INTERFACE:ridgeline_options> ${ROOM_PRIVATE_LIBRARIES})
@@ -76,11 +81,12 @@ function(ridgeline_room name)
   foreach(room ${ROOM_ROOMS})
     target_link_libraries(ridgeline_${name} PUBLIC ridgeline_${room})
   endforeach()
-  ridgeline_precompile(ridgeline_${name} rooms)
   if(ROOM_COLD)
     target_compile_options(ridgeline_${name} PRIVATE ${RIDGELINE_COLD})
+    ridgeline_precompile(ridgeline_${name} cold)
+  else()
+    ridgeline_precompile(ridgeline_${name} rooms)
   endif()
-  set_source_files_properties(${ROOM_COLD_SOURCES} PROPERTIES COMPILE_OPTIONS "${RIDGELINE_COLD}")
   set_property(GLOBAL APPEND PROPERTY RIDGELINE_ROOMS ridgeline_${name})
 endfunction()
 
