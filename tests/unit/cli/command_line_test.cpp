@@ -5,7 +5,10 @@
 
 #include <array>
 #include <cstdio>
+#include <nlohmann/json.hpp>
 #include <string>
+
+#include "ridgeline/base/json.h"
 
 namespace ridgeline {
 namespace {
@@ -49,6 +52,20 @@ TEST(CommandLine, HelpOfEveryCommandGoesToStandardOutput) {
     EXPECT_EQ(outcome.code, 0) << command;
     EXPECT_THAT(outcome.text, HasSubstr("Usage: ")) << command;
   }
+}
+
+TEST(CommandLine, PlanListsEveryPlacementThatDiffers) {
+  const std::string arguments =
+      "plan --ranks 8 --set model.layers=1 --set model.width=32 --set model.heads=2 --set model.vocab=300 --set "
+      "model.context=16 --set train.sequence=16 --set parallel.shard=optimizer --set parallel.shard_group=4";
+  const auto json = parse_json(ridgeline(arguments + " --json").text);
+  ASSERT_EQ(json.at("placements").size(), 1U);
+  const auto& placement = json.at("placements").at(0);
+  EXPECT_EQ(placement.at("first_rank"), 0);
+  EXPECT_EQ(placement.at("ranks"), json.at("ranks"));
+  EXPECT_EQ(placement.at("bytes_per_rank"), json.at("bytes_per_rank"));
+  EXPECT_THAT(ridgeline(arguments).text,
+              AllOf(HasSubstr("pp 1 × dp_replicate 2 × dp_shard 4 × cp 1 × tp 1\n"), HasSubstr("8 ranks as rank 0")));
 }
 
 TEST(CommandLine, VersionSaysWhatABugReportNeeds) {
