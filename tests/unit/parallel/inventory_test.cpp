@@ -12,13 +12,7 @@ namespace {
 
 RunShape small(const Sharding& sharding) {
   RunShape run;
-  run.config.layers = 4;
-  run.config.width = 48;
-  run.config.heads = 4;
-  run.config.kv_heads = 4;
-  run.config.ffn = 192;
-  run.config.vocab = 331;
-  run.config.context = 32;
+  run.config = model::with_usual_sizes({.layers = 4, .width = 48, .heads = 4, .vocab = 331, .context = 32});
   run.batch = {.batch = 3, .sequence = 17, .dtype = sharding.weights, .head_chunk = 20, .team_size = 2};
   run.evaluation_batch = run.batch;
   run.sharding = sharding;

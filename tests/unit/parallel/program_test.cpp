@@ -10,15 +10,7 @@ namespace ridgeline::parallel {
 namespace {
 
 model::TransformerConfig small() {
-  model::TransformerConfig config;
-  config.layers = 3;
-  config.width = 8;
-  config.heads = 2;
-  config.kv_heads = 2;
-  config.ffn = 32;
-  config.vocab = 17;
-  config.context = 16;
-  return config;
+  return model::with_usual_sizes({.layers = 3, .width = 8, .heads = 2, .vocab = 17, .context = 16});
 }
 
 Program step(const Sharding& sharding) {

@@ -14,13 +14,7 @@ namespace {
 
 RunShape small() {
   RunShape run;
-  run.config.layers = 2;
-  run.config.width = 48;
-  run.config.heads = 4;
-  run.config.kv_heads = 4;
-  run.config.ffn = 192;
-  run.config.vocab = 331;
-  run.config.context = 32;
+  run.config = model::with_usual_sizes({.layers = 2, .width = 48, .heads = 4, .vocab = 331, .context = 32});
   run.batch = {.batch = 3, .sequence = 17, .dtype = DType::f32, .head_chunk = 20, .team_size = 1};
   run.evaluation_batch = run.batch;
   run.sharding = {.level = Shard::parameters, .mesh = comm::Mesh::of_data(4), .micro_batches = 2};

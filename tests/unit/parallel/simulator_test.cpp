@@ -11,16 +11,9 @@ namespace {
 using Programs = std::vector<Program>;
 
 model::TransformerConfig two_blocks() {
-  model::TransformerConfig config;
-  config.layers = 2;
-  config.width = 8;
-  config.heads = 2;
-  config.kv_heads = 2;
-  config.ffn = 32;
-  config.vocab = 17;
-  config.context = 16;
+  model::TransformerConfig config{.layers = 2, .width = 8, .heads = 2, .vocab = 17, .context = 16};
   config.tied = false;
-  return config;
+  return model::with_usual_sizes(config);
 }
 
 // Builds a stage's program; transfers wait for the computation before them, and what reads them waits for them.

@@ -96,13 +96,7 @@ std::string text_of(const Layout& layout, DType dtype) {
 
 parallel::RunShape shape(const Layout& layout, DType dtype, bool dropout) {
   parallel::RunShape run;
-  run.config.layers = 3;
-  run.config.width = 128;
-  run.config.heads = 4;
-  run.config.kv_heads = 4;
-  run.config.ffn = 512;
-  run.config.vocab = 1000;
-  run.config.context = 128;
+  run.config = model::with_usual_sizes({.layers = 3, .width = 128, .heads = 4, .vocab = 1000, .context = 128});
   run.config.dropout = dropout ? 0.1F : 0.0F;
   run.batch = {.batch = 2,
                .sequence = 128,
