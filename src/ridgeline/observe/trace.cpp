@@ -16,10 +16,6 @@ namespace {
 
 constexpr std::string_view kTraceStart = "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n";
 
-std::string in_quotes(std::string_view text) {
-  return json_string(text, NotUtf8::replace);
-}
-
 // Nanoseconds as microseconds with three decimals, exactly.
 void append_microseconds(std::string& out, int64_t nanoseconds) {
   if (nanoseconds < 0) out += '-';
@@ -83,7 +79,7 @@ int64_t Trace::earliest() const {
 
 std::string Trace::events_json(int64_t origin, int64_t clock_offset) const {
   std::vector<std::string> names;
-  for (const std::string& name : names_) names.push_back(in_quotes(name));
+  for (const std::string& name : names_) names.push_back(json_string(name, NotUtf8::replace));
   std::string out =
       fmt::format(R"({{"name":"process_name","ph":"M","pid":{0},"tid":0,"args":{{"name":"rank {0}"}}}},)"
                   "\n"
