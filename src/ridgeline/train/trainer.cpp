@@ -275,8 +275,8 @@ class Trainer {
     input.step = t;
     input.random = {random_key(seed, static_cast<uint64_t>(t), Purpose::dropout),
                     random_key(seed, static_cast<uint64_t>(t), Purpose::attention_dropout)};
-    input.optimizer = {.beta1 = static_cast<float>(optimizer.beta1),
-                       .beta2 = static_cast<float>(optimizer.beta2),
+    input.optimizer = {.beta1 = optimizer.beta1,
+                       .beta2 = optimizer.beta2,
                        .epsilon = static_cast<float>(optimizer.epsilon),
                        .weight_decay = static_cast<float>(optimizer.weight_decay),
                        .decoupled = optimizer.form == AdamForm::adamw};
