@@ -5,8 +5,10 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <memory>
 
 #include "bench/operators/operator.h"
+#include "ridgeline/base/exact_sum.h"
 #include "ridgeline/base/random.h"
 #include "ridgeline/device/cpu/worker_team.h"
 
@@ -115,26 +117,35 @@ void compare_dropout(Stream& stream, Report& report, DType dtype, int64_t n, int
 
 // ---- reductions -------------------------------------------------------------------------------------------------
 
-void compare_sums_of_squares(Stream& stream, Report& report, DType dtype, int64_t count, int64_t block) {
-  const Tensor x = Tensor::random(dtype, count, 1, 100.0);
-  const int64_t blocks = (count + block - 1) / block;
-  Tensor partials(DType::f64, blocks);
-  ops::sums_of_squares(stream, count, block, x.ref(), partials.as<double>());
-  const Doubles xs = x.values();
-  Doubles expected(static_cast<size_t>(blocks));
-  for (int64_t i = 0; i < count; ++i) expected[i / block] += xs[i] * xs[i];
-  report.compare("partials", partials, expected, 1e-12);
+// The same bits as the sum of one element after the other, also when it is cut in two. Elements spread over `spread`
+// powers of two.
+void compare_squares(Stream& stream, Report& report, DType dtype, int64_t count, int spread) {
+  Doubles values = Tensor::random(dtype, count, 1).values();
+  for (size_t i = 0; i < values.size(); ++i)
+    values[i] = std::ldexp(values[i], static_cast<int>(i * 7919 % static_cast<size_t>(2 * spread + 1)) - spread);
+  const Tensor x(dtype, values);
+  ExactSum expected, whole, cut;
+  for (const double value : x.values()) expected.add(value * value);
+  ops::add_squares(stream, count, x.ref(), whole);
+  const int64_t first = count / 3;
+  ops::add_squares(stream, count - first, x.ref().at(first), cut);
+  ops::add_squares(stream, first, x.ref(), cut);
+  report.require("exact", whole.value() == expected.value());
+  report.require("exact in two parts", cut.value() == expected.value());
 
-  Tensor bad(dtype, [&] {
-    Doubles values = xs;
-    values[static_cast<size_t>(count / 2)] = std::numeric_limits<double>::infinity();
-    values.back() = std::numeric_limits<double>::quiet_NaN();
-    return values;
-  }());
-  ops::sums_of_squares(stream, count, block, bad.ref(), partials.as<double>());
-  report.require("infinity shows", !std::isfinite(partials.values()[count / 2 / block]));
-  report.require("NaN shows", std::isnan(partials.values().back()));
-  report.require("first non-finite", ops::first_non_finite(stream, count, bad.ref()) == count / 2);
+  const auto with = [&](double value, int64_t at) {
+    Doubles bad = x.values();
+    bad[static_cast<size_t>(at)] = value;
+    return Tensor(dtype, bad);
+  };
+  const Tensor infinite = with(-std::numeric_limits<double>::infinity(), count / 2);
+  const Tensor nan = with(std::numeric_limits<double>::quiet_NaN(), count - 1);
+  for (const Tensor* const bad : {&infinite, &nan}) {
+    ExactSum sum;
+    ops::add_squares(stream, count, bad->ref(), sum);
+    report.require("a non-finite element shows", sum.non_finite() > 0 && std::isnan(sum.value()));
+  }
+  report.require("first non-finite", ops::first_non_finite(stream, count, infinite.ref()) == count / 2);
   report.require("all finite", ops::first_non_finite(stream, count, x.ref()) == -1);
 }
 
@@ -190,15 +201,14 @@ void check_dropout(Checks& checks) {
   }
 }
 
-void check_sums_of_squares(Checks& checks) {
-  struct Sizes {
-    int64_t count, block;
-  };
+void check_squares(Checks& checks) {
   for (const DType dtype : kStored) {
-    for (const Sizes s : {Sizes{1, 16}, {1003, 64}, {70001, 4096}, {65536, 65536}}) {
-      checks.add(dtype, fmt::format("count={} block={}", s.count, s.block), [=](Stream& stream, Report& report) {
-        compare_sums_of_squares(stream, report, dtype, s.count, s.block);
-      });
+    // Down to subnormal numbers and up to almost the largest.
+    for (const int spread : {0, dtype == DType::f16 ? 13 : 124}) {
+      for (const int64_t count : {1, 37, 1003, 65536, 200001}) {
+        checks.add(dtype, fmt::format("count={} spread={}", count, spread),
+                   [=](Stream& stream, Report& report) { compare_squares(stream, report, dtype, count, spread); });
+      }
     }
   }
 }
@@ -263,11 +273,12 @@ void measure_dropout(Measurement& to) {
   }
 }
 
-void measure_sums_of_squares(Measurement& to) {
+void measure_squares(Measurement& to) {
   const Ref gradient(to.floats(kParameters));
-  double* const partials = to.buffer(kParameters / 4096 + 1, DType::f64).as<double>();
-  to.add("sums_of_squares", DType::f32, 0, bytes_of(kParameters, DType::f32),
-         [=, &stream = to.stream()] { ops::sums_of_squares(stream, kParameters, 4096, gradient, partials); });
+  fill_normal(gradient.as<float>(), kParameters, 7, 0, 0.0F, 1e-3F);
+  const auto sum = std::make_shared<ExactSum>();
+  to.add("add_squares", DType::f32, 0, bytes_of(kParameters, DType::f32),
+         [=, &stream = to.stream()] { ops::add_squares(stream, kParameters, gradient, *sum); });
 }
 
 }  // namespace
@@ -279,7 +290,7 @@ void add_elementwise(std::vector<Operator>& list) {
   list.push_back({"zero", by_count(compare_zero), measure_zero});
   list.push_back({"column_sums", check_column_sums, measure_column_sums});
   list.push_back({"dropout", check_dropout, measure_dropout});
-  list.push_back({"sums_of_squares", check_sums_of_squares, measure_sums_of_squares});
+  list.push_back({"add_squares", check_squares, measure_squares});
 }
 
 }  // namespace ridgeline::operators

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <limits>
 
+#include "ridgeline/base/error.h"
+
 namespace ridgeline {
 namespace {
 
@@ -47,13 +49,27 @@ void ExactSum::add(double value) {
   }
   const uint64_t fraction = bits & 0xFFFFFFFFFFFFFULL;
   const uint64_t integer = biased == 0 ? fraction : fraction | (uint64_t{1} << 52);
-  const int position = (biased == 0 ? 1 : biased) - 1075 - kLowestExponent;  // value = integer * 2^(position - 1088)
+  add(integer, (biased == 0 ? 1 : biased) - 1075, (bits >> 63) != 0 ? -1 : 1);
+}
+
+void ExactSum::add(uint64_t integer, int exponent, int sign) {
+  const int position = exponent - kLowestExponent;
   const int limb = position / 32, shift = position % 32;
+  RL_REQUIRE(position >= 0 && limb + 3 <= kLimbs, "2^{} is beyond an exact sum", exponent);
   const int64_t parts[3] = {static_cast<int64_t>((integer << shift) & 0xFFFFFFFFU),
                             static_cast<int64_t>((integer >> (32 - shift)) & 0xFFFFFFFFU),
                             shift == 0 ? 0 : static_cast<int64_t>(integer >> (64 - shift))};
-  const bool negative = (bits >> 63) != 0;
-  for (int i = 0; i < 3; ++i) words[limb + i] += negative ? -parts[i] : parts[i];
+  for (int i = 0; i < 3; ++i) words[limb + i] += sign * parts[i];
+}
+
+void ExactSum::carry() {
+  int64_t over = 0;
+  for (int k = 0; k < kLimbs - 1; ++k) {
+    over += words[k];
+    words[k] = over & 0xFFFFFFFF;
+    over >>= 32;
+  }
+  words[kLimbs - 1] += over;
 }
 
 void ExactSum::add(const ExactSum& other) {

@@ -18,13 +18,20 @@ struct ExactSum {
   int64_t words[kWords] = {};
 
   void add(double value);
+  // integer * 2^exponent, exponent >= -1088, of a product below 2^1055.
+  void add(uint64_t integer, int exponent) { add(integer, exponent, 1); }
   // Word by word; what an all-reduce does.
   void add(const ExactSum& other);
+  // The same sum in limbs below 2^32, so that adding it to another counts as one addition to each.
+  void carry();
 
   // The sum, rounded once to the nearest double, ties to even (infinite when it is beyond the range; NaN when a value
   // was not finite). +0 for an empty sum.
   double value() const;
   int64_t non_finite() const { return words[kLimbs]; }
+
+ private:
+  void add(uint64_t integer, int exponent, int sign);
 };
 static_assert(std::is_trivially_copyable_v<ExactSum>);
 

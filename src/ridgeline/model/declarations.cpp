@@ -84,7 +84,7 @@ float* part_of(const Unit& unit, float* segment, std::string_view suffix) {
 }
 
 int64_t Unit::padded(int64_t shards) const {
-  return round_up(count, shards * kNormBlock);
+  return round_up(count, shards * kShardBlock);
 }
 
 Unit declare_block(const TransformerConfig& config, int layer) {

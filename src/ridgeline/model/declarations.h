@@ -32,9 +32,8 @@ struct Tensor {
 
 // 64 bytes in every dtype down to 16 bits.
 constexpr int64_t kTensorAlignment = 32;
-// Elements over which one fp64 partial of the global norm is summed. Shards are multiples of it, so that the norm has
-// the same bits at every sharding level.
-constexpr int64_t kNormBlock = 4096;
+// What one rank keeps is whole blocks of it: of whole pages in every dtype, as a file of offloaded state wants.
+constexpr int64_t kShardBlock = 4096;
 
 enum class UnitKind { vocabulary, positions, block, final_norm, head };
 
@@ -50,7 +49,7 @@ struct Unit {
 
   const Tensor& tensor(std::string_view suffix) const;  // by the end of its name ("attention.qkv.weight")
   const Tensor* find(std::string_view suffix) const;    // null when there is none
-  // Elements when cut into `shards` equal parts, each a multiple of kNormBlock.
+  // Elements when cut into `shards` equal parts, each a multiple of kShardBlock.
   int64_t padded(int64_t shards) const;
 };
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "ridgeline/base/dtype.h"
+#include "ridgeline/base/exact_sum.h"
 #include "ridgeline/device/stream.h"
 #include "ridgeline/ops/workspace.h"
 
@@ -74,9 +75,9 @@ void dropout_forward(device::Stream& stream, int64_t n, int64_t c, const Dropout
 // dx = dropout mask applied to dy; dx may be dy.
 void dropout_backward(device::Stream& stream, int64_t n, int64_t c, const Dropout& dropout, ConstRef dy, Ref dx);
 
-// partials[b] = sum over block b of x[i]^2 in fp64 (square and sum in fp64 or with an error below 1e-12
-// relative), blocks of `block` elements, ceil(count/block) of them. A non-finite element makes its partial non-finite.
-void sums_of_squares(device::Stream& stream, int64_t count, int64_t block, ConstRef x, double* partials);
+// sum += x[0]^2 + … + x[count-1]^2, exactly: the same bits however elements are cut into calls, ranks and teams.
+// Elements that are infinite or NaN make it non-finite (how many it counts is not said).
+void add_squares(device::Stream& stream, int64_t count, ConstRef x, ExactSum& sum);
 
 // Index of the first non-finite element of x, or -1.
 int64_t first_non_finite(device::Stream& stream, int64_t count, ConstRef x);

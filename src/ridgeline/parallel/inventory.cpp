@@ -45,11 +45,9 @@ class Builder {
                           .category = Category::optimizer,
                           .bytes = offload_.window_bytes});
     }
-    int64_t blocks = 0;
     for (size_t i = 0; i < units_.size(); ++i) {
       const int unit = static_cast<int>(i);
       const Extent extent = extent_of(units_[i], sharding);
-      blocks = std::max(blocks, extent.piece / model::kNormBlock);
       const auto add = [&](BufferKind kind, std::string_view what, Category category, bool communicated, bool cut,
                            DType dtype) {
         const bool in_file = offload_.find(kind) != nullptr;
@@ -85,11 +83,6 @@ class Builder {
                           .category = Category::workspace,
                           .bytes = round_up(floats * 4, kAlignment)});
     }
-    if (!run_.training) return;
-    buffers_.push_back({.kind = BufferKind::norm_partials,
-                        .name = "partial sums of the global norm",
-                        .category = Category::workspace,
-                        .bytes = round_up(blocks * 8, kAlignment)});
   }
 
   void add_transient(const Program& program, int number) {
@@ -338,7 +331,7 @@ Inventory make_inventory(const RunShape& run, const std::vector<model::Unit>& un
     RL_NO_CASE(space);
   };
   const auto advance = [&](int64_t& end, Buffer& buffer) {
-    // A file has no guard pages; parts of units are whole norm blocks, so that all in it begins on a page.
+    // A file has no guard pages; parts of units are whole blocks, so that all in it begins on a page.
     const bool guarded = packing == Packing::separate && buffer.space != Space::file;
     const int64_t pages = round_up(buffer.bytes, kPage);
     buffer.offset = guarded ? end + pages - buffer.bytes : end;

@@ -44,7 +44,6 @@ enum class BufferKind {
   scratch,          // [operation] of one operation
   losses,           // f32 per token, of all micro-batches one after the other
   rotary_table,     // cosines and sines of rotary positions
-  norm_partials,    // fp64 per norm block
   offload_window,   // through which offloaded state passes
   batch             // tokens, labels, positions, sample numbers, of all micro-batches one after the other
 };
@@ -102,7 +101,7 @@ struct RunShape {
   }
 };
 
-// Elements of a unit's segment. Padded so that the pieces of all ranks are equal and of whole norm blocks. Shard s of
+// Elements of a unit's segment. Padded so that the pieces of all ranks are equal and of whole blocks. Shard s of
 // S, `part` long, is cut into one piece per replica: what a rank reads, writes and measures for all.
 struct Extent {
   int64_t whole = 0, part = 0, piece = 0;

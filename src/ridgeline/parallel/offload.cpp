@@ -30,8 +30,8 @@ Offload offload_of(const RunShape& run, const std::vector<model::Unit>& units) {
     all += part;
   }
   const int64_t window = std::min(run.offload_window, all * offload.element_bytes);
-  const int64_t blocks = window / kSlots / (offload.element_bytes * model::kNormBlock);
-  offload.chunk = std::min(std::max<int64_t>(blocks, 1) * model::kNormBlock, largest);
+  const int64_t blocks = window / kSlots / (offload.element_bytes * model::kShardBlock);
+  offload.chunk = std::min(std::max<int64_t>(blocks, 1) * model::kShardBlock, largest);
   for (Offload::State& state : offload.states) {
     state.slot_offset = offload.slot_bytes;
     offload.slot_bytes += offload.chunk * size_of(state.dtype);
@@ -39,7 +39,7 @@ Offload offload_of(const RunShape& run, const std::vector<model::Unit>& units) {
   int64_t chunks = 0;
   for (const model::Unit& unit : units) chunks += (extent_of(unit, sharding).part + offload.chunk - 1) / offload.chunk;
   offload.window_bytes = std::max(std::min(kSlots, chunks) * offload.slot_bytes,
-                                  sharding.replicas() * model::kNormBlock * size_of(DType::f32));
+                                  sharding.replicas() * model::kShardBlock * size_of(DType::f32));
   return offload;
 }
 

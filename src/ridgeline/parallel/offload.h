@@ -19,7 +19,7 @@ struct Offload {
   };
   std::vector<State> states;  // empty: nothing is offloaded
   int64_t element_bytes = 0;  // of all kinds
-  int64_t chunk = 0;          // elements of a unit that pass together: whole norm blocks
+  int64_t chunk = 0;          // elements of a unit that pass together: whole blocks
   int64_t slot_bytes = 0;     // a chunk of every kind
   int64_t window_bytes = 0;   // whole slots, or what the replicas need to exchange initial state
 

@@ -53,7 +53,7 @@ void RankState::open_file(const std::vector<Program>& programs, const Options& o
 }
 
 int64_t RankState::window_elements(BufferKind kind, int parts) const {
-  return offload_.window_bytes / (parts * size_of(dtype(kind))) / model::kNormBlock * model::kNormBlock;
+  return offload_.window_bytes / (parts * size_of(dtype(kind))) / model::kShardBlock * model::kShardBlock;
 }
 
 std::span<std::byte> RankState::window(BufferKind kind, int64_t first, int64_t count) const {
@@ -73,9 +73,9 @@ void RankState::visit(BufferKind kind, int unit, ElementRange range, const State
   file_->settle();
   const int64_t most = window_elements(kind, 1);
   const ConstRef values(file_->window().data(), dtype(kind));
-  // Whole norm blocks around what is asked for: a part has no others.
-  const int64_t first = (range.first - begin) / model::kNormBlock * model::kNormBlock;
-  const int64_t last = (range.last - begin + model::kNormBlock - 1) / model::kNormBlock * model::kNormBlock;
+  // Whole blocks around what is asked for: a part has no others.
+  const int64_t first = (range.first - begin) / model::kShardBlock * model::kShardBlock;
+  const int64_t last = (range.last - begin + model::kShardBlock - 1) / model::kShardBlock * model::kShardBlock;
   for (int64_t at = first; at < last; at += most) {
     const int64_t count = std::min(most, last - at);
     file_->file().read(in_file(kind, unit, at), window(kind, 0, count));

@@ -56,13 +56,9 @@ float StepScalars::loss_seed() const {
 
 void StepScalars::measure(int unit) {
   const UnitMemory& memory = memory_.unit(unit);
-  auto* const partials = reinterpret_cast<double*>(memory_.find(BufferKind::norm_partials, 0, 0, -1));
-  const int64_t count = memory.piece.count();
-  ops::sums_of_squares(stream_, count, model::kNormBlock, memory.gradient.at(memory.piece.first - memory.part.first),
-                       partials);
   ExactSum& squares = shared_.sums.squares;
   const int64_t finite_so_far = squares.non_finite();
-  for (int64_t block = 0; block < count / model::kNormBlock; ++block) squares.add(partials[block]);
+  ops::add_squares(stream_, memory.piece.count(), memory.gradient.at(memory.piece.first - memory.part.first), squares);
   if (finite_so_far == 0 && squares.non_finite() > 0) shared_.first_overflow = measured_;
   measure_order_[static_cast<size_t>(measured_++)] = unit;
 }

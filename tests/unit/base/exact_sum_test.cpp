@@ -98,6 +98,31 @@ TEST(ExactSum, HoldsManyEqualAdditions) {
   EXPECT_EQ(s.value(), value * (1 << 30));
 }
 
+TEST(ExactSum, OfScaledIntegers) {
+  ExactSum s;
+  s.add(~uint64_t{0}, 100);
+  s.add(1, 100);
+  EXPECT_EQ(s.value(), 0x1p164);
+  s.add(3, -300);
+  s.add(-0x1p164);
+  EXPECT_EQ(s.value(), std::ldexp(3.0, -300));
+  EXPECT_DEATH(s.add(1, -1089), "beyond an exact sum");
+  EXPECT_DEATH(s.add(1, 1000), "beyond an exact sum");
+}
+
+TEST(ExactSum, CarriesWithoutAChange) {
+  for (const int sign : {1, -1}) {
+    ExactSum s;
+    for (const double value : wide_values(500, 300, 9)) s.add(sign * value);
+    const double before = s.value();
+    s.carry();
+    for (int k = 0; k + 1 < ExactSum::kLimbs; ++k) ASSERT_EQ(s.words[k] >> 32, 0);
+    EXPECT_EQ(s.value(), before);
+    s.add(1e300);
+    EXPECT_EQ(s.value(), before + 1e300);
+  }
+}
+
 TEST(ExactSum, CountsNonFiniteValues) {
   ExactSum s;
   s.add(1.0);

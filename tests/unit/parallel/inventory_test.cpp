@@ -141,7 +141,7 @@ TEST(inventory, parameters_gradients_and_moments_take_what_the_closed_form_says)
       int64_t padded = 0, bytes = 0;
       for (const model::Unit& unit : units) padded += unit.padded(ranks);
       for (const Buffer& buffer : inventory.buffers) {
-        if (buffer.program < 0 && buffer.kind != BufferKind::norm_partials) bytes += buffer.bytes;
+        if (buffer.program < 0) bytes += buffer.bytes;
       }
       EXPECT_EQ(bytes, form.whole * padded + form.cut * padded / run.sharding.shards())
           << word_of(form.level) << " " << ranks << " ranks, groups of " << group;
@@ -179,7 +179,7 @@ TEST(inventory, offload_moves_moments_and_masters_that_products_do_not_read) {
             EXPECT_TRUE(overlapping(inventory, programs(run)).empty());
             const Buffer& memory = *inventory.find(BufferKind::offload_window, 0, 0, -1);
             EXPECT_EQ(memory.offset, 0);
-            const int64_t least = 8 * form.element * model::kNormBlock;
+            const int64_t least = 8 * form.element * model::kShardBlock;
             EXPECT_LE(memory.bytes, std::max(std::min(window, inventory.file_bytes), least));
             for (const Buffer& buffer : inventory.buffers) {
               if (buffer.space != Space::file) continue;
@@ -227,11 +227,11 @@ TEST(inventory, offloaded_state_passes_whole_in_the_order_of_updates) {
   }
 }
 
-TEST(inventory, padding_is_smaller_than_a_norm_block_per_rank_and_unit) {
+TEST(inventory, padding_is_smaller_than_a_block_per_rank_and_unit) {
   const RunShape run = small({.mesh = comm::Mesh::of_data(4)});
   for (const model::Unit& unit : model::declare(run.config)) {
-    EXPECT_LT(unit.padded(4) - unit.count, 4 * model::kNormBlock);
-    EXPECT_EQ(unit.padded(4) % (4 * model::kNormBlock), 0);
+    EXPECT_LT(unit.padded(4) - unit.count, 4 * model::kShardBlock);
+    EXPECT_EQ(unit.padded(4) % (4 * model::kShardBlock), 0);
   }
 }
 

@@ -38,7 +38,7 @@ class OffloadTest : public SmallRun {
   }
   static Keys offloaded(const Keys& keys) { return with(keys, {"optimizer.offload=file"}); }
 
-  // As run(), through a window of eight chunks of one norm block, which goes around several times.
+  // As run(), through a window of eight chunks of one block, which goes around several times.
   void run_in_small_window(const Keys& keys, int ranks, const std::string& name, bool resume = false) {
     run(config(offloaded(keys)), ranks, name, resume, [](Config& config) { config.optimizer.offload_buffer = 1; });
   }

@@ -1,7 +1,9 @@
-// Column sums, sums of squares, search for non-finite values.
+// Column sums, sum of squares, search for non-finite values.
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstring>
+#include <limits>
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/device/cpu/worker_team.h"
@@ -61,53 +63,127 @@ void add_blocks_part(int64_t blocks, int64_t stride, int64_t count, const float*
   }
 }
 
-// ---- sums of squares --------------------------------------------------------------------------------------------
+// ---- sum of squares ---------------------------------------------------------------------------------------------
 
-using F64 = hn::ScalableTag<double>;
-using Doubles = hn::Vec<F64>;
-constexpr int64_t kDoubles = static_cast<int64_t>(hn::MaxLanes(F64()));
-
-HWY_INLINE Doubles load_doubles(const float* x) {
-  return hn::PromoteTo(F64(), hn::LoadU(hn::Rebind<float, F64>(), x));
-}
-HWY_INLINE Doubles load_doubles(const bf16* x) {
-  const hn::Rebind<uint32_t, F64> u32;
-  const auto bits = hn::LoadU(hn::Rebind<uint16_t, F64>(), reinterpret_cast<const uint16_t*>(x));
-  return hn::PromoteTo(F64(), hn::BitCast(hn::Rebind<float, F64>(), hn::ShiftLeft<16>(hn::PromoteTo(u32, bits))));
-}
-HWY_INLINE Doubles load_doubles(const f16* x) {
 #if HWY_TARGET == HWY_SCALAR
-  return hn::PromoteTo(F64(), load(x));
+// One lane: no products of every second one.
+template <typename T>
+void add_squares_of(int64_t count, const T* x, ExactSum& sum) {
+  for (int64_t i = 0; i < count; ++i) {
+    const auto value = static_cast<double>(static_cast<float>(x[i]));
+    sum.add(value * value);
+  }
+}
 #else
-  const auto bits = hn::LoadU(hn::Rebind<uint16_t, F64>(), reinterpret_cast<const uint16_t*>(x));
-  const auto halves = hn::BitCast(hn::Rebind<hwy::float16_t, F64>(), bits);
-  return hn::PromoteTo(F64(), hn::PromoteTo(hn::Rebind<float, F64>(), halves));
-#endif
+
+using U64 = hn::Repartition<uint64_t, U32>;
+using Words = hn::Vec<U32>;
+
+template <typename T, typename F>
+HWY_INLINE void for_each_vector(int64_t count, const T* x, F&& f) {
+  for (int64_t i = 0; i + kLanes <= count; i += kLanes) f(hn::BitCast(U32(), load(x + i)));
 }
 
-HWY_INLINE Doubles add_square(Doubles x, Doubles sum) {
-  return hn::MulAdd(x, x, sum);
+// A float is m 2^(e - 150), m an integer below 2^24, e its biased exponent (1 of subnormal numbers); its square is
+// m^2 2^(2 e - 300). The squares of a window of exponents, low <= e < low + kWidth, are added up as integers
+// m^2 2^(2 (e - low)) of two digits of kDigit bits: 2^15 of them fit.
+class SquaresInWindow {
+ public:
+  static constexpr uint32_t kWidth = 24;
+
+  // The window that ends with `most`.
+  explicit SquaresInWindow(uint32_t most) : low_(most >= kWidth ? most - kWidth + 1 : 1), most_(most) {}
+  uint32_t low() const { return low_; }
+
+  // Of normal numbers, all of them inside.
+  HWY_INLINE void add_all(Words bits) {
+    const U32 u;
+    const auto m = hn::Or(hn::And(bits, hn::Set(u, 0x7FFFFF)), hn::Set(u, 0x800000));
+    add(m, hn::And(hn::ShiftRight<23>(bits), hn::Set(u, 0xFF)));
+  }
+  // Those of any numbers that are inside.
+  HWY_INLINE void add_inside(Words bits) {
+    const U32 u;
+    const auto fraction = hn::And(bits, hn::Set(u, 0x7FFFFF));
+    const auto exponent = hn::And(hn::ShiftRight<23>(bits), hn::Set(u, 0xFF));
+    const auto normal = hn::Min(exponent, hn::Set(u, 1));
+    const auto e = hn::Max(exponent, hn::Min(fraction, hn::Set(u, 1)));  // 0 of 0
+    const auto inside = hn::Min(hn::Max(e, hn::Set(u, low_)), hn::Set(u, most_));
+    below_ = hn::Max(below_, hn::IfThenElseZero(hn::Eq(hn::Max(e, hn::Set(u, low_ - 1)), hn::Set(u, low_ - 1)), e));
+    add(hn::IfThenElseZero(hn::Eq(e, inside), hn::Or(fraction, hn::ShiftLeft<23>(normal))), inside);
+  }
+  // The largest exponent below the window that was met; 0 when none was.
+  uint32_t below() const { return hn::GetLane(hn::MaxOfLanes(U32(), below_)); }
+
+  void add_to(ExactSum& sum) const {
+    const int exponent = 2 * static_cast<int>(low_) - 300;
+    sum.add(hn::GetLane(hn::SumOfLanes(U64(), digit0_)), exponent);
+    sum.add(hn::GetLane(hn::SumOfLanes(U64(), digit1_)), exponent + kDigit);
+  }
+
+ private:
+  static constexpr int kDigit = 48;
+
+  HWY_INLINE void add(Words m, Words exponent) {
+    const U64 u;
+    const auto above = hn::Sub(exponent, hn::Set(U32(), low_));
+    const auto shift = hn::BitCast(u, hn::Add(above, above));
+    add_even(m, hn::And(shift, hn::Set(u, 0xFFFFFFFF)));
+    add_even(hn::BitCast(U32(), hn::ShiftRight<32>(hn::BitCast(u, m))), hn::ShiftRight<32>(shift));
+  }
+  HWY_INLINE void add_even(Words m, hn::Vec<U64> shift) {
+    const U64 u;
+    const auto square = hn::MulEven(m, m);
+    digit0_ = hn::Add(digit0_, hn::And(hn::Shl(square, shift), hn::Set(u, (uint64_t{1} << kDigit) - 1)));
+    digit1_ = hn::Add(digit1_, hn::Shr(square, hn::Sub(hn::Set(u, kDigit), shift)));
+  }
+
+  uint32_t low_, most_;
+  hn::Vec<U64> digit0_ = hn::Zero(U64()), digit1_ = digit0_;
+  Words below_ = hn::Zero(U32());
+};
+
+// Of whole vectors, at most 2^15 elements. One window after the other, down from the largest exponent.
+template <typename T>
+void add_squares_of_vectors(int64_t count, const T* x, ExactSum& sum) {
+  const U32 u;
+  auto largest = hn::Zero(u), smallest = hn::Set(u, 0x7FFFFFFF);
+  for_each_vector(count, x, [&](Words bits) {
+    const auto magnitude = hn::And(bits, hn::Set(u, 0x7FFFFFFF));
+    largest = hn::Max(largest, magnitude);
+    smallest = hn::Min(smallest, magnitude);
+  });
+  const uint32_t magnitude = hn::GetLane(hn::MaxOfLanes(u, largest));
+  const uint32_t least = hn::GetLane(hn::MinOfLanes(u, smallest)) >> 23;
+  uint32_t most = magnitude == 0 ? 0 : std::max(magnitude >> 23, uint32_t{1});
+  if (most == 0xFF) return sum.add(std::numeric_limits<double>::quiet_NaN());
+  if (SquaresInWindow window(most); least >= window.low()) {  // the usual case
+    for_each_vector(count, x, [&](Words bits) { window.add_all(bits); });
+    return window.add_to(sum);
+  }
+  while (most > 0) {
+    SquaresInWindow window(most);
+    for_each_vector(count, x, [&](Words bits) { window.add_inside(bits); });
+    window.add_to(sum);
+    most = window.below();
+  }
 }
 
 template <typename T>
-double sum_of_squares(int64_t count, const T* x) {
-  const F64 d;
-  Doubles s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0;
-  int64_t i = 0;
-  for (; i + 4 * kDoubles <= count; i += 4 * kDoubles) {
-    s0 = add_square(load_doubles(x + i), s0);
-    s1 = add_square(load_doubles(x + i + kDoubles), s1);
-    s2 = add_square(load_doubles(x + i + 2 * kDoubles), s2);
-    s3 = add_square(load_doubles(x + i + 3 * kDoubles), s3);
+void add_squares_of(int64_t count, const T* x, ExactSum& sum) {
+  // Stays in the first cache, and holds few windows.
+  constexpr int64_t kBlock = 2048;
+  const int64_t whole = count / kLanes * kLanes;
+  for (int64_t i = 0; i < whole; i += kBlock) add_squares_of_vectors(std::min(kBlock, whole - i), x + i, sum);
+  for (int64_t i = whole; i < count; ++i) {
+    const auto value = static_cast<double>(static_cast<float>(x[i]));
+    sum.add(value * value);
   }
-  double total = hn::GetLane(hn::SumOfLanes(d, hn::Add(hn::Add(s0, s1), hn::Add(s2, s3))));
-  for (; i < count; ++i)
-    total += static_cast<double>(static_cast<float>(x[i])) * static_cast<double>(static_cast<float>(x[i]));
-  return total;
 }
+#endif
 
-double sum_of_squares_block(int64_t count, ConstRef x) {
-  return with_type(x.dtype, [&](auto type) { return sum_of_squares(count, x.as<decltype(type)>()); });
+void add_squares_part(int64_t count, ConstRef x, ExactSum& sum) {
+  with_type(x.dtype, [&](auto type) { add_squares_of(count, x.as<decltype(type)>(), sum); });
 }
 
 // ---- non-finite values ------------------------------------------------------------------------------------------
@@ -139,7 +215,7 @@ namespace ridgeline::ops {
 namespace cpu {
 HWY_EXPORT(column_sums_block);
 HWY_EXPORT(add_blocks_part);
-HWY_EXPORT(sum_of_squares_block);
+HWY_EXPORT(add_squares_part);
 HWY_EXPORT(first_non_finite_part);
 
 void add_blocks(device::Stream& stream, int64_t blocks, int64_t stride, int64_t count, const float* partials,
@@ -176,15 +252,17 @@ void column_sums(device::Stream& stream, int64_t n, int64_t c, ConstRef x, int64
   cpu::add_blocks(stream, blocks.count, c, c, partials, sums);
 }
 
-void sums_of_squares(device::Stream& stream, int64_t count, int64_t block, ConstRef x, double* partials) {
+void add_squares(device::Stream& stream, int64_t count, ConstRef x, ExactSum& sum) {
   cpu::require_float(x);
-  RL_CHECK(block, >, 0);
   cpu::agree_on_targets();
-  const auto sum = HWY_DYNAMIC_DISPATCH(cpu::sum_of_squares_block);
-  const int64_t blocks = (count + block - 1) / block;
-  stream.team().parallel_for(blocks, std::max<int64_t>(1, 16384 / block), [&](int64_t first, int64_t last) {
-    for (int64_t b = first; b < last; ++b) {
-      partials[b] = sum(std::min(block, count - b * block), x.at(b * block));
+  const auto add = HWY_DYNAMIC_DISPATCH(cpu::add_squares_part);
+  stream.team().parallel_for(count, 1 << 16, [&](int64_t first, int64_t last) {
+    ExactSum mine;
+    add(last - first, x.at(first), mine);
+    mine.carry();
+    // Integers: the sum has the same bits in whatever order the members arrive.
+    for (int k = 0; k < ExactSum::kWords; ++k) {
+      if (mine.words[k] != 0) std::atomic_ref(sum.words[k]).fetch_add(mine.words[k], std::memory_order_relaxed);
     }
   });
 }
