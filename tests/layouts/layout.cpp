@@ -35,13 +35,24 @@ void write_row(const parallel::BatchBuffers& buffers, int64_t step, int64_t row,
   buffers.sample_of_row[b] = static_cast<uint32_t>(row);
 }
 
-double square(const std::vector<float>& values, int64_t first, int64_t count) {
+double square(const std::vector<float>& values) {
   double sum = 0;
-  for (int64_t i = first; i < first + count; ++i) {
-    const double value = static_cast<double>(values[static_cast<size_t>(i)]);
-    sum += value * value;
-  }
+  for (const float value : values) sum += static_cast<double>(value) * static_cast<double>(value);
   return sum;
+}
+
+// All of a kind of state, on every rank.
+Tensors collect(const parallel::Executor& executor, parallel::BufferKind kind) {
+  Tensors tensors;
+  for (size_t i = 0; i < executor.segments().size(); ++i) {
+    const model::Segment& segment = executor.segments()[i];
+    const std::vector<float> all = executor.collect(kind, static_cast<int>(i));
+    for (const model::Tensor& tensor : segment.tensors) {
+      const auto begin = all.begin() + tensor.offset;
+      tensors[tensor.name] = {segment.unit, {begin, begin + tensor.count()}};
+    }
+  }
+  return tensors;
 }
 
 }  // namespace
@@ -52,11 +63,11 @@ std::string Layout::describe() const {
       "{} {}{} moments {} dropout {} | {} ranks, shard {} in groups of {}, {} x {} rows, reduce {}, gather {}, "
       "prefetch {}, wire {} "
       "| "
-      "recompute {} every {}, overlap {}, team {}, offload {}",
+      "recompute {} every {}, overlap {}, team {}, offload {}, {} segments",
       family, pure ? "pure " : "", name_of(precision), name_of(moments), dropout, s.ranks(), word_of(s.level),
       s.shards(), s.micro_batches, micro_batch, s.reduce == parallel::Reduce::every ? "every" : "last",
       word_of(s.gather), s.prefetch, name_of(s.wire), word_of(recompute), recompute_every, overlap, team,
-      offload_window);
+      offload_window, model::declare(small_model(family, dropout), s.segmentation).size());
 }
 
 model::TransformerConfig small_model(const std::string& family, float dropout) {
@@ -118,7 +129,6 @@ Outcome run(const Layout& layout, int steps, comm::World& world, const Change& c
                                .offload_folder = std::filesystem::temp_directory_path() / "ridgeline_layouts"});
   train::initialize(executor, 5);
   Outcome outcome;
-  outcome.units = executor.units();
   for (int64_t step = 0; step < steps; ++step) {
     for (int micro = 0; micro < micro_batches; ++micro) {
       const parallel::BatchBuffers buffers = executor.batch(0, micro);
@@ -141,13 +151,9 @@ Outcome run(const Layout& layout, int steps, comm::World& world, const Change& c
     const parallel::StepResult result = executor.run(0, input);
     outcome.losses.push_back(result.loss);
     outcome.norms.push_back(result.gradient_norm);
-    if (step == 0) {
-      for (size_t u = 0; u < outcome.units.size(); ++u)
-        outcome.first_gradients.push_back(executor.collect(parallel::BufferKind::gradient, static_cast<int>(u)));
-    }
+    if (step == 0) outcome.first_gradients = collect(executor, parallel::BufferKind::gradient);
   }
-  for (size_t u = 0; u < outcome.units.size(); ++u)
-    outcome.weights.push_back(executor.collect(parallel::BufferKind::master, static_cast<int>(u)));
+  outcome.weights = collect(executor, parallel::BufferKind::master);
   return outcome;
 }
 
@@ -161,22 +167,19 @@ Outcome run(const Layout& layout, int steps, const Change& change) {
 }
 
 double gradient_difference(const Outcome& outcome, const Outcome& reference) {
-  double worst = 0;
-  for (size_t u = 0; u < reference.units.size(); ++u) {
-    const model::Unit& unit = reference.units[u];
-    const std::vector<float>&a = outcome.first_gradients[u], &b = reference.first_gradients[u];
-    const double unit_norm = std::sqrt(square(b, 0, unit.count));
-    for (const model::Tensor& tensor : unit.tensors) {
-      double difference = 0;
-      for (int64_t i = tensor.offset; i < tensor.offset + tensor.count(); ++i) {
-        const double d =
-            static_cast<double>(a[static_cast<size_t>(i)]) - static_cast<double>(b[static_cast<size_t>(i)]);
-        difference += d * d;
-      }
-      const double norm = std::sqrt(square(b, tensor.offset, tensor.count()));
-      const double relative = std::sqrt(difference) / std::max(norm, 1e-3 * unit_norm);
-      if (!(relative <= worst)) worst = std::isnan(relative) ? HUGE_VAL : relative;
+  std::map<int, double> unit_squares;
+  for (const auto& [name, tensor] : reference.first_gradients) unit_squares[tensor.unit] += square(tensor.values);
+  double worst = outcome.first_gradients.size() == reference.first_gradients.size() ? 0 : HUGE_VAL;
+  for (const auto& [name, tensor] : reference.first_gradients) {
+    const std::vector<float>&a = outcome.first_gradients.at(name).values, &b = tensor.values;
+    double difference = 0;
+    for (size_t i = 0; i < b.size(); ++i) {
+      const double d = static_cast<double>(a[i]) - static_cast<double>(b[i]);
+      difference += d * d;
     }
+    const double least = 1e-3 * std::sqrt(unit_squares.at(tensor.unit));
+    const double relative = std::sqrt(difference) / std::max(std::sqrt(square(b)), least);
+    if (!(relative <= worst)) worst = std::isnan(relative) ? HUGE_VAL : relative;
   }
   return worst;
 }
@@ -189,11 +192,10 @@ std::string bitwise_difference(const Outcome& outcome, const Outcome& reference)
       return fmt::format("gradient norm of step {}: {} instead of {}", step, outcome.norms[step],
                          reference.norms[step]);
   }
-  for (size_t u = 0; u < reference.units.size(); ++u) {
-    // Paddings differ with the number of ranks.
-    if (std::memcmp(outcome.weights[u].data(), reference.weights[u].data(),
-                    static_cast<size_t>(reference.units[u].count) * sizeof(float)) != 0)
-      return fmt::format("weights of unit {}", reference.units[u].name);
+  for (const auto& [name, tensor] : reference.weights) {
+    const std::vector<float>& values = outcome.weights.at(name).values;
+    if (std::memcmp(values.data(), tensor.values.data(), values.size() * sizeof(float)) != 0)
+      return fmt::format("weights of {}", name);
   }
   return "";
 }

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -34,11 +35,16 @@ struct Layout {
   std::string describe() const;
 };
 
+struct TensorValues {
+  int unit;
+  std::vector<float> values;
+};
+using Tensors = std::map<std::string, TensorValues>;  // by name: however they lie
+
 struct Outcome {
-  std::vector<double> losses, norms;                // per step
-  std::vector<std::vector<float>> first_gradients;  // [unit], after step 0, before clipping
-  std::vector<std::vector<float>> weights;          // [unit], masters after the last step
-  std::vector<model::Unit> units;
+  std::vector<double> losses, norms;  // per step
+  Tensors first_gradients;            // after step 0, before clipping
+  Tensors weights;                    // masters after the last step
 };
 
 // Sizes that divide by nothing; `vocab` and `width` differ between the families.
@@ -56,9 +62,9 @@ Outcome run(const Layout& layout, int steps, comm::World& world, const Change& c
 Layout one_rank(const Layout& layout);
 
 // The largest relative difference of a tensor of the first gradients: ||a - b|| over max(||b||, a thousandth of its
-// unit's norm), since some gradients (a key bias's) are zero in theory.
+// segment's norm), since some gradients (a key bias's) are zero in theory.
 double gradient_difference(const Outcome& outcome, const Outcome& reference);
-// "" or the first unit whose weights, or the first step whose loss or norm, differ in a bit.
+// "" or the first tensor whose weights, or the first step whose loss or norm, differ in a bit.
 std::string bitwise_difference(const Outcome& outcome, const Outcome& reference);
 
 }  // namespace ridgeline::layouts

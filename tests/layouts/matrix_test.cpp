@@ -40,10 +40,18 @@ enum Option {
   overlap,
   team,
   offload,
+  segmentation,
   option_count
 };
 using Choice = std::array<int, option_count>;
-constexpr Choice kValues = {4, 5, 2, 4, 8, 3, 2, 2, 3, 3, 2, 3, 2, 2, 2, 2};
+constexpr Choice kValues = {4, 5, 2, 4, 8, 3, 2, 2, 3, 3, 2, 3, 2, 2, 2, 2, 4};
+
+// Each tensor of a unit in one of three segments, by chance.
+template <uint32_t kSeed>
+int by_chance(const model::Tensor& tensor) {
+  return static_cast<int>(philox(hash_name(tensor.name), {kSeed, 0, 0, 0})[0] % 3);
+}
+constexpr model::Segmentation kSegmentations[] = {nullptr, model::uncut_apart, by_chance<1>, by_chance<2>};
 
 Choice draw(uint32_t number) {
   Choice choice{};
@@ -77,6 +85,7 @@ Layout layout_of(const Choice& choice) {
   layout.overlap = choice[overlap] == 0;
   layout.team = choice[team] + 1;
   layout.offload_window = choice[offload];
+  layout.sharding.segmentation = kSegmentations[choice[segmentation]];
   return layout;
 }
 
@@ -189,6 +198,20 @@ void for_some_layouts(F&& f) {
       f(layout);
     }
   }
+}
+
+TEST(same_bits, however_units_are_cut_into_segments) {
+  for_some_layouts([](Layout layout) {
+    for (const Shard shard : kLevels) {
+      layout.sharding.level = shard;
+      layout.sharding.segmentation = nullptr;
+      const Layout whole = layout;
+      for (const model::Segmentation segmentation : {&model::uncut_apart, &by_chance<3>, &by_chance<4>}) {
+        layout.sharding.segmentation = segmentation;
+        expect_same_bits(layout, whole);
+      }
+    }
+  });
 }
 
 TEST(same_bits, the_same_layout_twice) {

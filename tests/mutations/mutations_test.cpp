@@ -16,7 +16,7 @@ using parallel::Program;
 using parallel::Reduce;
 using parallel::Shard;
 
-constexpr int kVocabulary = 0, kSomeBlock = 3;  // units; the block is the second
+constexpr int kVocabulary = 0, kSomeBlock = 3;  // segments; the block is the second
 
 // The first operation of a kind, on `index` unless negative, of `micro` unless negative.
 size_t position_of(const Program& program, OpKind kind, int index, int micro = -1) {
@@ -68,8 +68,8 @@ std::vector<Mutation> mutations() {
       {"weights are not gathered after an update", optimizer, without(OpKind::gather, kSomeBlock)},
       {"last step's gradient is not cleared", plain, without(OpKind::clear, kSomeBlock)},
       {"one micro-batch is not accumulated", every, without(OpKind::accumulate, kSomeBlock, 1)},
-      {"a unit is not updated", plain, without(OpKind::update, kSomeBlock)},
-      {"a unit is left out of the norm", optimizer, without(OpKind::measure, kSomeBlock)},
+      {"a segment is not updated", plain, without(OpKind::update, kSomeBlock)},
+      {"a segment is left out of the norm", optimizer, without(OpKind::measure, kSomeBlock)},
       {"a tied gradient is counted twice", plain,
        [](Program& program) {
          const size_t at = position_of(program, OpKind::backward, -1, 1);
@@ -87,7 +87,7 @@ std::vector<Mutation> mutations() {
        },
        false},  // where a transfer only starts early, the contribution may still get there in time
       {"the step's tokens are not counted", plain, without(OpKind::count, 0)},
-      {"a unit is updated twice", plain,
+      {"a segment is updated twice", plain,
        [](Program& program) {
          const size_t at = position_of(program, OpKind::update, kSomeBlock);
          insert(program, at, program.ops[at]);

@@ -36,8 +36,8 @@ TEST(TeamMutationDeathTest, IsRefusedByTheExecutor) {
 TEST(TeamMutationDeathTest, IsRefusedByOperators) {
   const model::TransformerConfig config = small_model("gpt2", 0.0F);
   const model::BatchShape shape{.batch = 1, .sequence = kSequence, .head_chunk = 7, .team_size = 1};
-  const model::Unit unit = model::declare_block(config, 0);
-  std::vector<float> weights(static_cast<size_t>(unit.count)), input(static_cast<size_t>(kSequence * config.width)),
+  const model::Segment segment = model::declare_block(config, 0);
+  std::vector<float> weights(static_cast<size_t>(segment.count)), input(static_cast<size_t>(kSequence * config.width)),
       output = input;
   const auto carved = [&](void* base) {
     model::Carver carver(base);
@@ -51,7 +51,7 @@ TEST(TeamMutationDeathTest, IsRefusedByOperators) {
   const auto forward = [&](int members) {
     device::WorkerTeam team(members);
     device::Stream stream(team);
-    model::block_forward(stream, config, shape, 0, {}, {}, model::block_weights(unit, ConstRef(weights.data())),
+    model::block_forward(stream, config, shape, 0, {}, {}, model::block_weights({{&segment, ConstRef(weights.data())}}),
                          ConstRef(input.data()), saved, Ref(output.data()), scratch, model::Recompute::none);
   };
   forward(1);

@@ -45,7 +45,7 @@ struct Settings {
   double tolerance = 5e-6;
 };
 
-// Gradients of step 0, by unit, of one rank with the whole batch at once.
+// Gradients of step 0, by segment, of one rank with the whole batch at once.
 using Gradients = std::vector<std::vector<float>>;
 
 template <typename T>
@@ -203,7 +203,7 @@ class Check {
     write_batch(0);
     executor_->run(0, {.update = false});
     Gradients all;
-    for (size_t u = 0; u < executor_->units().size(); ++u)
+    for (size_t u = 0; u < executor_->segments().size(); ++u)
       all.push_back(executor_->collect(parallel::BufferKind::gradient, static_cast<int>(u)));
     return all;
   }
@@ -272,13 +272,13 @@ class Check {
     const parallel::StepResult result = executor_->run(0, {.update = false});
     report_.row("loss of step 0", relative(result.loss, reference_.json.at("loss")),
                 tolerance(settings_.tolerance, 1e-3));
-    for (size_t u = 0; u < executor_->units().size(); ++u) {
-      const model::Unit& unit = executor_->units()[u];
+    for (size_t u = 0; u < executor_->segments().size(); ++u) {
+      const model::Segment& segment = executor_->segments()[u];
       const std::vector<float> all = executor_->collect(parallel::BufferKind::gradient, static_cast<int>(u));
       const float* const gradient = all.data();
       double unit_square = 0;
       std::vector<std::pair<double, double>> squares;  // per tensor: difference, reference
-      for (const model::Tensor& tensor : unit.tensors) {
+      for (const model::Tensor& tensor : segment.tensors) {
         std::vector<float> values(static_cast<size_t>(tensor.count()));
         expected.read_range(tensor.name, 0, tensor.count(), Ref(values.data()));
         double difference = 0, square = 0;
@@ -291,16 +291,16 @@ class Check {
         unit_square += square;
         squares.emplace_back(difference, square);
       }
-      for (size_t i = 0; i < unit.tensors.size(); ++i) {
-        // A key bias's gradient is zero in theory: errors are relative to at least a thousandth of the unit's norm.
+      for (size_t i = 0; i < segment.tensors.size(); ++i) {
+        // A key bias's gradient is zero in theory: errors are relative to at least a thousandth of the segment's norm.
         const double scale = std::max(std::sqrt(squares[i].second), 1e-3 * std::sqrt(unit_square));
-        report_.row("gradient of " + unit.tensors[i].name, std::sqrt(squares[i].first) / scale,
+        report_.row("gradient of " + segment.tensors[i].name, std::sqrt(squares[i].first) / scale,
                     tolerance(settings_.tolerance, 5e-2));
         if (one_rank_ == nullptr) continue;
         double difference = 0;
         const std::vector<float>& expected_one = (*one_rank_)[u];
-        for (int64_t e = 0; e < unit.tensors[i].count(); ++e) {
-          const int64_t at = unit.tensors[i].offset + e;
+        for (int64_t e = 0; e < segment.tensors[i].count(); ++e) {
+          const int64_t at = segment.tensors[i].offset + e;
           const double d =
               static_cast<double>(gradient[at]) - static_cast<double>(expected_one[static_cast<size_t>(at)]);
           difference += d * d;

@@ -51,8 +51,8 @@ void run(const Options& options) {
   files.set("generation_config.json", json_text(settings.generation_config, 2) + "\n");
   files.require_room(options.out);
   std::map<std::string, std::vector<int64_t>, std::less<>> shapes;
-  for (const model::Unit& unit : model::declare(source.config())) {
-    for (const model::Tensor& tensor : unit.tensors) shapes[tensor.name] = tensor.shape;
+  for (const model::Segment& segment : model::declare(source.config())) {
+    for (const model::Tensor& tensor : segment.tensors) shapes[tensor.name] = tensor.shape;
   }
   observe::Progress progress({.label = "export", .unit = "bytes", .output = stderr});
   checkpoint::export_hugging_face(

@@ -112,8 +112,8 @@ void inspect_model(const Options& options) {
   if (!options.tensors) return;
   observe::Table table(
       {{"tensor", observe::Table::left}, {"shape", observe::Table::left}, {"elements", observe::Table::right}});
-  for (const model::Unit& unit : model::declare(config)) {
-    for (const model::Tensor& tensor : unit.tensors) {
+  for (const model::Segment& segment : model::declare(config)) {
+    for (const model::Tensor& tensor : segment.tensors) {
       table.row(
           {tensor.name, fmt::format("[{}]", fmt::join(tensor.shape, ", ")), observe::format_integer(tensor.count())});
     }

@@ -414,8 +414,8 @@ BlockScratch carve_buffers(Carver& carver, const TransformerConfig& config, cons
 int64_t workspace_bytes(const TransformerConfig& config, const BatchShape& shape, Pass pass, Recompute recompute) {
   Operators operators(shape.team_size);
   Carver carver(placeholder());
-  const Unit unit = declare_block(config, 0);
-  const BlockWeights weights = block_weights(unit, ConstRef(placeholder(), shape.dtype));
+  const Segment segment = declare_block(config, 0);
+  const BlockWeights weights = block_weights({{&segment, ConstRef(placeholder(), shape.dtype)}});
   const BlockSaved saved = carve_block_saved(carver, config, shape, recompute);
   const BlockScratch scratch = carve_buffers(carver, config, shape, pass, recompute);
   const Ref any(placeholder(), shape.dtype);
@@ -425,14 +425,15 @@ int64_t workspace_bytes(const TransformerConfig& config, const BatchShape& shape
   if (pass == Pass::forward) {
     work.forward(any, saved, any, scratch);
   } else {
-    work.backward(any, saved, any, block_gradients(unit, static_cast<float*>(placeholder())), scratch, recompute);
+    work.backward(any, saved, any, block_gradients({{&segment, static_cast<float*>(placeholder())}}), scratch,
+                  recompute);
   }
   return operators.workspace_bytes();
 }
 
-template <typename Result, typename Segment>
-Result parts_of(const Unit& unit, Segment segment) {
-  const auto at = [&](std::string_view suffix) { return part_of(unit, segment, suffix); };
+template <typename Result, typename Data>
+Result parts_of(const PlacedSegments<Data>& segments) {
+  const auto at = [&](std::string_view suffix) { return find(segments, suffix); };
   return {.norm1_weight = at("norm1.weight"),
           .norm1_bias = at("norm1.bias"),
           .qkv_weight = at("attention.qkv.weight"),
@@ -453,12 +454,12 @@ Result parts_of(const Unit& unit, Segment segment) {
 
 }  // namespace
 
-BlockWeights block_weights(const Unit& unit, ConstRef segment) {
-  return parts_of<BlockWeights>(unit, segment);
+BlockWeights block_weights(const PlacedSegments<ConstRef>& segments) {
+  return parts_of<BlockWeights>(segments);
 }
 
-BlockGradients block_gradients(const Unit& unit, float* segment) {
-  return parts_of<BlockGradients>(unit, segment);
+BlockGradients block_gradients(const PlacedSegments<float*>& segments) {
+  return parts_of<BlockGradients>(segments);
 }
 
 BlockSaved carve_block_saved(Carver& carver, const TransformerConfig& config, const BatchShape& shape,
@@ -515,9 +516,9 @@ CachedScratch carve_cached_scratch(Carver& carver, const TransformerConfig& conf
   scratch.activation = carver.take("mlp after activation", count * config.ffn, dtype);
   // Any number of tokens up to `count` may come at once, and a smaller product may need more scratch than a larger one.
   Operators operators(team_size);
-  const Unit unit = declare_block(config, 0);
+  const Segment segment = declare_block(config, 0);
   const Ref any(placeholder(), dtype);
-  const BlockWeights weights = block_weights(unit, any);
+  const BlockWeights weights = block_weights({{&segment, any}});
   const CachedScratch places{any, any, any, any, any, any, {}};
   for (int64_t n = 1; n <= count; ++n) {
     const BatchShape shape{.batch = 1, .sequence = n, .dtype = dtype, .team_size = team_size};

@@ -31,8 +31,8 @@ struct BlockGradients {
   float *norm1_weight, *norm1_bias, *qkv_weight, *qkv_bias, *q_weight, *q_bias, *kv_weight, *kv_bias, *out_weight,
       *out_bias, *norm2_weight, *norm2_bias, *up_weight, *up_bias, *down_weight, *down_bias;
 };
-BlockWeights block_weights(const Unit& unit, ConstRef segment);
-BlockGradients block_gradients(const Unit& unit, float* segment);
+BlockWeights block_weights(const PlacedSegments<ConstRef>& segments);
+BlockGradients block_gradients(const PlacedSegments<float*>& segments);
 
 // What a block keeps between its forward and its backward; the rest is computed again by the backward, with the same
 // bits.

@@ -3,7 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <map>
+#include <set>
 #include <string_view>
+#include <type_traits>
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/random.h"
@@ -41,15 +44,24 @@ void add_matrix(std::vector<Tensor>& tensors, const std::string& name, Tensor we
   if (biased) tensors.push_back(vector(name + ".bias", std::move(bias), bias_split, Init::zeros));
 }
 
-Unit make_unit(std::string name, UnitKind kind, int layer, std::vector<Tensor> tensors) {
-  Unit unit{.name = std::move(name), .kind = kind, .layer = layer, .tensors = std::move(tensors)};
-  std::stable_partition(unit.tensors.begin(), unit.tensors.end(), [](const Tensor& t) { return t.decay; });
-  for (Tensor& tensor : unit.tensors) {
-    tensor.offset = unit.count;
-    unit.count += round_up(tensor.count(), kTensorAlignment);
-    if (tensor.decay) unit.decayed = unit.count;
+// A unit before it is cut into segments.
+struct Unit {
+  std::string name;
+  UnitKind kind;
+  int layer;
+  std::vector<Tensor> tensors;
+};
+
+Segment make_segment(const Unit& unit, int number, std::vector<Tensor> tensors) {
+  Segment segment{
+      .name = unit.name, .kind = unit.kind, .layer = unit.layer, .unit = number, .tensors = std::move(tensors)};
+  std::stable_partition(segment.tensors.begin(), segment.tensors.end(), [](const Tensor& t) { return t.decay; });
+  for (Tensor& tensor : segment.tensors) {
+    tensor.offset = segment.count;
+    segment.count += round_up(tensor.count(), kTensorAlignment);
+    if (tensor.decay) segment.decayed = segment.count;
   }
-  return unit;
+  return segment;
 }
 
 }  // namespace
@@ -60,34 +72,48 @@ int64_t element_count(const Shape& shape) {
   return count;
 }
 
-const Tensor* Unit::find(std::string_view suffix) const {
+const Tensor* Segment::find(std::string_view suffix) const {
   for (const Tensor& tensor : tensors) {
     if (std::string_view(tensor.name).ends_with(suffix)) return &tensor;
   }
   return nullptr;
 }
 
-const Tensor& Unit::tensor(std::string_view suffix) const {
+const Tensor& Segment::tensor(std::string_view suffix) const {
   const Tensor* const found = find(suffix);
-  RL_REQUIRE(found != nullptr, "unit {} has no tensor {}", name, suffix);
+  RL_REQUIRE(found != nullptr, "segment {} has no tensor {}", name, suffix);
   return *found;
 }
 
-ConstRef part_of(const Unit& unit, ConstRef segment, std::string_view suffix) {
-  const Tensor* const tensor = unit.find(suffix);
-  return tensor == nullptr ? ConstRef(nullptr, segment.dtype) : segment.at(tensor->offset);
+template <typename Data>
+Data find(const PlacedSegments<Data>& segments, std::string_view suffix) {
+  for (const Placed<Data>& placed : segments) {
+    const Tensor* const tensor = placed.segment->find(suffix);
+    if (tensor == nullptr) continue;
+    if constexpr (std::is_same_v<Data, ConstRef>)
+      return placed.data.at(tensor->offset);
+    else
+      return placed.data + tensor->offset;
+  }
+  if constexpr (std::is_same_v<Data, ConstRef>)
+    return {nullptr, segments.empty() ? DType::f32 : segments[0].data.dtype};
+  else
+    return nullptr;
 }
+template ConstRef find(const PlacedSegments<ConstRef>& segments, std::string_view suffix);
+template float* find(const PlacedSegments<float*>& segments, std::string_view suffix);
 
-float* part_of(const Unit& unit, float* segment, std::string_view suffix) {
-  const Tensor* const tensor = unit.find(suffix);
-  return tensor == nullptr ? nullptr : segment + tensor->offset;
-}
-
-int64_t Unit::padded(int64_t shards) const {
+int64_t Segment::padded(int64_t shards) const {
   return round_up(count, shards * kShardBlock);
 }
 
-Unit declare_block(const TransformerConfig& config, int layer) {
+int uncut_apart(const Tensor& tensor) {
+  return tensor.split_axis < 0 ? 1 : 0;
+}
+
+namespace {
+
+Unit block_unit(const TransformerConfig& config, int layer) {
   const int64_t c = config.width, h = config.heads, kv = config.kv_heads, d = config.head_width(), f = config.ffn;
   const std::string prefix = fmt::format("block.{}.", layer);
   const float deviation = config.init_deviation;
@@ -115,26 +141,55 @@ Unit declare_block(const TransformerConfig& config, int layer) {
     add("mlp.up", {f, c}, 0, deviation, config.mlp_bias, {f}, 0);
   }
   add("mlp.down", {f, c}, 0, residual_deviation, config.mlp_bias, {c}, -1);
-  return make_unit(fmt::format("block.{}", layer), UnitKind::block, layer, std::move(tensors));
+  return {fmt::format("block.{}", layer), UnitKind::block, layer, std::move(tensors)};
 }
 
-std::vector<Unit> declare(const TransformerConfig& config) {
+std::vector<Unit> units_of(const TransformerConfig& config) {
   std::vector<Unit> units;
   const int64_t c = config.width;
-  units.push_back(make_unit("vocabulary", UnitKind::vocabulary, -1,
-                            {matrix("embedding.weight", {config.vocab, c}, 0, config.init_deviation)}));
+  units.push_back({"vocabulary",
+                   UnitKind::vocabulary,
+                   -1,
+                   {matrix("embedding.weight", {config.vocab, c}, 0, config.init_deviation)}});
   if (has_position_table(config.positions)) {
-    units.push_back(make_unit("positions", UnitKind::positions, -1,
-                              {matrix("positions.weight", {config.context, c}, -1, config.init_deviation)}));
+    units.push_back({"positions",
+                     UnitKind::positions,
+                     -1,
+                     {matrix("positions.weight", {config.context, c}, -1, config.init_deviation)}});
   }
-  for (int layer = 0; layer < config.layers; ++layer) units.push_back(declare_block(config, layer));
+  for (int layer = 0; layer < config.layers; ++layer) units.push_back(block_unit(config, layer));
   std::vector<Tensor> norm, head;
   add_norm(norm, config, "final_norm");
-  units.push_back(make_unit("final_norm", UnitKind::final_norm, -1, std::move(norm)));
+  units.push_back({"final_norm", UnitKind::final_norm, -1, std::move(norm)});
   if (!config.tied) head.push_back(matrix("head.weight", {config.vocab, c}, 0, config.init_deviation));
   if (config.head_bias) head.push_back(vector("head.bias", {config.vocab}, 0, Init::zeros));
-  if (!head.empty()) units.push_back(make_unit("head", UnitKind::head, -1, std::move(head)));
+  if (!head.empty()) units.push_back({"head", UnitKind::head, -1, std::move(head)});
   return units;
+}
+
+}  // namespace
+
+Segment declare_block(const TransformerConfig& config, int layer) {
+  const Unit unit = block_unit(config, layer);
+  return make_segment(unit, unit_index(config).first_block + layer, unit.tensors);
+}
+
+std::vector<Segment> declare(const TransformerConfig& config, Segmentation segmentation) {
+  std::vector<Segment> segments;
+  const std::vector<Unit> units = units_of(config);
+  for (size_t number = 0; number < units.size(); ++number) {
+    const Unit& unit = units[number];
+    std::map<int, std::vector<Tensor>> parts;
+    for (const Tensor& tensor : unit.tensors)
+      parts[segmentation == nullptr ? 0 : segmentation(tensor)].push_back(tensor);
+    int part = 0;
+    for (auto& [unused, tensors] : parts) {
+      segments.push_back(make_segment(unit, static_cast<int>(number), std::move(tensors)));
+      if (part > 0) segments.back().name += fmt::format(":{}", part);
+      ++part;
+    }
+  }
+  return segments;
 }
 
 UnitIndex unit_index(const TransformerConfig& config) {
@@ -164,10 +219,30 @@ std::vector<int> units_of_element(const TransformerConfig& config, int element) 
   return units;
 }
 
+ElementSegments::ElementSegments(const TransformerConfig& config, Segmentation segmentation) {
+  std::vector<std::vector<int>> of_unit(static_cast<size_t>(unit_index(config).count));
+  const std::vector<Segment> segments = declare(config, segmentation);
+  for (size_t i = 0; i < segments.size(); ++i)
+    of_unit[static_cast<size_t>(segments[i].unit)].push_back(static_cast<int>(i));
+  for (int element = -1; element <= static_cast<int>(config.layers); ++element) {
+    std::vector<int>& these = of_.emplace_back();
+    for (const int unit : units_of_element(config, element)) {
+      const std::vector<int>& parts = of_unit[static_cast<size_t>(unit)];
+      these.insert(these.end(), parts.begin(), parts.end());
+    }
+  }
+}
+
+std::vector<int> ElementSegments::of(int first, int last) const {
+  std::set<int> segments;
+  for (int element = first; element <= last; ++element) segments.insert(of(element).begin(), of(element).end());
+  return {segments.begin(), segments.end()};
+}
+
 int64_t TransformerConfig::parameters() const {
   int64_t total = 0;
-  for (const Unit& unit : declare(*this)) {
-    for (const Tensor& tensor : unit.tensors) total += tensor.count();
+  for (const Segment& segment : declare(*this)) {
+    for (const Tensor& tensor : segment.tensors) total += tensor.count();
   }
   return total;
 }

@@ -9,6 +9,19 @@
 namespace ridgeline::model {
 namespace {
 
+template <typename Result, typename Data>
+Result embedding_parts(const PlacedSegments<Data>& segments) {
+  return {.vocabulary = find(segments, "embedding.weight"), .positions = find(segments, "positions.weight")};
+}
+
+template <typename Result, typename Data>
+Result head_parts(const TransformerConfig& config, const PlacedSegments<Data>& segments) {
+  return {.norm_weight = find(segments, "final_norm.weight"),
+          .norm_bias = find(segments, "final_norm.bias"),
+          .weight = find(segments, config.tied ? "embedding.weight" : "head.weight"),
+          .bias = find(segments, "head.bias")};
+}
+
 void logits_of(Operators& operators, const TransformerConfig& config, int64_t n, const HeadWeights& weights,
                ConstRef input, const LossScratch& scratch) {
   operators.norm_forward(config, n, input, weights.norm_weight, weights.norm_bias, scratch.normed, scratch.mean,
@@ -46,6 +59,22 @@ int64_t loss_workspace_bytes(const TransformerConfig& config, const BatchShape& 
 }
 
 }  // namespace
+
+EmbeddingWeights embedding_weights(const PlacedSegments<ConstRef>& segments) {
+  return embedding_parts<EmbeddingWeights>(segments);
+}
+
+EmbeddingGradients embedding_gradients(const PlacedSegments<float*>& segments) {
+  return embedding_parts<EmbeddingGradients>(segments);
+}
+
+HeadWeights head_weights(const TransformerConfig& config, const PlacedSegments<ConstRef>& segments) {
+  return head_parts<HeadWeights>(config, segments);
+}
+
+HeadGradients head_gradients(const TransformerConfig& config, const PlacedSegments<float*>& segments) {
+  return head_parts<HeadGradients>(config, segments);
+}
 
 int64_t rotary_table_floats(const TransformerConfig& config, int64_t positions) {
   return positions * config.rotated_width();

@@ -5,7 +5,6 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "ridgeline/device/stream.h"
 #include "ridgeline/model/batch.h"
@@ -31,49 +30,11 @@ struct HeadGradients {
   float *norm_weight = nullptr, *norm_bias = nullptr, *weight = nullptr, *bias = nullptr;
 };
 
-namespace detail {
-template <typename Result, typename Segment>
-Result embedding_parts(const TransformerConfig& config, const std::vector<Unit>& units, Segment&& segment) {
-  const UnitIndex index = unit_index(config);
-  Result parts{};
-  parts.vocabulary = part_of(units[index.vocabulary], segment(index.vocabulary), "embedding.weight");
-  if (index.positions >= 0)
-    parts.positions = part_of(units[index.positions], segment(index.positions), "positions.weight");
-  return parts;
-}
-template <typename Result, typename Segment>
-Result head_parts(const TransformerConfig& config, const std::vector<Unit>& units, Segment&& segment) {
-  const UnitIndex index = unit_index(config);
-  Result parts{};
-  parts.norm_weight = part_of(units[index.final_norm], segment(index.final_norm), "final_norm.weight");
-  parts.norm_bias = part_of(units[index.final_norm], segment(index.final_norm), "final_norm.bias");
-  if (config.tied) parts.weight = part_of(units[index.vocabulary], segment(index.vocabulary), "embedding.weight");
-  if (index.head < 0) return parts;
-  if (!config.tied) parts.weight = part_of(units[index.head], segment(index.head), "head.weight");
-  parts.bias = part_of(units[index.head], segment(index.head), "head.bias");
-  return parts;
-}
-}  // namespace detail
-
-// From the units of declare(config) and a callable `segment(unit number)` that gives a unit's segment: a ConstRef of
-// weights, a float* of gradients.
-template <typename Segment>
-EmbeddingWeights embedding_weights(const TransformerConfig& config, const std::vector<Unit>& units, Segment&& segment) {
-  return detail::embedding_parts<EmbeddingWeights>(config, units, segment);
-}
-template <typename Segment>
-EmbeddingGradients embedding_gradients(const TransformerConfig& config, const std::vector<Unit>& units,
-                                       Segment&& segment) {
-  return detail::embedding_parts<EmbeddingGradients>(config, units, segment);
-}
-template <typename Segment>
-HeadWeights head_weights(const TransformerConfig& config, const std::vector<Unit>& units, Segment&& segment) {
-  return detail::head_parts<HeadWeights>(config, units, segment);
-}
-template <typename Segment>
-HeadGradients head_gradients(const TransformerConfig& config, const std::vector<Unit>& units, Segment&& segment) {
-  return detail::head_parts<HeadGradients>(config, units, segment);
-}
+// From the segments that the embedding, or the loss, reads.
+EmbeddingWeights embedding_weights(const PlacedSegments<ConstRef>& segments);
+EmbeddingGradients embedding_gradients(const PlacedSegments<float*>& segments);
+HeadWeights head_weights(const TransformerConfig& config, const PlacedSegments<ConstRef>& segments);
+HeadGradients head_gradients(const TransformerConfig& config, const PlacedSegments<float*>& segments);
 
 // output[n] = vocabulary[inputs[n]] (+ positions[positions[n]]), then dropout.
 void embedding_forward(device::Stream& stream, const TransformerConfig& config, const BatchShape& shape,

@@ -6,8 +6,8 @@
 
 namespace ridgeline::optim {
 
-void adam_update(device::Stream& stream, const model::Unit& unit, int64_t first, int64_t last, const ShardState& state,
-                 const ops::Adam& adam, const ops::AdamScalars& scalars) {
+void adam_update(device::Stream& stream, const model::Segment& segment, int64_t first, int64_t last,
+                 const ShardState& state, const ops::Adam& adam, const ops::AdamScalars& scalars) {
   const auto elements = [&](int64_t begin, int64_t end, bool decay, ops::AdamRounding rounding) {
     const int64_t from = std::max(begin, first) - first;
     const int64_t count = std::min(end, last) - first - from;
@@ -20,11 +20,11 @@ void adam_update(device::Stream& stream, const model::Unit& unit, int64_t first,
               state.moment2.at(from), state.copy ? state.copy.at(from) : state.copy);
   };
   if (state.master.dtype == DType::f32) {
-    elements(0, unit.decayed, true, {});
-    elements(unit.decayed, unit.count, false, {});
+    elements(0, segment.decayed, true, {});
+    elements(segment.decayed, segment.count, false, {});
     return;
   }
-  model::for_each_tensor_range(unit, first, last,
+  model::for_each_tensor_range(segment, first, last,
                                [&](const model::Tensor& tensor, int64_t at, int64_t count, int64_t offset) {
                                  elements(offset, offset + count, tensor.decay, {hash_name(tensor.name), at});
                                });

@@ -7,11 +7,11 @@ namespace {
 
 class Binder {
  public:
-  Binder(const RunShape& run, const std::vector<model::Unit>& units, const std::vector<Program>& programs, int program,
-         const RankMemory& memory)
+  Binder(const RunShape& run, const std::vector<model::Segment>& segments, const std::vector<Program>& programs,
+         int program, const RankMemory& memory)
       : run_(run),
         config_(run.config),
-        units_(units),
+        segments_(segments),
         program_(programs[static_cast<size_t>(program)]),
         number_(program),
         memory_(memory),
@@ -63,8 +63,8 @@ class Binder {
   }
 
  private:
-  int64_t whole(int unit) const { return memory_.unit(unit).extent.whole; }
-  Ref part_of(int unit, Ref whole) const { return whole.at(memory_.unit(unit).part.first); }
+  int64_t whole(int segment) const { return memory_.segment(segment).extent.whole; }
+  Ref part_of(int segment, Ref whole) const { return whole.at(memory_.segment(segment).part.first); }
 
   // Where the first value lies that the operation reads, or the first that it writes or adds to.
   Ref value(Access access) const {
@@ -73,24 +73,24 @@ class Binder {
     }
     return {};
   }
-  // The whole weights of a unit as the operation reads them.
-  ConstRef weights_of(int unit) const {
+  // The whole weights of what the operation reads, and the gradients of what it adds to.
+  model::PlacedSegments<ConstRef> weights() const {
+    model::PlacedSegments<ConstRef> placed;
     for (const Use& use : dataflow_.of(position_)) {
-      if (use.value.kind == ValueKind::weights && use.value.index == unit) return memory_.locate(number_, use.value);
+      if (use.value.kind == ValueKind::weights)
+        placed.push_back({&segments_[static_cast<size_t>(use.value.index)], memory_.locate(number_, use.value)});
     }
-    RL_REQUIRE(false, "operation {} of program {} does not read the weights of unit {}", position_, number_, unit);
-    return {};
+    return placed;
   }
-  auto weights() const {
-    return [this](int unit) { return weights_of(unit); };
+  model::PlacedSegments<float*> gradients() const {
+    model::PlacedSegments<float*> placed;
+    for (const Use& use : dataflow_.of(position_)) {
+      if (use.value.kind == ValueKind::gradient && use.access == Access::add)
+        placed.push_back(
+            {&segments_[static_cast<size_t>(use.value.index)], memory_.locate(number_, use.value).as<float>()});
+    }
+    return placed;
   }
-  auto gradients(int micro) const {
-    return [this, window = run_.sharding.window(micro)](int unit) {
-      return memory_.locate(number_, {ValueKind::gradient, unit, window}).as<float>();
-    };
-  }
-  const model::Unit& block(int layer) const { return units_[static_cast<size_t>(block_unit(layer))]; }
-  int block_unit(int layer) const { return model::unit_index(config_).first_block + layer; }
 
   model::Batch batch(int micro) const {
     const BatchBuffers tokens = memory_.batch(number_, micro);
@@ -116,13 +116,13 @@ class Binder {
   }
 
   BoundOp embedding_forward(const Op& op) const {
-    return bound::EmbeddingForward{&shape_, batch(op.micro), model::embedding_weights(config_, units_, weights()),
+    return bound::EmbeddingForward{&shape_, batch(op.micro), model::embedding_weights(weights()),
                                    memory_.output(number_, op.index, op.micro)};
   }
   BoundOp embedding_backward(const Op& op) const {
     model::Carver carver = scratch(op.micro);
     return bound::EmbeddingBackward{&shape_, batch(op.micro), stream_gradient(op.micro),
-                                    model::embedding_gradients(config_, units_, gradients(op.micro)),
+                                    model::embedding_gradients(gradients()),
                                     model::carve_embedding_scratch(carver, config_, shape_)};
   }
   BoundOp block_forward(const Op& op) const {
@@ -130,7 +130,7 @@ class Binder {
                                batch(op.micro),
                                op.index,
                                recompute(op.index),
-                               model::block_weights(block(op.index), weights_of(block_unit(op.index))),
+                               model::block_weights(weights()),
                                memory_.output(number_, op.index - 1, op.micro),
                                saved(op),
                                memory_.output(number_, op.index, op.micro),
@@ -141,8 +141,8 @@ class Binder {
                                 batch(op.micro),
                                 op.index,
                                 recompute(op.index),
-                                model::block_weights(block(op.index), weights_of(block_unit(op.index))),
-                                model::block_gradients(block(op.index), gradients(op.micro)(block_unit(op.index))),
+                                model::block_weights(weights()),
+                                model::block_gradients(gradients()),
                                 memory_.output(number_, op.index - 1, op.micro),
                                 saved(op),
                                 stream_gradient(op.micro),
@@ -154,8 +154,8 @@ class Binder {
     return bound::Loss{&shape_,
                        batch(op.micro),
                        trains,
-                       model::head_weights(config_, units_, weights()),
-                       trains ? model::head_gradients(config_, units_, gradients(op.micro)) : model::HeadGradients{},
+                       model::head_weights(config_, weights()),
+                       trains ? model::head_gradients(config_, gradients()) : model::HeadGradients{},
                        memory_.output(number_, op.index - 1, op.micro),
                        trains ? stream_gradient(op.micro) : Ref(),
                        memory_.losses(number_, op.micro),
@@ -164,7 +164,7 @@ class Binder {
 
   const RunShape& run_;
   const model::TransformerConfig& config_;
-  const std::vector<model::Unit>& units_;
+  const std::vector<model::Segment>& segments_;
   const Program& program_;
   const int number_;
   const RankMemory& memory_;
@@ -175,9 +175,9 @@ class Binder {
 
 }  // namespace
 
-std::vector<BoundOp> bind(const RunShape& run, const std::vector<model::Unit>& units,
+std::vector<BoundOp> bind(const RunShape& run, const std::vector<model::Segment>& segments,
                           const std::vector<Program>& programs, int program, const RankMemory& memory) {
-  Binder binder(run, units, programs, program, memory);
+  Binder binder(run, segments, programs, program, memory);
   const size_t count = programs[static_cast<size_t>(program)].ops.size();
   std::vector<BoundOp> all;
   all.reserve(count);

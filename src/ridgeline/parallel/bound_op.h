@@ -16,7 +16,7 @@ namespace bound {
 struct Count {};
 struct Agree {};
 struct Gather {
-  int unit;
+  int segment;
   ConstRef own;  // this rank's part of the weights
   Ref whole;
 };
@@ -30,23 +30,23 @@ struct Pack {
   Ref packed;
 };
 struct Reduce {
-  int unit;
-  Ref gradient;  // the whole unit's; the sum is left in it
+  int segment;
+  Ref gradient;  // the whole segment's; the sum is left in it
 };
 struct Replicate {
-  int unit;
+  int segment;
   Ref sum;  // this rank's part
 };
 struct Accumulate {
-  int unit;
+  int segment;
   bool first;  // of the step: copied instead of added
   ConstRef sum;
 };
 struct Measure {
-  int unit;
+  int segment;
 };
 struct Update {
-  int unit;
+  int segment;
 };
 struct EmbeddingForward {
   const model::BatchShape* shape;
@@ -104,7 +104,7 @@ using BoundOp =
                  bound::BlockForward, bound::BlockBackward, bound::Loss>;
 
 // All operations of program number `program`, in order.
-std::vector<BoundOp> bind(const RunShape& run, const std::vector<model::Unit>& units,
+std::vector<BoundOp> bind(const RunShape& run, const std::vector<model::Segment>& segments,
                           const std::vector<Program>& programs, int program, const RankMemory& memory);
 
 }  // namespace ridgeline::parallel

@@ -23,19 +23,19 @@ struct ValueTraits {
 constexpr std::array kValues = {
     ValueTraits{ValueKind::tokens, "tokens", Subject::micro, true, false},
     ValueTraits{ValueKind::token_count, "the number of valid tokens", Subject::step, false, false},
-    ValueTraits{ValueKind::state, "state", Subject::unit, false, false},
-    ValueTraits{ValueKind::updated_state, "updated state", Subject::unit, false, false},
-    ValueTraits{ValueKind::weights, "weights", Subject::unit, true, true},
+    ValueTraits{ValueKind::state, "state", Subject::segment, false, false},
+    ValueTraits{ValueKind::updated_state, "updated state", Subject::segment, false, false},
+    ValueTraits{ValueKind::weights, "weights", Subject::segment, true, true},
     ValueTraits{ValueKind::activation, "output", Subject::element, true, true},
     ValueTraits{ValueKind::saved, "saved values", Subject::element, false, false},  // evaluation writes them too
     ValueTraits{ValueKind::output_gradient, "gradient of the output", Subject::element, true, true},
     ValueTraits{ValueKind::weight_inputs, "inputs of the weight part", Subject::element, true, false},
-    ValueTraits{ValueKind::gradient, "gradient", Subject::unit_of_micro, true, false},
-    ValueTraits{ValueKind::packed_gradient, "packed gradient", Subject::unit_of_micro, true, false},
-    ValueTraits{ValueKind::shard_sum, "gradient summed over the shards", Subject::unit_of_micro, true, false},
-    ValueTraits{ValueKind::sum, "gradient summed over all ranks", Subject::unit_of_micro, true, false},
-    ValueTraits{ValueKind::step_gradient, "gradient of the step", Subject::unit, true, false},
-    ValueTraits{ValueKind::squares, "squares of the gradient", Subject::unit, true, false},
+    ValueTraits{ValueKind::gradient, "gradient", Subject::segment_of_micro, true, false},
+    ValueTraits{ValueKind::packed_gradient, "packed gradient", Subject::segment_of_micro, true, false},
+    ValueTraits{ValueKind::shard_sum, "gradient summed over the shards", Subject::segment_of_micro, true, false},
+    ValueTraits{ValueKind::sum, "gradient summed over all ranks", Subject::segment_of_micro, true, false},
+    ValueTraits{ValueKind::step_gradient, "gradient of the step", Subject::segment, true, false},
+    ValueTraits{ValueKind::squares, "squares of the gradient", Subject::segment, true, false},
     ValueTraits{ValueKind::losses, "losses", Subject::micro, true, false},
     ValueTraits{ValueKind::step_scalars, "the step's scalars", Subject::step, false, false},
 };
@@ -50,9 +50,9 @@ const ValueTraits& traits_of(ValueKind kind) {
 // Collects the uses of one operation after the other.
 class Collector {
  public:
-  Collector(const model::TransformerConfig& config, const Sharding& sharding, const Program& program,
+  Collector(const model::ElementSegments& elements, const Sharding& sharding, const Program& program,
             std::vector<Use>& uses)
-      : config_(config), sharding_(sharding), program_(program), uses_(uses) {}
+      : elements_(elements), sharding_(sharding), program_(program), uses_(uses) {}
 
   void collect(int position) {
     const Op& op = program_.ops[static_cast<size_t>(position)];
@@ -141,10 +141,10 @@ class Collector {
     const Op& op = program_.ops[static_cast<size_t>(position)];
     if (op.index >= 0) read(ValueKind::activation, op.index - 1, op.micro);
     read(ValueKind::tokens, 0, op.micro);
-    for (const int unit : units_read(config_, op)) {
-      const int gather = program_.gather_of(position, unit);
+    for (const int segment : segments_read(elements_, op)) {
+      const int gather = program_.gather_of(position, segment);
       const int without = sharding_.cuts(Shard::optimizer) ? kNotGathered : kResident;
-      read(ValueKind::weights, unit, gather < 0 ? without : program_.ops[static_cast<size_t>(gather)].micro);
+      read(ValueKind::weights, segment, gather < 0 ? without : program_.ops[static_cast<size_t>(gather)].micro);
     }
   }
   void read_backward(const Op& op) {
@@ -152,23 +152,23 @@ class Collector {
     if (op.index >= 0) read(ValueKind::saved, op.index, op.micro);
   }
   void add_gradients(const Op& op) {
-    for (const int unit : units_added_to(config_, op))
-      use(Access::add, ValueKind::gradient, unit, sharding_.window(op.micro));
+    for (const int segment : segments_added_to(elements_, op))
+      use(Access::add, ValueKind::gradient, segment, sharding_.window(op.micro));
   }
-  void read_step_gradient(int unit) {
-    if (sharding_.accumulates()) return read(ValueKind::step_gradient, unit);
-    read(ValueKind::sum, unit, 0);
+  void read_step_gradient(int segment) {
+    if (sharding_.accumulates()) return read(ValueKind::step_gradient, segment);
+    read(ValueKind::sum, segment, 0);
   }
   void agree() {
     write(ValueKind::step_scalars);
-    if (program_.last_element == static_cast<int>(config_.layers)) {
+    if (program_.last_element == elements_.last()) {
       for (int micro = 0; micro < program_.micro_batches; ++micro) read(ValueKind::losses, 0, micro);
     }
     if (!program_.trains()) return;
-    for (const int unit : units_of(config_, program_)) read(ValueKind::squares, unit);
+    for (const int segment : segments_of(elements_, program_)) read(ValueKind::squares, segment);
   }
 
-  const model::TransformerConfig& config_;
+  const model::ElementSegments& elements_;
   const Sharding& sharding_;
   const Program& program_;
   std::vector<Use>& uses_;
@@ -183,10 +183,10 @@ std::string Value::name() const {
       return std::string(traits.what);
     case Subject::micro:
       return fmt::format("{} of micro-batch {}", traits.what, micro);
-    case Subject::unit:
-      return fmt::format("{} of unit {}", traits.what, index);
-    case Subject::unit_of_micro:
-      return fmt::format("{} of unit {}, window {}", traits.what, index, micro);
+    case Subject::segment:
+      return fmt::format("{} of segment {}", traits.what, index);
+    case Subject::segment_of_micro:
+      return fmt::format("{} of segment {}, window {}", traits.what, index, micro);
     case Subject::element:
       return fmt::format("{} of {}, micro-batch {}", traits.what, name_of_element(index), micro);
     case Subject::messages:
@@ -210,16 +210,16 @@ bool takes_memory(ValueKind kind) {
   return traits_of(kind).takes_memory;
 }
 
-std::vector<int> units_read(const model::TransformerConfig& config, const Op& op) {
+std::vector<int> segments_read(const model::ElementSegments& elements, const Op& op) {
   switch (op.kind) {
     case OpKind::forward:
     case OpKind::loss:
     case OpKind::evaluate:
-      return model::units_of_element(config, op.index);
+      return elements.of(op.index);
     case OpKind::backward:
     case OpKind::backward_input:
       // The embedding's gradient depends on tokens alone.
-      return op.index < 0 ? std::vector<int>{} : model::units_of_element(config, op.index);
+      return op.index < 0 ? std::vector<int>{} : elements.of(op.index);
     case OpKind::backward_weight:
     case OpKind::count:
     case OpKind::gather:
@@ -237,25 +237,26 @@ std::vector<int> units_read(const model::TransformerConfig& config, const Op& op
   RL_NO_CASE(op.kind);
 }
 
-std::vector<int> units_added_to(const model::TransformerConfig& config, const Op& op) {
+std::vector<int> segments_added_to(const model::ElementSegments& elements, const Op& op) {
   const bool adds = op.kind == OpKind::loss || op.kind == OpKind::backward || op.kind == OpKind::backward_weight;
-  return adds ? model::units_of_element(config, op.index) : std::vector<int>{};
+  return adds ? elements.of(op.index) : std::vector<int>{};
 }
 
 Dataflow::Dataflow(const model::TransformerConfig& config, const Sharding& sharding, const Program& program) {
+  const model::ElementSegments elements(config, sharding.segmentation);
   uses_.reserve(program.ops.size() * 5);
   begin_.reserve(program.ops.size() + 1);
-  Collector collector(config, sharding, program, uses_);
+  Collector collector(elements, sharding, program, uses_);
   for (size_t i = 0; i < program.ops.size(); ++i) {
     begin_.push_back(uses_.size());
     collector.collect(static_cast<int>(i));
   }
   begin_.push_back(uses_.size());
   for (int micro = 0; micro < program.micro_batches; ++micro) given_.push_back({ValueKind::tokens, 0, micro});
-  for (const int unit : units_of(config, program)) {
-    given_.push_back({ValueKind::state, unit});
-    if (!sharding.cuts(Shard::optimizer)) given_.push_back({ValueKind::weights, unit, kResident});
-    if (program.trains()) wanted_.push_back({ValueKind::updated_state, unit});
+  for (const int segment : segments_of(elements, program)) {
+    given_.push_back({ValueKind::state, segment});
+    if (!sharding.cuts(Shard::optimizer)) given_.push_back({ValueKind::weights, segment, kResident});
+    if (program.trains()) wanted_.push_back({ValueKind::updated_state, segment});
   }
   wanted_.push_back({ValueKind::step_scalars});
 }

@@ -16,21 +16,21 @@ namespace ridgeline::parallel {
 // change after it was read. A place in memory may hold one value after another. Windows are the micro-batches whose
 // gradients are reduced together (Sharding::window).
 enum class ValueKind {
-  tokens,           // [0][micro] inputs, labels, positions, sample numbers: given
-  token_count,      // valid ones of all ranks in the step
-  state,            // [unit] what this rank keeps of masters and moments: given
-  updated_state,    // [unit] the same after the update
-  weights,          // [unit][instance] whole weights as products read them: of gather `instance`, or given (kResident)
-  activation,       // [element][micro] output of the embedding or a block
-  saved,            // [element][micro] what a block's backward needs of its forward
+  tokens,         // [0][micro] inputs, labels, positions, sample numbers: given
+  token_count,    // valid ones of all ranks in the step
+  state,          // [segment] what this rank keeps of masters and moments: given
+  updated_state,  // [segment] the same after the update
+  weights,        // [segment][instance] whole weights as products read them: of gather `instance`, or given (kResident)
+  activation,     // [element][micro] output of the embedding or a block
+  saved,          // [element][micro] what a block's backward needs of its forward
   output_gradient,  // [element][micro] gradient of the loss with respect to an activation
   weight_inputs,    // [element][micro] what the input part of a backward leaves for the weight part
-  gradient,         // [unit][window] sum of this rank's contributions
-  packed_gradient,  // [unit][window] the same in the dtype of the wire
-  shard_sum,        // [unit][window] summed over the shards, where replicas are still to be summed
-  sum,              // [unit][window] summed over all ranks
-  step_gradient,    // [unit] this rank's part of the sum of all windows, where that is kept apart
-  squares,          // [unit] of its part
+  gradient,         // [segment][window] sum of this rank's contributions
+  packed_gradient,  // [segment][window] the same in the dtype of the wire
+  shard_sum,        // [segment][window] summed over the shards, where replicas are still to be summed
+  sum,              // [segment][window] summed over all ranks
+  step_gradient,    // [segment] this rank's part of the sum of all windows, where that is kept apart
+  squares,          // [segment] of its part
   losses,           // [0][micro] per token
   step_scalars      // norm, loss, finite, stop: the same on all ranks
 };
@@ -58,9 +58,9 @@ struct Use {
   Access access;
 };
 
-// Units whose weights an operation reads, and to whose gradients it adds.
-std::vector<int> units_read(const model::TransformerConfig& config, const Op& op);
-std::vector<int> units_added_to(const model::TransformerConfig& config, const Op& op);
+// Segments whose weights an operation reads, and to whose gradients it adds.
+std::vector<int> segments_read(const model::ElementSegments& elements, const Op& op);
+std::vector<int> segments_added_to(const model::ElementSegments& elements, const Op& op);
 
 class Dataflow {
  public:

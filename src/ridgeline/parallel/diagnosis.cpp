@@ -23,13 +23,13 @@ class Search {
     if (at >= 0) found(text(at));
   }
 
-  // This rank's part of a kind of state, unit by unit.
+  // This rank's part of a kind of state, segment by segment.
   void look_at_state(BufferKind kind, std::string_view name, bool reverse) {
-    const std::vector<model::Unit>& units = executor_.units();
-    for (size_t i = 0; i < units.size(); ++i) {
-      const int u = static_cast<int>(reverse ? units.size() - 1 - i : i);
+    const std::vector<model::Segment>& segments = executor_.segments();
+    for (size_t i = 0; i < segments.size(); ++i) {
+      const int u = static_cast<int>(reverse ? segments.size() - 1 - i : i);
       const ElementRange own = executor_.part(u);
-      for (const model::Tensor& tensor : units[static_cast<size_t>(u)].tensors) {
+      for (const model::Tensor& tensor : segments[static_cast<size_t>(u)].tensors) {
         const int64_t first = std::clamp(tensor.offset, own.first, own.last);
         const int64_t last = std::clamp(tensor.offset + tensor.count(), own.first, own.last);
         ++place_;

@@ -31,18 +31,18 @@ Executor::Executor(RunShape run, std::vector<Program> programs, comm::World& wor
                    Options options)
     : run_(checked(std::move(run), world, stream)),
       programs_(std::move(programs)),
-      units_(model::declare(run_.config)),
+      segments_(model::declare(run_.config, run_.sharding.segmentation)),
       options_(std::move(options)),
-      inventory_(make_inventory(run_, units_, programs_, options_.packing)),
+      inventory_(make_inventory(run_, segments_, programs_, options_.packing)),
       proof_(options_.prove ? prove(run_, programs_, inventory_) : Proof{}),
       stream_(stream),
       shared_scalars_(std::make_unique<SharedScalars>()),
       groups_(world, run_),
-      memory_(run_, units_, programs_, inventory_, world, stream),
-      state_(run_, units_, programs_, inventory_, memory_, groups_, stream,
+      memory_(run_, segments_, programs_, inventory_, world, stream),
+      state_(run_, segments_, programs_, inventory_, memory_, groups_, stream,
              {.offload_folder = options_.offload_folder, .processors = options_.processors}),
-      scalars_(run_, programs_, static_cast<int>(units_.size()), memory_, groups_, stream, *shared_scalars_),
-      runner_(run_, units_, programs_, memory_, state_, groups_, scalars_, stream, options_.overlap) {
+      scalars_(run_, programs_, static_cast<int>(segments_.size()), memory_, groups_, stream, *shared_scalars_),
+      runner_(run_, segments_, programs_, memory_, state_, groups_, scalars_, stream, options_.overlap) {
   if (!options_.guard) return;
   RL_REQUIRE(options_.packing == Packing::separate, "only buffers on pages of their own are guarded");
   guard_ = std::make_unique<MemoryGuard>(
@@ -51,12 +51,12 @@ Executor::Executor(RunShape run, std::vector<Program> programs, comm::World& wor
 
 Executor::~Executor() = default;
 
-void Executor::visit(BufferKind kind, int unit, ElementRange range, const StateVisitor& visitor) const {
-  state_.visit(kind, unit, range, visitor);
+void Executor::visit(BufferKind kind, int segment, ElementRange range, const StateVisitor& visitor) const {
+  state_.visit(kind, segment, range, visitor);
 }
 
-std::vector<float> Executor::collect(BufferKind kind, int unit) const {
-  return state_.collect(kind, unit);
+std::vector<float> Executor::collect(BufferKind kind, int segment) const {
+  return state_.collect(kind, segment);
 }
 
 void Executor::fill(BufferKind kind, const StateSource& source) {

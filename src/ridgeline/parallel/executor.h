@@ -53,7 +53,7 @@ class Executor {
 
   const RunShape& run_shape() const { return run_; }
   const std::vector<Program>& programs() const { return programs_; }
-  const std::vector<model::Unit>& units() const { return units_; }
+  const std::vector<model::Segment>& segments() const { return segments_; }
   const Inventory& inventory() const { return inventory_; }
   const Proof& proof() const { return proof_; }
   const RankMemory& memory() const { return memory_; }
@@ -61,13 +61,13 @@ class Executor {
   comm::Communicator& ranks() const { return *groups_.ranks; }
   device::Stream& stream() const { return stream_; }
 
-  // What this rank keeps of a unit's sharded state, and the piece of that which it reads and writes for all ranks.
-  ElementRange part(int unit) const { return memory_.unit(unit).part; }
-  ElementRange piece(int unit) const { return memory_.unit(unit).piece; }
-  // State of a unit is its master, gradient, moment1, moment2; see RankState.
+  // What this rank keeps of a segment's sharded state, and the piece of that which it reads and writes for all ranks.
+  ElementRange part(int segment) const { return memory_.segment(segment).part; }
+  ElementRange piece(int segment) const { return memory_.segment(segment).piece; }
+  // State of a segment is its master, gradient, moment1, moment2; see RankState.
   DType state_dtype(BufferKind kind) const { return state_.dtype(kind); }
-  void visit(BufferKind kind, int unit, ElementRange range, const StateVisitor& visitor) const;
-  std::vector<float> collect(BufferKind kind, int unit) const;
+  void visit(BufferKind kind, int segment, ElementRange range, const StateVisitor& visitor) const;
+  std::vector<float> collect(BufferKind kind, int segment) const;
   void fill(BufferKind kind, const StateSource& source);
   // The file of offloaded state, and what has gone through it; null when all state lies in memory.
   const device::FileStream* offload_file() const { return state_.file(); }
@@ -89,7 +89,7 @@ class Executor {
  private:
   const RunShape run_;
   const std::vector<Program> programs_;
-  const std::vector<model::Unit> units_;
+  const std::vector<model::Segment> segments_;
   const Options options_;
   const Inventory inventory_;
   const Proof proof_;  // before memory is taken

@@ -33,8 +33,11 @@ int64_t carved(F&& carve) {
 
 class Builder {
  public:
-  Builder(const RunShape& run, const std::vector<model::Unit>& units)
-      : run_(run), units_(units), offload_(offload_of(run, units)), layers_(static_cast<int>(run.config.layers)) {}
+  Builder(const RunShape& run, const std::vector<model::Segment>& segments)
+      : run_(run),
+        segments_(segments),
+        offload_(offload_of(run, segments)),
+        layers_(static_cast<int>(run.config.layers)) {}
 
   void add_persistent() {
     const Sharding& sharding = run_.sharding;
@@ -45,15 +48,15 @@ class Builder {
                           .category = Category::optimizer,
                           .bytes = offload_.window_bytes});
     }
-    for (size_t i = 0; i < units_.size(); ++i) {
-      const int unit = static_cast<int>(i);
-      const Extent extent = extent_of(units_[i], sharding);
+    for (size_t i = 0; i < segments_.size(); ++i) {
+      const int segment = static_cast<int>(i);
+      const Extent extent = extent_of(segments_[i], sharding);
       const auto add = [&](BufferKind kind, std::string_view what, Category category, bool communicated, bool cut,
                            DType dtype) {
         const bool in_file = offload_.find(kind) != nullptr;
         buffers_.push_back({.kind = kind,
-                            .index = unit,
-                            .name = fmt::format("{} {} ({}{}{})", units_[i].name, what, name_of(dtype),
+                            .index = segment,
+                            .name = fmt::format("{} {} ({}{}{})", segments_[i].name, what, name_of(dtype),
                                                 cut ? ", shard" : "", in_file ? ", in the file" : ""),
                             .category = category,
                             .space = in_file ? Space::file : (communicated ? Space::peer_visible : Space::host),
@@ -145,10 +148,10 @@ class Builder {
   void create(const Place& place, int at) {
     const BufferKind kind = place.kind;
     const int index = place.index, micro = place.micro;
-    const auto add_of_unit = [&](std::string_view what, DType dtype, Space space) {
-      const model::Unit& unit = units_[static_cast<size_t>(index)];
-      add(kind, index, micro, at, at, fmt::format(fmt::runtime(what), unit.name), Category::communication,
-          extent_of(unit, run_.sharding).whole * size_of(dtype), space);
+    const auto add_of_segment = [&](std::string_view what, DType dtype, Space space) {
+      const model::Segment& segment = segments_[static_cast<size_t>(index)];
+      add(kind, index, micro, at, at, fmt::format(fmt::runtime(what), segment.name), Category::communication,
+          extent_of(segment, run_.sharding).whole * size_of(dtype), space);
     };
     const int64_t hidden = shape_.tokens() * run_.config.width * size_of(shape_.dtype);
     switch (kind) {
@@ -161,12 +164,12 @@ class Builder {
       case BufferKind::stream_gradient:
         return add(kind, index, micro, at, at, "gradient of the residual stream", Category::activations, hidden);
       case BufferKind::gathered:
-        return add_of_unit("gathered weights of {}", run_.sharding.weights, Space::peer_visible);
-      case BufferKind::unit_gradient:
-        return add_of_unit("gradient of {} in flight", DType::f32,
-                           run_.sharding.packs() ? Space::host : Space::peer_visible);
+        return add_of_segment("gathered weights of {}", run_.sharding.weights, Space::peer_visible);
+      case BufferKind::segment_gradient:
+        return add_of_segment("gradient of {} in flight", DType::f32,
+                              run_.sharding.packs() ? Space::host : Space::peer_visible);
       case BufferKind::wire_gradient:
-        return add_of_unit("packed gradient of {} in flight", run_.sharding.wire, Space::peer_visible);
+        return add_of_segment("packed gradient of {} in flight", run_.sharding.wire, Space::peer_visible);
       default:
         RL_REQUIRE(false, "buffer kind {} holds no value of a program", static_cast<int>(kind));
     }
@@ -209,7 +212,7 @@ class Builder {
   }
 
   const RunShape& run_;
-  const std::vector<model::Unit>& units_;
+  const std::vector<model::Segment>& segments_;
   const Offload offload_;
   const int layers_;
   // Of the program whose buffers are added.
@@ -259,8 +262,8 @@ int64_t place_transient(std::vector<Buffer*>& buffers, size_t operations, int64_
 
 }  // namespace
 
-Extent extent_of(const model::Unit& unit, const Sharding& sharding) {
-  const int64_t whole = unit.padded(sharding.ranks());
+Extent extent_of(const model::Segment& segment, const Sharding& sharding) {
+  const int64_t whole = segment.padded(sharding.ranks());
   return {whole, whole / sharding.shards(), whole / sharding.ranks()};
 }
 
@@ -307,9 +310,9 @@ const Buffer* Inventory::find(BufferKind kind, int index, int micro, int program
   return found == positions.end() ? nullptr : &buffers[found->second];
 }
 
-Inventory make_inventory(const RunShape& run, const std::vector<model::Unit>& units,
+Inventory make_inventory(const RunShape& run, const std::vector<model::Segment>& segments,
                          const std::vector<Program>& programs, Packing packing) {
-  Builder builder(run, units);
+  Builder builder(run, segments);
   builder.add_persistent();
   for (size_t i = 0; i < programs.size(); ++i) builder.add_transient(programs[i], static_cast<int>(i));
   Inventory inventory{.buffers = builder.take(), .positions = {}};
@@ -331,7 +334,7 @@ Inventory make_inventory(const RunShape& run, const std::vector<model::Unit>& un
     RL_NO_CASE(space);
   };
   const auto advance = [&](int64_t& end, Buffer& buffer) {
-    // A file has no guard pages; parts of units are whole blocks, so that all in it begins on a page.
+    // A file has no guard pages; parts of segments are whole blocks, so that all in it begins on a page.
     const bool guarded = packing == Packing::separate && buffer.space != Space::file;
     const int64_t pages = round_up(buffer.bytes, kPage);
     buffer.offset = guarded ? end + pages - buffer.bytes : end;
@@ -377,12 +380,12 @@ std::optional<Place> place_of(const Value& value, const Sharding& sharding) {
     case ValueKind::weights:
       return where(micro != kResident && sharding.cuts(Shard::parameters), BufferKind::gathered);
     case ValueKind::gradient:
-      return where(gradient, BufferKind::unit_gradient);
+      return where(gradient, BufferKind::segment_gradient);
     case ValueKind::packed_gradient:
       return where(wire, BufferKind::wire_gradient);
     case ValueKind::shard_sum:
     case ValueKind::sum:  // in place of what has travelled
-      return sharding.packs() ? where(wire, BufferKind::wire_gradient) : where(gradient, BufferKind::unit_gradient);
+      return sharding.packs() ? where(wire, BufferKind::wire_gradient) : where(gradient, BufferKind::segment_gradient);
     case ValueKind::weight_inputs:
       RL_REQUIRE(false, "a backward in two parts has no memory yet: {}", value.name());
       return std::nullopt;

@@ -30,22 +30,22 @@ enum class Space {
 std::string_view name_of(Space space);
 
 enum class BufferKind {
-  master,           // [unit] weights; what is cut holds this rank's part only
-  working,          // [unit] 2-byte copy for computation (mixed precision only)
-  gradient,         // [unit] accumulated over a step
-  moment1,          // [unit]
-  moment2,          // [unit]
-  gathered,         // [unit][instance] whole weights, where only a part of them is kept
-  unit_gradient,    // [unit][window] f32, what backward adds to where that is not `gradient`
-  wire_gradient,    // [unit][window] in the dtype of the wire
-  activation,       // [element][micro] output of the embedding or a block
-  saved,            // [layer][micro] what a block's backward needs
-  stream_gradient,  // [micro] gradient of the residual stream
-  scratch,          // [operation] of one operation
-  losses,           // f32 per token, of all micro-batches one after the other
-  rotary_table,     // cosines and sines of rotary positions
-  offload_window,   // through which offloaded state passes
-  batch             // tokens, labels, positions, sample numbers, of all micro-batches one after the other
+  master,            // [segment] weights; what is cut holds this rank's part only
+  working,           // [segment] 2-byte copy for computation (mixed precision only)
+  gradient,          // [segment] accumulated over a step
+  moment1,           // [segment]
+  moment2,           // [segment]
+  gathered,          // [segment][instance] whole weights, where only a part of them is kept
+  segment_gradient,  // [segment][window] f32, what backward adds to where that is not `gradient`
+  wire_gradient,     // [segment][window] in the dtype of the wire
+  activation,        // [element][micro] output of the embedding or a block
+  saved,             // [layer][micro] what a block's backward needs
+  stream_gradient,   // [micro] gradient of the residual stream
+  scratch,           // [operation] of one operation
+  losses,            // f32 per token, of all micro-batches one after the other
+  rotary_table,      // cosines and sines of rotary positions
+  offload_window,    // through which offloaded state passes
+  batch              // tokens, labels, positions, sample numbers, of all micro-batches one after the other
 };
 
 // Which of a program's buffers a value lies in; nothing for what lies in persistent ones.
@@ -101,12 +101,12 @@ struct RunShape {
   }
 };
 
-// Elements of a unit's segment. Padded so that the pieces of all ranks are equal and of whole blocks. Shard s of
+// Elements of a segment. Padded so that the pieces of all ranks are equal and of whole blocks. Shard s of
 // S, `part` long, is cut into one piece per replica: what a rank reads, writes and measures for all.
 struct Extent {
   int64_t whole = 0, part = 0, piece = 0;
 };
-Extent extent_of(const model::Unit& unit, const Sharding& sharding);
+Extent extent_of(const model::Segment& segment, const Sharding& sharding);
 
 // What tells one buffer, or one operation of a program, from the others: kind, index, micro, program.
 using Key = std::array<int, 4>;
@@ -131,7 +131,7 @@ enum class Packing {
 };
 
 // Pure. Persistent buffers lie first; the transient ones of all programs share the rest.
-Inventory make_inventory(const RunShape& run, const std::vector<model::Unit>& units,
+Inventory make_inventory(const RunShape& run, const std::vector<model::Segment>& segments,
                          const std::vector<Program>& programs, Packing packing = Packing::shared);
 
 // Buffers that share bytes although the programs do not order the last uses of one, on every stream, before the first

@@ -15,7 +15,7 @@ const Offload::State* Offload::find(BufferKind kind) const {
   return found == states.end() ? nullptr : &*found;
 }
 
-Offload offload_of(const RunShape& run, const std::vector<model::Unit>& units) {
+Offload offload_of(const RunShape& run, const std::vector<model::Segment>& segments) {
   Offload offload;
   if (run.offload_window == 0 || !run.training) return offload;
   const Sharding& sharding = run.sharding;
@@ -24,8 +24,8 @@ Offload offload_of(const RunShape& run, const std::vector<model::Unit>& units) {
   offload.states.push_back({BufferKind::moment2, sharding.moments});
   for (const Offload::State& state : offload.states) offload.element_bytes += size_of(state.dtype);
   int64_t largest = 0, all = 0;
-  for (const model::Unit& unit : units) {
-    const int64_t part = extent_of(unit, sharding).part;
+  for (const model::Segment& segment : segments) {
+    const int64_t part = extent_of(segment, sharding).part;
     largest = std::max(largest, part);
     all += part;
   }
@@ -37,18 +37,19 @@ Offload offload_of(const RunShape& run, const std::vector<model::Unit>& units) {
     offload.slot_bytes += offload.chunk * size_of(state.dtype);
   }
   int64_t chunks = 0;
-  for (const model::Unit& unit : units) chunks += (extent_of(unit, sharding).part + offload.chunk - 1) / offload.chunk;
+  for (const model::Segment& segment : segments)
+    chunks += (extent_of(segment, sharding).part + offload.chunk - 1) / offload.chunk;
   offload.window_bytes = std::max(std::min(kSlots, chunks) * offload.slot_bytes,
                                   sharding.replicas() * model::kShardBlock * size_of(DType::f32));
   return offload;
 }
 
 std::vector<OffloadChunk> chunks_of(const Offload& offload, const Program& program,
-                                    const std::vector<model::Unit>& units, const Sharding& sharding) {
+                                    const std::vector<model::Segment>& segments, const Sharding& sharding) {
   std::vector<OffloadChunk> chunks;
   for (const Op& op : program.ops) {
     if (op.kind != OpKind::update) continue;
-    const int64_t part = extent_of(units[static_cast<size_t>(op.index)], sharding).part;
+    const int64_t part = extent_of(segments[static_cast<size_t>(op.index)], sharding).part;
     for (int64_t first = 0; first < part; first += offload.chunk)
       chunks.push_back({op.index, first, std::min(first + offload.chunk, part)});
   }
@@ -62,7 +63,7 @@ std::vector<device::FileStream::Chunk> ranges_of(const Offload& offload, const s
     device::FileStream::Chunk& ranges = all.emplace_back();
     for (const Offload::State& state : offload.states) {
       const int64_t size = size_of(state.dtype);
-      ranges.push_back({.file = inventory.find(state.kind, chunk.unit, 0, -1)->offset + chunk.first * size,
+      ranges.push_back({.file = inventory.find(state.kind, chunk.segment, 0, -1)->offset + chunk.first * size,
                         .slot = state.slot_offset,
                         .bytes = (chunk.last - chunk.first) * size});
     }

@@ -19,24 +19,24 @@ struct Offload {
   };
   std::vector<State> states;  // empty: nothing is offloaded
   int64_t element_bytes = 0;  // of all kinds
-  int64_t chunk = 0;          // elements of a unit that pass together: whole blocks
+  int64_t chunk = 0;          // elements of a segment that pass together: whole blocks
   int64_t slot_bytes = 0;     // a chunk of every kind
   int64_t window_bytes = 0;   // whole slots, or what the replicas need to exchange initial state
 
   const State* find(BufferKind kind) const;  // null when it lies in memory
 };
-Offload offload_of(const RunShape& run, const std::vector<model::Unit>& units);
+Offload offload_of(const RunShape& run, const std::vector<model::Segment>& segments);
 
-// Elements [first, last) of this rank's part of a unit.
+// Elements [first, last) of this rank's part of a segment.
 struct OffloadChunk {
-  int unit = 0;
+  int segment = 0;
   int64_t first = 0, last = 0;
 
   bool operator==(const OffloadChunk&) const = default;
 };
-// In the order in which `program` updates units.
+// In the order in which `program` updates segments.
 std::vector<OffloadChunk> chunks_of(const Offload& offload, const Program& program,
-                                    const std::vector<model::Unit>& units, const Sharding& sharding);
+                                    const std::vector<model::Segment>& segments, const Sharding& sharding);
 // Where they lie in the file of `inventory` and in a slot.
 std::vector<device::FileStream::Chunk> ranges_of(const Offload& offload, const std::vector<OffloadChunk>& chunks,
                                                  const Inventory& inventory);

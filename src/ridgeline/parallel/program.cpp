@@ -16,52 +16,55 @@ namespace {
 
 constexpr std::array kOps = {
     OpTraits{OpKind::count, "count tokens", Subject::step, StreamId::reduce, Group::data, Phase::reduce},
-    OpTraits{OpKind::gather, "gather", Subject::unit, StreamId::gather, Group::shards, Phase::gather},
+    OpTraits{OpKind::gather, "gather", Subject::segment, StreamId::gather, Group::shards, Phase::gather},
     OpTraits{OpKind::forward, "forward", Subject::element, StreamId::compute, Group::none, Phase::forward},
     OpTraits{OpKind::loss, "loss", Subject::micro, StreamId::compute, Group::none, Phase::loss},
     OpTraits{OpKind::evaluate, "evaluate loss", Subject::micro, StreamId::compute, Group::none, Phase::loss},
-    OpTraits{OpKind::clear, "clear gradient of", Subject::unit_of_micro, StreamId::compute, Group::none, Phase::reduce},
+    OpTraits{OpKind::clear, "clear gradient of", Subject::segment_of_micro, StreamId::compute, Group::none,
+             Phase::reduce},
     OpTraits{OpKind::backward, "backward", Subject::element, StreamId::compute, Group::none, Phase::backward},
     OpTraits{OpKind::backward_input, "backward of the input of", Subject::element, StreamId::compute, Group::none,
              Phase::backward},
     OpTraits{OpKind::backward_weight, "backward of the weights of", Subject::element, StreamId::compute, Group::none,
              Phase::backward},
-    OpTraits{OpKind::pack, "pack gradient of", Subject::unit_of_micro, StreamId::compute, Group::none, Phase::reduce},
-    OpTraits{OpKind::reduce, "reduce", Subject::unit_of_micro, StreamId::reduce, Group::shards, Phase::reduce},
-    OpTraits{OpKind::replicate, "sum replicas of", Subject::unit_of_micro, StreamId::reduce, Group::replicas,
+    OpTraits{OpKind::pack, "pack gradient of", Subject::segment_of_micro, StreamId::compute, Group::none,
              Phase::reduce},
-    OpTraits{OpKind::accumulate, "accumulate", Subject::unit_of_micro, StreamId::compute, Group::none, Phase::reduce},
-    OpTraits{OpKind::measure, "measure", Subject::unit, StreamId::compute, Group::none, Phase::reduce},
+    OpTraits{OpKind::reduce, "reduce", Subject::segment_of_micro, StreamId::reduce, Group::shards, Phase::reduce},
+    OpTraits{OpKind::replicate, "sum replicas of", Subject::segment_of_micro, StreamId::reduce, Group::replicas,
+             Phase::reduce},
+    OpTraits{OpKind::accumulate, "accumulate", Subject::segment_of_micro, StreamId::compute, Group::none,
+             Phase::reduce},
+    OpTraits{OpKind::measure, "measure", Subject::segment, StreamId::compute, Group::none, Phase::reduce},
     OpTraits{OpKind::agree, "agree", Subject::step, StreamId::reduce, Group::world, Phase::reduce},
-    OpTraits{OpKind::update, "update", Subject::unit, StreamId::compute, Group::none, Phase::update},
+    OpTraits{OpKind::update, "update", Subject::segment, StreamId::compute, Group::none, Phase::update},
     OpTraits{OpKind::exchange, "exchange", Subject::messages, StreamId::exchange, Group::stages, Phase::exchange},
 };
 static_assert(kOps.size() == kOpKinds);
 
 // The time that one gather's result stays: computations `first` … `last`, started before computation `issue`.
 struct Residence {
-  int unit, instance, issue, first, last;
+  int segment, instance, issue, first, last;
 };
 
 // Ascending by `issue`.
-std::vector<Residence> residences(const model::TransformerConfig& config, const std::vector<Op>& computations,
+std::vector<Residence> residences(const model::ElementSegments& elements, const std::vector<Op>& computations,
                                   const Sharding& sharding) {
   std::vector<Residence> list;
   if (!sharding.cuts(Shard::optimizer)) return list;
   const bool drops = sharding.cuts(Shard::parameters) && sharding.gather == Gather::per_use;
   // Between two uses this near the weights would have to be gathered again at once (the last block's, around the loss).
   const int near = std::max(sharding.prefetch, 1) + 1;
-  std::map<int, size_t> latest;  // unit -> its residence
+  std::map<int, size_t> latest;  // segment -> its residence
   std::map<int, int> instances;
   for (int at = 0; at < static_cast<int>(computations.size()); ++at) {
-    for (const int unit : units_read(config, computations[static_cast<size_t>(at)])) {
-      const auto found = latest.find(unit);
+    for (const int segment : segments_read(elements, computations[static_cast<size_t>(at)])) {
+      const auto found = latest.find(segment);
       if (found != latest.end() && (!drops || at - list[found->second].last <= near)) {
         list[found->second].last = at;
         continue;
       }
-      latest[unit] = list.size();
-      list.push_back({unit, instances[unit]++, std::max(0, at - sharding.prefetch), at, at});
+      latest[segment] = list.size();
+      list.push_back({segment, instances[segment]++, std::max(0, at - sharding.prefetch), at, at});
     }
   }
   return list;
@@ -70,11 +73,11 @@ std::vector<Residence> residences(const model::TransformerConfig& config, const 
 class Lowering {
  public:
   Lowering(const model::TransformerConfig& config, const Sharding& sharding, std::vector<Op> computations)
-      : config_(config),
+      : elements_(config, sharding.segmentation),
         sharding_(sharding),
         computations_(std::move(computations)),
-        residences_(residences(config, computations_, sharding)) {
-    program_.last_element = static_cast<int>(config.layers);
+        residences_(residences(elements_, computations_, sharding)) {
+    program_.last_element = elements_.last();
     for (const Op& op : computations_) program_.micro_batches = std::max(program_.micro_batches, op.micro + 1);
   }
 
@@ -82,22 +85,23 @@ class Lowering {
     program_.name = "step";
     for (const Op& op : computations_) {
       if (op.micro != 0) continue;
-      for (const int unit : units_added_to(config_, op)) ++contributions_[unit];
+      for (const int segment : segments_added_to(elements_, op)) ++contributions_[segment];
     }
     const int counted = emit(OpKind::count, 0, 0);
     for (now_ = 0; now_ < static_cast<int>(computations_.size()); ++now_) {
       const Op& op = computations_[static_cast<size_t>(now_)];
-      for (const int unit : units_added_to(config_, op)) clear_before_first(unit, op.micro);
+      for (const int segment : segments_added_to(elements_, op)) clear_before_first(segment, op.micro);
       compute(op.kind == OpKind::loss ? std::vector<int>{counted} : std::vector<int>{});
-      for (const int unit : units_added_to(config_, op)) contributed(unit, op.micro);
+      for (const int segment : segments_added_to(elements_, op)) contributed(segment, op.micro);
       progress(sharding_.prefetch);
     }
     while (!pending_.empty()) progress(-1);
-    for (const auto& [unit, position] : reduced_) {
-      measured_ = sharding_.accumulates() ? emit(OpKind::measure, unit, 0) : emit(OpKind::measure, unit, 0, {position});
+    for (const auto& [segment, position] : reduced_) {
+      measured_ =
+          sharding_.accumulates() ? emit(OpKind::measure, segment, 0) : emit(OpKind::measure, segment, 0, {position});
     }
     const int agreed = emit(OpKind::agree, 0, 0, {measured_});
-    for (const auto& [unit, unused] : contributions_) emit(OpKind::update, unit, 0, {agreed});
+    for (const auto& [segment, unused] : contributions_) emit(OpKind::update, segment, 0, {agreed});
     return std::move(program_);
   }
 
@@ -110,7 +114,7 @@ class Lowering {
 
  private:
   struct Pending {
-    int unit, micro, begun, position;
+    int segment, micro, begun, position;
     bool summed;  // over the replicas too, or there are none
   };
 
@@ -130,10 +134,10 @@ class Lowering {
     const Op& op = computations_[static_cast<size_t>(now_)];
     for (; next_residence_ < residences_.size() && residences_[next_residence_].issue == now_; ++next_residence_) {
       const Residence& residence = residences_[next_residence_];
-      gathered_[residence.unit] = transfer(OpKind::gather, residence.unit, residence.instance);
+      gathered_[residence.segment] = transfer(OpKind::gather, residence.segment, residence.instance);
     }
-    for (const int unit : units_read(config_, op)) {
-      const auto found = gathered_.find(unit);
+    for (const int segment : segments_read(elements_, op)) {
+      const auto found = gathered_.find(segment);
       if (found != gathered_.end()) after.push_back(found->second);
     }
     emit(op.kind, op.index, op.micro, std::move(after));
@@ -143,17 +147,17 @@ class Lowering {
   bool window_begins(int micro) const { return micro == 0 || sharding_.reduces_every(); }
   bool window_ends(int micro) const { return micro == program_.micro_batches - 1 || sharding_.reduces_every(); }
 
-  void clear_before_first(int unit, int micro) {
-    if (window_begins(micro) && seen_[unit] == 0) emit(OpKind::clear, unit, micro);
+  void clear_before_first(int segment, int micro) {
+    if (window_begins(micro) && seen_[segment] == 0) emit(OpKind::clear, segment, micro);
   }
 
-  void contributed(int unit, int micro) {
-    if (++seen_[unit] < contributions_[unit]) return;
-    seen_[unit] = 0;
+  void contributed(int segment, int micro) {
+    if (++seen_[segment] < contributions_[segment]) return;
+    seen_[segment] = 0;
     if (!window_ends(micro)) return;
-    if (sharding_.packs()) emit(OpKind::pack, unit, micro);
-    const int position = transfer(OpKind::reduce, unit, micro);
-    pending_.push_back({unit, micro, now_, position, sharding_.shards() == 1 || sharding_.replicas() == 1});
+    if (sharding_.packs()) emit(OpKind::pack, segment, micro);
+    const int position = transfer(OpKind::reduce, segment, micro);
+    pending_.push_back({segment, micro, now_, position, sharding_.shards() == 1 || sharding_.replicas() == 1});
   }
 
   // Goes on with the reductions that started at least `age` computations ago, oldest first.
@@ -163,29 +167,29 @@ class Lowering {
       if (now_ - pending.begun < age) {
         rest.push_back(pending);
       } else if (!pending.summed) {
-        pending.position = emit(OpKind::replicate, pending.unit, pending.micro);
+        pending.position = emit(OpKind::replicate, pending.segment, pending.micro);
         pending.summed = true;
         pending.begun = now_;
         rest.push_back(pending);
       } else {
-        if (sharding_.accumulates()) emit(OpKind::accumulate, pending.unit, pending.micro, {pending.position});
-        if (pending.micro == program_.micro_batches - 1) reduced_.emplace_back(pending.unit, pending.position);
+        if (sharding_.accumulates()) emit(OpKind::accumulate, pending.segment, pending.micro, {pending.position});
+        if (pending.micro == program_.micro_batches - 1) reduced_.emplace_back(pending.segment, pending.position);
       }
     }
     pending_ = std::move(rest);
   }
 
-  const model::TransformerConfig& config_;
+  const model::ElementSegments elements_;
   const Sharding& sharding_;
   const std::vector<Op> computations_;
   const std::vector<Residence> residences_;
   Program program_;
   int now_ = 0, last_compute_ = -1, measured_ = -1;
   size_t next_residence_ = 0;
-  std::map<int, int> gathered_;              // unit -> position of its latest gather
-  std::map<int, int> contributions_, seen_;  // per unit: in a micro-batch, and of the present one so far
+  std::map<int, int> gathered_;              // segment -> position of its latest gather
+  std::map<int, int> contributions_, seen_;  // per segment: in a micro-batch, and of the present one so far
   std::vector<Pending> pending_;
-  std::vector<std::pair<int, int>> reduced_;  // unit, position of its last reduction
+  std::vector<std::pair<int, int>> reduced_;  // segment, position of its last reduction
 };
 
 void add_forward(std::vector<Op>& list, const model::TransformerConfig& config, int micro) {
@@ -246,10 +250,10 @@ std::string Op::name() const {
       return std::string(traits.verb);
     case Subject::micro:
       return fmt::format("{} micro {}", traits.verb, micro);
-    case Subject::unit:
-      return fmt::format("{} unit {}", traits.verb, index);
-    case Subject::unit_of_micro:
-      return fmt::format("{} unit {} micro {}", traits.verb, index, micro);
+    case Subject::segment:
+      return fmt::format("{} segment {}", traits.verb, index);
+    case Subject::segment_of_micro:
+      return fmt::format("{} segment {} micro {}", traits.verb, index, micro);
     case Subject::element:
       return fmt::format("{} {} micro {}", traits.verb, name_of_element(index), micro);
     case Subject::messages: {
@@ -264,21 +268,16 @@ std::string Op::name() const {
   return "?";
 }
 
-int Program::gather_of(int position, int unit) const {
+int Program::gather_of(int position, int segment) const {
   for (const int other : ops[static_cast<size_t>(position)].after) {
     const Op& op = ops[static_cast<size_t>(other)];
-    if (op.kind == OpKind::gather && op.index == unit) return other;
+    if (op.kind == OpKind::gather && op.index == segment) return other;
   }
   return -1;
 }
 
-std::vector<int> units_of(const model::TransformerConfig& config, const Program& program) {
-  std::set<int> units;
-  for (int element = program.first_element; element <= program.last_element; ++element) {
-    const std::vector<int> these = model::units_of_element(config, element);
-    units.insert(these.begin(), these.end());
-  }
-  return {units.begin(), units.end()};
+std::vector<int> segments_of(const model::ElementSegments& elements, const Program& program) {
+  return elements.of(program.first_element, program.last_element);
 }
 
 Program lower(const model::TransformerConfig& config, const std::vector<ScheduleEntry>& schedule,

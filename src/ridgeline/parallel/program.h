@@ -15,21 +15,21 @@ namespace ridgeline::parallel {
 
 enum class OpKind {
   count,            // agree on the step's number of valid tokens
-  gather,           // weights of unit `index` from all shards; the `micro`-th time in the program
+  gather,           // weights of segment `index` from all shards; the `micro`-th time in the program
   forward,          // element `index` of micro-batch `micro`
   loss,             // final norm, head, cross-entropy, forward and backward
   evaluate,         // the loss without gradients
-  clear,            // zero the gradient that unit `index`'s backward of `micro` adds to
+  clear,            // zero the gradient that segment `index`'s backward of `micro` adds to
   backward,         // element `index` of `micro`
   backward_input,   // its part that the element before waits for
   backward_weight,  // and the rest: gradients of weights
-  pack,             // unit `index`'s gradient in the dtype of the wire
+  pack,             // segment `index`'s gradient in the dtype of the wire
   reduce,           // sum it over the shards: each keeps its part
   replicate,        // sum that part over the replicas
   accumulate,       // add that part to the accumulated gradient
-  measure,          // squares of this rank's part of unit `index`'s gradient
+  measure,          // squares of this rank's part of segment `index`'s gradient
   agree,            // the step's scalars: norm, loss, non-finite, stop
-  update,           // optimizer on this rank's part of unit `index`
+  update,           // optimizer on this rank's part of segment `index`
   exchange          // outputs and gradients with other stages: `messages`
 };
 constexpr int kOpKinds = static_cast<int>(OpKind::exchange) + 1;
@@ -42,7 +42,7 @@ std::string_view name_of(StreamId stream);
 
 // What the numbers of an operation, or of a value, mean. An element is a part of the computation: -1 the embedding,
 // 0 … L-1 the blocks, L the loss.
-enum class Subject { step, micro, unit, unit_of_micro, element, messages };
+enum class Subject { step, micro, segment, segment_of_micro, element, messages };
 std::string name_of_element(int element);  // "embedding", "block 3"
 
 // Ranks that must take part together: those that differ only along its axes.
@@ -97,18 +97,18 @@ struct Program {
   int first_element = -1, last_element = 0;  // of the stage; the last of all is L
 
   bool trains() const { return name == "step"; }
-  // The gather that provides unit `unit` to the computation at `position`; -1 when it reads weights that always lie
-  // there.
-  int gather_of(int position, int unit) const;
+  // The gather that provides segment `segment` to the computation at `position`; -1 when it reads weights that always
+  // lie there.
+  int gather_of(int position, int segment) const;
 };
 
-// Units of a program's stage, ascending.
-std::vector<int> units_of(const model::TransformerConfig& config, const Program& program);
+// Segments of a program's stage, ascending.
+std::vector<int> segments_of(const model::ElementSegments& elements, const Program& program);
 
 // The training step of a rank of the only stage. Weights that are cut are gathered `prefetch` computations before their
-// use; backward of micro-batch m accumulates; a unit's gradient is reduced as soon as its last contribution is in, and
-// the reduction is waited for `prefetch` computations later. Every transfer starts after the computation before it, so
-// memory that was free then may be its target.
+// use; backward of micro-batch m accumulates; a segment's gradient is reduced as soon as its last contribution is in,
+// and the reduction is waited for `prefetch` computations later. Every transfer starts after the computation before it,
+// so memory that was free then may be its target.
 Program lower(const model::TransformerConfig& config, const std::vector<ScheduleEntry>& schedule,
               const Sharding& sharding);
 

@@ -8,7 +8,7 @@
 
 namespace ridgeline::parallel {
 
-Ref UnitMemory::state(BufferKind kind) const {
+Ref SegmentMemory::state(BufferKind kind) const {
   switch (kind) {
     case BufferKind::master:
       return master;
@@ -19,16 +19,17 @@ Ref UnitMemory::state(BufferKind kind) const {
     case BufferKind::moment2:
       return moment2;
     default:
-      RL_REQUIRE(false, "buffer kind {} is no state of a unit", static_cast<int>(kind));
+      RL_REQUIRE(false, "buffer kind {} is no state of a segment", static_cast<int>(kind));
       return {};
   }
 }
 
-RankMemory::RankMemory(const RunShape& run, const std::vector<model::Unit>& units, const std::vector<Program>& programs,
-                       const Inventory& inventory, comm::World& world, const device::Stream& stream)
+RankMemory::RankMemory(const RunShape& run, const std::vector<model::Segment>& segments,
+                       const std::vector<Program>& programs, const Inventory& inventory, comm::World& world,
+                       const device::Stream& stream)
     : run_(run), programs_(programs), inventory_(inventory), host_(inventory.host_bytes, &stream.team()) {
   if (inventory_.peer_visible_bytes > 0) peer_visible_ = world.peer_visible(inventory_.peer_visible_bytes);
-  locate_units(units);
+  locate_segments(segments);
   if (auto* const table = reinterpret_cast<float*>(find(BufferKind::rotary_table, 0, 0, -1)))
     model::fill_rotary_table(run_.config, std::max(run_.batch.sequence, run_.evaluation_batch.sequence), table);
 }
@@ -51,39 +52,39 @@ std::byte* RankMemory::find(BufferKind kind, int index, int micro, int program) 
   return buffer == nullptr || buffer->space == Space::file ? nullptr : address(*buffer);
 }
 
-void RankMemory::locate_units(const std::vector<model::Unit>& units) {
+void RankMemory::locate_segments(const std::vector<model::Segment>& segments) {
   const Sharding& sharding = run_.sharding;
-  for (size_t u = 0; u < units.size(); ++u) {
-    const int unit = static_cast<int>(u);
-    UnitMemory memory;
-    memory.extent = extent_of(units[u], sharding);
+  for (size_t u = 0; u < segments.size(); ++u) {
+    const int segment = static_cast<int>(u);
+    SegmentMemory memory;
+    memory.extent = extent_of(segments[u], sharding);
     const comm::Placement place = run_.place();
     const int64_t first = place.index(sharding.shard_axes()) * memory.extent.part;
     memory.part = {first, first + memory.extent.part};
     memory.piece.first = first + place.index(sharding.replica_axes()) * memory.extent.piece;
     memory.piece.last = memory.piece.first + memory.extent.piece;
-    const Buffer* const master = inventory_.find(BufferKind::master, unit, 0, -1);
+    const Buffer* const master = inventory_.find(BufferKind::master, segment, 0, -1);
     const bool whole_master = master->bytes >= memory.extent.whole * size_of(sharding.masters);
-    const Ref values(find(BufferKind::master, unit, 0, -1), sharding.masters);
+    const Ref values(find(BufferKind::master, segment, 0, -1), sharding.masters);
     memory.master = whole_master && values ? values.at(first) : values;
     const bool whole = !sharding.cuts(Shard::parameters);
-    const Ref weights = sharding.mixed() ? Ref(find(BufferKind::working, unit, 0, -1), sharding.weights) : values;
+    const Ref weights = sharding.mixed() ? Ref(find(BufferKind::working, segment, 0, -1), sharding.weights) : values;
     if (whole) memory.whole_weights = weights;
     memory.own_weights = whole ? weights.at(first) : weights;
     if (run_.training) {
-      const Ref gradient(find(BufferKind::gradient, unit, 0, -1), sharding.gradient_dtype());
+      const Ref gradient(find(BufferKind::gradient, segment, 0, -1), sharding.gradient_dtype());
       if (!sharding.gradient_is_part()) memory.whole_gradient = gradient;
       memory.gradient = sharding.gradient_is_part() ? gradient : gradient.at(first);
-      memory.moment1 = Ref(find(BufferKind::moment1, unit, 0, -1), sharding.moments);
-      memory.moment2 = Ref(find(BufferKind::moment2, unit, 0, -1), sharding.moments);
+      memory.moment1 = Ref(find(BufferKind::moment1, segment, 0, -1), sharding.moments);
+      memory.moment2 = Ref(find(BufferKind::moment2, segment, 0, -1), sharding.moments);
     }
-    units_.push_back(memory);
+    segments_.push_back(memory);
   }
 }
 
 Ref RankMemory::locate(int program, const Value& value) const {
   const Sharding& sharding = run_.sharding;
-  const UnitMemory& memory = unit(value.index);
+  const SegmentMemory& memory = segment(value.index);
   const std::optional<Place> place = place_of(value, sharding);
   const auto there = [&](DType dtype) { return Ref(find(place->kind, place->index, place->micro, program), dtype); };
   switch (value.kind) {
@@ -111,7 +112,7 @@ Ref RankMemory::locate(int program, const Value& value) const {
     case ValueKind::step_scalars:
       break;
   }
-  RL_REQUIRE(false, "{} is no value of a unit", value.name());
+  RL_REQUIRE(false, "{} is no value of a segment", value.name());
   return {};
 }
 

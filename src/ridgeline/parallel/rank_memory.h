@@ -21,14 +21,14 @@ struct BatchBuffers {
   uint32_t* sample_of_row;               // [B]
 };
 
-// Elements [first, last) of a unit's segment.
+// Elements [first, last) of a segment.
 struct ElementRange {
   int64_t first = 0, last = 0;
   int64_t count() const { return last - first; }
 };
 
-// Where a unit's state lies. `part` of a buffer is this rank's shard of it.
-struct UnitMemory {
+// Where a segment's state lies. `part` of a buffer is this rank's shard of it.
+struct SegmentMemory {
   Extent extent;
   ElementRange part;     // what this rank keeps of what is cut
   ElementRange piece;    // of that, what it reads and writes for all ranks
@@ -45,14 +45,14 @@ struct UnitMemory {
 class RankMemory {
  public:
   // Takes and touches all of it; Error when it cannot be had. The arguments must outlive it. Collective over the world.
-  RankMemory(const RunShape& run, const std::vector<model::Unit>& units, const std::vector<Program>& programs,
+  RankMemory(const RunShape& run, const std::vector<model::Segment>& segments, const std::vector<Program>& programs,
              const Inventory& inventory, comm::World& world, const device::Stream& stream);
 
-  const UnitMemory& unit(int unit) const { return units_[static_cast<size_t>(unit)]; }
+  const SegmentMemory& segment(int segment) const { return segments_[static_cast<size_t>(segment)]; }
   std::byte* address(const Buffer& buffer) const;
   // Null where there is no such buffer, or it lies in the file.
   std::byte* find(BufferKind kind, int index, int micro, int program) const;
-  // Where a value of a unit lies while `program` runs: all of the unit; of its state this rank's part.
+  // Where a value of a segment lies while `program` runs: all of the segment; of its state this rank's part.
   Ref locate(int program, const Value& value) const;
 
   const model::BatchShape& shape_of(int program) const;
@@ -63,14 +63,14 @@ class RankMemory {
 
  private:
   std::byte* find_micro(BufferKind kind, int program, int micro) const;
-  void locate_units(const std::vector<model::Unit>& units);
+  void locate_segments(const std::vector<model::Segment>& segments);
 
   const RunShape& run_;
   const std::vector<Program>& programs_;
   const Inventory& inventory_;
   device::Arena host_;
   std::span<std::byte> peer_visible_;
-  std::vector<UnitMemory> units_;
+  std::vector<SegmentMemory> segments_;
 };
 
 }  // namespace ridgeline::parallel

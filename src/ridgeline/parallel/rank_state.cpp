@@ -24,16 +24,16 @@ void write(const StateSource& source, const model::Tensor& tensor, int64_t at, i
 
 }  // namespace
 
-RankState::RankState(const RunShape& run, const std::vector<model::Unit>& units, const std::vector<Program>& programs,
-                     const Inventory& inventory, const RankMemory& memory, const RankGroups& groups,
-                     device::Stream& stream, const Options& options)
+RankState::RankState(const RunShape& run, const std::vector<model::Segment>& segments,
+                     const std::vector<Program>& programs, const Inventory& inventory, const RankMemory& memory,
+                     const RankGroups& groups, device::Stream& stream, const Options& options)
     : run_(run),
-      units_(units),
+      segments_(segments),
       inventory_(inventory),
       memory_(memory),
       groups_(groups),
       stream_(stream),
-      offload_(offload_of(run, units)) {
+      offload_(offload_of(run, segments)) {
   if (inventory.file_bytes > 0) open_file(programs, options);
 }
 
@@ -41,7 +41,7 @@ void RankState::open_file(const std::vector<Program>& programs, const Options& o
   std::vector<OffloadChunk> chunks;
   for (const Program& program : programs) {
     if (!program.trains()) continue;
-    std::vector<OffloadChunk> these = chunks_of(offload_, program, units_, run_.sharding);
+    std::vector<OffloadChunk> these = chunks_of(offload_, program, segments_, run_.sharding);
     RL_REQUIRE(chunks.empty() || chunks == these, "the programs of a run update in different orders");
     chunks = std::move(these);
   }
@@ -61,15 +61,15 @@ std::span<std::byte> RankState::window(BufferKind kind, int64_t first, int64_t c
   return file_->window().subspan(static_cast<size_t>(first * size), static_cast<size_t>(count * size));
 }
 
-int64_t RankState::in_file(BufferKind kind, int unit, int64_t first) const {
-  return inventory_.find(kind, unit, 0, -1)->offset + first * size_of(dtype(kind));
+int64_t RankState::in_file(BufferKind kind, int segment, int64_t first) const {
+  return inventory_.find(kind, segment, 0, -1)->offset + first * size_of(dtype(kind));
 }
 
-void RankState::visit(BufferKind kind, int unit, ElementRange range, const StateVisitor& visitor) const {
-  const int64_t begin = memory_.unit(unit).part.first;
+void RankState::visit(BufferKind kind, int segment, ElementRange range, const StateVisitor& visitor) const {
+  const int64_t begin = memory_.segment(segment).part.first;
   if (range.count() <= 0) return;
   if (offload_.find(kind) == nullptr)
-    return visitor(range.first, range.count(), memory_.unit(unit).state(kind).at(range.first - begin));
+    return visitor(range.first, range.count(), memory_.segment(segment).state(kind).at(range.first - begin));
   file_->settle();
   const int64_t most = window_elements(kind, 1);
   const ConstRef values(file_->window().data(), dtype(kind));
@@ -78,37 +78,37 @@ void RankState::visit(BufferKind kind, int unit, ElementRange range, const State
   const int64_t last = (range.last - begin + model::kShardBlock - 1) / model::kShardBlock * model::kShardBlock;
   for (int64_t at = first; at < last; at += most) {
     const int64_t count = std::min(most, last - at);
-    file_->file().read(in_file(kind, unit, at), window(kind, 0, count));
+    file_->file().read(in_file(kind, segment, at), window(kind, 0, count));
     const int64_t from = std::max(range.first, begin + at), to = std::min(range.last, begin + at + count);
     visitor(from, to - from, values.at(from - begin - at));
   }
 }
 
-std::vector<float> RankState::collect(BufferKind kind, int unit) const {
-  const UnitMemory& memory = memory_.unit(unit);
+std::vector<float> RankState::collect(BufferKind kind, int segment) const {
+  const SegmentMemory& memory = memory_.segment(segment);
   std::vector<float> values(static_cast<size_t>(memory.extent.whole));
-  visit(kind, unit, memory.part, [&](int64_t first, int64_t count, ConstRef part) {
+  visit(kind, segment, memory.part, [&](int64_t first, int64_t count, ConstRef part) {
     ops::cast(stream_, count, part, Ref(values.data() + first));
   });
   if (groups_.reduce->size() > 1)
     groups_.reduce->wait(
-        groups_.reduce->all_gather(Ref(values.data()), memory.part.count(), {"state of unit", unit, -1}));
+        groups_.reduce->all_gather(Ref(values.data()), memory.part.count(), {"state of segment", segment, -1}));
   return values;
 }
 
 void RankState::fill(BufferKind kind, const StateSource& source) {
-  for (size_t u = 0; u < units_.size(); ++u) {
-    const int unit = static_cast<int>(u);
-    const UnitMemory& memory = memory_.unit(unit);
+  for (size_t u = 0; u < segments_.size(); ++u) {
+    const int segment = static_cast<int>(u);
+    const SegmentMemory& memory = memory_.segment(segment);
     if (offload_.find(kind) != nullptr) {
-      fill_file(kind, unit, source);
+      fill_file(kind, segment, source);
       continue;
     }
     const Ref own = memory.state(kind);
-    fill_range(unit, memory.piece, source, own.at(memory.piece.first - memory.part.first));
+    fill_range(segment, memory.piece, source, own.at(memory.piece.first - memory.part.first));
     if (groups_.replicas->size() > 1) {
       groups_.replicas->wait(
-          groups_.replicas->all_gather(own, memory.piece.count(), {"initial state of unit", unit, -1}));
+          groups_.replicas->all_gather(own, memory.piece.count(), {"initial state of segment", segment, -1}));
     }
     if (kind == BufferKind::master && run_.mixed())
       ops::cast(stream_, memory.part.count(), memory.master, memory.own_weights);
@@ -116,13 +116,13 @@ void RankState::fill(BufferKind kind, const StateSource& source) {
 }
 
 // Elements of `range`, of which `to` is the first.
-void RankState::fill_range(int unit, ElementRange range, const StateSource& source, Ref to) {
+void RankState::fill_range(int segment, ElementRange range, const StateSource& source, Ref to) {
   constexpr int64_t kGrain = 1 << 16;
   std::mutex mutex;
   std::exception_ptr failure;
   stream_.team().parallel_for(range.count(), kGrain, [&](int64_t from, int64_t end) {
     try {
-      model::for_each_tensor_range(units_[static_cast<size_t>(unit)], range.first + from, range.first + end,
+      model::for_each_tensor_range(segments_[static_cast<size_t>(segment)], range.first + from, range.first + end,
                                    [&](const model::Tensor& tensor, int64_t at, int64_t count, int64_t offset) {
                                      write(source, tensor, at, count, to.at(offset - range.first));
                                    });
@@ -135,9 +135,9 @@ void RankState::fill_range(int unit, ElementRange range, const StateSource& sour
 }
 
 // Through the window, the same step of the pieces of all replicas at a time.
-void RankState::fill_file(BufferKind kind, int unit, const StateSource& source) {
+void RankState::fill_file(BufferKind kind, int segment, const StateSource& source) {
   file_->settle();
-  const UnitMemory& memory = memory_.unit(unit);
+  const SegmentMemory& memory = memory_.segment(segment);
   const int replicas = groups_.replicas->size();
   const int64_t most = window_elements(kind, replicas), piece = memory.piece.count();
   const Ref all(file_->window().data(), dtype(kind));
@@ -146,12 +146,12 @@ void RankState::fill_file(BufferKind kind, int unit, const StateSource& source) 
     const Ref own = all.at(groups_.replicas->rank() * count);
     // What belongs to no tensor is zero, as in memory.
     ops::zero(stream_, own.data, count * size_of(own.dtype));
-    fill_range(unit, {first, first + count}, source, own);
+    fill_range(segment, {first, first + count}, source, own);
     if (replicas > 1)
-      groups_.replicas->wait(groups_.replicas->all_gather(all, count, {"initial state of unit", unit, -1}));
+      groups_.replicas->wait(groups_.replicas->all_gather(all, count, {"initial state of segment", segment, -1}));
     for (int replica = 0; replica < replicas; ++replica) {
       const int64_t at = replica * piece + done;
-      file_->file().write(in_file(kind, unit, at), window(kind, replica * count, count));
+      file_->file().write(in_file(kind, segment, at), window(kind, replica * count, count));
       if (kind == BufferKind::master) ops::cast(stream_, count, all.at(replica * count), memory.own_weights.at(at));
     }
   }

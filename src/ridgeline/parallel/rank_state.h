@@ -30,30 +30,31 @@ class RankState {
     std::vector<int> processors;           // on which the file's threads run; empty: where the caller does
   };
   // Reserves the file; Error when it cannot be had. The arguments must outlive it.
-  RankState(const RunShape& run, const std::vector<model::Unit>& units, const std::vector<Program>& programs,
+  RankState(const RunShape& run, const std::vector<model::Segment>& segments, const std::vector<Program>& programs,
             const Inventory& inventory, const RankMemory& memory, const RankGroups& groups, device::Stream& stream,
             const Options& options);
 
-  DType dtype(BufferKind kind) const { return memory_.unit(0).state(kind).dtype; }
-  // Elements `range` of the unit's segment, which lies within this rank's part. What lies in the file passes through
+  DType dtype(BufferKind kind) const { return memory_.segment(0).state(kind).dtype; }
+  // Elements `range` of the segment, which lies within this rank's part. What lies in the file passes through
   // the window, so that no more memory is needed. Between runs.
-  void visit(BufferKind kind, int unit, ElementRange range, const StateVisitor& visitor) const;
-  // All of it as f32, [extent_of(unit).whole], on every rank. Collective; takes memory.
-  std::vector<float> collect(BufferKind kind, int unit) const;
-  // The masters or a moment of all units, and with the masters their working copies: every rank asks `source` only for
-  // its own piece of each unit; replicas then gather theirs. Collective. What the source throws reaches the caller.
+  void visit(BufferKind kind, int segment, ElementRange range, const StateVisitor& visitor) const;
+  // All of it as f32, [extent_of(segment).whole], on every rank. Collective; takes memory.
+  std::vector<float> collect(BufferKind kind, int segment) const;
+  // The masters or a moment of all segments, and with the masters their working copies: every rank asks `source` only
+  // for its own piece of each segment; replicas then gather theirs. Collective. What the source throws reaches the
+  // caller.
   void fill(BufferKind kind, const StateSource& source);
 
   // State of consecutive elements of this rank's part, while it is in memory.
   struct Present {
     Ref master, moment1, moment2;
   };
-  // begin_updates() when a step begins, then update() of each unit in the order of the programs: calls
+  // begin_updates() when a step begins, then update() of each segment in the order of the programs: calls
   // f(ElementRange of the segment, Present) for consecutive ranges of the part. What lies in the file is read ahead and
   // written behind. Returns the bytes that were read from it, and written.
   void begin_updates();
   template <typename F>
-  int64_t update(int unit, F&& f);
+  int64_t update(int segment, F&& f);
 
   // Null when all state lies in memory.
   const device::FileStream* file() const { return file_.get(); }
@@ -64,12 +65,12 @@ class RankState {
   // element `first` of this rank's part lies in the file.
   int64_t window_elements(BufferKind kind, int parts) const;
   std::span<std::byte> window(BufferKind kind, int64_t first, int64_t count) const;
-  int64_t in_file(BufferKind kind, int unit, int64_t first) const;
-  void fill_range(int unit, ElementRange range, const StateSource& source, Ref to);
-  void fill_file(BufferKind kind, int unit, const StateSource& source);
+  int64_t in_file(BufferKind kind, int segment, int64_t first) const;
+  void fill_range(int segment, ElementRange range, const StateSource& source, Ref to);
+  void fill_file(BufferKind kind, int segment, const StateSource& source);
 
   const RunShape& run_;
-  const std::vector<model::Unit>& units_;
+  const std::vector<model::Segment>& segments_;
   const Inventory& inventory_;
   const RankMemory& memory_;
   const RankGroups& groups_;
@@ -79,8 +80,8 @@ class RankState {
 };
 
 template <typename F>
-int64_t RankState::update(int unit, F&& f) {
-  const UnitMemory& memory = memory_.unit(unit);
+int64_t RankState::update(int segment, F&& f) {
+  const SegmentMemory& memory = memory_.segment(segment);
   if (!file_) {
     f(memory.part, Present{memory.master, memory.moment1, memory.moment2});
     return 0;

@@ -16,11 +16,11 @@ int64_t nanoseconds() {
 
 }  // namespace
 
-Runner::Runner(const RunShape& run, const std::vector<model::Unit>& units, const std::vector<Program>& programs,
+Runner::Runner(const RunShape& run, const std::vector<model::Segment>& segments, const std::vector<Program>& programs,
                const RankMemory& memory, RankState& state, const RankGroups& groups, StepScalars& scalars,
                device::Stream& stream, bool overlap)
     : run_(run),
-      units_(units),
+      segments_(segments),
       programs_(programs),
       memory_(memory),
       state_(state),
@@ -28,10 +28,10 @@ Runner::Runner(const RunShape& run, const std::vector<model::Unit>& units, const
       scalars_(scalars),
       stream_(stream),
       overlap_(overlap && run.sharding.prefetch > 0),
-      reductions_(units.size(), -1) {
+      reductions_(segments.size(), -1) {
   size_t longest = 0;
   for (size_t p = 0; p < programs.size(); ++p) {
-    bound_.push_back(bind(run, units, programs, static_cast<int>(p), memory));
+    bound_.push_back(bind(run, segments, programs, static_cast<int>(p), memory));
     longest = std::max(longest, bound_.back().size());
   }
   transfers_.resize(longest);
@@ -94,18 +94,18 @@ void Runner::finish(int position) {
 }
 
 void Runner::execute(const bound::Gather& op, const Now& now) {
-  const UnitMemory& memory = memory_.unit(op.unit);
+  const SegmentMemory& memory = memory_.segment(op.segment);
   if (memory.whole_weights && gathered_) return;
   if (!memory.whole_weights) ops::cast(stream_, memory.extent.part, op.own, op.whole.at(memory.part.first));
   start(now.position, *groups_.gather,
-        groups_.gather->all_gather(op.whole, memory.extent.part, {"weights of unit", op.unit, now.input.step}));
+        groups_.gather->all_gather(op.whole, memory.extent.part, {"weights of segment", op.segment, now.input.step}));
 }
 
 // The sum over the shards, of which each keeps its part; where nothing is cut, over all ranks.
 void Runner::execute(const bound::Reduce& op, const Now& now) {
-  const Extent& extent = memory_.unit(op.unit).extent;
-  reductions_[static_cast<size_t>(op.unit)] = now.position;
-  const comm::Label label{"gradients of unit", op.unit, now.input.step};
+  const Extent& extent = memory_.segment(op.segment).extent;
+  reductions_[static_cast<size_t>(op.segment)] = now.position;
+  const comm::Label label{"gradients of segment", op.segment, now.input.step};
   comm::Communicator &shards = *groups_.reduce, &replicas = *groups_.replicas;
   if (shards.size() > 1) {
     start(now.position, shards, shards.reduce_scatter(op.gradient, extent.part, comm::ReduceOp::sum, label));
@@ -115,10 +115,10 @@ void Runner::execute(const bound::Reduce& op, const Now& now) {
 }
 
 void Runner::execute(const bound::Replicate& op, const Now& now) {
-  finish(reductions_[static_cast<size_t>(op.unit)]);
+  finish(reductions_[static_cast<size_t>(op.segment)]);
   start(now.position, *groups_.replicas,
-        groups_.replicas->all_reduce(op.sum, memory_.unit(op.unit).extent.part, comm::ReduceOp::sum,
-                                     {"gradient shard of unit", op.unit, now.input.step}));
+        groups_.replicas->all_reduce(op.sum, memory_.segment(op.segment).extent.part, comm::ReduceOp::sum,
+                                     {"gradient shard of segment", op.segment, now.input.step}));
 }
 
 // -------------------------------------------------------------------------------------------------------- computation
@@ -158,7 +158,7 @@ void Runner::execute(const bound::Pack& op, const Now& /*now*/) {
 }
 
 void Runner::execute(const bound::Accumulate& op, const Now& /*now*/) {
-  const UnitMemory& memory = memory_.unit(op.unit);
+  const SegmentMemory& memory = memory_.segment(op.segment);
   if (op.first) return ops::cast(stream_, memory.extent.part, op.sum, memory.gradient);
   ops::accumulate(stream_, memory.extent.part, op.sum, memory.gradient.as<float>());
 }
@@ -168,7 +168,7 @@ void Runner::execute(const bound::Count& /*op*/, const Now& now) {
 }
 
 void Runner::execute(const bound::Measure& op, const Now& /*now*/) {
-  scalars_.measure(op.unit);
+  scalars_.measure(op.segment);
 }
 
 void Runner::execute(const bound::Agree& /*op*/, const Now& now) {
@@ -182,12 +182,12 @@ void Runner::execute(const bound::Update& op, const Now& now) {
   // A step with a non-finite loss or gradient leaves everything as it is, gradients included: they tell who was first.
   if (!now.input.update || !result.finite || result.overflow) return;
   weights_changed();
-  const UnitMemory& memory = memory_.unit(op.unit);
-  const int64_t passed = state_.update(op.unit, [&](const ElementRange& range, const RankState::Present& present) {
+  const SegmentMemory& memory = memory_.segment(op.segment);
+  const int64_t passed = state_.update(op.segment, [&](const ElementRange& range, const RankState::Present& present) {
     const int64_t at = range.first - memory.part.first;
     const optim::ShardState shard{present.master, memory.gradient.at(at), present.moment1, present.moment2,
                                   run_.mixed() ? memory.own_weights.at(at) : Ref(nullptr, DType::bf16)};
-    optim::adam_update(stream_, units_[static_cast<size_t>(op.unit)], range.first, range.last, shard,
+    optim::adam_update(stream_, segments_[static_cast<size_t>(op.segment)], range.first, range.last, shard,
                        now.input.optimizer, scalars_.adam());
   });
   result.offload_read_bytes += passed;

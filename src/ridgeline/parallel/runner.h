@@ -20,7 +20,7 @@ namespace ridgeline::parallel {
 class Runner {
  public:
   // Binds all programs. The arguments must outlive it. `overlap` false: every transfer is waited for where it starts.
-  Runner(const RunShape& run, const std::vector<model::Unit>& units, const std::vector<Program>& programs,
+  Runner(const RunShape& run, const std::vector<model::Segment>& segments, const std::vector<Program>& programs,
          const RankMemory& memory, RankState& state, const RankGroups& groups, StepScalars& scalars,
          device::Stream& stream, bool overlap);
 
@@ -65,7 +65,7 @@ class Runner {
   void execute(const bound::Loss& op, const Now& now);
 
   const RunShape& run_;
-  const std::vector<model::Unit>& units_;
+  const std::vector<model::Segment>& segments_;
   const std::vector<Program>& programs_;
   const RankMemory& memory_;
   RankState& state_;
@@ -75,7 +75,7 @@ class Runner {
   const bool overlap_;
   std::vector<std::vector<BoundOp>> bound_;  // [program][position]
   std::vector<Transfer> transfers_;          // by position in the running program
-  std::vector<int> reductions_;              // [unit] position of its latest reduction
+  std::vector<int> reductions_;              // [segment] position of its latest reduction
   bool gathered_ = false;                    // whole weights that only the optimizer cuts are up to date
 };
 

@@ -1,5 +1,5 @@
-// What lives as 1/N over which ranks, and what follows from it for a unit's buffers. Pure; the lowering, the inventory
-// and the executor all ask here.
+// What lives as 1/N over which ranks, and what follows from it for a segment's buffers. Pure; the lowering, the
+// inventory and the executor all ask here.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +8,7 @@
 
 #include "ridgeline/base/dtype.h"
 #include "ridgeline/comm/mesh.h"
+#include "ridgeline/model/declarations.h"
 
 namespace ridgeline::parallel {
 
@@ -48,6 +49,8 @@ struct Sharding {
   DType masters = DType::f32;  // of the weights that the optimizer changes; bf16: rounded stochastically
   DType moments = DType::f32;  // of both of Adam's
   int micro_batches = 1;       // per step and rank: the most of any step of the run
+  // How units are cut into segments; null: not at all.
+  model::Segmentation segmentation = nullptr;
 
   // Ranks between which the state is cut; 1 for level none.
   int shards() const { return mesh.size(shard_axes()); }
@@ -63,7 +66,7 @@ struct Sharding {
   // Products read a copy of the masters in a dtype of its own.
   bool mixed() const { return weights != masters; }
 
-  // A step may reduce a unit more than once.
+  // A step may reduce a segment more than once.
   bool reduces_every() const { return reduce == Reduce::every || micro_batches == 1; }
   // Micro-batches that are reduced together form a window.
   int window(int micro) const { return reduces_every() ? micro : 0; }

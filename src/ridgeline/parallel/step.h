@@ -28,10 +28,10 @@ struct StepResult {
   double gradient_norm = 0;  // before clipping
   int64_t tokens = 0;        // valid ones of all ranks
   bool finite = true;        // false: nothing was updated
-  // fp16: a gradient was not finite although the loss was; the step is skipped. The unit that showed it first, in the
-  // order of the backward pass and over all ranks.
+  // fp16: a gradient was not finite although the loss was; the step is skipped. The segment that showed it first, in
+  // the order of the backward pass and over all ranks.
   bool overflow = false;
-  int overflow_unit = -1;
+  int overflow_segment = -1;
   bool stop = false;  // some rank was asked to stop
   // Of offloaded state, by this rank for this step's update; 0 when nothing was updated. Writing may still go on.
   int64_t offload_read_bytes = 0, offload_written_bytes = 0;

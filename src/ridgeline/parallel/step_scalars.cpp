@@ -15,15 +15,16 @@ int64_t valid_tokens(const int32_t* labels, int64_t count) {
 
 }  // namespace
 
-StepScalars::StepScalars(const RunShape& run, const std::vector<Program>& programs, int units, const RankMemory& memory,
-                         const RankGroups& groups, device::Stream& stream, SharedScalars& shared)
+StepScalars::StepScalars(const RunShape& run, const std::vector<Program>& programs, int segments,
+                         const RankMemory& memory, const RankGroups& groups, device::Stream& stream,
+                         SharedScalars& shared)
     : run_(run),
       programs_(programs),
       memory_(memory),
       groups_(groups),
       stream_(stream),
       shared_(shared),
-      measure_order_(static_cast<size_t>(units)) {}
+      measure_order_(static_cast<size_t>(segments)) {}
 
 void StepScalars::begin() {
   result_ = StepResult{};
@@ -54,13 +55,13 @@ float StepScalars::loss_seed() const {
   return result_.tokens > 0 ? seed_scale_ / static_cast<float>(result_.tokens) : 0.0F;
 }
 
-void StepScalars::measure(int unit) {
-  const UnitMemory& memory = memory_.unit(unit);
+void StepScalars::measure(int segment) {
+  const SegmentMemory& memory = memory_.segment(segment);
   ExactSum& squares = shared_.sums.squares;
   const int64_t finite_so_far = squares.non_finite();
   ops::add_squares(stream_, memory.piece.count(), memory.gradient.at(memory.piece.first - memory.part.first), squares);
   if (finite_so_far == 0 && squares.non_finite() > 0) shared_.first_overflow = measured_;
-  measure_order_[static_cast<size_t>(measured_++)] = unit;
+  measure_order_[static_cast<size_t>(measured_++)] = segment;
 }
 
 void StepScalars::agree(int program, const StepInput& input) {
@@ -96,9 +97,9 @@ void StepScalars::judge(const StepInput& input) {
     comm::Communicator& ranks = *groups_.ranks;
     if (ranks.size() > 1) {
       ranks.wait(ranks.all_reduce(Ref(&shared_.first_overflow), 1, comm::ReduceOp::min,
-                                  {"first unit that overflowed", -1, input.step}));
+                                  {"first segment that overflowed", -1, input.step}));
     }
-    result_.overflow_unit = measure_order_[static_cast<size_t>(shared_.first_overflow)];
+    result_.overflow_segment = measure_order_[static_cast<size_t>(shared_.first_overflow)];
   }
   const double factor = input.clip > 0.0F ? static_cast<double>(input.clip) / (norm + 1e-6) : 1.0;
   adam_ = {.learning_rate = input.learning_rate,

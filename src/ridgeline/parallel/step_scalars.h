@@ -26,19 +26,19 @@ struct SharedScalars {
   };
   Sums sums;
   int64_t valid_tokens = 0;    // of the data ranks
-  int64_t first_overflow = 0;  // the place, in the order of measuring, of the first unit that overflowed on a rank
+  int64_t first_overflow = 0;  // the place, in the order of measuring, of the first segment that overflowed on a rank
 };
 
 class StepScalars {
  public:
   // The arguments must outlive it.
-  StepScalars(const RunShape& run, const std::vector<Program>& programs, int units, const RankMemory& memory,
+  StepScalars(const RunShape& run, const std::vector<Program>& programs, int segments, const RankMemory& memory,
               const RankGroups& groups, device::Stream& stream, SharedScalars& shared);
 
   void begin();
   // Operations of a program: `count` and `agree` are collective.
   void count_tokens(int program, const StepInput& input);
-  void measure(int unit);
+  void measure(int segment);
   void agree(int program, const StepInput& input);
 
   // Of the step so far.
@@ -60,7 +60,7 @@ class StepScalars {
   StepResult result_;
   ops::AdamScalars adam_;
   float seed_scale_ = 1.0F;         // of the running step's gradients
-  std::vector<int> measure_order_;  // units in the order in which they were measured
+  std::vector<int> measure_order_;  // segments in the order in which they were measured
   int64_t measured_ = 0;
 };
 

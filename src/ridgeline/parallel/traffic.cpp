@@ -19,9 +19,9 @@ Traffic of_shards(const Sharding& sharding, int64_t bytes) {
 
 }  // namespace
 
-Traffic traffic_of(const Op& op, const std::vector<model::Unit>& units, const Sharding& sharding) {
+Traffic traffic_of(const Op& op, const std::vector<model::Segment>& segments, const Sharding& sharding) {
   const auto bytes = [&](int64_t Extent::*elements, DType dtype) {
-    return extent_of(units[static_cast<size_t>(op.index)], sharding).*elements * size_of(dtype);
+    return extent_of(segments[static_cast<size_t>(op.index)], sharding).*elements * size_of(dtype);
   };
   switch (op.kind) {
     case OpKind::count:
@@ -41,9 +41,9 @@ Traffic traffic_of(const Op& op, const std::vector<model::Unit>& units, const Sh
   }
 }
 
-Traffic traffic_of(const Program& program, const std::vector<model::Unit>& units, const Sharding& sharding) {
+Traffic traffic_of(const Program& program, const std::vector<model::Segment>& segments, const Sharding& sharding) {
   Traffic sum;
-  for (const Op& op : program.ops) sum += traffic_of(op, units, sharding);
+  for (const Op& op : program.ops) sum += traffic_of(op, segments, sharding);
   return sum;
 }
 

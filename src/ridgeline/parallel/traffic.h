@@ -22,10 +22,10 @@ struct Traffic {
 };
 
 // Of one operation; none where its group has one rank.
-Traffic traffic_of(const Op& op, const std::vector<model::Unit>& units, const Sharding& sharding);
+Traffic traffic_of(const Op& op, const std::vector<model::Segment>& segments, const Sharding& sharding);
 
 // Of a whole program that follows an update (gathers of weights that lie whole on every rank happen after an update
 // only).
-Traffic traffic_of(const Program& program, const std::vector<model::Unit>& units, const Sharding& sharding);
+Traffic traffic_of(const Program& program, const std::vector<model::Segment>& segments, const Sharding& sharding);
 
 }  // namespace ridgeline::parallel

@@ -4,11 +4,11 @@
 
 namespace ridgeline::plan {
 
-Traffic traffic_by_purpose(const parallel::Program& program, const std::vector<model::Unit>& units,
+Traffic traffic_by_purpose(const parallel::Program& program, const std::vector<model::Segment>& segments,
                            const parallel::Sharding& sharding) {
   Traffic traffic;
   for (const parallel::Op& op : program.ops) {
-    const int64_t bytes = parallel::traffic_of(op, units, sharding).bytes;
+    const int64_t bytes = parallel::traffic_of(op, segments, sharding).bytes;
     if (op.kind == parallel::OpKind::gather) traffic.gathers += bytes;
     if (op.kind == parallel::OpKind::reduce || op.kind == parallel::OpKind::replicate) traffic.reductions += bytes;
   }

@@ -16,8 +16,8 @@ struct Traffic {
   int64_t reductions = 0;  // of gradients
 };
 
-// Pure. `units` are the model's, `program` was lowered with `sharding`.
-Traffic traffic_by_purpose(const parallel::Program& program, const std::vector<model::Unit>& units,
+// Pure. `segments` are the model's, `program` was lowered with `sharding`.
+Traffic traffic_by_purpose(const parallel::Program& program, const std::vector<model::Segment>& segments,
                            const parallel::Sharding& sharding);
 
 }  // namespace ridgeline::plan

@@ -83,7 +83,7 @@ Generator::Generator(const ModelSource& source, DType dtype, int threads, int64_
       dtype_(dtype),
       team_(threads),
       stream_(team_),
-      units_(model::declare(config_)),
+      segments_(model::declare(config_)),
       limit_(limit > 0 ? std::min(limit, config_.context) : config_.context),
       logits_(static_cast<size_t>(config_.vocab)) {
   model::Carver counter(nullptr);
@@ -91,25 +91,31 @@ Generator::Generator(const ModelSource& source, DType dtype, int threads, int64_
   weights_memory_ = std::make_unique<device::Arena>(counter.used(), &team_);
   model::Carver carver(weights_memory_->data());
   carve_weights(carver);
-  const auto segment = [&](int unit) -> ConstRef { return segments_[static_cast<size_t>(unit)]; };
-  embedding_weights_ = model::embedding_weights(config_, units_, segment);
-  head_weights_ = model::head_weights(config_, units_, segment);
-  const int first_block = model::unit_index(config_).first_block;
-  for (int unit = first_block; unit < first_block + config_.layers; ++unit)
-    block_weights_.push_back(model::block_weights(units_[static_cast<size_t>(unit)], segment(unit)));
+  const model::ElementSegments elements(config_, nullptr);
+  const auto weights = [&](int element) {
+    model::PlacedSegments<ConstRef> placed;
+    for (const int segment : elements.of(element)) {
+      const auto at = static_cast<size_t>(segment);
+      placed.push_back({&segments_[at], weights_[at]});
+    }
+    return placed;
+  };
+  embedding_weights_ = model::embedding_weights(weights(-1));
+  head_weights_ = model::head_weights(config_, weights(elements.last()));
+  for (int layer = 0; layer < elements.last(); ++layer) block_weights_.push_back(model::block_weights(weights(layer)));
   load(source);
 }
 
 Generator::~Generator() = default;
 
 void Generator::load(const ModelSource& source) {
-  for (size_t u = 0; u < units_.size(); ++u) {
-    for (const model::Tensor& tensor : units_[u].tensors) {
+  for (size_t i = 0; i < segments_.size(); ++i) {
+    for (const model::Tensor& tensor : segments_[i].tensors) {
       std::mutex mutex;
       std::exception_ptr failure;
       team_.parallel_for(tensor.count(), 1 << 16, [&](int64_t first, int64_t last) {
         try {
-          source.read(tensor.name, tensor.shape, first, last - first, segments_[u].at(tensor.offset + first));
+          source.read(tensor.name, tensor.shape, first, last - first, weights_[i].at(tensor.offset + first));
         } catch (...) {
           const std::lock_guard lock(mutex);
           failure = std::current_exception();
@@ -121,8 +127,8 @@ void Generator::load(const ModelSource& source) {
 }
 
 void Generator::carve_weights(model::Carver& carver) {
-  segments_.clear();
-  for (const model::Unit& unit : units_) segments_.push_back(carver.take("weights", unit.count, dtype_));
+  weights_.clear();
+  for (const model::Segment& segment : segments_) weights_.push_back(carver.take("weights", segment.count, dtype_));
 }
 
 // For `capacity_` tokens.
@@ -204,9 +210,9 @@ std::span<const float> Generator::feed(std::span<const int32_t> tokens) {
 }
 
 void Generator::fail_non_finite(int64_t n) {
-  for (size_t u = 0; u < units_.size(); ++u) {
-    for (const model::Tensor& tensor : units_[u].tensors) {
-      const int64_t at = ops::first_non_finite(stream_, tensor.count(), segments_[u].at(tensor.offset));
+  for (size_t i = 0; i < segments_.size(); ++i) {
+    for (const model::Tensor& tensor : segments_[i].tensors) {
+      const int64_t at = ops::first_non_finite(stream_, tensor.count(), weights_[i].at(tensor.offset));
       if (at < 0) continue;
       throw Error(
           fmt::format("the logits are not finite: nor are the weights, first in {} (element {})", tensor.name, at),

@@ -59,11 +59,11 @@ class Generator {
   DType dtype_;
   device::WorkerTeam team_;
   device::Stream stream_;
-  std::vector<model::Unit> units_;
+  std::vector<model::Segment> segments_;
   int64_t limit_;
   int64_t capacity_ = 0;  // tokens for which `sequence_memory_` is laid out
   std::unique_ptr<device::Arena> weights_memory_, sequence_memory_;
-  std::vector<Ref> segments_, caches_;
+  std::vector<Ref> weights_, caches_;
   model::EmbeddingWeights embedding_weights_;
   std::vector<model::BlockWeights> block_weights_;
   model::HeadWeights head_weights_;

@@ -141,8 +141,8 @@ checkpoint::NameTable hugging_face_names(const model::TransformerConfig& config)
   const Family& family = family_of(config.family);
   model::to_hugging_face(config);  // Error for options that the family's class does not have
   std::vector<checkpoint::TensorSpec> ours;
-  for (const model::Unit& unit : model::declare(config)) {
-    for (const model::Tensor& tensor : unit.tensors) ours.push_back({tensor.name, DType::f32, tensor.shape});
+  for (const model::Segment& segment : model::declare(config)) {
+    for (const model::Tensor& tensor : segment.tensors) ours.push_back({tensor.name, DType::f32, tensor.shape});
   }
   checkpoint::NameTable table{.tensors = checkpoint::expand(family.rules, ours),
                               .optional_prefix = family.prefix,

@@ -15,6 +15,7 @@ namespace ridgeline::train {
 namespace {
 
 using parallel::BufferKind;
+using parallel::ElementRange;
 using parallel::Executor;
 
 struct Part {
@@ -27,9 +28,10 @@ constexpr Part kParts[] = {
 checkpoint::Layout state_layout(const Executor& executor) {
   std::vector<checkpoint::TensorSpec> specs;
   for (const Part& part : kParts) {
-    for (size_t u = 0; u < executor.units().size(); ++u) {
-      const DType dtype = executor.state_dtype(part.kind);
-      for (const model::Tensor& tensor : executor.units()[u].tensors)
+    const DType dtype = executor.state_dtype(part.kind);
+    // As declared: files do not depend on how units are cut.
+    for (const model::Segment& segment : model::declare(executor.run_shape().config)) {
+      for (const model::Tensor& tensor : segment.tensors)
         specs.push_back({std::string(part.prefix) + tensor.name, dtype, tensor.shape});
     }
   }
@@ -160,10 +162,11 @@ std::filesystem::path save_state(Executor& executor, const std::filesystem::path
     std::vector<checkpoint::Piece> pieces;
     together(ranks, true, "write a checkpoint", [&] {
       for (const Part& part : kParts) {
-        for (size_t u = 0; u < executor.units().size(); ++u) {
-          const int unit = static_cast<int>(u);
-          executor.visit(part.kind, unit, executor.piece(unit), [&](int64_t first, int64_t elements, ConstRef values) {
-            model::for_each_tensor_range(executor.units()[u], first, first + elements,
+        for (size_t i = 0; i < executor.segments().size(); ++i) {
+          const int segment = static_cast<int>(i);
+          const ElementRange piece = executor.piece(segment);
+          executor.visit(part.kind, segment, piece, [&](int64_t first, int64_t elements, ConstRef values) {
+            model::for_each_tensor_range(executor.segments()[i], first, first + elements,
                                          [&](const model::Tensor& tensor, int64_t at, int64_t count, int64_t offset) {
                                            writer.write_range(std::string(part.prefix) + tensor.name, at, count,
                                                               values.at(offset - first));

@@ -95,7 +95,7 @@ class Trainer {
       if (log_ && record.result.overflow) {
         log_->message(
             fmt::format("step {}: a gradient overflowed, first in {}; skipped, the loss scale goes from {} to {}",
-                        state_.step, executor_.units()[static_cast<size_t>(record.result.overflow_unit)].name,
+                        state_.step, executor_.segments()[static_cast<size_t>(record.result.overflow_segment)].name,
                         *record.loss_scale, scaler_->scale()));
       }
       if (first_) report_start();

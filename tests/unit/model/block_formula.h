@@ -50,7 +50,7 @@ inline Doubles norm_formula(const TransformerConfig& config, const Doubles& x, c
 // Of a block on a micro-batch of `batch` sequences, each at positions 0 … sequence - 1.
 struct BlockFormula {
   TransformerConfig config;  // by value: a test may ask what another option would give on the same tensors
-  const Unit& unit;
+  const Segment& unit;
   int64_t batch, sequence;
   // Dropout's address; probability 0: none.
   int layer = 0;

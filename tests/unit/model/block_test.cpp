@@ -75,7 +75,7 @@ class BlockRun {
 
   std::vector<float>& weights() { return weights_; }
   std::vector<float>& input() { return input_; }
-  const Unit& unit() const { return unit_; }
+  const Segment& unit() const { return unit_; }
   // What it is to compute.
   BlockFormula formula() const {
     return {.config = config_,
@@ -113,7 +113,7 @@ class BlockRun {
     std::vector<float> weight_gradients(static_cast<size_t>(unit_.count));
     Carver carve_saved(saved_->data()), carve_scratch(scratch.data());
     block_backward(stream_, config_, shape_, kLayer, batch_, kRandom, weights_of(),
-                   block_gradients(unit_, weight_gradients.data()), ConstRef(stored_input_.get(), dtype()),
+                   block_gradients({{&unit_, weight_gradients.data()}}), ConstRef(stored_input_.get(), dtype()),
                    carve_block_saved(carve_saved, config_, shape_, recompute_), Ref(gradient.get(), dtype()),
                    carve_block_scratch(carve_scratch, config_, shape_, Pass::backward, recompute_), recompute_);
     EXPECT_FALSE(scratch.overrun()) << described(config_);
@@ -147,7 +147,7 @@ class BlockRun {
   static constexpr StepRandom kRandom{.dropout = 11, .attention_dropout = 12};
 
   DType dtype() const { return shape_.dtype; }
-  BlockWeights weights_of() const { return block_weights(unit_, ConstRef(stored_weights_.get(), dtype())); }
+  BlockWeights weights_of() const { return block_weights({{&unit_, ConstRef(stored_weights_.get(), dtype())}}); }
 
   template <typename F>
   static int64_t used(F&& carve) {
@@ -172,7 +172,7 @@ class BlockRun {
   Recompute recompute_;
   device::WorkerTeam team_;
   device::Stream stream_;
-  Unit unit_;
+  Segment unit_;
   BatchShape shape_;
   std::vector<float> weights_, input_, table_;
   std::vector<int32_t> positions_;

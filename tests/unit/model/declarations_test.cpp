@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
 
 #include "combinations.h"
 
@@ -11,7 +12,7 @@ namespace {
 
 TEST(Declarations, UnitIndexSaysWhereDeclaredUnitsStand) {
   for (const TransformerConfig& config : option_combinations()) {
-    const std::vector<Unit> units = declare(config);
+    const std::vector<Segment> units = declare(config);
     const UnitIndex index = unit_index(config);
     ASSERT_EQ(static_cast<int>(units.size()), index.count) << described(config);
     const auto kind = [&](int unit) { return units[static_cast<size_t>(unit)].kind; };
@@ -38,9 +39,48 @@ TEST(Declarations, EveryUnitIsReadByTheElementsThatAddToIt) {
   }
 }
 
+// Numbers that repeat, are negative and are not in order.
+int odd_segmentation(const Tensor& tensor) {
+  return static_cast<int>(tensor.name.size() % 3) * 5 - 7;
+}
+
+TEST(Declarations, ASegmentationCutsUnitsAndLosesNoTensor) {
+  for (const TransformerConfig& config : option_combinations()) {
+    const std::vector<Segment> whole = declare(config);
+    for (const Segmentation segmentation : {&uncut_apart, &odd_segmentation}) {
+      const std::vector<Segment> segments = declare(config, segmentation);
+      EXPECT_GT(segments.size(), whole.size());
+      std::map<std::string, int> unit_of, found_in;
+      for (const Segment& segment : whole) {
+        for (const Tensor& tensor : segment.tensors) unit_of[tensor.name] = segment.unit;
+      }
+      int unit = 0;
+      for (const Segment& segment : segments) {
+        EXPECT_FALSE(segment.tensors.empty());
+        EXPECT_TRUE(segment.unit == unit || segment.unit == unit + 1) << segment.name;
+        unit = segment.unit;
+        for (const Tensor& tensor : segment.tensors) {
+          EXPECT_EQ(segmentation(tensor), segmentation(segment.tensors[0])) << tensor.name;
+          EXPECT_TRUE(found_in.emplace(tensor.name, unit).second) << tensor.name << " is there twice";
+        }
+      }
+      EXPECT_EQ(found_in, unit_of) << described(config);
+      const ElementSegments elements(config, segmentation);
+      EXPECT_EQ(elements.last(), config.layers);
+      for (int element = -1; element <= config.layers; ++element) {
+        std::vector<int> units = units_of_element(config, element), read;
+        for (const int number : elements.of(element)) read.push_back(segments[static_cast<size_t>(number)].unit);
+        read.erase(std::unique(read.begin(), read.end()), read.end());
+        EXPECT_EQ(read, units);
+      }
+      EXPECT_EQ(elements.of(-1, elements.last()).size(), segments.size());
+    }
+  }
+}
+
 TEST(Declarations, SplitAxesAreFirstOrSecondBehindAtMostThree) {
   for (const TransformerConfig& config : option_combinations()) {
-    for (const Unit& unit : declare(config)) {
+    for (const Segment& unit : declare(config)) {
       int64_t end = 0;
       bool decaying = true;
       for (const Tensor& tensor : unit.tensors) {
@@ -71,7 +111,7 @@ TEST(Declarations, FlopsCountEveryMatrixOncePerToken) {
     // Matrices of products: everything that decays, but the embedding and the positions, which are looked up; the
     // vocabulary matrix when it serves as the head.
     double elements = 0;
-    for (const Unit& unit : declare(config)) {
+    for (const Segment& unit : declare(config)) {
       if (unit.kind == UnitKind::positions || (unit.kind == UnitKind::vocabulary && !config.tied)) continue;
       for (const Tensor& tensor : unit.tensors) elements += tensor.decay ? static_cast<double>(tensor.count()) : 0.0;
     }
@@ -84,7 +124,7 @@ TEST(Declarations, FlopsCountEveryMatrixOncePerToken) {
 
 TEST(Declarations, InitialValuesOfMatricesIntoTheResidualStreamAreSmaller) {
   const TransformerConfig config = small_config();
-  const Unit block = declare_block(config, 1);
+  const Segment block = declare_block(config, 1);
   EXPECT_FLOAT_EQ(block.tensor("attention.out.weight").deviation, 0.1F);  // 0.2 / sqrt(2 x 2)
   EXPECT_FLOAT_EQ(block.tensor("mlp.down.weight").deviation, 0.1F);
   EXPECT_FLOAT_EQ(block.tensor("mlp.up.weight").deviation, 0.2F);

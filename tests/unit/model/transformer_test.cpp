@@ -39,7 +39,7 @@ Memory memory_of(Carve&& carve) {
 // A model without its blocks, with random weights, tokens and labels.
 struct Ends {
   explicit Ends(const TransformerConfig& of) : config(of), units(declare(of)), index(unit_index(of)) {
-    for (const Unit& unit : units) {
+    for (const Segment& unit : units) {
       std::vector<float>& values = segments.emplace_back(static_cast<size_t>(unit.count));
       gradients.emplace_back(values.size());
       for (const Tensor& tensor : unit.tensors) {
@@ -59,8 +59,16 @@ struct Ends {
   }
 
   Batch batch() const { return {.inputs = tokens.data(), .labels = labels.data(), .positions = positions.data()}; }
-  ConstRef weights_of(int unit) const { return segments[static_cast<size_t>(unit)].data(); }
-  float* gradient_of(int unit) { return gradients[static_cast<size_t>(unit)].data(); }
+  PlacedSegments<ConstRef> weights() const {
+    PlacedSegments<ConstRef> placed;
+    for (size_t i = 0; i < units.size(); ++i) placed.push_back({&units[i], ConstRef(segments[i].data())});
+    return placed;
+  }
+  PlacedSegments<float*> gradients_of() {
+    PlacedSegments<float*> placed;
+    for (size_t i = 0; i < units.size(); ++i) placed.push_back({&units[i], gradients[i].data()});
+    return placed;
+  }
   const double* in_double(const std::vector<Doubles>& values, int unit, const char* tensor) const {
     if (unit < 0) return nullptr;
     const Tensor* const found = units[static_cast<size_t>(unit)].find(tensor);
@@ -91,7 +99,7 @@ struct Ends {
   }
 
   TransformerConfig config;
-  std::vector<Unit> units;
+  std::vector<Segment> units;
   UnitIndex index;
   std::vector<std::vector<float>> segments, gradients;
   std::vector<int32_t> tokens, labels, positions;
@@ -105,15 +113,12 @@ TEST(Embedding, IsItsFormulaForwardAndBackward) {
     const BatchShape shape{.batch = kBatch, .sequence = kSequence, .team_size = 2};
     const int64_t c = config.width;
     std::vector<float> output(static_cast<size_t>(kTokens * c)), dy = random_values(kTokens * c, 8, 0.0F, 1.0F);
-    embedding_forward(stream, config, shape, ends.batch(), {},
-                      embedding_weights(config, ends.units, [&](int unit) { return ends.weights_of(unit); }),
-                      output.data());
+    embedding_forward(stream, config, shape, ends.batch(), {}, embedding_weights(ends.weights()), output.data());
     const std::vector<float> kept = dy;
     const auto carve = [&](Carver& carver) { return carve_embedding_scratch(carver, config, shape); };
     const Memory memory = memory_of(carve);
     Carver carver(memory.get());
-    embedding_backward(stream, config, shape, ends.batch(), {}, dy.data(),
-                       embedding_gradients(config, ends.units, [&](int unit) { return ends.gradient_of(unit); }),
+    embedding_backward(stream, config, shape, ends.batch(), {}, dy.data(), embedding_gradients(ends.gradients_of()),
                        carve(carver));
     const bool table = config.positions == Positions::learned;
     const float* const words = ends.segments[ends.index.vocabulary].data();
@@ -147,10 +152,8 @@ TEST(Loss, IsItsFormulaAndItsGradientTheDerivative) {
     const auto carve = [&](Carver& carver) { return carve_loss_scratch(carver, config, shape, true); };
     const Memory memory = memory_of(carve);
     Carver carver(memory.get());
-    loss(stream, config, shape, ends.batch(),
-         head_weights(config, ends.units, [&](int unit) { return ends.weights_of(unit); }), input.data(), kScale,
-         gradient.data(), head_gradients(config, ends.units, [&](int unit) { return ends.gradient_of(unit); }),
-         losses.data(), carve(carver));
+    loss(stream, config, shape, ends.batch(), head_weights(config, ends.weights()), input.data(), kScale,
+         gradient.data(), head_gradients(config, ends.gradients_of()), losses.data(), carve(carver));
 
     std::vector<Doubles> values;
     for (const std::vector<float>& segment : ends.segments) values.emplace_back(segment.begin(), segment.end());

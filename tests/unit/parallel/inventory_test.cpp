@@ -82,14 +82,14 @@ TEST(inventory, overlap_check_knows_streams) {
 TEST(inventory, overlap_check_counts_the_last_use_on_every_stream) {
   Program program{.name = "step", .ops = {}};
   program.ops = {{OpKind::clear}, {OpKind::reduce, 0, 0, {0}}, {OpKind::measure}, {OpKind::clear, 1}};
-  const Inventory inventory{.buffers = {{.kind = BufferKind::unit_gradient,
+  const Inventory inventory{.buffers = {{.kind = BufferKind::segment_gradient,
                                          .program = 0,
                                          .first = 0,
                                          .last = 2,
                                          .last_on = {2, -1, 1, -1, -1},
                                          .name = "first",
                                          .bytes = 64},
-                                        {.kind = BufferKind::unit_gradient,
+                                        {.kind = BufferKind::segment_gradient,
                                          .index = 1,
                                          .program = 0,
                                          .first = 3,
@@ -136,10 +136,10 @@ TEST(inventory, parameters_gradients_and_moments_take_what_the_closed_form_says)
     for (const auto& [ranks, group] : {std::pair{2, 0}, {4, 0}, {8, 0}, {8, 2}}) {
       const RunShape run = small(
           {.level = form.level, .mesh = comm::Mesh::of_data(ranks, group), .wire = form.wire, .weights = form.weights});
-      const std::vector<model::Unit> units = model::declare(run.config);
-      const Inventory inventory = make_inventory(run, units, programs(run));
+      const std::vector<model::Segment> segments = model::declare(run.config);
+      const Inventory inventory = make_inventory(run, segments, programs(run));
       int64_t padded = 0, bytes = 0;
-      for (const model::Unit& unit : units) padded += unit.padded(ranks);
+      for (const model::Segment& segment : segments) padded += segment.padded(ranks);
       for (const Buffer& buffer : inventory.buffers) {
         if (buffer.program < 0) bytes += buffer.bytes;
       }
@@ -165,16 +165,16 @@ TEST(inventory, offload_moves_moments_and_masters_that_products_do_not_read) {
                               .weights = form.weights,
                               .masters = form.masters,
                               .moments = form.moments});
-        const std::vector<model::Unit> units = model::declare(run.config);
+        const std::vector<model::Segment> segments = model::declare(run.config);
         int64_t padded = 0;
-        for (const model::Unit& unit : units) padded += unit.padded(4) / run.sharding.shards();
+        for (const model::Segment& segment : segments) padded += segment.padded(4) / run.sharding.shards();
         for (const Packing packing : {Packing::shared, Packing::separate}) {
           run.offload_window = 0;
-          const Inventory plain = make_inventory(run, units, programs(run), packing);
+          const Inventory plain = make_inventory(run, segments, programs(run), packing);
           EXPECT_EQ(plain.file_bytes, 0);
           for (const int64_t window : {int64_t{1}, int64_t{1} << 20, int64_t{64} << 20}) {
             run.offload_window = window;
-            const Inventory inventory = make_inventory(run, units, programs(run), packing);
+            const Inventory inventory = make_inventory(run, segments, programs(run), packing);
             EXPECT_EQ(inventory.file_bytes, form.element * padded) << word_of(level) << " " << group;
             EXPECT_TRUE(overlapping(inventory, programs(run)).empty());
             const Buffer& memory = *inventory.find(BufferKind::offload_window, 0, 0, -1);
@@ -202,10 +202,10 @@ TEST(inventory, offloaded_state_passes_whole_in_the_order_of_updates) {
     for (const int64_t window : {int64_t{1}, int64_t{2} << 20}) {
       RunShape run = small({.level = level, .mesh = comm::Mesh::of_data(4), .weights = DType::bf16});
       run.offload_window = window;
-      const std::vector<model::Unit> units = model::declare(run.config);
-      const Inventory inventory = make_inventory(run, units, programs(run));
-      const Offload offload = offload_of(run, units);
-      const std::vector<OffloadChunk> chunks = chunks_of(offload, programs(run)[0], units, run.sharding);
+      const std::vector<model::Segment> segments = model::declare(run.config);
+      const Inventory inventory = make_inventory(run, segments, programs(run));
+      const Offload offload = offload_of(run, segments);
+      const std::vector<OffloadChunk> chunks = chunks_of(offload, programs(run)[0], segments, run.sharding);
       std::vector<bool> pages(static_cast<size_t>(inventory.file_bytes / device::StateFile::kAlignment));
       int64_t bytes = 0;
       for (const device::FileStream::Chunk& chunk : ranges_of(offload, chunks, inventory)) {
@@ -219,8 +219,8 @@ TEST(inventory, offloaded_state_passes_whole_in_the_order_of_updates) {
       EXPECT_EQ(std::count(pages.begin(), pages.end(), true), static_cast<int64_t>(pages.size()));
       OffloadChunk before{-1, 0, 0};
       for (const OffloadChunk& chunk : chunks) {
-        EXPECT_EQ(chunk.first, chunk.unit == before.unit ? before.last : 0);
-        EXPECT_GE(chunk.unit, before.unit);
+        EXPECT_EQ(chunk.first, chunk.segment == before.segment ? before.last : 0);
+        EXPECT_GE(chunk.segment, before.segment);
         before = chunk;
       }
     }
@@ -229,9 +229,9 @@ TEST(inventory, offloaded_state_passes_whole_in_the_order_of_updates) {
 
 TEST(inventory, padding_is_smaller_than_a_block_per_rank_and_unit) {
   const RunShape run = small({.mesh = comm::Mesh::of_data(4)});
-  for (const model::Unit& unit : model::declare(run.config)) {
-    EXPECT_LT(unit.padded(4) - unit.count, 4 * model::kShardBlock);
-    EXPECT_EQ(unit.padded(4) % (4 * model::kShardBlock), 0);
+  for (const model::Segment& segment : model::declare(run.config)) {
+    EXPECT_LT(segment.padded(4) - segment.count, 4 * model::kShardBlock);
+    EXPECT_EQ(segment.padded(4) % (4 * model::kShardBlock), 0);
   }
 }
 

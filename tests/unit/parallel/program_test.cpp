@@ -127,7 +127,7 @@ TEST(simulator, notices_a_forgotten_wait) {
 TEST(simulator, notices_ranks_that_wait_for_each_other) {
   const Sharding sharding{.mesh = comm::Mesh::of_data(2)};
   std::vector<Program> programs(2, step(sharding));
-  // The second rank reduces two units in the other order.
+  // The second rank reduces two segments in the other order.
   std::vector<size_t> reductions;
   for (size_t i = 0; i < programs[1].ops.size(); ++i) {
     if (programs[1].ops[i].kind == OpKind::reduce) reductions.push_back(i);

@@ -56,7 +56,7 @@ TEST(proof, refuses_a_wrong_program_and_names_it_and_the_operation) {
       if (op.kind == OpKind::forward && op.index == 1) op.after.clear();
     }
   });
-  EXPECT_NE(text.find("the program 'evaluate' is wrong: rank 0: 'forward block 1 micro 0' needs weights of unit"),
+  EXPECT_NE(text.find("the program 'evaluate' is wrong: rank 0: 'forward block 1 micro 0' needs weights of segment"),
             std::string::npos)
       << text;
 }

@@ -36,20 +36,23 @@ class Stage {
     program_.ops.push_back({OpKind::exchange, 0, 0, after, std::move(messages)});
     return position();
   }
-  // Sums, norm and update of the stage's units.
+  // Sums, norm and update of the stage's segments.
   Program finish(const model::TransformerConfig& config, int micro_batches) {
+    const model::ElementSegments elements(config, nullptr);
     std::vector<int> reduced;
-    for (const int unit : units_of(config, program_))
-      reduced.push_back(add(OpKind::reduce, unit, micro_batches - 1, {last_compute_}));
+    for (const int segment : segments_of(elements, program_))
+      reduced.push_back(add(OpKind::reduce, segment, micro_batches - 1, {last_compute_}));
     size_t i = 0;
     int measured = -1;
-    for (const int unit : units_of(config, program_)) measured = add(OpKind::measure, unit, 0, {reduced[i++]});
+    for (const int segment : segments_of(elements, program_))
+      measured = add(OpKind::measure, segment, 0, {reduced[i++]});
     const int agreed = add(OpKind::agree, 0, 0, {measured});
-    for (const int unit : units_of(config, program_)) add(OpKind::update, unit, 0, {agreed});
+    for (const int segment : segments_of(elements, program_)) add(OpKind::update, segment, 0, {agreed});
     return program_;
   }
   void clear_all(const model::TransformerConfig& config) {
-    for (const int unit : units_of(config, program_)) add(OpKind::clear, unit);
+    const model::ElementSegments elements(config, nullptr);
+    for (const int segment : segments_of(elements, program_)) add(OpKind::clear, segment);
   }
 
  private:
@@ -184,9 +187,9 @@ TEST(two_stages, wrong_ones_are_refused_with_the_operation_named) {
          remove(p[1], nth(p[1], OpKind::backward_weight, 1));
          p[1].ops.push_back(late);
        },
-       "'backward of the weights of block 1 micro 1' adds to gradient of unit"},
-      {"a unit of the second stage is not updated", [](Programs& p) { remove(p[1], nth(p[1], OpKind::update, 1)); },
-       "and none has written updated state of unit"},
+       "'backward of the weights of block 1 micro 1' adds to gradient of segment"},
+      {"a segment of the second stage is not updated", [](Programs& p) { remove(p[1], nth(p[1], OpKind::update, 1)); },
+       "and none has written updated state of segment"},
   };
   for (const Fault& fault : faults) {
     Programs programs = two_stages(true);

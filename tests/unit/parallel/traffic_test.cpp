@@ -14,20 +14,20 @@ model::TransformerConfig small() {
 // Bytes that a rank sends for weights and gradients.
 int64_t bytes(const Sharding& sharding) {
   const Program program = lower(small(), schedule(1, sharding.micro_batches)[0], sharding);
-  const std::vector<model::Unit> units = model::declare(small());
-  Traffic sum = traffic_of(program, units, sharding);
+  const std::vector<model::Segment> segments = model::declare(small());
+  Traffic sum = traffic_of(program, segments, sharding);
   for (const OpKind kind : {OpKind::count, OpKind::agree}) {
-    const Traffic scalars = traffic_of(Op{.kind = kind}, units, sharding);
+    const Traffic scalars = traffic_of(Op{.kind = kind}, segments, sharding);
     EXPECT_EQ(scalars.transfers, sharding.ranks() > 1 ? 1 : 0);
     sum.bytes -= scalars.bytes;
   }
   return sum.bytes;
 }
 
-// Elements of all units, padded.
+// Elements of all segments, padded.
 int64_t elements(const Sharding& sharding) {
   int64_t sum = 0;
-  for (const model::Unit& unit : model::declare(small())) sum += extent_of(unit, sharding).whole;
+  for (const model::Segment& segment : model::declare(small())) sum += extent_of(segment, sharding).whole;
   return sum;
 }
 

@@ -142,10 +142,10 @@ train::Config config_of(const Choice& choice) {
   const int ranks = ranks_of(choice);
   train::Config config = base_of(choice[family]);
   const Batch sequences = value(kBatches, choice, batch);
-  const int unit = sequences.fixed != 0 ? 1 : ranks;
+  const int segment = sequences.fixed != 0 ? 1 : ranks;
   config.train.global_batch = sequences.fixed != 0 ? sequences.fixed : int64_t{sequences.per_rank} * ranks;
   if (sequences.ramp_from != 0) {
-    config.train.batch_ramp_start = int64_t{sequences.ramp_from} * unit;
+    config.train.batch_ramp_start = int64_t{sequences.ramp_from} * segment;
     config.train.batch_ramp_increment = config.train.batch_ramp_start;
     config.train.batch_ramp_samples = 2 * config.train.global_batch;
   }

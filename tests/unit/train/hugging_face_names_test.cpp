@@ -48,7 +48,7 @@ TEST_P(HuggingFaceNames, ImportExportImportIsBitwise) {
   EXPECT_EQ(model::from_hugging_face(checkpoint::read_config(folder_)), config);
   const checkpoint::HuggingFaceModel again(folder_, hugging_face_names(config));
   int64_t elements = 0;
-  for (const model::Unit& unit : model::declare(config)) {
+  for (const model::Segment& unit : model::declare(config)) {
     for (const model::Tensor& tensor : unit.tensors) {
       const std::vector<float> values = whole(original, tensor);
       EXPECT_EQ(values, whole(again, tensor)) << tensor.name;

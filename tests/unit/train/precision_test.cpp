@@ -89,7 +89,7 @@ TEST_F(Precision, the_unit_that_overflowed_is_named) {
   const std::string said{std::istreambuf_iterator<char>(file), {}};
   EXPECT_NE(said.find("step 1: a gradient overflowed, first in "), std::string::npos) << said;
   bool named = false;
-  for (const model::Unit& unit : model::declare(fp16.model.transformer))
+  for (const model::Segment& unit : model::declare(fp16.model.transformer))
     named = named || said.find("first in " + unit.name + ";") != std::string::npos;
   EXPECT_TRUE(named) << said;
 }
