@@ -24,9 +24,8 @@ struct Reference {
   double keep(int64_t b, int64_t h, int64_t query, int64_t key) const {
     const AttentionDropout& drop = shape.dropout;
     if (drop.probability == 0.0F) return 1.0;
-    const Philox4 words = philox(
-        drop.random_key, {static_cast<uint32_t>(key / 4), static_cast<uint32_t>(query),
-                          drop.layer * static_cast<uint32_t>(shape.heads) + static_cast<uint32_t>(h), drop.samples[b]});
+    const Philox4 words = philox(drop.random_key, {static_cast<uint32_t>(key / 4), static_cast<uint32_t>(query),
+                                                   drop.first_head + static_cast<uint32_t>(h), drop.samples[b]});
     return words[static_cast<size_t>(key % 4)] >= static_cast<double>(drop.probability) * 0x1p32
                ? 1.0 / (1.0 - static_cast<double>(drop.probability))
                : 0.0;

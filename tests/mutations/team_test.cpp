@@ -11,6 +11,7 @@
 #include "ridgeline/device/arena.h"
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/model/block.h"
+#include "ridgeline/model/operators.h"
 #include "ridgeline/ops/matmul.h"
 #include "ridgeline/parallel/memory_guard.h"
 
@@ -41,9 +42,8 @@ TEST(TeamMutationDeathTest, IsRefusedByOperators) {
       output = input;
   const auto carved = [&](void* base) {
     model::Carver carver(base);
-    const model::BlockSaved saved = model::carve_block_saved(carver, config, shape, model::Recompute::none);
-    const model::BlockScratch scratch =
-        model::carve_block_scratch(carver, config, shape, model::Pass::forward, model::Recompute::none);
+    const model::BlockSaved saved = model::carve_block_saved(carver, {config, shape});
+    const model::BlockScratch scratch = model::carve_block_scratch(carver, {config, shape}, model::Pass::forward);
     return std::tuple(saved, scratch, carver.used());
   };
   const device::Arena memory(std::get<2>(carved(nullptr)), nullptr);
@@ -51,8 +51,12 @@ TEST(TeamMutationDeathTest, IsRefusedByOperators) {
   const auto forward = [&](int members) {
     device::WorkerTeam team(members);
     device::Stream stream(team);
-    model::block_forward(stream, config, shape, 0, {}, {}, model::block_weights({{&segment, ConstRef(weights.data())}}),
-                         ConstRef(input.data()), saved, Ref(output.data()), scratch, model::Recompute::none);
+    model::Operators operators(stream, scratch.workspace);
+    const model::Batch batch;
+    const model::StepRandom random;
+    model::block_forward(operators, {config, shape}, {0, batch, random},
+                         model::block_weights({{&segment, ConstRef(weights.data())}}), ConstRef(input.data()), saved,
+                         Ref(output.data()), scratch);
   };
   forward(1);
   EXPECT_DEATH(forward(2), "needs [0-9]+ bytes of workspace on a team of 2, but was lent [0-9]+");

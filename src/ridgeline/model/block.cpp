@@ -20,20 +20,21 @@ uint32_t mlp_site(int layer) {
   return static_cast<uint32_t>(layer) * 4 + 1;
 }
 
-ops::Attention attention_shape(const TransformerConfig& config, const BatchShape& shape, const Batch& batch,
-                               const StepRandom& random, int layer) {
-  ops::Attention attention{.batch = shape.batch,
-                           .queries = shape.sequence,
-                           .keys = shape.sequence,
-                           .heads = config.heads,
-                           .kv_heads = config.kv_heads,
+ops::Attention attention_of(const BlockShape& shape, const BlockContext& context) {
+  const TransformerConfig& config = shape.config;
+  ops::Attention attention{.batch = shape.batch.batch,
+                           .queries = shape.batch.sequence,
+                           .keys = shape.batch.sequence,
+                           .heads = shape.slice.heads,
+                           .kv_heads = shape.slice.kv_heads,
                            .head_width = config.head_width(),
                            .scale = 1.0F / std::sqrt(static_cast<float>(config.head_width())),
-                           .q_stride = config.qkv_width(),
-                           .kv_stride = config.qkv_width(),
-                           .out_stride = config.heads * config.head_width()};
-  if (shape.dropout) {
-    attention.dropout = {config.dropout, random.attention_dropout, static_cast<uint32_t>(layer), batch.sample_of_row};
+                           .q_stride = shape.qkv_width(),
+                           .kv_stride = shape.qkv_width(),
+                           .out_stride = shape.attended()};
+  if (shape.batch.dropout) {
+    const auto first_head = static_cast<uint32_t>(context.layer * config.heads + shape.slice.first_head);
+    attention.dropout = {config.dropout, context.random.attention_dropout, first_head, context.batch.sample_of_row};
   }
   return attention;
 }
@@ -99,41 +100,68 @@ BlockSaved merged(const BlockSaved& kept, const BlockSaved& again) {
 // one that counts workspace.
 class Work {
  public:
-  Work(Operators& operators, const TransformerConfig& config, const BatchShape& shape, int layer, const Batch& batch,
-       const StepRandom& random, const BlockWeights& weights)
+  Work(Operators& operators, const BlockShape& shape, const BlockContext& context, const BlockWeights& weights)
       : do_(operators),
-        config_(config),
         shape_(shape),
-        layer_(layer),
-        batch_(batch),
-        random_(random),
+        context_(context),
+        config_(shape.config),
         w_(weights),
-        n_(shape.tokens()),
-        attended_(config.heads * config.head_width()),
-        sequential_(mlp_follows_attention(config.residual)),
-        one_norm_(!has_second_norm(config.residual)) {}
+        n_(shape.batch.tokens()),
+        f_(shape.slice.ffn),
+        attended_(shape.attended()),
+        sequential_(mlp_follows_attention(config_.residual)),
+        one_norm_(!has_second_norm(config_.residual)) {}
 
   void forward(ConstRef input, const BlockSaved& saved, Ref output, const BlockScratch& scratch) {
     const BlockSaved s = merged(saved, scratch.again);
     const Ref after_attention = sequential_ ? s.residual : output;
     norm1(input, s.norm1_out, s.mean1, s.rstd1);
     attend(s.norm1_out, s);
-    into_residual(attended_, s.attention_out, w_.out_weight, w_.out_bias, input, attention_site(layer_),
-                  after_attention, scratch.dropped);
+    into_residual(attended_, s.attention_out, w_.out_weight, w_.out_bias, input, attention_site(context_.layer),
+                  after_attention, scratch.branch);
     if (!one_norm_) norm2(sequential_ ? ConstRef(s.residual) : input, s.norm2_out, s.mean2, s.rstd2);
     up(one_norm_ ? s.norm1_out : s.norm2_out, s.up, s.activation);
-    into_residual(config_.ffn, s.activation, w_.down_weight, w_.down_bias, after_attention, mlp_site(layer_), output,
-                  scratch.dropped);
+    into_residual(f_, s.activation, w_.down_weight, w_.down_bias, after_attention, mlp_site(context_.layer), output,
+                  scratch.branch);
   }
 
   void backward(ConstRef input, const BlockSaved& saved, Ref gradient, const BlockGradients& gradients,
-                const BlockScratch& scratch, Recompute recompute) {
+                const BlockScratch& scratch) {
     const BlockSaved s = merged(saved, scratch.again);
-    if (!keeps_products(recompute)) again(input, s, scratch);
-    // Where norm outputs are not kept they are made again just before they are read.
-    const bool renew = !keeps_outputs(recompute);
-    mlp_backward(input, s, gradient, gradients, scratch, renew);
-    attention_backward(input, s, gradient, gradients, scratch, renew);
+    if (!keeps_products(shape_.recompute)) again(input, s, scratch);
+    const Ref behind = shape_.batch.dropout ? scratch.branch : gradient;
+    const Ref mlp_narrow = sequential_ ? scratch.narrow : scratch.mlp_narrow;
+    const Gradients all{.output = gradient,
+                        .residual = gradient,
+                        .input = gradient,
+                        .of = {.mlp = behind,
+                               .up = scratch.wide,
+                               .norm2 = mlp_narrow,
+                               .attention = behind,
+                               .qkv = scratch.wide,
+                               .norm1 = scratch.narrow},
+                        .mlp_input = mlp_narrow,
+                        .attended = scratch.narrow,
+                        .activation = scratch.dactivation};
+    run_backward({.input = true, .weight = true}, input, s, all, gradients);
+  }
+
+  void backward_input(ConstRef input, const BlockSaved& s, ConstRef output_gradient, Ref input_gradient,
+                      const BlockWeightInputs& left, const BlockScratch& scratch) {
+    // Behind the attention's branch stands what the MLP made of the gradient, or the gradient itself.
+    const Gradients all{.output = output_gradient,
+                        .residual = sequential_ ? ConstRef(input_gradient) : output_gradient,
+                        .input = input_gradient,
+                        .of = left,
+                        .mlp_input = one_norm_ ? scratch.mlp_narrow : left.norm2,
+                        .attended = scratch.narrow,
+                        .activation = scratch.dactivation};
+    run_backward({.input = true, .weight = false}, input, s, all, {});
+  }
+
+  void backward_weight(ConstRef input, const BlockSaved& saved, const BlockWeightInputs& left,
+                       const BlockGradients& gradients, const BlockScratch& scratch) {
+    run_backward({.input = false, .weight = true}, input, merged(saved, scratch.again), {.of = left}, gradients);
   }
 
   void cached(int64_t start, Ref cache, Ref hidden, const CachedScratch& s) {
@@ -141,12 +169,12 @@ class Work {
     const Ref mlp_normed = one_norm_ ? s.normed : s.mlp_normed;
     if (!sequential_ && !one_norm_) norm2(hidden, mlp_normed, nullptr, nullptr);
     project_qkv(s.normed, s.qkv);
-    const int64_t kv = config_.kv_heads * config_.head_width(), qkv = config_.qkv_width();
+    const int64_t kv = shape_.slice.kv_heads * config_.head_width(), qkv = shape_.qkv_width();
     do_.apply([&](device::Stream& stream) {
       for (int64_t i = 0; i < n_; ++i)
         ops::cast(stream, 2 * kv, s.qkv.at(i * qkv + attended_), cache.at((start + i) * 2 * kv));
     });
-    ops::Attention attention = attention_shape(config_, shape_, batch_, random_, layer_);
+    ops::Attention attention = attention_of(shape_, context_);
     attention.keys = start + n_;
     attention.query_start = start;
     attention.kv_stride = 2 * kv;
@@ -154,10 +182,22 @@ class Work {
     into_residual(attended_, s.attention_out, w_.out_weight, w_.out_bias, hidden, 0, hidden, {});
     if (sequential_) norm2(hidden, mlp_normed, nullptr, nullptr);
     up(mlp_normed, s.up, s.activation);
-    into_residual(config_.ffn, s.activation, w_.down_weight, w_.down_bias, hidden, 0, hidden, {});
+    into_residual(f_, s.activation, w_.down_weight, w_.down_bias, hidden, 0, hidden, {});
   }
 
  private:
+  // Which part of a backward runs.
+  struct Parts {
+    bool input, weight;
+  };
+  // Where the gradients of a backward lie. Some may share memory where both parts run together.
+  struct Gradients {
+    ConstRef output, residual;  // of the block, and of what the attention's branch was added to
+    Ref input;
+    BlockWeightInputs of;
+    Ref mlp_input, attended, activation;  // of the MLP's input, of attention's output, of SwiGLU's
+  };
+
   void norm1(ConstRef x, Ref y, float* mean, float* rstd) {
     do_.norm_forward(config_, n_, x, w_.norm1_weight, w_.norm1_bias, y, mean, rstd);
   }
@@ -168,7 +208,7 @@ class Work {
   // One product for queries, keys and values, or one for queries and one for keys and values.
   template <typename F>
   void for_each_projection(const BlockGradients& g, F&& f) const {
-    const int64_t qkv = config_.qkv_width();
+    const int64_t qkv = shape_.qkv_width();
     if (config_.grouped_query()) {
       f(Projection{w_.q_weight, w_.q_bias, g.q_weight, g.q_bias, 0, attended_});
       f(Projection{w_.kv_weight, w_.kv_bias, g.kv_weight, g.kv_bias, attended_, qkv - attended_});
@@ -180,7 +220,7 @@ class Work {
   void project_qkv(ConstRef normed, Ref qkv) {
     for_each_projection({}, [&](const Projection& p) {
       do_.matmul(
-          forward_out_in(n_, config_.width, p.out, normed, p.weight, p.bias, qkv.at(p.first), config_.qkv_width()));
+          forward_out_in(n_, config_.width, p.out, normed, p.weight, p.bias, qkv.at(p.first), shape_.qkv_width()));
     });
     rotate(qkv, false);
   }
@@ -191,13 +231,13 @@ class Work {
     do_.apply([&](device::Stream& stream) {
       ops::rotary(stream,
                   {.tokens = n_,
-                   .heads = config_.heads + config_.kv_heads,
+                   .heads = shape_.slice.heads + shape_.slice.kv_heads,
                    .head_width = config_.head_width(),
                    .rotary_width = config_.rotated_width(),
-                   .stride = config_.qkv_width(),
+                   .stride = shape_.qkv_width(),
                    .pairing = pairing_of(config_.rotary_pairing),
-                   .positions = batch_.positions,
-                   .table = batch_.rotary,
+                   .positions = context_.batch.positions,
+                   .table = context_.batch.rotary,
                    .inverse = inverse},
                   qkv);
     });
@@ -205,34 +245,38 @@ class Work {
 
   void attend(ConstRef normed, const BlockSaved& s) {
     project_qkv(normed, s.qkv);
-    do_.attention_forward(attention_shape(config_, shape_, batch_, random_, layer_), s.qkv, keys(s.qkv), values(s.qkv),
-                          s.attention_out, s.lse);
+    do_.attention_forward(attention_of(shape_, context_), s.qkv, keys(s.qkv), values(s.qkv), s.attention_out, s.lse);
   }
   Ref keys(Ref qkv) const { return qkv.at(attended_); }
-  Ref values(Ref qkv) const { return qkv.at(attended_ + config_.kv_heads * config_.head_width()); }
+  Ref values(Ref qkv) const { return qkv.at(attended_ + shape_.slice.kv_heads * config_.head_width()); }
 
-  // target = residual + dropout(x W + b), W stored [in][C]. target may be residual.
+  // target = residual + dropout(x W + b), W stored [in][C]. target may be residual. The whole product ends in the sum
+  // where there is no dropout; else it goes to `branch` before.
   void into_residual(int64_t in, ConstRef x, ConstRef w, ConstRef bias, ConstRef residual, uint32_t site, Ref target,
-                     Ref dropped) {
-    Matmul product = forward_in_out(n_, in, config_.width, x, w, bias, target);
-    if (shape_.dropout) {
-      product.c = dropped;
-      do_.matmul(product);
-      do_.apply([&](device::Stream& stream) {
-        ops::dropout_forward(stream, n_, config_.width, dropout_at(config_, batch_, random_, site), dropped, residual,
-                             target);
-      });
-    } else {
+                     Ref branch) {
+    Matmul product = forward_in_out(n_, in, config_.width, x, w, shape_.slice.first ? bias : ConstRef(), target);
+    if (shape_.is_whole() && !shape_.batch.dropout) {
       product.epilogue = Epilogue::residual;
       product.residual = residual;
-      do_.matmul(product);
+      return do_.matmul(product);
     }
+    product.c = branch;
+    do_.matmul(product);
+    if (!shape_.is_whole()) do_.sum_over_slices(branch, n_ * config_.width);
+    do_.apply([&](device::Stream& stream) {
+      ops::dropout_forward(stream, n_, config_.width, dropout(site), branch, residual, target);
+    });
+  }
+  ops::Dropout dropout(uint32_t site) const {
+    ops::Dropout dropout = dropout_at(config_, context_.batch, context_.random, site);
+    if (!shape_.batch.dropout) dropout.probability = 0.0F;
+    return dropout;
   }
 
   // before = normed Wup^T + b, after = f(before). `after` null: only the product.
   void up(ConstRef normed, Ref before, Ref after) {
-    Matmul product = forward_out_in(n_, config_.width, config_.up_width(), normed, w_.up_weight, w_.up_bias, before,
-                                    config_.up_width());
+    Matmul product = forward_out_in(n_, config_.width, shape_.up_width(), normed, w_.up_weight, w_.up_bias, before,
+                                    shape_.up_width());
     if (after && config_.mlp == Mlp::gelu_tanh) {  // the one that a product can end in
       product.epilogue = Epilogue::gelu;
       product.pre_activation = before;
@@ -247,11 +291,11 @@ class Work {
     do_.apply([&](device::Stream& stream) {
       switch (config_.mlp) {
         case Mlp::gelu_tanh:
-          return ops::activation_forward(stream, ops::Activation::gelu_tanh, n_ * config_.ffn, before, after);
+          return ops::activation_forward(stream, ops::Activation::gelu_tanh, n_ * f_, before, after);
         case Mlp::gelu_erf:
-          return ops::activation_forward(stream, ops::Activation::gelu_erf, n_ * config_.ffn, before, after);
+          return ops::activation_forward(stream, ops::Activation::gelu_erf, n_ * f_, before, after);
         case Mlp::swiglu:
-          return ops::swiglu_forward(stream, n_, config_.ffn, before, after);
+          return ops::swiglu_forward(stream, n_, f_, before, after);
       }
       RL_NO_CASE(config_.mlp);
     });
@@ -264,26 +308,25 @@ class Work {
     if (one_norm_) up(s.norm1_out, s.up, {});
     attend(s.norm1_out, s);
     if (sequential_) {
-      into_residual(attended_, s.attention_out, w_.out_weight, w_.out_bias, input, attention_site(layer_), s.residual,
-                    scratch.dropped);
+      into_residual(attended_, s.attention_out, w_.out_weight, w_.out_bias, input, attention_site(context_.layer),
+                    s.residual, scratch.branch);
     }
     if (one_norm_) return;
     norm2(sequential_ ? ConstRef(s.residual) : input, s.norm2_out, s.mean2, s.rstd2);
     up(s.norm2_out, s.up, {});
   }
 
-  // The gradient that reaches a projection behind dropout.
-  Ref behind_dropout(Ref gradient, uint32_t site, Ref dropped) {
-    if (!shape_.dropout) return gradient;
-    do_.apply([&](device::Stream& stream) {
-      ops::dropout_backward(stream, n_, config_.width, dropout_at(config_, batch_, random_, site), gradient, dropped);
-    });
-    return dropped;
+  // The gradient that reaches a projection behind dropout: `to`, which is `gradient` itself where nothing is dropped
+  // and nothing is left for a weight part.
+  void behind_dropout(ConstRef gradient, uint32_t site, Ref to) {
+    if (to.data == gradient.data) return;
+    do_.apply(
+        [&](device::Stream& stream) { ops::dropout_backward(stream, n_, config_.width, dropout(site), gradient, to); });
   }
 
   // Gradient of the activation's input, from that of the MLP's output.
   void through_activation(ConstRef dmlp, ConstRef before, Ref dup, Ref dactivation) {
-    const int64_t f = config_.ffn;
+    const int64_t f = f_;
     Matmul product = input_gradient_in_out(n_, f, config_.width, dmlp, w_.down_weight, dup);
     switch (config_.mlp) {
       case Mlp::gelu_tanh:
@@ -304,129 +347,184 @@ class Work {
     RL_NO_CASE(config_.mlp);
   }
 
-  void mlp_backward(ConstRef input, const BlockSaved& s, Ref gradient, const BlockGradients& g,
-                    const BlockScratch& scratch, bool renew) {
-    const int64_t c = config_.width, f = config_.ffn, u = config_.up_width();
+  // Either part alone runs its share of the same operators in the same order. Where norm outputs and activations are
+  // not kept they are made again just before the weight part reads them.
+  void run_backward(Parts parts, ConstRef input, const BlockSaved& s, const Gradients& d, const BlockGradients& g) {
+    mlp_backward(parts, input, s, d, g);
+    attention_backward(parts, input, s, d, g);
+  }
+
+  void mlp_backward(Parts parts, ConstRef input, const BlockSaved& s, const Gradients& d, const BlockGradients& g) {
+    const int64_t c = config_.width, u = shape_.up_width();
     const ConstRef norm_input = sequential_ ? ConstRef(s.residual) : input;
-    if (renew) activate(s.up, s.activation);
-    const Ref dmlp = behind_dropout(gradient, mlp_site(layer_), scratch.dropped);
-    do_.matmul(weight_gradient(n_, f, c, s.activation, f, dmlp, g.down_weight, nullptr));
-    do_.bias_gradient(n_, c, dmlp, g.down_bias);
-    const Ref dup = scratch.wide;
-    through_activation(dmlp, s.up, dup, scratch.dactivation);
-    if (renew && one_norm_) norm1(input, s.norm1_out, nullptr, nullptr);
-    if (renew && !one_norm_) norm2(norm_input, s.norm2_out, nullptr, nullptr);
-    do_.matmul(weight_gradient(n_, u, c, dup, u, one_norm_ ? s.norm1_out : s.norm2_out, g.up_weight, g.up_bias));
-    const Ref dnormed = sequential_ ? scratch.narrow : scratch.mlp_narrow;
-    do_.matmul(input_gradient_out_in(n_, c, u, dup, u, w_.up_weight, dnormed));
+    const bool renew = parts.weight && !keeps_outputs(shape_.recompute);
+    if (parts.input) behind_dropout(d.output, mlp_site(context_.layer), d.of.mlp);
+    if (parts.weight) {
+      if (renew) activate(s.up, s.activation);
+      do_.matmul(weight_gradient(n_, f_, c, s.activation, f_, d.of.mlp, g.down_weight, nullptr));
+      do_.bias_gradient(n_, c, d.of.mlp, g.down_bias);
+    }
+    if (parts.input) through_activation(d.of.mlp, s.up, d.of.up, d.activation);
+    if (parts.weight) {
+      if (renew && one_norm_) norm1(input, s.norm1_out, nullptr, nullptr);
+      if (renew && !one_norm_) norm2(norm_input, s.norm2_out, nullptr, nullptr);
+      do_.matmul(weight_gradient(n_, u, c, d.of.up, u, one_norm_ ? s.norm1_out : s.norm2_out, g.up_weight, g.up_bias));
+    }
+    if (parts.input) {
+      do_.matmul(input_gradient_out_in(n_, c, u, d.of.up, u, w_.up_weight, d.mlp_input));
+      // With one norm it is a part of the sum that reaches that.
+      if (!shape_.is_whole() && !one_norm_) do_.sum_over_slices(d.mlp_input, n_ * c);
+    }
     // In parallel the attention still needs the gradient of the block's output as it is.
-    if (sequential_) norm2_backward(norm_input, s, dnormed, gradient, g);
+    if (sequential_) norm2_backward(parts, norm_input, s, d, d.output, g);
   }
 
-  void norm2_backward(ConstRef x, const BlockSaved& s, ConstRef dnormed, Ref gradient, const BlockGradients& g) {
-    do_.norm_backward(config_, n_, x, w_.norm2_weight, s.mean2, s.rstd2, dnormed, gradient, gradient, g.norm2_weight,
-                      g.norm2_bias);
+  void norm2_backward(Parts parts, ConstRef x, const BlockSaved& s, const Gradients& d, ConstRef past,
+                      const BlockGradients& g) {
+    do_.norm_backward(config_, n_, x, w_.norm2_weight, s.mean2, s.rstd2, d.of.norm2, past,
+                      parts.input ? d.input : Ref(), parts.weight ? g.norm2_weight : nullptr,
+                      parts.weight ? g.norm2_bias : nullptr);
   }
 
-  void attention_backward(ConstRef input, const BlockSaved& s, Ref gradient, const BlockGradients& g,
-                          const BlockScratch& scratch, bool renew) {
-    const int64_t c = config_.width, qkv = config_.qkv_width();
-    const Ref dprojection = behind_dropout(gradient, attention_site(layer_), scratch.dropped);
-    const Ref dattention = scratch.narrow, dqkv = scratch.wide;
-    do_.matmul(weight_gradient(n_, attended_, c, s.attention_out, attended_, dprojection, g.out_weight, nullptr));
-    do_.bias_gradient(n_, c, dprojection, g.out_bias);
-    do_.matmul(input_gradient_in_out(n_, attended_, c, dprojection, w_.out_weight, dattention));
-    do_.attention_backward(attention_shape(config_, shape_, batch_, random_, layer_), s.qkv, keys(s.qkv), values(s.qkv),
-                           s.attention_out, dattention, s.lse, dqkv, keys(dqkv), values(dqkv));
-    rotate(dqkv, true);
-    if (renew) norm1(input, s.norm1_out, nullptr, nullptr);
-    for_each_projection(g, [&](const Projection& p) {
-      do_.matmul(weight_gradient(n_, p.out, c, dqkv.at(p.first), qkv, s.norm1_out, p.weight_gradient, p.bias_gradient));
-    });
-    const Ref dnormed = scratch.narrow;
-    // What the sum starts with: with one norm, its gradient by way of the MLP.
-    Ref sum = one_norm_ ? scratch.mlp_narrow : Ref();
-    for_each_projection(g, [&](const Projection& p) {
-      Matmul product = input_gradient_out_in(n_, c, p.out, dqkv.at(p.first), qkv, p.weight, dnormed);
-      if (sum) {
-        product.epilogue = Epilogue::residual;
-        product.residual = sum;
-      }
-      do_.matmul(product);
-      sum = dnormed;
-    });
-    if (!sequential_ && !one_norm_) norm2_backward(input, s, scratch.mlp_narrow, gradient, g);
-    do_.norm_backward(config_, n_, input, w_.norm1_weight, s.mean1, s.rstd1, dnormed, gradient, gradient,
-                      g.norm1_weight, g.norm1_bias);
+  void attention_backward(Parts parts, ConstRef input, const BlockSaved& s, const Gradients& d,
+                          const BlockGradients& g) {
+    const int64_t c = config_.width, qkv = shape_.qkv_width();
+    if (parts.input) behind_dropout(d.residual, attention_site(context_.layer), d.of.attention);
+    if (parts.weight) {
+      do_.matmul(weight_gradient(n_, attended_, c, s.attention_out, attended_, d.of.attention, g.out_weight, nullptr));
+      do_.bias_gradient(n_, c, d.of.attention, g.out_bias);
+    }
+    if (parts.input) {
+      do_.matmul(input_gradient_in_out(n_, attended_, c, d.of.attention, w_.out_weight, d.attended));
+      do_.attention_backward(attention_of(shape_, context_), s.qkv, keys(s.qkv), values(s.qkv), s.attention_out,
+                             d.attended, s.lse, d.of.qkv, keys(d.of.qkv), values(d.of.qkv));
+      rotate(d.of.qkv, true);
+    }
+    if (parts.weight) {
+      if (!keeps_outputs(shape_.recompute)) norm1(input, s.norm1_out, nullptr, nullptr);
+      for_each_projection(g, [&](const Projection& p) {
+        do_.matmul(
+            weight_gradient(n_, p.out, c, d.of.qkv.at(p.first), qkv, s.norm1_out, p.weight_gradient, p.bias_gradient));
+      });
+    }
+    if (parts.input) {
+      // What the sum starts with: with one norm, its gradient by way of the MLP.
+      Ref sum = one_norm_ ? d.mlp_input : Ref();
+      for_each_projection(g, [&](const Projection& p) {
+        Matmul product = input_gradient_out_in(n_, c, p.out, d.of.qkv.at(p.first), qkv, p.weight, d.of.norm1);
+        if (sum) {
+          product.epilogue = Epilogue::residual;
+          product.residual = sum;
+        }
+        do_.matmul(product);
+        sum = d.of.norm1;
+      });
+      if (!shape_.is_whole()) do_.sum_over_slices(d.of.norm1, n_ * c);
+    }
+    const bool parallel_norm2 = !sequential_ && !one_norm_;
+    if (parallel_norm2) norm2_backward(parts, input, s, d, d.output, g);
+    // The gradient that reaches the input past norm1 has come as far as d.input, unless nothing was added to it yet.
+    do_.norm_backward(config_, n_, input, w_.norm1_weight, s.mean1, s.rstd1, d.of.norm1,
+                      one_norm_ ? d.output : ConstRef(d.input), parts.input ? d.input : Ref(),
+                      parts.weight ? g.norm1_weight : nullptr, parts.weight ? g.norm1_bias : nullptr);
   }
 
   Operators& do_;
+  const BlockShape shape_;
+  const BlockContext context_;
   const TransformerConfig& config_;
-  const BatchShape& shape_;
-  const int layer_;
-  const Batch& batch_;
-  const StepRandom& random_;
   const BlockWeights& w_;
-  const int64_t n_, attended_;  // N, H D
+  const int64_t n_, f_, attended_;  // N, F, H D
   const bool sequential_, one_norm_;
 };
 
 // All that element-wise operators cannot make again.
-void carve_kept(Carver& carver, const TransformerConfig& config, const BatchShape& shape, BlockSaved& saved) {
-  const int64_t n = shape.tokens();
+void carve_kept(Carver& carver, const BlockShape& shape, BlockSaved& saved) {
+  const TransformerConfig& config = shape.config;
+  const DType dtype = shape.batch.dtype;
+  const int64_t n = shape.batch.tokens();
   const bool two_norms = has_second_norm(config.residual), mean = has_mean(config.norm);
   if (mean) saved.mean1 = carver.floats("norm1 mean", n);
   saved.rstd1 = carver.floats("norm1 rstd", n);
-  saved.qkv = carver.take("qkv", n * config.qkv_width(), shape.dtype);
-  saved.attention_out = carver.take("attention output", n * config.heads * config.head_width(), shape.dtype);
-  saved.lse = carver.floats("attention log-sum-exp", n * config.heads);
-  if (mlp_follows_attention(config.residual)) saved.residual = carver.take("residual", n * config.width, shape.dtype);
+  saved.qkv = carver.take("qkv", n * shape.qkv_width(), dtype);
+  saved.attention_out = carver.take("attention output", n * shape.attended(), dtype);
+  saved.lse = carver.floats("attention log-sum-exp", n * shape.slice.heads);
+  if (mlp_follows_attention(config.residual)) saved.residual = carver.take("residual", n * config.width, dtype);
   if (two_norms && mean) saved.mean2 = carver.floats("norm2 mean", n);
   if (two_norms) saved.rstd2 = carver.floats("norm2 rstd", n);
-  saved.up = carver.take("mlp before activation", n * config.up_width(), shape.dtype);
+  saved.up = carver.take("mlp before activation", n * shape.up_width(), dtype);
 }
 
 // Everything but the workspace.
-BlockScratch carve_buffers(Carver& carver, const TransformerConfig& config, const BatchShape& shape, Pass pass,
-                           Recompute recompute) {
-  const int64_t n = shape.tokens(), c = config.width, f = config.ffn, attended = config.heads * config.head_width();
+BlockScratch carve_buffers(Carver& carver, const BlockShape& shape, Pass pass) {
+  const TransformerConfig& config = shape.config;
+  const DType dtype = shape.batch.dtype;
+  const int64_t n = shape.batch.tokens(), c = config.width, f = shape.slice.ffn;
+  const bool sequential = mlp_follows_attention(config.residual), gated = is_gated(config.mlp);
+  const bool whole_forward = keeps_products(shape.recompute), outputs = keeps_outputs(shape.recompute);
   BlockScratch scratch{};
-  if (!keeps_products(recompute)) carve_kept(carver, config, shape, scratch.again);
-  if (pass == Pass::backward) {
-    scratch.wide = carver.take("wide gradient", n * std::max(config.up_width(), config.qkv_width()), shape.dtype);
-    scratch.narrow = carver.take("gradient of a norm's output", n * std::max(c, attended), shape.dtype);
-    if (!mlp_follows_attention(config.residual))
-      scratch.mlp_narrow = carver.take("gradient of the MLP's input", n * c, shape.dtype);
-    if (is_gated(config.mlp)) scratch.dactivation = carver.take("gradient of SwiGLU", n * f, shape.dtype);
-    if (!keeps_outputs(recompute)) {
+  if (!whole_forward) carve_kept(carver, shape, scratch.again);
+  const auto carve_outputs = [&] {
+    if (outputs) return;
+    scratch.again.norm1_out = scratch.again.norm2_out = carver.take("norm output", n * c, dtype);
+    scratch.again.activation = carver.take("mlp after activation", n * f, dtype);
+  };
+  const auto carve_gradients = [&](bool mlp_narrow) {
+    scratch.narrow = carver.take("gradient of a norm's output", n * std::max(c, shape.attended()), dtype);
+    if (mlp_narrow) scratch.mlp_narrow = carver.take("gradient of the MLP's input", n * c, dtype);
+    if (gated) scratch.dactivation = carver.take("gradient of SwiGLU", n * f, dtype);
+  };
+  switch (pass) {
+    case Pass::forward:
+      carve_outputs();
+      break;
+    case Pass::backward:
+      scratch.wide = carver.take("wide gradient", n * std::max(shape.up_width(), shape.qkv_width()), dtype);
+      carve_gradients(!sequential);
+      if (outputs) break;
       // Each is read for the last time before a gradient takes its place.
       scratch.again.norm1_out = scratch.again.norm2_out = scratch.narrow;
-      scratch.again.activation = is_gated(config.mlp) ? scratch.dactivation : scratch.wide;
-    }
-  } else if (!keeps_outputs(recompute)) {
-    scratch.again.norm1_out = scratch.again.norm2_out = carver.take("norm output", n * c, shape.dtype);
-    scratch.again.activation = carver.take("mlp after activation", n * f, shape.dtype);
+      scratch.again.activation = gated ? scratch.dactivation : scratch.wide;
+      break;
+    case Pass::backward_input:
+      carve_gradients(!has_second_norm(config.residual));
+      break;
+    case Pass::backward_weight:
+      carve_outputs();
+      break;
   }
-  if (shape.dropout) scratch.dropped = carver.take("dropped gradient", n * c, shape.dtype);
+  const bool runs_forward = pass == Pass::forward || (pass == Pass::backward && !whole_forward);
+  if ((shape.batch.dropout && pass != Pass::backward_weight && pass != Pass::backward_input) ||
+      (!shape.is_whole() && runs_forward))
+    scratch.branch = carver.take("residual branch", n * c, dtype);
   return scratch;
 }
 
-int64_t workspace_bytes(const TransformerConfig& config, const BatchShape& shape, Pass pass, Recompute recompute) {
-  Operators operators(shape.team_size);
+int64_t workspace_bytes(const BlockShape& shape, Pass pass) {
+  Operators operators(shape.batch.team_size);
   Carver carver(placeholder());
-  const Segment segment = declare_block(config, 0);
-  const BlockWeights weights = block_weights({{&segment, ConstRef(placeholder(), shape.dtype)}});
-  const BlockSaved saved = carve_block_saved(carver, config, shape, recompute);
-  const BlockScratch scratch = carve_buffers(carver, config, shape, pass, recompute);
-  const Ref any(placeholder(), shape.dtype);
+  const Segment segment = declare_block(shape.config, 0);
+  const BlockWeights weights = block_weights({{&segment, ConstRef(placeholder(), shape.batch.dtype)}});
+  const BlockGradients gradients = block_gradients({{&segment, static_cast<float*>(placeholder())}});
+  const BlockSaved saved = carve_block_saved(carver, shape);
+  const BlockScratch scratch = carve_buffers(carver, shape, pass);
+  const Ref any(placeholder(), shape.batch.dtype);
   const Batch batch{.sample_of_row = static_cast<const uint32_t*>(placeholder())};
   const StepRandom random;
-  Work work(operators, config, shape, 0, batch, random, weights);
-  if (pass == Pass::forward) {
-    work.forward(any, saved, any, scratch);
-  } else {
-    work.backward(any, saved, any, block_gradients({{&segment, static_cast<float*>(placeholder())}}), scratch,
-                  recompute);
+  Work work(operators, shape, {0, batch, random}, weights);
+  switch (pass) {
+    case Pass::forward:
+      work.forward(any, saved, any, scratch);
+      break;
+    case Pass::backward:
+      work.backward(any, saved, any, gradients, scratch);
+      break;
+    case Pass::backward_input:
+      work.backward_input(any, saved, any, any, carve_block_weight_inputs(carver, shape), scratch);
+      break;
+    case Pass::backward_weight:
+      work.backward_weight(any, saved, carve_block_weight_inputs(carver, shape), gradients, scratch);
+      break;
   }
   return operators.workspace_bytes();
 }
@@ -462,23 +560,35 @@ BlockGradients block_gradients(const PlacedSegments<float*>& segments) {
   return parts_of<BlockGradients>(segments);
 }
 
-BlockSaved carve_block_saved(Carver& carver, const TransformerConfig& config, const BatchShape& shape,
-                             Recompute recompute) {
-  const int64_t n = shape.tokens();
+BlockSaved carve_block_saved(Carver& carver, const BlockShape& shape) {
+  const DType dtype = shape.batch.dtype;
+  const int64_t n = shape.batch.tokens(), c = shape.config.width;
   BlockSaved saved{};
-  if (!keeps_products(recompute)) return saved;
-  carve_kept(carver, config, shape, saved);
-  if (!keeps_outputs(recompute)) return saved;
-  saved.norm1_out = carver.take("norm1 output", n * config.width, shape.dtype);
-  if (has_second_norm(config.residual)) saved.norm2_out = carver.take("norm2 output", n * config.width, shape.dtype);
-  saved.activation = carver.take("mlp after activation", n * config.ffn, shape.dtype);
+  if (!keeps_products(shape.recompute)) return saved;
+  carve_kept(carver, shape, saved);
+  if (!keeps_outputs(shape.recompute)) return saved;
+  saved.norm1_out = carver.take("norm1 output", n * c, dtype);
+  if (has_second_norm(shape.config.residual)) saved.norm2_out = carver.take("norm2 output", n * c, dtype);
+  saved.activation = carver.take("mlp after activation", n * shape.slice.ffn, dtype);
   return saved;
 }
 
-BlockScratch carve_block_scratch(Carver& carver, const TransformerConfig& config, const BatchShape& shape, Pass pass,
-                                 Recompute recompute) {
-  BlockScratch scratch = carve_buffers(carver, config, shape, pass, recompute);
-  scratch.workspace = carver.workspace("packing and partial sums", workspace_bytes(config, shape, pass, recompute));
+BlockWeightInputs carve_block_weight_inputs(Carver& carver, const BlockShape& shape) {
+  const DType dtype = shape.batch.dtype;
+  const int64_t n = shape.batch.tokens(), c = shape.config.width;
+  BlockWeightInputs left{};
+  left.mlp = carver.take("gradient of the MLP's output", n * c, dtype);
+  left.up = carver.take("gradient before the activation", n * shape.up_width(), dtype);
+  if (has_second_norm(shape.config.residual)) left.norm2 = carver.take("gradient of norm2's output", n * c, dtype);
+  left.attention = carver.take("gradient of the attention's output", n * c, dtype);
+  left.qkv = carver.take("gradient of qkv", n * shape.qkv_width(), dtype);
+  left.norm1 = carver.take("gradient of norm1's output", n * c, dtype);
+  return left;
+}
+
+BlockScratch carve_block_scratch(Carver& carver, const BlockShape& shape, Pass pass) {
+  BlockScratch scratch = carve_buffers(carver, shape, pass);
+  scratch.workspace = carver.workspace("packing and partial sums", workspace_bytes(shape, pass));
   return scratch;
 }
 
@@ -487,20 +597,31 @@ std::span<const std::string_view> words_of(Recompute /*type*/) {
   return kWords;
 }
 
-void block_forward(device::Stream& stream, const TransformerConfig& config, const BatchShape& shape, int layer,
-                   const Batch& batch, const StepRandom& random, const BlockWeights& weights, ConstRef input,
-                   const BlockSaved& saved, Ref output, const BlockScratch& scratch, Recompute /*recompute*/) {
-  Operators operators(stream, scratch.workspace);
-  Work(operators, config, shape, layer, batch, random, weights).forward(input, saved, output, scratch);
+void block_forward(Operators& operators, const BlockShape& shape, const BlockContext& context,
+                   const BlockWeights& weights, ConstRef input, const BlockSaved& saved, Ref output,
+                   const BlockScratch& scratch) {
+  Work(operators, shape, context, weights).forward(input, saved, output, scratch);
 }
 
-void block_backward(device::Stream& stream, const TransformerConfig& config, const BatchShape& shape, int layer,
-                    const Batch& batch, const StepRandom& random, const BlockWeights& weights,
-                    const BlockGradients& gradients, ConstRef input, const BlockSaved& saved, Ref gradient,
-                    const BlockScratch& scratch, Recompute recompute) {
-  Operators operators(stream, scratch.workspace);
-  Work(operators, config, shape, layer, batch, random, weights)
-      .backward(input, saved, gradient, gradients, scratch, recompute);
+void block_backward(Operators& operators, const BlockShape& shape, const BlockContext& context,
+                    const BlockWeights& weights, const BlockGradients& gradients, ConstRef input,
+                    const BlockSaved& saved, Ref gradient, const BlockScratch& scratch) {
+  Work(operators, shape, context, weights).backward(input, saved, gradient, gradients, scratch);
+}
+
+void block_backward_input(Operators& operators, const BlockShape& shape, const BlockContext& context,
+                          const BlockWeights& weights, ConstRef input, const BlockSaved& saved,
+                          ConstRef output_gradient, Ref input_gradient, const BlockWeightInputs& left,
+                          const BlockScratch& scratch) {
+  RL_REQUIRE(keeps_products(shape.recompute), "a block that is computed again has no backward in two parts");
+  Work(operators, shape, context, weights).backward_input(input, saved, output_gradient, input_gradient, left, scratch);
+}
+
+void block_backward_weight(Operators& operators, const BlockShape& shape, const BlockContext& context,
+                           const BlockWeights& weights, const BlockGradients& gradients, ConstRef input,
+                           const BlockSaved& saved, const BlockWeightInputs& left, const BlockScratch& scratch) {
+  RL_REQUIRE(keeps_products(shape.recompute), "a block that is computed again has no backward in two parts");
+  Work(operators, shape, context, weights).backward_weight(input, saved, left, gradients, scratch);
 }
 
 CachedScratch carve_cached_scratch(Carver& carver, const TransformerConfig& config, DType dtype, int64_t count,
@@ -521,23 +642,21 @@ CachedScratch carve_cached_scratch(Carver& carver, const TransformerConfig& conf
   const BlockWeights weights = block_weights({{&segment, any}});
   const CachedScratch places{any, any, any, any, any, any, {}};
   for (int64_t n = 1; n <= count; ++n) {
-    const BatchShape shape{.batch = 1, .sequence = n, .dtype = dtype, .team_size = team_size};
+    const BatchShape tokens{.batch = 1, .sequence = n, .dtype = dtype, .team_size = team_size};
     const Batch batch;
     const StepRandom random;
     // Attention asks for more at the start of a sequence, where a backward is possible, or at its end.
     for (const int64_t start : {int64_t{0}, cached - n})
-      Work(operators, config, shape, 0, batch, random, weights).cached(start, any, any, places);
+      Work(operators, {config, tokens}, {0, batch, random}, weights).cached(start, any, any, places);
   }
   scratch.workspace = carver.workspace("packing and partial sums", operators.workspace_bytes());
   return scratch;
 }
 
-void block_cached(device::Stream& stream, const TransformerConfig& config, const Batch& batch, int64_t start,
-                  int64_t count, const BlockWeights& weights, Ref cache, Ref hidden, const CachedScratch& scratch) {
-  const BatchShape shape{.batch = 1, .sequence = count, .dtype = hidden.dtype};
-  const StepRandom random;
-  Operators operators(stream, scratch.workspace);
-  Work(operators, config, shape, 0, batch, random, weights).cached(start, cache, hidden, scratch);
+void block_cached(Operators& operators, const BlockShape& shape, const BlockContext& context, int64_t start,
+                  const BlockWeights& weights, Ref cache, Ref hidden, const CachedScratch& scratch) {
+  RL_REQUIRE(shape.is_whole() && !shape.batch.dropout, "generation runs whole blocks, without dropout");
+  Work(operators, shape, context, weights).cached(start, cache, hidden, scratch);
 }
 
 }  // namespace ridgeline::model

@@ -14,12 +14,14 @@
 #include <span>
 #include <string_view>
 
-#include "ridgeline/device/stream.h"
 #include "ridgeline/model/batch.h"
 #include "ridgeline/model/carver.h"
 #include "ridgeline/model/declarations.h"
+#include "ridgeline/model/slice.h"
 
 namespace ridgeline::model {
+
+class Operators;
 
 // A block's tensors inside its segment: weights (activation dtype) or gradients (f32). Null: this model has none.
 // Either qkv or both q and kv.
@@ -44,6 +46,26 @@ enum class Recompute : uint8_t {
 };
 std::span<const std::string_view> words_of(Recompute);
 
+// What one rank computes of a block, on a micro-batch. H, KV, F and U below are the slice's.
+struct BlockShape {
+  const TransformerConfig& config;
+  const BatchShape& batch;
+  Recompute recompute = Recompute::none;
+  Slice slice = whole(config);
+
+  int64_t attended() const { return slice.heads * config.head_width(); }                          // H D
+  int64_t qkv_width() const { return (slice.heads + 2 * slice.kv_heads) * config.head_width(); }  // (H + 2 KV) D
+  int64_t up_width() const { return is_gated(config.mlp) ? 2 * slice.ffn : slice.ffn; }           // U
+  bool is_whole() const { return slice == whole(config); }
+};
+
+// Which block it is, of which tokens, in which step.
+struct BlockContext {
+  int layer = 0;
+  const Batch& batch;
+  const StepRandom& random;
+};
+
 // What a block's forward leaves for its backward. Null: not kept, or this model has none.
 struct BlockSaved {
   Ref norm1_out;         // [N][C]
@@ -57,46 +79,67 @@ struct BlockSaved {
   Ref up;                // [N][U], before the activation
   Ref activation;        // [N][F]
 };
-BlockSaved carve_block_saved(Carver& carver, const TransformerConfig& config, const BatchShape& shape,
-                             Recompute recompute);
+BlockSaved carve_block_saved(Carver& carver, const BlockShape& shape);
 
-// Scratch of one block's forward or backward; contents undefined before and after.
-struct BlockScratch {
-  Ref wide;          // [N][max(U, (H + 2 KV) D)], backward only: gradients of up and of qkv
-  Ref narrow;        // [N][max(C, H D)], backward only
-  Ref mlp_narrow;    // [N][C], backward of a parallel residual only
-  Ref dactivation;   // [N][F], backward of SwiGLU only
-  Ref dropped;       // [N][C], only with dropout
-  BlockSaved again;  // what is not kept between forward and backward
-  ops::Workspace workspace;
+// What the input part of a backward leaves for the weight part: gradients of what products made.
+struct BlockWeightInputs {
+  Ref mlp;        // [N][C] of the MLP's output
+  Ref up;         // [N][U] before the activation
+  Ref norm2;      // [N][C] of norm2's output
+  Ref attention;  // [N][C] of the attention's output
+  Ref qkv;        // [N][(H + 2 KV) D]
+  Ref norm1;      // [N][C] of norm1's output
 };
-enum class Pass : uint8_t { forward, backward };
-BlockScratch carve_block_scratch(Carver& carver, const TransformerConfig& config, const BatchShape& shape, Pass pass,
-                                 Recompute recompute);
+BlockWeightInputs carve_block_weight_inputs(Carver& carver, const BlockShape& shape);
 
-// output = block(input). `output` must not alias input. `saved` and `scratch` are carved with the same `recompute`.
-void block_forward(device::Stream& stream, const TransformerConfig& config, const BatchShape& shape, int layer,
-                   const Batch& batch, const StepRandom& random, const BlockWeights& weights, ConstRef input,
-                   const BlockSaved& saved, Ref output, const BlockScratch& scratch, Recompute recompute);
+// Scratch of one pass over a block; contents undefined before and after.
+struct BlockScratch {
+  Ref wide;                  // [N][max(U, (H + 2 KV) D)], backward: gradients of up and of qkv
+  Ref narrow;                // [N][max(C, H D)], backward and its input part
+  Ref mlp_narrow;            // [N][C], backward of a parallel residual; its input part with one norm
+  Ref dactivation;           // [N][F], backward of SwiGLU and its input part
+  Ref branch;                // [N][C], of a residual branch: with dropout, and of a slice
+  BlockSaved again;          // what is not kept between forward and backward
+  ops::Workspace workspace;  // for the operators that run the pass
+};
+enum class Pass : uint8_t { forward, backward, backward_input, backward_weight };
+BlockScratch carve_block_scratch(Carver& carver, const BlockShape& shape, Pass pass);
+
+// output = block(input). `output` must not alias input. `saved` and `scratch` are carved for the same shape. Of a slice
+// all slices run at the same time; each has the whole output.
+void block_forward(Operators& operators, const BlockShape& shape, const BlockContext& context,
+                   const BlockWeights& weights, ConstRef input, const BlockSaved& saved, Ref output,
+                   const BlockScratch& scratch);
 
 // On entry `gradient` [N][C] is the gradient of the block's output, on return that of its input. Gradients accumulate.
-// `recompute` is the forward's; the bits of all results are the same for each.
-void block_backward(device::Stream& stream, const TransformerConfig& config, const BatchShape& shape, int layer,
-                    const Batch& batch, const StepRandom& random, const BlockWeights& weights,
-                    const BlockGradients& gradients, ConstRef input, const BlockSaved& saved, Ref gradient,
-                    const BlockScratch& scratch, Recompute recompute);
+// The bits of all results are the same for each `recompute`. Of a slice: gradients of its part of the tensors that are
+// cut, and the whole gradients of the others, the same in every slice.
+void block_backward(Operators& operators, const BlockShape& shape, const BlockContext& context,
+                    const BlockWeights& weights, const BlockGradients& gradients, ConstRef input,
+                    const BlockSaved& saved, Ref gradient, const BlockScratch& scratch);
 
-// Generation: one block over `count` new tokens of one sequence that stand at positions start … start + count - 1
-// (batch.positions, where these are rotary), with a cache of keys and values [cached][2][KV][D] of this layer that
-// already holds `start` positions and receives the new ones. hidden [count][C] is replaced by the block's output.
-// scratch: carved for at least `count` tokens and a cache of at least start + count positions.
+// The same in two parts, with the same bits; not with Recompute::full, whose weight part would need another forward.
+// gradient of the output [N][C] -> of the input, which must not alias it.
+void block_backward_input(Operators& operators, const BlockShape& shape, const BlockContext& context,
+                          const BlockWeights& weights, ConstRef input, const BlockSaved& saved,
+                          ConstRef output_gradient, Ref input_gradient, const BlockWeightInputs& left,
+                          const BlockScratch& scratch);
+void block_backward_weight(Operators& operators, const BlockShape& shape, const BlockContext& context,
+                           const BlockWeights& weights, const BlockGradients& gradients, ConstRef input,
+                           const BlockSaved& saved, const BlockWeightInputs& left, const BlockScratch& scratch);
+
+// Generation: one block over the `count` new tokens, shape.batch.sequence, of one sequence that stand at positions
+// start … start + count - 1 (batch.positions, where these are rotary), with a cache of keys and values
+// [cached][2][KV][D] of this layer that already holds `start` positions and receives the new ones. hidden [count][C] is
+// replaced by the block's output. scratch: carved for at least `count` tokens and a cache of at least start + count
+// positions.
 struct CachedScratch {
   Ref normed, mlp_normed, qkv, attention_out, up, activation;
   ops::Workspace workspace;
 };
 CachedScratch carve_cached_scratch(Carver& carver, const TransformerConfig& config, DType dtype, int64_t count,
                                    int64_t cached, int team_size);
-void block_cached(device::Stream& stream, const TransformerConfig& config, const Batch& batch, int64_t start,
-                  int64_t count, const BlockWeights& weights, Ref cache, Ref hidden, const CachedScratch& scratch);
+void block_cached(Operators& operators, const BlockShape& shape, const BlockContext& context, int64_t start,
+                  const BlockWeights& weights, Ref cache, Ref hidden, const CachedScratch& scratch);
 
 }  // namespace ridgeline::model

@@ -9,6 +9,7 @@
 #include "ridgeline/base/error.h"
 #include "ridgeline/device/stream.h"
 #include "ridgeline/model/batch.h"
+#include "ridgeline/model/slice.h"
 #include "ridgeline/ops/attention.h"
 #include "ridgeline/ops/elementwise.h"
 #include "ridgeline/ops/matmul.h"
@@ -25,7 +26,9 @@ inline void* placeholder() {
 
 class Operators {
  public:
-  Operators(device::Stream& stream, ops::Workspace workspace) : stream_(&stream), workspace_(workspace) {}
+  // `others`: the ranks that compute the other slices; null: this one computes all of it.
+  Operators(device::Stream& stream, ops::Workspace workspace, SliceGroup* others = nullptr)
+      : stream_(&stream), workspace_(workspace), others_(others) {}
   // Counts.
   explicit Operators(int team_size) : team_size_(team_size) {}
 
@@ -80,6 +83,14 @@ class Operators {
     ops::column_sums(*stream_, n, c, x, c, sums, workspace_);
   }
 
+  // What every slice has computed a part of: outputs of products whose inputs are cut, gradients of inputs of products
+  // whose outputs are.
+  void sum_over_slices(Ref values, int64_t count) {
+    if (counting()) return;
+    RL_REQUIRE(others_ != nullptr, "a slice of a block without the ranks that compute the others");
+    others_->sum(*stream_, values, count);
+  }
+
   // f(stream): an operator without workspace.
   template <typename F>
   void apply(F&& f) {
@@ -91,6 +102,7 @@ class Operators {
 
   device::Stream* stream_ = nullptr;
   ops::Workspace workspace_;
+  SliceGroup* others_ = nullptr;
   int team_size_ = 1;
   int64_t bytes_ = 0;
 };

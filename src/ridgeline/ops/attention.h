@@ -22,13 +22,14 @@
 
 namespace ridgeline::ops {
 
-// keep(sample, query, key) = word (key % 4) of philox(random_key, {key / 4, query, layer * H + head, sample}) >=
+// keep(sample, query, key) = word (key % 4) of philox(random_key, {key / 4, query, first_head + head, sample}) >=
 // probability * 2^32; kept values are scaled by 1 / (1 - probability). `query` and `key` are positions: a new query at
 // the end of a cache counts from query_start.
 struct AttentionDropout {
   float probability = 0.0F;
   uint64_t random_key = 0;  // random_key(seed, step, Purpose::attention_dropout)
-  uint32_t layer = 0;
+  uint32_t first_head =
+      0;  // the number of head 0 in the whole model: its layer times the heads of a layer, and more in a slice
   const uint32_t* samples = nullptr;  // [B] global sample numbers; may be null when probability = 0
 };
 

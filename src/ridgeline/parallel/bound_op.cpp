@@ -103,16 +103,16 @@ class Binder {
   model::Carver scratch(int micro) const {
     return model::Carver(memory_.find(BufferKind::scratch, position_, micro, number_));
   }
-  model::Recompute recompute(int layer) const {
-    return program_.trains() ? run_.recompute_of(layer) : model::Recompute::none;
+  model::BlockShape block_shape(const Op& op) const {
+    return {config_, shape_, program_.trains() ? run_.recompute_of(op.index) : model::Recompute::none};
   }
   model::BlockSaved saved(const Op& op) const {
     model::Carver carver(memory_.find(BufferKind::saved, op.index, op.micro, number_));
-    return model::carve_block_saved(carver, config_, shape_, recompute(op.index));
+    return model::carve_block_saved(carver, block_shape(op));
   }
   model::BlockScratch block_scratch(const Op& op, model::Pass pass) const {
     model::Carver carver = scratch(op.micro);
-    return model::carve_block_scratch(carver, config_, shape_, pass, recompute(op.index));
+    return model::carve_block_scratch(carver, block_shape(op), pass);
   }
 
   BoundOp embedding_forward(const Op& op) const {
@@ -126,10 +126,9 @@ class Binder {
                                     model::carve_embedding_scratch(carver, config_, shape_)};
   }
   BoundOp block_forward(const Op& op) const {
-    return bound::BlockForward{&shape_,
+    return bound::BlockForward{block_shape(op),
                                batch(op.micro),
                                op.index,
-                               recompute(op.index),
                                model::block_weights(weights()),
                                memory_.output(number_, op.index - 1, op.micro),
                                saved(op),
@@ -137,10 +136,9 @@ class Binder {
                                block_scratch(op, model::Pass::forward)};
   }
   BoundOp block_backward(const Op& op) const {
-    return bound::BlockBackward{&shape_,
+    return bound::BlockBackward{block_shape(op),
                                 batch(op.micro),
                                 op.index,
-                                recompute(op.index),
                                 model::block_weights(weights()),
                                 model::block_gradients(gradients()),
                                 memory_.output(number_, op.index - 1, op.micro),

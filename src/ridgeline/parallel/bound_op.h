@@ -62,10 +62,9 @@ struct EmbeddingBackward {
   ops::Workspace scratch;
 };
 struct BlockForward {
-  const model::BatchShape* shape;
+  model::BlockShape shape;
   model::Batch batch;
   int layer;
-  model::Recompute recompute;
   model::BlockWeights weights;
   ConstRef input;
   model::BlockSaved saved;
@@ -73,10 +72,9 @@ struct BlockForward {
   model::BlockScratch scratch;
 };
 struct BlockBackward {
-  const model::BatchShape* shape;
+  model::BlockShape shape;
   model::Batch batch;
   int layer;
-  model::Recompute recompute;
   model::BlockWeights weights;
   model::BlockGradients gradients;
   ConstRef input;

@@ -177,17 +177,14 @@ class Builder {
 
   // Saved values and scratch of a block: every micro-batch takes the same.
   void measure_layers() {
-    const model::BatchShape& shape = shape_;
     blocks_.clear();
     for (int layer = 0; layer < layers_; ++layer) {
-      const model::Recompute recompute = step_ ? run_.recompute_of(layer) : model::Recompute::none;
+      const model::BlockShape shape{run_.config, shape_, step_ ? run_.recompute_of(layer) : model::Recompute::none};
       const auto scratch = [&](model::Pass pass) {
-        return carved(
-            [&](model::Carver& carver) { model::carve_block_scratch(carver, run_.config, shape, pass, recompute); });
+        return carved([&](model::Carver& carver) { model::carve_block_scratch(carver, shape, pass); });
       };
-      blocks_.push_back(
-          {carved([&](model::Carver& carver) { model::carve_block_saved(carver, run_.config, shape, recompute); }),
-           scratch(model::Pass::forward), scratch(model::Pass::backward)});
+      blocks_.push_back({carved([&](model::Carver& carver) { model::carve_block_saved(carver, shape); }),
+                         scratch(model::Pass::forward), scratch(model::Pass::backward)});
     }
   }
 

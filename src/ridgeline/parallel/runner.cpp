@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "ridgeline/model/operators.h"
 #include "ridgeline/ops/elementwise.h"
 #include "ridgeline/optim/adam_update.h"
 
@@ -133,13 +134,15 @@ void Runner::execute(const bound::EmbeddingBackward& op, const Now& now) {
 }
 
 void Runner::execute(const bound::BlockForward& op, const Now& now) {
-  model::block_forward(stream_, run_.config, *op.shape, op.layer, op.batch, now.input.random, op.weights, op.input,
-                       op.saved, op.output, op.scratch, op.recompute);
+  model::Operators operators(stream_, op.scratch.workspace);
+  model::block_forward(operators, op.shape, {op.layer, op.batch, now.input.random}, op.weights, op.input, op.saved,
+                       op.output, op.scratch);
 }
 
 void Runner::execute(const bound::BlockBackward& op, const Now& now) {
-  model::block_backward(stream_, run_.config, *op.shape, op.layer, op.batch, now.input.random, op.weights, op.gradients,
-                        op.input, op.saved, op.gradient, op.scratch, op.recompute);
+  model::Operators operators(stream_, op.scratch.workspace);
+  model::block_backward(operators, op.shape, {op.layer, op.batch, now.input.random}, op.weights, op.gradients, op.input,
+                        op.saved, op.gradient, op.scratch);
 }
 
 void Runner::execute(const bound::Loss& op, const Now& /*now*/) {

@@ -10,6 +10,7 @@
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/random.h"
+#include "ridgeline/model/operators.h"
 #include "ridgeline/ops/elementwise.h"
 
 namespace ridgeline::train {
@@ -174,11 +175,14 @@ template <typename F>
 void Generator::forward(int64_t n, F&& after) {
   const model::Batch batch{.inputs = inputs_, .positions = positions_, .rotary = rotary_};
   const model::BatchShape shape{.batch = 1, .sequence = n, .dtype = dtype_, .team_size = team_.size()};
-  model::embedding_forward(stream_, config_, shape, batch, {}, embedding_weights_, hidden_);
+  const model::StepRandom random;
+  model::Operators operators(stream_, scratch_.workspace);
+  model::embedding_forward(stream_, config_, shape, batch, random, embedding_weights_, hidden_);
   after(-1);
   for (int64_t layer = 0; layer < config_.layers; ++layer) {
     const size_t l = static_cast<size_t>(layer);
-    model::block_cached(stream_, config_, batch, position_, n, block_weights_[l], caches_[l], hidden_, scratch_);
+    model::block_cached(operators, {config_, shape}, {static_cast<int>(layer), batch, random}, position_,
+                        block_weights_[l], caches_[l], hidden_, scratch_);
     after(layer);
   }
 }

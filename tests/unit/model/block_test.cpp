@@ -12,6 +12,7 @@
 #include "ridgeline/base/random.h"
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/device/stream.h"
+#include "ridgeline/model/operators.h"
 #include "ridgeline/ops/elementwise.h"
 
 namespace ridgeline::model {
@@ -93,31 +94,64 @@ class BlockRun {
   std::vector<float> forward() {
     stored_weights_ = in_dtype(weights_);
     stored_input_ = in_dtype(input_);
-    const Memory saved(used([&](Carver& c) { carve_block_saved(c, config_, shape_, recompute_); }));
+    const Memory saved(used([&](Carver& c) { carve_block_saved(c, block()); }));
     saved_ = std::make_unique<Memory>(saved);
-    const Memory scratch(used([&](Carver& c) { carve_block_scratch(c, config_, shape_, Pass::forward, recompute_); }));
+    const Memory scratch(used([&](Carver& c) { carve_block_scratch(c, block(), Pass::forward); }));
     const Memory output(kTokens * config_.width * size_of(shape_.dtype));
     Carver carve_saved(saved_->data()), carve_scratch(scratch.data());
-    block_forward(stream_, config_, shape_, kLayer, batch_, kRandom, weights_of(),
-                  ConstRef(stored_input_.get(), dtype()), carve_block_saved(carve_saved, config_, shape_, recompute_),
-                  Ref(output.data(), dtype()),
-                  carve_block_scratch(carve_scratch, config_, shape_, Pass::forward, recompute_), recompute_);
+    const BlockScratch places = carve_block_scratch(carve_scratch, block(), Pass::forward);
+    Operators operators(stream_, places.workspace);
+    block_forward(operators, block(), context(), weights_of(), ConstRef(stored_input_.get(), dtype()),
+                  carve_block_saved(carve_saved, block()), Ref(output.data(), dtype()), places);
     EXPECT_FALSE(saved.overrun() || scratch.overrun() || output.overrun()) << described(config_);
     return in_float(output.data(), kTokens * config_.width);
   }
 
   // After forward(): the gradient of the input and, behind it, those of the weights, for the output's gradient `dy`.
   std::vector<float> backward(const std::vector<float>& dy) {
-    const Memory scratch(used([&](Carver& c) { carve_block_scratch(c, config_, shape_, Pass::backward, recompute_); }));
+    const Memory scratch(used([&](Carver& c) { carve_block_scratch(c, block(), Pass::backward); }));
     const std::shared_ptr<std::byte> gradient = in_dtype(dy);
     std::vector<float> weight_gradients(static_cast<size_t>(unit_.count));
     Carver carve_saved(saved_->data()), carve_scratch(scratch.data());
-    block_backward(stream_, config_, shape_, kLayer, batch_, kRandom, weights_of(),
-                   block_gradients({{&unit_, weight_gradients.data()}}), ConstRef(stored_input_.get(), dtype()),
-                   carve_block_saved(carve_saved, config_, shape_, recompute_), Ref(gradient.get(), dtype()),
-                   carve_block_scratch(carve_scratch, config_, shape_, Pass::backward, recompute_), recompute_);
+    const BlockScratch places = carve_block_scratch(carve_scratch, block(), Pass::backward);
+    Operators operators(stream_, places.workspace);
+    block_backward(operators, block(), context(), weights_of(), block_gradients({{&unit_, weight_gradients.data()}}),
+                   ConstRef(stored_input_.get(), dtype()), carve_block_saved(carve_saved, block()),
+                   Ref(gradient.get(), dtype()), places);
     EXPECT_FALSE(scratch.overrun()) << described(config_);
     std::vector<float> all = in_float(gradient.get(), kTokens * config_.width);
+    all.insert(all.end(), weight_gradients.begin(), weight_gradients.end());
+    return all;
+  }
+
+  // The same as backward(), in two parts.
+  std::vector<float> backward_in_parts(const std::vector<float>& dy) {
+    const Memory left(used([&](Carver& c) { carve_block_weight_inputs(c, block()); }));
+    const std::shared_ptr<std::byte> output_gradient = in_dtype(dy), input_gradient = in_dtype(dy);
+    std::vector<float> weight_gradients(static_cast<size_t>(unit_.count));
+    Carver carve_saved(saved_->data()), carve_left(left.data());
+    const BlockSaved saved = carve_block_saved(carve_saved, block());
+    const BlockWeightInputs weight_inputs = carve_block_weight_inputs(carve_left, block());
+    const ConstRef input(stored_input_.get(), dtype());
+    for (const Pass pass : {Pass::backward_input, Pass::backward_weight}) {
+      const Memory scratch(used([&](Carver& c) { carve_block_scratch(c, block(), pass); }));
+      Carver carver(scratch.data());
+      const BlockScratch places = carve_block_scratch(carver, block(), pass);
+      Operators operators(stream_, places.workspace);
+      if (pass == Pass::backward_input) {
+        block_backward_input(operators, block(), context(), weights_of(), input, saved,
+                             ConstRef(output_gradient.get(), dtype()), Ref(input_gradient.get(), dtype()),
+                             weight_inputs, places);
+        // Nothing that the weight part reads lies there.
+        std::memset(output_gradient.get(), 0xFF, dy.size() * static_cast<size_t>(size_of(dtype())));
+      } else {
+        block_backward_weight(operators, block(), context(), weights_of(),
+                              block_gradients({{&unit_, weight_gradients.data()}}), input, saved, weight_inputs,
+                              places);
+      }
+      EXPECT_FALSE(scratch.overrun() || left.overrun()) << described(config_);
+    }
+    std::vector<float> all = in_float(input_gradient.get(), kTokens * config_.width);
     all.insert(all.end(), weight_gradients.begin(), weight_gradients.end());
     return all;
   }
@@ -136,8 +170,10 @@ class BlockRun {
     for (const auto& [start, count] : {std::pair{int64_t{0}, first_piece}, {first_piece, kSequence - first_piece}}) {
       Batch batch = batch_;
       batch.positions = positions_.data() + start;
-      block_cached(stream_, config_, batch, start, count, weights_of(), Ref(cache.data(), dtype()),
-                   Ref(hidden.get(), dtype()).at(start * config_.width), places);
+      const BatchShape tokens{.batch = 1, .sequence = count, .dtype = dtype(), .team_size = team_.size()};
+      Operators operators(stream_, places.workspace);
+      block_cached(operators, {config_, tokens}, {kLayer, batch, kRandom}, start, weights_of(),
+                   Ref(cache.data(), dtype()), Ref(hidden.get(), dtype()).at(start * config_.width), places);
     }
     EXPECT_FALSE(scratch.overrun() || cache.overrun()) << described(config_);
     return in_float(hidden.get(), kSequence * config_.width);
@@ -147,6 +183,8 @@ class BlockRun {
   static constexpr StepRandom kRandom{.dropout = 11, .attention_dropout = 12};
 
   DType dtype() const { return shape_.dtype; }
+  BlockShape block() const { return {config_, shape_, recompute_}; }
+  BlockContext context() const { return {kLayer, batch_, kRandom}; }
   BlockWeights weights_of() const { return block_weights({{&unit_, ConstRef(stored_weights_.get(), dtype())}}); }
 
   template <typename F>
@@ -192,6 +230,25 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * 4) == 0;
 }
 
+TEST(Backward, InTwoPartsGivesTheBitsOfOne) {
+  int number = 0;
+  for (TransformerConfig config : option_combinations()) {
+    ++number;
+    for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+      for (const Recompute recompute : {Recompute::none, Recompute::selective}) {
+        for (const bool dropout : {false, true}) {
+          config.dropout = dropout ? 0.1F : 0.0F;
+          BlockRun run(config, dtype, recompute, dropout, 1 + number % 2);
+          run.forward();
+          const std::vector<float> dy = random_values(kTokens * config.width, 9);
+          EXPECT_TRUE(same_bits(run.backward(dy), run.backward_in_parts(dy)))
+              << described(config) << " " << name_of(dtype) << " dropout " << dropout;
+        }
+      }
+    }
+  }
+}
+
 TEST(Recompute, GivesTheSameBits) {
   int number = 0;
   for (TransformerConfig config : option_combinations()) {
@@ -226,7 +283,7 @@ TEST(Recompute, KeepsLess) {
   for (const TransformerConfig& config : option_combinations()) {
     const auto bytes = [&](Recompute recompute) {
       Carver carver(nullptr);
-      carve_block_saved(carver, config, shape, recompute);
+      carve_block_saved(carver, {config, shape, recompute});
       return carver.used();
     };
     EXPECT_EQ(bytes(Recompute::full), 0);

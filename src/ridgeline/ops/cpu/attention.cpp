@@ -122,7 +122,7 @@ AttentionItem item_of(const Attention& s, int64_t b, int64_t kv) {
   item.threshold = static_cast<uint64_t>(std::ceil(probability * 0x1p32));
   item.random_key = s.dropout.random_key;
   item.keep_scale = static_cast<float>(1.0 / (1.0 - probability));
-  item.site = s.dropout.layer * static_cast<uint32_t>(s.heads) + static_cast<uint32_t>(kv * item.group);
+  item.site = s.dropout.first_head + static_cast<uint32_t>(kv * item.group);
   item.sample = s.dropout.samples != nullptr ? s.dropout.samples[b] : 0;
   return item;
 }
