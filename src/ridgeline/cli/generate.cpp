@@ -11,6 +11,8 @@
 #include "ridgeline/cli/command.h"
 #include "ridgeline/cli/failures.h"
 #include "ridgeline/cli/limits.h"
+#include "ridgeline/comm/communicator.h"
+#include "ridgeline/parallel/memory_guard.h"
 #include "ridgeline/train/generator.h"
 
 namespace ridgeline::cli {
@@ -51,26 +53,30 @@ void run(const Options& options) {
     fmt::print(stderr, "note: only {} of {} tokens fit into the model's context of {}\n", tokens, options.tokens,
                context);
   }
-  train::Generator generator(source, options.precision == "bf16" ? DType::bf16 : DType::f32, threads, prompt + tokens);
-  data::StreamDecoder decoder(*tokenizer);
-  const auto begin = std::chrono::steady_clock::now();
-  std::span<const float> logits = generator.feed(ids);
-  fmt::print("{}", options.prompt);
-  std::fflush(stdout);
-  int64_t drawn = 0;
-  for (; drawn < tokens; ++drawn) {
-    const int32_t id = train::sample_token(
-        logits.first(static_cast<size_t>(std::min<int64_t>(tokenizer->vocab_size(), generator.config().vocab))),
-        options.sampling, static_cast<uint64_t>(drawn));
-    if (std::binary_search(stop.begin(), stop.end(), id) && !options.keep_going) break;
-    fmt::print("{}", decoder.push(id));
+  comm::run_threads(1, {}, [&](comm::World& world) {
+    train::Generator generator(world, source, options.precision == "bf16" ? DType::bf16 : DType::f32, threads,
+                               prompt + tokens, parallel::guard_requested());
+    data::StreamDecoder decoder(*tokenizer);
+    const auto begin = std::chrono::steady_clock::now();
+    std::span<const float> logits = generator.feed(ids);
+    fmt::print("{}", options.prompt);
     std::fflush(stdout);
-    if (drawn + 1 < tokens) logits = generator.feed({&id, 1});
-  }
-  fmt::print("{}\n", decoder.finish());
-  std::fflush(stdout);  // both streams may lead to one place
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  fmt::print(stderr, "{} tokens in {:.2f} s ({:.1f} tokens/s)\n", drawn, seconds, static_cast<double>(drawn) / seconds);
+    int64_t drawn = 0;
+    for (; drawn < tokens; ++drawn) {
+      const int32_t id = train::sample_token(
+          logits.first(static_cast<size_t>(std::min<int64_t>(tokenizer->vocab_size(), generator.config().vocab))),
+          options.sampling, static_cast<uint64_t>(drawn));
+      if (std::binary_search(stop.begin(), stop.end(), id) && !options.keep_going) break;
+      fmt::print("{}", decoder.push(id));
+      std::fflush(stdout);
+      if (drawn + 1 < tokens) logits = generator.feed({&id, 1});
+    }
+    fmt::print("{}\n", decoder.finish());
+    std::fflush(stdout);  // both streams may lead to one place
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    fmt::print(stderr, "{} tokens in {:.2f} s ({:.1f} tokens/s)\n", drawn, seconds,
+               static_cast<double>(drawn) / seconds);
+  });
 }
 
 }  // namespace

@@ -23,10 +23,7 @@ int64_t round_up(int64_t value, int64_t unit) {
 }
 }  // namespace
 
-Arena::Arena(int64_t bytes, WorkerTeam* team) {
-  if (bytes <= 0) return;
-  // Small arenas keep small pages: a huge page for a few kilobytes would break the promise of exact memory.
-  const bool huge = bytes >= kHugePage;
+void Arena::map(int64_t bytes, bool huge) {
   size_ = round_up(bytes, kPage);
   const int64_t slack = huge ? kHugePage : 0;
   void* address = ::mmap(nullptr, static_cast<size_t>(size_ + slack), PROT_READ | PROT_WRITE,
@@ -45,6 +42,12 @@ Arena::Arena(int64_t bytes, WorkerTeam* team) {
     ::madvise(begin, static_cast<size_t>(size_), MADV_HUGEPAGE);
   }
   data_ = begin;
+}
+
+Arena::Arena(int64_t bytes, WorkerTeam* team) {
+  if (bytes <= 0) return;
+  // Small arenas keep small pages: a huge page for a few kilobytes would break the promise of exact memory.
+  map(bytes, bytes >= kHugePage);
   const auto touch = [&](int64_t first, int64_t last) {
     for (int64_t at = first; at < last; at += kPage) *reinterpret_cast<volatile char*>(data_ + at) = 0;
   };
@@ -53,6 +56,12 @@ Arena::Arena(int64_t bytes, WorkerTeam* team) {
   } else {
     touch(0, size_);
   }
+}
+
+Arena Arena::reserved(int64_t bytes) {
+  Arena arena;
+  if (bytes > 0) arena.map(bytes, false);
+  return arena;
 }
 
 Arena::~Arena() {

@@ -15,6 +15,8 @@ class Arena {
   // pages before the first touch, and touches every page with `team` (may be null: the caller alone). Throws Error with
   // the size when the system refuses.
   Arena(int64_t bytes, WorkerTeam* team);
+  // Zeroed memory that is taken page by page when it is first written.
+  static Arena reserved(int64_t bytes);
   ~Arena();
   Arena(Arena&& other) noexcept;
   Arena& operator=(Arena&& other) noexcept;
@@ -25,6 +27,9 @@ class Arena {
   int64_t size() const { return size_; }
 
  private:
+  Arena() = default;
+  void map(int64_t bytes, bool huge);
+
   std::byte* data_ = nullptr;
   int64_t size_ = 0;
 };

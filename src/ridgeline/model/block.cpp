@@ -164,10 +164,10 @@ class Work {
     run_backward({.input = false, .weight = true}, input, merged(saved, scratch.again), {.of = left}, gradients);
   }
 
-  void cached(int64_t start, Ref cache, Ref hidden, const CachedScratch& s) {
-    norm1(hidden, s.normed, nullptr, nullptr);
+  void cached(int64_t start, Ref cache, ConstRef input, Ref output, const CachedScratch& s) {
+    norm1(input, s.normed, nullptr, nullptr);
     const Ref mlp_normed = one_norm_ ? s.normed : s.mlp_normed;
-    if (!sequential_ && !one_norm_) norm2(hidden, mlp_normed, nullptr, nullptr);
+    if (!sequential_ && !one_norm_) norm2(input, mlp_normed, nullptr, nullptr);
     project_qkv(s.normed, s.qkv);
     const int64_t kv = shape_.slice.kv_heads * config_.head_width(), qkv = shape_.qkv_width();
     do_.apply([&](device::Stream& stream) {
@@ -179,10 +179,10 @@ class Work {
     attention.query_start = start;
     attention.kv_stride = 2 * kv;
     do_.attention_forward(attention, s.qkv, cache, cache.at(kv), s.attention_out, nullptr);
-    into_residual(attended_, s.attention_out, w_.out_weight, w_.out_bias, hidden, 0, hidden, {});
-    if (sequential_) norm2(hidden, mlp_normed, nullptr, nullptr);
+    into_residual(attended_, s.attention_out, w_.out_weight, w_.out_bias, input, 0, output, {});
+    if (sequential_) norm2(output, mlp_normed, nullptr, nullptr);
     up(mlp_normed, s.up, s.activation);
-    into_residual(f_, s.activation, w_.down_weight, w_.down_bias, hidden, 0, hidden, {});
+    into_residual(f_, s.activation, w_.down_weight, w_.down_bias, output, 0, output, {});
   }
 
  private:
@@ -647,16 +647,16 @@ CachedScratch carve_cached_scratch(Carver& carver, const TransformerConfig& conf
     const StepRandom random;
     // Attention asks for more at the start of a sequence, where a backward is possible, or at its end.
     for (const int64_t start : {int64_t{0}, cached - n})
-      Work(operators, {config, tokens}, {0, batch, random}, weights).cached(start, any, any, places);
+      Work(operators, {config, tokens}, {0, batch, random}, weights).cached(start, any, any, any, places);
   }
   scratch.workspace = carver.workspace("packing and partial sums", operators.workspace_bytes());
   return scratch;
 }
 
 void block_cached(Operators& operators, const BlockShape& shape, const BlockContext& context, int64_t start,
-                  const BlockWeights& weights, Ref cache, Ref hidden, const CachedScratch& scratch) {
+                  const BlockWeights& weights, Ref cache, ConstRef input, Ref output, const CachedScratch& scratch) {
   RL_REQUIRE(shape.is_whole() && !shape.batch.dropout, "generation runs whole blocks, without dropout");
-  Work(operators, shape, context, weights).cached(start, cache, hidden, scratch);
+  Work(operators, shape, context, weights).cached(start, cache, input, output, scratch);
 }
 
 }  // namespace ridgeline::model

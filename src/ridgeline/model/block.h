@@ -130,8 +130,8 @@ void block_backward_weight(Operators& operators, const BlockShape& shape, const 
 
 // Generation: one block over the `count` new tokens, shape.batch.sequence, of one sequence that stand at positions
 // start … start + count - 1 (batch.positions, where these are rotary), with a cache of keys and values
-// [cached][2][KV][D] of this layer that already holds `start` positions and receives the new ones. hidden [count][C] is
-// replaced by the block's output. scratch: carved for at least `count` tokens and a cache of at least start + count
+// [cached][2][KV][D] of this layer that already holds `start` positions and receives the new ones. input,
+// output [count][C] must not alias. scratch: carved for at least `count` tokens and a cache of at least start + count
 // positions.
 struct CachedScratch {
   Ref normed, mlp_normed, qkv, attention_out, up, activation;
@@ -140,6 +140,6 @@ struct CachedScratch {
 CachedScratch carve_cached_scratch(Carver& carver, const TransformerConfig& config, DType dtype, int64_t count,
                                    int64_t cached, int team_size);
 void block_cached(Operators& operators, const BlockShape& shape, const BlockContext& context, int64_t start,
-                  const BlockWeights& weights, Ref cache, Ref hidden, const CachedScratch& scratch);
+                  const BlockWeights& weights, Ref cache, ConstRef input, Ref output, const CachedScratch& scratch);
 
 }  // namespace ridgeline::model

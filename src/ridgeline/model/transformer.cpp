@@ -128,6 +128,11 @@ LossScratch carve_loss_scratch(Carver& carver, const TransformerConfig& config, 
   return scratch;
 }
 
+LossScratch carve_logits_scratch(Carver& carver, const TransformerConfig& config, const BatchShape& shape) {
+  const BatchShape one{.batch = 1, .sequence = 1, .dtype = shape.dtype, .head_chunk = 1, .team_size = shape.team_size};
+  return carve_loss_scratch(carver, config, one, false);
+}
+
 void head_forward(device::Stream& stream, const TransformerConfig& config, int64_t n, const HeadWeights& weights,
                   ConstRef input, const LossScratch& scratch) {
   Operators operators(stream, scratch.workspace);

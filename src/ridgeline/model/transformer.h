@@ -64,6 +64,9 @@ void loss(device::Stream& stream, const TransformerConfig& config, const BatchSh
           const HeadWeights& weights, ConstRef input, float scale, Ref gradient, const HeadGradients& gradients,
           float* losses, const LossScratch& scratch);
 
+// For head_forward of one token.
+LossScratch carve_logits_scratch(Carver& carver, const TransformerConfig& config, const BatchShape& shape);
+
 // logits f32 or bf16 [n][ld] of n tokens whose block output is `input` [n][C]: final norm and head only. For generation
 // and tests. scratch: carved with head_chunk = n, or for chunks of n tokens.
 void head_forward(device::Stream& stream, const TransformerConfig& config, int64_t n, const HeadWeights& weights,

@@ -46,6 +46,7 @@ class Binder {
         return bound::Update{op.index};
       case OpKind::forward:
         if (op.index < 0) return embedding_forward(op);
+        if (program_.generates()) return block_cached(op);
         return block_forward(op);
       case OpKind::backward:
         if (op.index < 0) return embedding_backward(op);
@@ -53,6 +54,8 @@ class Binder {
       case OpKind::loss:
       case OpKind::evaluate:
         return loss(op);
+      case OpKind::predict:
+        return predict(op);
       case OpKind::backward_input:
       case OpKind::backward_weight:
       case OpKind::exchange:
@@ -134,6 +137,23 @@ class Binder {
                                saved(op),
                                memory_.output(number_, op.index, op.micro),
                                block_scratch(op, model::Pass::forward)};
+  }
+  BoundOp block_cached(const Op& op) const {
+    model::Carver carver = scratch(op.micro);
+    return bound::BlockCached{
+        &shape_,
+        batch(op.micro),
+        op.index,
+        model::block_weights(weights()),
+        memory_.cache(op.index),
+        memory_.output(number_, op.index - 1, op.micro),
+        memory_.output(number_, op.index, op.micro),
+        model::carve_cached_scratch(carver, config_, shape_.dtype, shape_.sequence, run_.cached, shape_.team_size)};
+  }
+  BoundOp predict(const Op& op) const {
+    model::Carver carver = scratch(op.micro);
+    return bound::Predict{model::head_weights(config_, weights()), memory_.output(number_, op.index - 1, op.micro),
+                          model::carve_logits_scratch(carver, config_, shape_), Ref(memory_.logits(number_))};
   }
   BoundOp block_backward(const Op& op) const {
     return bound::BlockBackward{block_shape(op),

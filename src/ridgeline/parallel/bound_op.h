@@ -71,6 +71,22 @@ struct BlockForward {
   Ref output;
   model::BlockScratch scratch;
 };
+struct BlockCached {
+  const model::BatchShape* shape;
+  model::Batch batch;
+  int layer;
+  model::BlockWeights weights;
+  Ref cache;
+  ConstRef input;
+  Ref output;
+  model::CachedScratch scratch;
+};
+struct Predict {
+  model::HeadWeights weights;
+  ConstRef input;
+  model::LossScratch scratch;
+  Ref logits;
+};
 struct BlockBackward {
   model::BlockShape shape;
   model::Batch batch;
@@ -99,7 +115,7 @@ struct Loss {
 using BoundOp =
     std::variant<bound::Count, bound::Agree, bound::Gather, bound::Clear, bound::Pack, bound::Reduce, bound::Replicate,
                  bound::Accumulate, bound::Measure, bound::Update, bound::EmbeddingForward, bound::EmbeddingBackward,
-                 bound::BlockForward, bound::BlockBackward, bound::Loss>;
+                 bound::BlockForward, bound::BlockCached, bound::BlockBackward, bound::Loss, bound::Predict>;
 
 // All operations of program number `program`, in order.
 std::vector<BoundOp> bind(const RunShape& run, const std::vector<model::Segment>& segments,

@@ -37,6 +37,9 @@ constexpr std::array kValues = {
     ValueTraits{ValueKind::step_gradient, "gradient of the step", Subject::segment, true, false},
     ValueTraits{ValueKind::squares, "squares of the gradient", Subject::segment, true, false},
     ValueTraits{ValueKind::losses, "losses", Subject::micro, true, false},
+    ValueTraits{ValueKind::cache, "kept keys and values", Subject::element, true, false},
+    ValueTraits{ValueKind::updated_cache, "updated keys and values", Subject::element, false, false},
+    ValueTraits{ValueKind::logits, "logits", Subject::step, false, false},
     ValueTraits{ValueKind::step_scalars, "the step's scalars", Subject::step, false, false},
 };
 static_assert(kValues.size() == kValueKinds);
@@ -67,7 +70,13 @@ class Collector {
         return read(ValueKind::state, op.index);
       case OpKind::forward:
         write(ValueKind::activation, op.index, op.micro);
-        if (op.index >= 0) write(ValueKind::saved, op.index, op.micro);
+        if (op.index >= 0)
+          write(program_.generates() ? ValueKind::updated_cache : ValueKind::saved, op.index, op.micro);
+        if (op.index >= 0 && program_.generates()) read(ValueKind::cache, op.index, op.micro);
+        read_computation(position);
+        return;
+      case OpKind::predict:
+        write(ValueKind::logits);
         read_computation(position);
         return;
       case OpKind::loss:
@@ -215,6 +224,7 @@ std::vector<int> segments_read(const model::ElementSegments& elements, const Op&
     case OpKind::forward:
     case OpKind::loss:
     case OpKind::evaluate:
+    case OpKind::predict:
       return elements.of(op.index);
     case OpKind::backward:
     case OpKind::backward_input:
@@ -258,7 +268,15 @@ Dataflow::Dataflow(const model::TransformerConfig& config, const Sharding& shard
     if (!sharding.cuts(Shard::optimizer)) given_.push_back({ValueKind::weights, segment, kResident});
     if (program.trains()) wanted_.push_back({ValueKind::updated_state, segment});
   }
-  wanted_.push_back({ValueKind::step_scalars});
+  if (!program.generates()) {
+    wanted_.push_back({ValueKind::step_scalars});
+    return;
+  }
+  wanted_.push_back({ValueKind::logits});
+  for (int layer = 0; layer < elements.last(); ++layer) {
+    given_.push_back({ValueKind::cache, layer});
+    wanted_.push_back({ValueKind::updated_cache, layer});
+  }
 }
 
 std::span<const Use> Dataflow::of(int position) const {

@@ -32,6 +32,9 @@ enum class ValueKind {
   step_gradient,    // [segment] this rank's part of the sum of all windows, where that is kept apart
   squares,          // [segment] of its part
   losses,           // [0][micro] per token
+  cache,            // [element] keys and values of the tokens that were fed before: given
+  updated_cache,    // [element] and of the program's own
+  logits,           // of what follows the last token
   step_scalars      // norm, loss, finite, stop: the same on all ranks
 };
 constexpr int kValueKinds = static_cast<int>(ValueKind::step_scalars) + 1;

@@ -75,7 +75,8 @@ class Search {
 
 std::string first_non_finite(Executor& executor, int program, const StepInput& input) {
   const RankMemory& memory = executor.memory();
-  const int64_t tokens = memory.shape_of(program).tokens();
+  const bool generates = executor.programs()[static_cast<size_t>(program)].generates();
+  const int64_t tokens = generates ? input.tokens : memory.shape_of(program).tokens();
   Search search(executor);
   search.look_at_state(BufferKind::master, "weights of", false);
   // Every rank runs all of it: others may need its weights.

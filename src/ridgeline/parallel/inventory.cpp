@@ -79,7 +79,16 @@ class Builder {
       add(BufferKind::moment1, "Adam first moment", Category::optimizer, false, cut, sharding.moments);
       add(BufferKind::moment2, "Adam second moment", Category::optimizer, false, cut, sharding.moments);
     }
-    const int64_t positions = std::max(run_.batch.sequence, run_.evaluation_batch.sequence);
+    const int64_t cache = run_.cached * 2 * run_.config.kv_heads * run_.config.head_width();
+    for (int layer = 0; layer < (run_.cached > 0 ? layers_ : 0); ++layer) {
+      buffers_.push_back({.kind = BufferKind::cache,
+                          .index = layer,
+                          .name = fmt::format("keys and values of block {}", layer),
+                          .category = Category::activations,
+                          .space = Space::reserved,
+                          .bytes = round_up(cache * size_of(run_.evaluation_batch.dtype), kAlignment)});
+    }
+    const int64_t positions = run_.positions();
     if (const int64_t floats = model::rotary_table_floats(run_.config, positions); floats > 0) {
       buffers_.push_back({.kind = BufferKind::rotary_table,
                           .name = "rotary positions",
@@ -91,6 +100,7 @@ class Builder {
   void add_transient(const Program& program, int number) {
     number_ = number;
     step_ = program.trains();
+    generates_ = program.generates();
     shape_ = step_ ? run_.batch : run_.evaluation_batch;
     open_.clear();
     const int last_op = static_cast<int>(program.ops.size()) - 1;
@@ -98,8 +108,12 @@ class Builder {
     // Tokens are written before the program starts; losses are read after it ends.
     add(BufferKind::batch, 0, 0, 0, last_op, "tokens, labels, positions, samples", Category::data,
         program.micro_batches * round_up(shape_.tokens() * 16 + shape_.batch * 4, kAlignment));
-    add(BufferKind::losses, 0, 0, 0, last_op, "losses per token", Category::activations,
-        program.micro_batches * round_up(shape_.tokens() * 4, kAlignment));
+    if (program.generates()) {
+      add(BufferKind::logits, 0, 0, 0, last_op, "logits", Category::activations, run_.config.vocab * 4);
+    } else {
+      add(BufferKind::losses, 0, 0, 0, last_op, "losses per token", Category::activations,
+          program.micro_batches * round_up(shape_.tokens() * 4, kAlignment));
+    }
     const Dataflow dataflow(run_.config, run_.sharding, program);
     for (int at = 0; at <= last_op; ++at) {
       const Op& op = program.ops[static_cast<size_t>(at)];
@@ -178,6 +192,13 @@ class Builder {
   // Saved values and scratch of a block: every micro-batch takes the same.
   void measure_layers() {
     blocks_.clear();
+    if (generates_) {  // all alike
+      const int64_t scratch = carved([&](model::Carver& carver) {
+        model::carve_cached_scratch(carver, run_.config, shape_.dtype, shape_.sequence, run_.cached, shape_.team_size);
+      });
+      blocks_.assign(static_cast<size_t>(layers_), {0, scratch, 0});
+      return;
+    }
     for (int layer = 0; layer < layers_; ++layer) {
       const model::BlockShape shape{run_.config, shape_, step_ ? run_.recompute_of(layer) : model::Recompute::none};
       const auto scratch = [&](model::Pass pass) {
@@ -191,6 +212,8 @@ class Builder {
   int64_t scratch_bytes(const Op& op) const {
     const bool block = op.index >= 0 && op.index < layers_;
     switch (op.kind) {
+      case OpKind::predict:
+        return carved([&](model::Carver& carver) { model::carve_logits_scratch(carver, run_.config, shape_); });
       case OpKind::forward:
         return block ? blocks_[static_cast<size_t>(op.index)].forward_scratch : 0;
       case OpKind::loss:
@@ -214,7 +237,7 @@ class Builder {
   const int layers_;
   // Of the program whose buffers are added.
   int number_ = 0;
-  bool step_ = false;
+  bool step_ = false, generates_ = false;
   model::BatchShape shape_;
   static constexpr size_t kEmpty = std::numeric_limits<size_t>::max();  // of no bytes: a block that keeps nothing
   std::unordered_map<Key, size_t, KeyHash> open_;                       // in buffers_, of kind, index, micro
@@ -296,6 +319,8 @@ std::string_view name_of(Space space) {
       return "host";
     case Space::peer_visible:
       return "peer visible";
+    case Space::reserved:
+      return "reserved";
     case Space::file:
       return "file";
   }
@@ -325,6 +350,8 @@ Inventory make_inventory(const RunShape& run, const std::vector<model::Segment>&
         return inventory.host_bytes;
       case Space::peer_visible:
         return inventory.peer_visible_bytes;
+      case Space::reserved:
+        return inventory.reserved_bytes;
       case Space::file:
         return inventory.file_bytes;
     }
@@ -393,6 +420,9 @@ std::optional<Place> place_of(const Value& value, const Sharding& sharding) {
     case ValueKind::step_gradient:
     case ValueKind::squares:
     case ValueKind::losses:
+    case ValueKind::cache:
+    case ValueKind::updated_cache:
+    case ValueKind::logits:
     case ValueKind::step_scalars:
       return std::nullopt;
   }
@@ -452,7 +482,7 @@ class Occupants {
 
 std::vector<std::string> overlapping(const Inventory& inventory, const std::vector<Program>& programs) {
   std::vector<std::string> wrong;
-  for (const Space space : {Space::host, Space::peer_visible, Space::file}) {
+  for (const Space space : {Space::host, Space::peer_visible, Space::reserved, Space::file}) {
     Occupants persistent(nullptr, wrong);
     for (const Buffer& buffer : inventory.buffers) {
       if (buffer.space == space && !transient(buffer)) persistent.take(buffer);

@@ -2,6 +2,7 @@
 // run. `plan` prints this list, training allocates it; they cannot disagree.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -25,6 +26,7 @@ std::string_view name_of(Category category);
 enum class Space {
   host,
   peer_visible,  // other ranks of the host read it directly: what is communicated
+  reserved,      // addresses that take memory as far as they are written: keys and values of a long context
   file           // of this rank, beside its memory: offloaded optimizer state
 };
 std::string_view name_of(Space space);
@@ -44,6 +46,8 @@ enum class BufferKind {
   scratch,           // [operation] of one operation
   losses,            // f32 per token, of all micro-batches one after the other
   rotary_table,      // cosines and sines of rotary positions
+  cache,             // [layer] keys and values of a sequence that is generated
+  logits,            // f32, of what follows its last token
   offload_window,    // through which offloaded state passes
   batch              // tokens, labels, positions, sample numbers, of all micro-batches one after the other
 };
@@ -85,12 +89,17 @@ struct RunShape {
   // Optimizer state lies in a file of each rank and passes through a window of so many bytes, or as many as it needs at
   // the least (parallel/offload.h). 0: it lies in memory.
   int64_t offload_window = 0;
+  // Tokens of one sequence for whose keys and values there is room: the program generates. 0: it does not. Each run of
+  // the program feeds at most evaluation_batch.sequence.
+  int64_t cached = 0;
 
   model::Recompute recompute_of(int layer) const {
     return layer % recompute_every == 0 ? recompute : model::Recompute::none;
   }
 
   bool mixed() const { return sharding.mixed(); }
+  // That tokens may have.
+  int64_t positions() const { return std::max({batch.sequence, evaluation_batch.sequence, cached}); }
 
   comm::Placement place() const { return {sharding.mesh, rank}; }
   // The same run on another rank.
@@ -118,11 +127,12 @@ struct Inventory {
   std::vector<Buffer> buffers;
   std::unordered_map<Key, size_t, KeyHash> positions;  // in `buffers`
   int64_t host_bytes = 0, peer_visible_bytes = 0;
+  int64_t reserved_bytes = 0;
   int64_t file_bytes = 0;  // each update reads them once and writes them once
 
   const Buffer* find(BufferKind kind, int index, int micro, int program) const;  // null when there is none
-  // What a rank allocates in memory.
-  int64_t total_bytes() const { return host_bytes + peer_visible_bytes; }
+  // What a rank takes of memory at the most.
+  int64_t total_bytes() const { return host_bytes + peer_visible_bytes + reserved_bytes; }
 };
 
 enum class Packing {

@@ -86,7 +86,8 @@ MemoryGuard::MemoryGuard(const Inventory& inventory, const std::vector<Program>&
                         .program = buffer.program,
                         .first = buffer.first,
                         .last = buffer.last,
-                        .open = buffer.kind == BufferKind::batch || buffer.kind == BufferKind::losses,
+                        .open = buffer.kind == BufferKind::batch || buffer.kind == BufferKind::losses ||
+                                buffer.kind == BufferKind::logits,
                         .scratch = buffer.kind == BufferKind::scratch,
                         .name = buffer.name});
   }

@@ -20,6 +20,7 @@ constexpr std::array kOps = {
     OpTraits{OpKind::forward, "forward", Subject::element, StreamId::compute, Group::none, Phase::forward},
     OpTraits{OpKind::loss, "loss", Subject::micro, StreamId::compute, Group::none, Phase::loss},
     OpTraits{OpKind::evaluate, "evaluate loss", Subject::micro, StreamId::compute, Group::none, Phase::loss},
+    OpTraits{OpKind::predict, "predict", Subject::step, StreamId::compute, Group::none, Phase::loss},
     OpTraits{OpKind::clear, "clear gradient of", Subject::segment_of_micro, StreamId::compute, Group::none,
              Phase::reduce},
     OpTraits{OpKind::backward, "backward", Subject::element, StreamId::compute, Group::none, Phase::backward},
@@ -102,6 +103,12 @@ class Lowering {
     }
     const int agreed = emit(OpKind::agree, 0, 0, {measured_});
     for (const auto& [segment, unused] : contributions_) emit(OpKind::update, segment, 0, {agreed});
+    return std::move(program_);
+  }
+
+  Program generation() {
+    program_.name = "generate";
+    for (now_ = 0; now_ < static_cast<int>(computations_.size()); ++now_) compute({});
     return std::move(program_);
   }
 
@@ -309,6 +316,13 @@ Program evaluation(const model::TransformerConfig& config, int micro_batches, co
     computations.push_back({OpKind::evaluate, static_cast<int>(config.layers), micro, {}});
   }
   return Lowering(config, sharding, std::move(computations)).evaluation();
+}
+
+Program generation(const model::TransformerConfig& config, const Sharding& sharding) {
+  std::vector<Op> computations;
+  add_forward(computations, config, 0);
+  computations.push_back({OpKind::predict, static_cast<int>(config.layers), 0, {}});
+  return Lowering(config, sharding, std::move(computations)).generation();
 }
 
 Order::Order(const Program& program) {

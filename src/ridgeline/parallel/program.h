@@ -19,6 +19,7 @@ enum class OpKind {
   forward,          // element `index` of micro-batch `micro`
   loss,             // final norm, head, cross-entropy, forward and backward
   evaluate,         // the loss without gradients
+  predict,          // logits of what follows the last token
   clear,            // zero the gradient that segment `index`'s backward of `micro` adds to
   backward,         // element `index` of `micro`
   backward_input,   // its part that the element before waits for
@@ -91,12 +92,13 @@ struct Op {
 };
 
 struct Program {
-  std::string name;  // "step", "evaluate"
+  std::string name;  // "step", "evaluate", "generate"
   std::vector<Op> ops;
   int micro_batches = 1;
   int first_element = -1, last_element = 0;  // of the stage; the last of all is L
 
   bool trains() const { return name == "step"; }
+  bool generates() const { return name == "generate"; }
   // The gather that provides segment `segment` to the computation at `position`; -1 when it reads weights that always
   // lie there.
   int gather_of(int position, int segment) const;
@@ -114,6 +116,9 @@ Program lower(const model::TransformerConfig& config, const std::vector<Schedule
 
 // Forward-only: losses of `micro_batches` micro-batches.
 Program evaluation(const model::TransformerConfig& config, int micro_batches, const Sharding& sharding);
+
+// Forward-only, of one sequence's new tokens, behind those whose keys and values are kept: logits of what follows.
+Program generation(const model::TransformerConfig& config, const Sharding& sharding);
 
 // Whether operation `first` has finished before `second` starts, on any machine that keeps the order of each stream and
 // the dependencies; `first` < `second`.

@@ -27,11 +27,15 @@ Ref SegmentMemory::state(BufferKind kind) const {
 RankMemory::RankMemory(const RunShape& run, const std::vector<model::Segment>& segments,
                        const std::vector<Program>& programs, const Inventory& inventory, comm::World& world,
                        const device::Stream& stream)
-    : run_(run), programs_(programs), inventory_(inventory), host_(inventory.host_bytes, &stream.team()) {
+    : run_(run),
+      programs_(programs),
+      inventory_(inventory),
+      host_(inventory.host_bytes, &stream.team()),
+      reserved_(device::Arena::reserved(inventory.reserved_bytes)) {
   if (inventory_.peer_visible_bytes > 0) peer_visible_ = world.peer_visible(inventory_.peer_visible_bytes);
   locate_segments(segments);
   if (auto* const table = reinterpret_cast<float*>(find(BufferKind::rotary_table, 0, 0, -1)))
-    model::fill_rotary_table(run_.config, std::max(run_.batch.sequence, run_.evaluation_batch.sequence), table);
+    model::fill_rotary_table(run_.config, run_.positions(), table);
 }
 
 std::byte* RankMemory::address(const Buffer& buffer) const {
@@ -40,6 +44,8 @@ std::byte* RankMemory::address(const Buffer& buffer) const {
       return host_.data() + buffer.offset;
     case Space::peer_visible:
       return peer_visible_.data() + buffer.offset;
+    case Space::reserved:
+      return reserved_.data() + buffer.offset;
     case Space::file:
       break;
   }
@@ -109,6 +115,9 @@ Ref RankMemory::locate(int program, const Value& value) const {
     case ValueKind::weight_inputs:
     case ValueKind::squares:
     case ValueKind::losses:
+    case ValueKind::cache:
+    case ValueKind::updated_cache:
+    case ValueKind::logits:
     case ValueKind::step_scalars:
       break;
   }
@@ -139,6 +148,14 @@ float* RankMemory::losses(int program, int micro) const {
 
 Ref RankMemory::output(int program, int element, int micro) const {
   return {find(BufferKind::activation, element, micro, program), shape_of(program).dtype};
+}
+
+Ref RankMemory::cache(int layer) const {
+  return {find(BufferKind::cache, layer, 0, -1), run_.evaluation_batch.dtype};
+}
+
+float* RankMemory::logits(int program) const {
+  return reinterpret_cast<float*>(find(BufferKind::logits, 0, 0, program));
 }
 
 const float* RankMemory::rotary_table() const {

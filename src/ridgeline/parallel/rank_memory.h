@@ -60,6 +60,8 @@ class RankMemory {
   float* losses(int program, int micro) const;            // per token, [N]
   Ref output(int program, int element, int micro) const;  // activation of the embedding or a block, [N][C]
   const float* rotary_table() const;                      // null where the model has none
+  Ref cache(int layer) const;                             // keys and values, [cached][2][KV][D]
+  float* logits(int program) const;                       // [V]
 
  private:
   std::byte* find_micro(BufferKind kind, int program, int micro) const;
@@ -68,7 +70,7 @@ class RankMemory {
   const RunShape& run_;
   const std::vector<Program>& programs_;
   const Inventory& inventory_;
-  device::Arena host_;
+  device::Arena host_, reserved_;
   std::span<std::byte> peer_visible_;
   std::vector<SegmentMemory> segments_;
 };

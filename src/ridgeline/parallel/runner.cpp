@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "ridgeline/base/error.h"
 #include "ridgeline/model/operators.h"
 #include "ridgeline/ops/elementwise.h"
 #include "ridgeline/optim/adam_update.h"
@@ -40,6 +41,12 @@ Runner::Runner(const RunShape& run, const std::vector<model::Segment>& segments,
 
 StepResult Runner::run(int program, const StepInput& input, MemoryGuard* guard, OpObserver* observer) {
   const Program& list = programs_[static_cast<size_t>(program)];
+  if (list.generates()) {
+    RL_REQUIRE(
+        0 < input.tokens && input.tokens <= run_.evaluation_batch.sequence && input.fed + input.tokens <= run_.cached,
+        "{} tokens behind {}, room for {} at once and {} in all", input.tokens, input.fed,
+        run_.evaluation_batch.sequence, run_.cached);
+  }
   scalars_.begin();
   if (guard != nullptr) guard->begin(program);
   if (list.trains()) state_.begin_updates();
@@ -125,7 +132,9 @@ void Runner::execute(const bound::Replicate& op, const Now& now) {
 // -------------------------------------------------------------------------------------------------------- computation
 
 void Runner::execute(const bound::EmbeddingForward& op, const Now& now) {
-  model::embedding_forward(stream_, run_.config, *op.shape, op.batch, now.input.random, op.weights, op.output);
+  model::BatchShape shape = *op.shape;
+  if (programs_[static_cast<size_t>(now.program)].generates()) shape.sequence = now.input.tokens;
+  model::embedding_forward(stream_, run_.config, shape, op.batch, now.input.random, op.weights, op.output);
 }
 
 void Runner::execute(const bound::EmbeddingBackward& op, const Now& now) {
@@ -137,6 +146,20 @@ void Runner::execute(const bound::BlockForward& op, const Now& now) {
   model::Operators operators(stream_, op.scratch.workspace);
   model::block_forward(operators, op.shape, {op.layer, op.batch, now.input.random}, op.weights, op.input, op.saved,
                        op.output, op.scratch);
+}
+
+void Runner::execute(const bound::BlockCached& op, const Now& now) {
+  model::BatchShape shape = *op.shape;
+  shape.sequence = now.input.tokens;
+  model::Operators operators(stream_, op.scratch.workspace);
+  model::block_cached(operators, {run_.config, shape}, {op.layer, op.batch, now.input.random}, now.input.fed,
+                      op.weights, op.cache, op.input, op.output, op.scratch);
+}
+
+void Runner::execute(const bound::Predict& op, const Now& now) {
+  const ConstRef last = op.input.at((now.input.tokens - 1) * run_.config.width);
+  model::head_forward(stream_, run_.config, 1, op.weights, last, op.scratch);
+  ops::cast(stream_, run_.config.vocab, op.scratch.logits, op.logits);
 }
 
 void Runner::execute(const bound::BlockBackward& op, const Now& now) {

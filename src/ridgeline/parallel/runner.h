@@ -61,6 +61,8 @@ class Runner {
   void execute(const bound::EmbeddingForward& op, const Now& now);
   void execute(const bound::EmbeddingBackward& op, const Now& now);
   void execute(const bound::BlockForward& op, const Now& now);
+  void execute(const bound::BlockCached& op, const Now& now);
+  void execute(const bound::Predict& op, const Now& now);
   void execute(const bound::BlockBackward& op, const Now& now);
   void execute(const bound::Loss& op, const Now& now);
 

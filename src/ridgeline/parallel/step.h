@@ -20,7 +20,9 @@ struct StepInput {
   float loss_scale = 1.0F;      // fp16: gradients are computed times this
   uint64_t rounding_key = 0;    // of masters in bf16
   bool stop_requested = false;  // this rank was asked to stop
-  bool update = true;           // false: leave gradients in place and weights as they are (tests, gradient dumps)
+  // A program that generates: the `tokens` first ones of the batch are fed, behind `fed` that were fed before.
+  int64_t fed = 0, tokens = 0;
+  bool update = true;  // false: leave gradients in place and weights as they are (tests, gradient dumps)
 };
 
 struct StepResult {

@@ -1,4 +1,5 @@
-// Text generation with a key-value cache: one token per step costs one pass over the weights.
+// Text generation with a key-value cache: one token per step costs one pass over the weights. A program of the
+// executor, like training and evaluation.
 #pragma once
 
 #include <cstdint>
@@ -7,10 +8,10 @@
 #include <span>
 #include <vector>
 
-#include "ridgeline/device/arena.h"
+#include "ridgeline/comm/communicator.h"
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/device/stream.h"
-#include "ridgeline/model/transformer.h"
+#include "ridgeline/parallel/executor.h"
 #include "ridgeline/train/model_source.h"
 
 namespace ridgeline::train {
@@ -33,12 +34,14 @@ int32_t sample_token(std::span<const float> logits, const Sampling& sampling, ui
 
 class Generator {
  public:
-  // Loads the weights (dtype f32 or bf16). Keys and values take memory for what is fed, in steps, and never for more
-  // than `limit` tokens (0, or more than the model's context: the context).
-  Generator(const ModelSource& source, DType dtype, int threads, int64_t limit = 0);
+  // Loads the weights (dtype f32 or bf16). Keys and values take memory as they come, and never for more than `limit`
+  // tokens (0, or more than the model's context: the context). `guard`: every buffer is watched.
+  // Of a world of one rank, which must outlive it.
+  Generator(comm::World& world, const ModelSource& source, DType dtype, int threads, int64_t limit = 0,
+            bool guard = parallel::kGuardByDefault);
   ~Generator();
 
-  const model::TransformerConfig& config() const { return config_; }
+  const model::TransformerConfig& config() const { return run_.config; }
 
   // Logits [V] after the tokens (all of them in one pass; they follow what was fed before). At most `limit` tokens in
   // all. Error that names the first tensor of the weights, or the first operation, that is not finite when the logits
@@ -48,32 +51,12 @@ class Generator {
   void reset() { position_ = 0; }
 
  private:
-  void carve_weights(model::Carver& carver);
-  void carve_sequence(model::Carver& carver);
-  void load(const ModelSource& source);
-  void reserve(int64_t tokens);
-  template <typename F>
-  void forward(int64_t count, F&& after);
-  [[noreturn]] void fail_non_finite(int64_t count);
-  model::TransformerConfig config_;
-  DType dtype_;
+  [[noreturn]] void fail_non_finite(const parallel::StepInput& input);
+
+  parallel::RunShape run_;
   device::WorkerTeam team_;
   device::Stream stream_;
-  std::vector<model::Segment> segments_;
-  int64_t limit_;
-  int64_t capacity_ = 0;  // tokens for which `sequence_memory_` is laid out
-  std::unique_ptr<device::Arena> weights_memory_, sequence_memory_;
-  std::vector<Ref> weights_, caches_;
-  model::EmbeddingWeights embedding_weights_;
-  std::vector<model::BlockWeights> block_weights_;
-  model::HeadWeights head_weights_;
-  Ref hidden_;
-  float* rotary_ = nullptr;
-  int32_t* positions_ = nullptr;
-  int32_t* inputs_ = nullptr;
-  model::CachedScratch scratch_;
-  model::LossScratch head_;
-  std::vector<float> logits_;
+  std::unique_ptr<parallel::Executor> executor_;
   int64_t position_ = 0;
 };
 

@@ -159,7 +159,7 @@ class BlockRun {
   // The first sequence's output by way of the cache, in two pieces.
   std::vector<float> cached(int64_t first_piece) {
     stored_weights_ = in_dtype(weights_);
-    const std::shared_ptr<std::byte> hidden = in_dtype(input_);
+    const std::shared_ptr<std::byte> hidden = in_dtype(input_), output = in_dtype(input_);
     const int64_t row = 2 * config_.kv_heads * config_.head_width();
     const Memory cache(config_.context * row * size_of(dtype()));
     const Memory scratch(
@@ -173,10 +173,11 @@ class BlockRun {
       const BatchShape tokens{.batch = 1, .sequence = count, .dtype = dtype(), .team_size = team_.size()};
       Operators operators(stream_, places.workspace);
       block_cached(operators, {config_, tokens}, {kLayer, batch, kRandom}, start, weights_of(),
-                   Ref(cache.data(), dtype()), Ref(hidden.get(), dtype()).at(start * config_.width), places);
+                   Ref(cache.data(), dtype()), ConstRef(hidden.get(), dtype()).at(start * config_.width),
+                   Ref(output.get(), dtype()).at(start * config_.width), places);
     }
     EXPECT_FALSE(scratch.overrun() || cache.overrun()) << described(config_);
-    return in_float(hidden.get(), kSequence * config_.width);
+    return in_float(output.get(), kSequence * config_.width);
   }
 
  private:

@@ -18,42 +18,46 @@ TEST_F(SmallRun, the_cache_gives_the_same_logits_as_one_pass) {
     run(config(overrides), 1, family);
     const ModelSource source = ModelSource::open(folder_ / family);
     EXPECT_EQ(source.config().family, family);
-    Generator one_by_one(source, DType::f32, 1), at_once(source, DType::f32, 2);
-    const std::vector<int32_t> tokens = {3, 18, 32, 41, 7, 7, 60, 0, 1, 12, 5};
-    std::vector<float> last;
-    for (const int32_t token : tokens) {
-      const std::span<const float> logits = one_by_one.feed({&token, 1});
-      last.assign(logits.begin(), logits.end());
-    }
-    const std::span<const float> whole = at_once.feed(tokens);
-    for (size_t i = 0; i < last.size(); ++i) EXPECT_NEAR(last[i], whole[i], 2e-5F) << family;
+    comm::run_threads(1, {}, [&](comm::World& world) {
+      Generator one_by_one(world, source, DType::f32, 1, 0, true), at_once(world, source, DType::f32, 2);
+      const std::vector<int32_t> tokens = {3, 18, 32, 41, 7, 7, 60, 0, 1, 12, 5};
+      std::vector<float> last;
+      for (const int32_t token : tokens) {
+        const std::span<const float> logits = one_by_one.feed({&token, 1});
+        last.assign(logits.begin(), logits.end());
+      }
+      const std::span<const float> whole = at_once.feed(tokens);
+      for (size_t i = 0; i < last.size(); ++i) EXPECT_NEAR(last[i], whole[i], 2e-5F) << family;
+    });
   }
 }
 
-// Lengths around those at which keys and values get more room.
-TEST_F(SmallRun, the_cache_grows_without_a_trace) {
+// Pieces of many lengths, up to the limit and the context.
+TEST_F(SmallRun, the_cache_fills_without_a_trace) {
   run(config({"model.family=llama", "model.context=1100", "train.steps=1", "optimizer.warmup_steps=0"}), 1, "long");
   const ModelSource source = ModelSource::open(folder_ / "long");
-  Generator growing(source, DType::f32, 1), limited(source, DType::f32, 1, 1000);
-  std::vector<int32_t> tokens(1000);
-  for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<int32_t>((i * i + 7) % kVocabulary);
-  std::vector<float> expected, first;
-  for (size_t at = 0; at < tokens.size();) {
-    // From 255 to 257 tokens and on, in pieces of other lengths than those of one call.
-    const size_t count = std::min(tokens.size() - at, at == 0 ? size_t{255} : at == 255 ? size_t{2} : size_t{97});
-    const std::span<const float> logits = growing.feed(std::span(tokens).subspan(at, count));
-    expected.assign(logits.begin(), logits.end());
-    at += count;
-  }
-  const std::span<const float> whole = limited.feed(tokens);
-  for (size_t i = 0; i < expected.size(); ++i) EXPECT_NEAR(expected[i], whole[i], 2e-5F);
-  EXPECT_THROW(limited.feed({tokens.data(), 1}), Error) << "past the limit";
-  EXPECT_EQ(limited.position(), 1000);
-  std::vector<int32_t> rest(100, 1);
-  growing.feed(rest);
-  EXPECT_THROW(growing.feed({tokens.data(), 1}), Error) << "past the context";
-  growing.reset();
-  EXPECT_NO_THROW(growing.feed(tokens));
+  comm::run_threads(1, {}, [&](comm::World& world) {
+    Generator growing(world, source, DType::f32, 1), limited(world, source, DType::f32, 1, 1000);
+    std::vector<int32_t> tokens(1000);
+    for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<int32_t>((i * i + 7) % kVocabulary);
+    std::vector<float> expected, first;
+    for (size_t at = 0; at < tokens.size();) {
+      // In pieces of other lengths than those of one call.
+      const size_t count = std::min(tokens.size() - at, at == 0 ? size_t{255} : at == 255 ? size_t{2} : size_t{97});
+      const std::span<const float> logits = growing.feed(std::span(tokens).subspan(at, count));
+      expected.assign(logits.begin(), logits.end());
+      at += count;
+    }
+    const std::span<const float> whole = limited.feed(tokens);
+    for (size_t i = 0; i < expected.size(); ++i) EXPECT_NEAR(expected[i], whole[i], 2e-5F);
+    EXPECT_THROW(limited.feed({tokens.data(), 1}), Error) << "past the limit";
+    EXPECT_EQ(limited.position(), 1000);
+    std::vector<int32_t> rest(100, 1);
+    growing.feed(rest);
+    EXPECT_THROW(growing.feed({tokens.data(), 1}), Error) << "past the context";
+    growing.reset();
+    EXPECT_NO_THROW(growing.feed(tokens));
+  });
 }
 
 TEST_F(SmallRun, what_is_not_finite_is_named) {
@@ -70,7 +74,9 @@ TEST_F(SmallRun, what_is_not_finite_is_named) {
     }
     std::string message;
     try {
-      Generator(ModelSource::open(folder_ / "run", false), DType::f32, 1).feed(tokens);
+      comm::run_threads(1, {}, [&](comm::World& world) {
+        Generator(world, ModelSource::open(folder_ / "run", false), DType::f32, 1).feed(tokens);
+      });
     } catch (const Error& error) {
       message = error.message();
     }
@@ -84,7 +90,7 @@ TEST_F(SmallRun, what_is_not_finite_is_named) {
   EXPECT_NE(failure({"final_norm.bias"}, std::numeric_limits<float>::infinity()).find("final_norm.bias (element 5)"),
             std::string::npos);
   // Twice the largest number in one place of the residual stream.
-  EXPECT_NE(failure({"block.0.mlp.down.bias", "block.1.mlp.down.bias"}, 3e38F).find("the output of block 1"),
+  EXPECT_NE(failure({"block.0.mlp.down.bias", "block.1.mlp.down.bias"}, 3e38F).find("first seen in output of block 1"),
             std::string::npos);
 }
 
