@@ -22,9 +22,9 @@ constexpr int kLayer = 1;
 constexpr double kGradientTolerance = 2e-5;
 
 // Memory with a known pattern behind it.
-class Memory {
+class WatchedMemory {
  public:
-  explicit Memory(int64_t bytes) : bytes_(bytes) {
+  explicit WatchedMemory(int64_t bytes) : bytes_(bytes) {
     const size_t whole = static_cast<size_t>((bytes + kBehind + 63) / 64 * 64);
     data_.reset(static_cast<std::byte*>(std::aligned_alloc(64, whole)), std::free);
     std::memset(data_.get(), 0xFF, whole);  // NaN in every float format
@@ -93,10 +93,11 @@ class BlockRun {
   std::vector<float> forward() {
     stored_weights_ = in_dtype(weights_);
     stored_input_ = in_dtype(input_);
-    const Memory saved(used([&](Carver& c) { carve_block_saved(c, config_, shape_, recompute_); }));
-    saved_ = std::make_unique<Memory>(saved);
-    const Memory scratch(used([&](Carver& c) { carve_block_scratch(c, config_, shape_, Pass::forward, recompute_); }));
-    const Memory output(kTokens * config_.width * size_of(shape_.dtype));
+    const WatchedMemory saved(used([&](Carver& c) { carve_block_saved(c, config_, shape_, recompute_); }));
+    saved_ = std::make_unique<WatchedMemory>(saved);
+    const WatchedMemory scratch(
+        used([&](Carver& c) { carve_block_scratch(c, config_, shape_, Pass::forward, recompute_); }));
+    const WatchedMemory output(kTokens * config_.width * size_of(shape_.dtype));
     Carver carve_saved(saved_->data()), carve_scratch(scratch.data());
     block_forward(stream_, config_, shape_, kLayer, batch_, kRandom, weights_of(),
                   ConstRef(stored_input_.get(), dtype()), carve_block_saved(carve_saved, config_, shape_, recompute_),
@@ -108,7 +109,8 @@ class BlockRun {
 
   // After forward(): the gradient of the input and, behind it, those of the weights, for the output's gradient `dy`.
   std::vector<float> backward(const std::vector<float>& dy) {
-    const Memory scratch(used([&](Carver& c) { carve_block_scratch(c, config_, shape_, Pass::backward, recompute_); }));
+    const WatchedMemory scratch(
+        used([&](Carver& c) { carve_block_scratch(c, config_, shape_, Pass::backward, recompute_); }));
     const std::shared_ptr<std::byte> gradient = in_dtype(dy);
     std::vector<float> weight_gradients(static_cast<size_t>(unit_.count));
     Carver carve_saved(saved_->data()), carve_scratch(scratch.data());
@@ -127,8 +129,8 @@ class BlockRun {
     stored_weights_ = in_dtype(weights_);
     const std::shared_ptr<std::byte> hidden = in_dtype(input_);
     const int64_t row = 2 * config_.kv_heads * config_.head_width();
-    const Memory cache(config_.context * row * size_of(dtype()));
-    const Memory scratch(
+    const WatchedMemory cache(config_.context * row * size_of(dtype()));
+    const WatchedMemory scratch(
         used([&](Carver& c) { carve_cached_scratch(c, config_, dtype(), kSequence, config_.context, team_.size()); }));
     Carver carver(scratch.data());
     const CachedScratch places =
@@ -179,7 +181,7 @@ class BlockRun {
   std::vector<uint32_t> samples_, rows_;
   Batch batch_;
   std::shared_ptr<std::byte> stored_weights_, stored_input_;
-  std::unique_ptr<Memory> saved_;
+  std::unique_ptr<WatchedMemory> saved_;
 };
 
 std::vector<float> random_values(int64_t count, uint64_t key) {
