@@ -69,8 +69,9 @@ function(ridgeline_precompile target kind)
 endfunction()
 
 # ridgeline_unity(TARGET N): the target's files are compiled N at a time, as one: what they include and instantiate is
-# then paid for once. So names in a target's anonymous namespaces are told apart. A file that Highway compiles for
-# several instruction sets includes itself and cannot take part (SKIP_UNITY_BUILD_INCLUSION).
+# then paid for once. So no two of them may give one name to different things, in anonymous namespaces either. N keeps
+# every compilation of the program below ten seconds. A file that Highway compiles for several instruction sets includes
+# itself and cannot take part (SKIP_UNITY_BUILD_INCLUSION); one with compile options of its own does not.
 function(ridgeline_unity target files)
   if(RIDGELINE_UNITY)
     set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_MODE BATCH UNITY_BUILD_BATCH_SIZE ${files})
@@ -106,7 +107,8 @@ function(ridgeline_room name)
 endfunction()
 
 # ridgeline_test(NAME SOURCES x_test.cpp ... ROOMS base ... LABELS unit [LIBRARIES ...])
-# One executable, registered with CTest as one test per executable (fast start, readable list).
+# One executable, registered with CTest as one test per executable (fast start, readable list). Three files are compiled
+# at a time.
 function(ridgeline_test name)
   cmake_parse_arguments(T "" "" "SOURCES;ROOMS;LIBRARIES;LABELS" ${ARGN})
   add_executable(${name} ${T_SOURCES})
@@ -114,7 +116,7 @@ function(ridgeline_test name)
   foreach(room ${T_ROOMS})
     target_link_libraries(${name} PRIVATE ridgeline_${room})
   endforeach()
-  ridgeline_unity(${name} 4)
+  ridgeline_unity(${name} 3)
   ridgeline_precompile(${name} tests HEADERS <gmock/gmock.h> <gtest/gtest.h> LIBRARIES GTest::gtest GTest::gmock)
   target_compile_definitions(${name} PRIVATE RIDGELINE_TEST_DATA="${CMAKE_SOURCE_DIR}/tests/data")
   add_test(NAME ${name} COMMAND ${name})
