@@ -145,9 +145,9 @@ changed_files_are_tidy() {
   if [ $long = 1 ]; then seconds=100000; fi
   local deadline=$(($(date +%s) + seconds))
   sources | grep '\.cpp$' >"$logs/tidy-files"
-  # clang cannot read what GCC precompiled, and a file is to include what it uses.
-  mkdir -p build/tidy
-  sed -E 's/ -fpch-preprocess| -Winvalid-pch| -include [^ ]*cmake_pch\.hxx//g' build/release/compile_commands.json >build/tidy/compile_commands.json
+  # A command for every file. clang cannot read what GCC precompiled, and a file is to include what it uses.
+  configure release -B build/tidy -DRIDGELINE_UNITY=OFF || return 1
+  sed -E -i 's/ -fpch-preprocess| -Winvalid-pch| -include [^ ]*cmake_pch\.hxx//g' build/tidy/compile_commands.json
   export deadline
   # shellcheck disable=SC2016
   xargs -a "$logs/tidy-files" -P "$jobs" -I{} bash -c '
@@ -165,7 +165,7 @@ changed_files_are_tidy() {
   fi
   echo "clang-tidy: $tidy files, $skipped older ones left for --long"
 }
-phase_tidy() { with_release && check changed_files_are_tidy; }
+phase_tidy() { check changed_files_are_tidy; }
 
 # sanitized PRESET LABELS [ctest options]: builds what the tests with these labels need, and runs them.
 sanitized() {

@@ -68,11 +68,23 @@ function(ridgeline_precompile target kind)
   target_compile_options(${target} PRIVATE -Wno-error=array-bounds -Wno-error=restrict -Wno-error=stringop-overflow)
 endfunction()
 
-# ridgeline_room(NAME [COLD] SOURCES a.cpp ... ROOMS base ... LIBRARIES fmt::fmt ...)
+# ridgeline_unity(TARGET N): the target's files are compiled N at a time, as one: what they include and instantiate is
+# then paid for once. So no two of them may give one name to different things, in anonymous namespaces either. N keeps
+# every compilation of the program below ten seconds. A file that Highway compiles for several instruction sets includes
+# itself and cannot take part (SKIP_UNITY_BUILD_INCLUSION); one with compile options of its own does not.
+function(ridgeline_unity target files)
+  if(RIDGELINE_UNITY)
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_MODE BATCH UNITY_BUILD_BATCH_SIZE ${files})
+    # A class whose member's type is in an anonymous namespace: GCC takes the files for headers, where that is wrong.
+    target_compile_options(${target} PRIVATE $<$<CXX_COMPILER_ID:GNU>:-Wno-subobject-linkage>)
+  endif()
+endfunction()
+
+# ridgeline_room(NAME [COLD] [UNITY n] SOURCES a.cpp ... ROOMS base ... LIBRARIES fmt::fmt ...)
 # ROOMS are the rooms whose headers this one may include; tools/check_layering enforces the order of house.md.
-# COLD: its files are.
+# COLD: its files are. UNITY: they are compiled n at a time.
 function(ridgeline_room name)
-  cmake_parse_arguments(ROOM "COLD" "" "SOURCES;ROOMS;LIBRARIES;PRIVATE_LIBRARIES" ${ARGN})
+  cmake_parse_arguments(ROOM "COLD" "UNITY" "SOURCES;ROOMS;LIBRARIES;PRIVATE_LIBRARIES" ${ARGN})
   add_library(ridgeline_${name} STATIC ${ROOM_SOURCES})
   add_library(ridgeline::${name} ALIAS ridgeline_${name})
   target_link_libraries(ridgeline_${name} PUBLIC Threads::Threads ${ROOM_LIBRARIES})
@@ -88,11 +100,15 @@ function(ridgeline_room name)
   else()
     ridgeline_precompile(ridgeline_${name} rooms)
   endif()
+  if(ROOM_UNITY)
+    ridgeline_unity(ridgeline_${name} ${ROOM_UNITY})
+  endif()
   set_property(GLOBAL APPEND PROPERTY RIDGELINE_ROOMS ridgeline_${name})
 endfunction()
 
 # ridgeline_test(NAME SOURCES x_test.cpp ... ROOMS base ... LABELS unit [LIBRARIES ...])
-# One executable, registered with CTest as one test per executable (fast start, readable list).
+# One executable, registered with CTest as one test per executable (fast start, readable list). Three files are compiled
+# at a time.
 function(ridgeline_test name)
   cmake_parse_arguments(T "" "" "SOURCES;ROOMS;LIBRARIES;LABELS" ${ARGN})
   add_executable(${name} ${T_SOURCES})
@@ -100,6 +116,7 @@ function(ridgeline_test name)
   foreach(room ${T_ROOMS})
     target_link_libraries(${name} PRIVATE ridgeline_${room})
   endforeach()
+  ridgeline_unity(${name} 3)
   ridgeline_precompile(${name} tests HEADERS <gmock/gmock.h> <gtest/gtest.h> LIBRARIES GTest::gtest GTest::gmock)
   target_compile_definitions(${name} PRIVATE RIDGELINE_TEST_DATA="${CMAKE_SOURCE_DIR}/tests/data")
   add_test(NAME ${name} COMMAND ${name})

@@ -20,11 +20,6 @@ struct Function {
   double (*slope)(double);
 };
 
-double gelu(double x) {
-  const double u = std::sqrt(2.0 / std::numbers::pi) * (x + 0.044715 * x * x * x);
-  return 0.5 * x * (1.0 + std::tanh(u));
-}
-
 double gelu_slope(double x) {
   const double k = std::sqrt(2.0 / std::numbers::pi);
   const double t = std::tanh(k * (x + 0.044715 * x * x * x));

@@ -123,7 +123,7 @@ void check_narrow(Checks& checks, DType gradient) {
   }
 }
 
-void check(Checks& checks) {
+void check_adam(Checks& checks) {
   for (const DType dtype : kStored) {
     for (const int64_t count : {1, 61, 20001}) {
       for (const Form form : {Form{true, true, true, 0.1F}, Form{true, false, false, 0.0F},
@@ -138,7 +138,7 @@ void check(Checks& checks) {
   }
 }
 
-void measure(Measurement& to) {
+void measure_adam(Measurement& to) {
   Stream& stream = to.stream();
   const auto p = static_cast<double>(kParameters);
   float *const master = to.floats(kParameters), *const m = to.floats(kParameters), *const v = to.floats(kParameters);
@@ -157,7 +157,7 @@ void measure(Measurement& to) {
 }  // namespace
 
 void add_adam(std::vector<Operator>& list) {
-  list.push_back({"adam", check, measure});
+  list.push_back({"adam", check_adam, measure_adam});
 }
 
 }  // namespace ridgeline::operators

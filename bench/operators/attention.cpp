@@ -11,14 +11,14 @@ namespace {
 
 using ops::test::Reference;
 
-struct Sizes {
+struct AttentionSizes {
   int64_t b, queries, keys, h, kv, d;
   float dropout = 0.0F;
 };
 
 constexpr uint32_t kSamples[] = {5, 4000000001U};
 
-ops::Attention shape_of(const Sizes& z) {
+ops::Attention shape_of(const AttentionSizes& z) {
   ops::Attention s;
   s.batch = z.b, s.queries = z.queries, s.keys = z.keys, s.heads = z.h, s.kv_heads = z.kv, s.head_width = z.d;
   s.query_start = z.keys - z.queries;
@@ -46,7 +46,7 @@ void check_differences(Report& report, const Reference& reference) {
   report.finite_differences("dv", loss(&Reference::v), reference.v, reference.dv, 1e-6, unit);
 }
 
-void compare(Stream& stream, Report& report, DType dtype, const Sizes& z) {
+void compare(Stream& stream, Report& report, DType dtype, const AttentionSizes& z) {
   const ops::Attention shape = shape_of(z);
   const int64_t q_count = z.b * z.queries * z.h * z.d, kv_count = z.b * z.keys * z.kv * z.d;
   const Tensor q = Tensor::random(dtype, q_count, 1, 2.0), k = Tensor::random(dtype, kv_count, 2, 2.0);
@@ -77,8 +77,8 @@ void compare(Stream& stream, Report& report, DType dtype, const Sizes& z) {
   if (z.b * z.queries * z.h * z.d <= 4096) check_differences(report, reference);
 }
 
-void check(Checks& checks) {
-  constexpr Sizes kSizes[] = {
+void check_attention(Checks& checks) {
+  constexpr AttentionSizes kSizes[] = {
       {1, 1, 1, 1, 1, 1},     {2, 7, 7, 3, 3, 5},       {1, 64, 64, 2, 2, 64},
       {2, 45, 45, 3, 3, 17},  {1, 261, 261, 1, 1, 64},  {1, 131, 131, 4, 2, 80},
       {2, 9, 9, 4, 2, 6},     {2, 9, 9, 2, 2, 6, 0.3F}, {1, 150, 150, 6, 2, 40, 0.1F},
@@ -86,7 +86,7 @@ void check(Checks& checks) {
       {1, 37, 300, 2, 2, 64},
   };
   for (const DType dtype : kStored) {
-    for (const Sizes& z : kSizes) {
+    for (const AttentionSizes& z : kSizes) {
       checks.add(
           dtype,
           fmt::format("B={} Tq={} Tk={} H={} KV={} D={} dropout={}", z.b, z.queries, z.keys, z.h, z.kv, z.d, z.dropout),
@@ -121,14 +121,14 @@ void measure_in(Measurement& to, DType dtype) {
   });
 }
 
-void measure(Measurement& to) {
+void measure_attention(Measurement& to) {
   for (const DType dtype : kMeasured) measure_in(to, dtype);
 }
 
 }  // namespace
 
 void add_attention(std::vector<Operator>& list) {
-  list.push_back({"attention", check, measure});
+  list.push_back({"attention", check_attention, measure_attention});
 }
 
 }  // namespace ridgeline::operators

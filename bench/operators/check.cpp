@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numbers>
 #include <utility>
 
 #include "ridgeline/base/error.h"
@@ -134,6 +135,11 @@ Workspace::~Workspace() {
 }
 ops::Workspace Workspace::lent() {
   return {storage_.data() + aligned_offset(storage_.data()), bytes_};
+}
+
+double gelu(double x) {
+  const double u = std::sqrt(2.0 / std::numbers::pi) * (x + 0.044715 * x * x * x);
+  return 0.5 * x * (1.0 + std::tanh(u));
 }
 
 double dot(std::span<const double> a, std::span<const double> b) {

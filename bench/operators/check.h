@@ -99,6 +99,9 @@ double relative_error(std::span<const double> computed, std::span<const double> 
 // sum_i a[i] b[i]: the scalar whose gradient with respect to an op's output is a given vector.
 double dot(std::span<const double> a, std::span<const double> b);
 
+// With tanh, as GPT-2 has it.
+double gelu(double x);
+
 // The usual tolerance of an op with fp32 arithmetic whose results are stored as dtype: 2e-6 (f32), 4e-3 (bf16: half an
 // ulp is 2^-9, its root mean square over a vector about 2^-9/sqrt(3) = 1.1e-3; room for one more rounding in between),
 // 5e-4 (f16: an eighth of that).

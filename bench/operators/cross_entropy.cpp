@@ -13,13 +13,13 @@ namespace {
 
 using Doubles = std::vector<double>;
 
-struct Sizes {
+struct CrossEntropySizes {
   int64_t n, v, ld;
   double width;
 };
 
-struct Reference {
-  Sizes s;
+struct CrossEntropyReference {
+  CrossEntropySizes s;
   std::vector<int32_t> labels;
   double scale;
 
@@ -51,8 +51,8 @@ struct Reference {
   }
 };
 
-void compare(Stream& stream, Report& report, DType dtype, Sizes s) {
-  Reference reference{s, random_integers(s.n, static_cast<int32_t>(s.v), 1), static_cast<double>(0.037F)};
+void compare(Stream& stream, Report& report, DType dtype, CrossEntropySizes s) {
+  CrossEntropyReference reference{s, random_integers(s.n, static_cast<int32_t>(s.v), 1), static_cast<double>(0.037F)};
   for (int64_t i = 2; i < s.n; i += 3) reference.labels[i] = ops::kIgnoredLabel;
   Tensor logits = Tensor::random(dtype, s.n * s.ld, 2, s.width);
   const Doubles xs = logits.values();
@@ -80,17 +80,18 @@ void compare(Stream& stream, Report& report, DType dtype, Sizes s) {
       "dlogits", [&](auto at) { return reference.total(at); }, xs, gradient);
 }
 
-void check(Checks& checks) {
+void check_cross_entropy(Checks& checks) {
   for (const DType dtype : kStored) {
-    for (const Sizes s : {Sizes{1, 2, 2, 1}, Sizes{7, 37, 40, 3}, Sizes{20, 515, 515, 30}, Sizes{3, 5003, 5056, 10},
-                          Sizes{65, 300, 304, 2}}) {
+    for (const CrossEntropySizes s :
+         {CrossEntropySizes{1, 2, 2, 1}, CrossEntropySizes{7, 37, 40, 3}, CrossEntropySizes{20, 515, 515, 30},
+          CrossEntropySizes{3, 5003, 5056, 10}, CrossEntropySizes{65, 300, 304, 2}}) {
       checks.add(dtype, fmt::format("N={} V={} ld={} width={}", s.n, s.v, s.ld, s.width),
                  [=](Stream& stream, Report& report) { compare(stream, report, dtype, s); });
     }
   }
 }
 
-void measure(Measurement& to) {
+void measure_cross_entropy(Measurement& to) {
   const int32_t* const labels = to.numbers(kChunk, kV);
   float* const losses = to.floats(kChunk);
   for (const DType dtype : kMeasured) {
@@ -105,7 +106,7 @@ void measure(Measurement& to) {
 }  // namespace
 
 void add_cross_entropy(std::vector<Operator>& list) {
-  list.push_back({"cross_entropy", check, measure});
+  list.push_back({"cross_entropy", check_cross_entropy, measure_cross_entropy});
 }
 
 }  // namespace ridgeline::operators

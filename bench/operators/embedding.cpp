@@ -10,11 +10,11 @@ namespace {
 
 using Doubles = std::vector<double>;
 
-struct Sizes {
+struct EmbeddingSizes {
   int64_t n, c, v, p;
 };
 
-void compare(Stream& stream, Report& report, DType dtype, DType out_dtype, Sizes s) {
+void compare(Stream& stream, Report& report, DType dtype, DType out_dtype, EmbeddingSizes s) {
   // Few distinct tokens in many places: rows that are repeated.
   const std::vector<int32_t> tokens = random_integers(s.n, static_cast<int32_t>(s.v), 1);
   const std::vector<int32_t> positions = random_integers(s.n, static_cast<int32_t>(s.p), 2);
@@ -52,10 +52,11 @@ void compare(Stream& stream, Report& report, DType dtype, DType out_dtype, Sizes
   report.finite_differences("dtable", weighted, ts, gradient);
 }
 
-void check(Checks& checks) {
+void check_embedding(Checks& checks) {
   for (const DType dtype : kStored) {
     for (const DType out : kStored) {
-      for (const Sizes s : {Sizes{1, 3, 1, 1}, Sizes{50, 37, 11, 5}, Sizes{129, 260, 17, 129}, Sizes{70, 400, 1, 3}}) {
+      for (const EmbeddingSizes s : {EmbeddingSizes{1, 3, 1, 1}, EmbeddingSizes{50, 37, 11, 5},
+                                     EmbeddingSizes{129, 260, 17, 129}, EmbeddingSizes{70, 400, 1, 3}}) {
         checks.add(dtype, fmt::format("N={} C={} V={} P={} out={}", s.n, s.c, s.v, s.p, name_of(out)),
                    [=](Stream& stream, Report& report) { compare(stream, report, dtype, out, s); });
       }
@@ -63,7 +64,7 @@ void check(Checks& checks) {
   }
 }
 
-void measure(Measurement& to) {
+void measure_embedding(Measurement& to) {
   Stream& stream = to.stream();
   const int32_t *const tokens = to.numbers(kN, kV), *const positions = to.numbers(kN, kT);
   const ops::Workspace scratch = to.workspace(ops::embedding_backward_workspace_bytes(kN, kV, to.team_size()));
@@ -83,7 +84,7 @@ void measure(Measurement& to) {
 }  // namespace
 
 void add_embedding(std::vector<Operator>& list) {
-  list.push_back({"embedding", check, measure});
+  list.push_back({"embedding", check_embedding, measure_embedding});
 }
 
 }  // namespace ridgeline::operators

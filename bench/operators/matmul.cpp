@@ -15,7 +15,7 @@ using ops::Epilogue;
 using ops::Layout;
 using ops::Matmul;
 
-struct Sizes {
+struct MatmulSizes {
   int64_t m, n, k;
 };
 
@@ -24,13 +24,9 @@ void run(Stream& stream, const Matmul& product) {
   ops::matmul(stream, product, workspace.lent());
 }
 
-double gelu(double x) {
-  constexpr double kScale = 0.79788456080286535588;  // sqrt(2 / pi)
-  return 0.5 * x * (1.0 + std::tanh(kScale * (x + 0.044715 * x * x * x)));
-}
-
 // y [M][N] = x [M][K] w^T + b, w [N][K].
-std::vector<double> linear(Sizes s, std::span<const double> x, std::span<const double> w, std::span<const double> b) {
+std::vector<double> linear(MatmulSizes s, std::span<const double> x, std::span<const double> w,
+                           std::span<const double> b) {
   std::vector<double> y(s.m * s.n);
   for (int64_t i = 0; i < s.m; ++i) {
     for (int64_t j = 0; j < s.n; ++j) {
@@ -42,7 +38,7 @@ std::vector<double> linear(Sizes s, std::span<const double> x, std::span<const d
   return y;
 }
 
-void check_forward(Sizes s, DType dtype, Stream& stream, Report& report) {
+void check_forward(MatmulSizes s, DType dtype, Stream& stream, Report& report) {
   const Tensor x = Tensor::random(dtype, s.m * s.k, 1), w = Tensor::random(dtype, s.n * s.k, 2);
   const Tensor b = Tensor::random(DType::f32, s.n, 3), r = Tensor::random(dtype, s.m * s.n, 4);
   const std::vector<double> y = linear(s, x.values(), w.values(), b.values());
@@ -77,7 +73,7 @@ void check_forward(Sizes s, DType dtype, Stream& stream, Report& report) {
   report.compare("residual", sum, expected, 2 * tolerance(dtype));
 }
 
-void check_backward(Sizes s, DType dtype, Stream& stream, Report& report) {
+void check_backward(MatmulSizes s, DType dtype, Stream& stream, Report& report) {
   const Tensor x = Tensor::random(dtype, s.m * s.k, 1), w = Tensor::random(dtype, s.n * s.k, 2);
   const Tensor dy = Tensor::random(dtype, s.m * s.n, 5), u = Tensor::random(dtype, s.m * s.k, 6, 2.0);
   const Tensor old_dw = Tensor::random(DType::f32, s.n * s.k, 7), old_db = Tensor::random(DType::f32, s.n, 8);
@@ -136,9 +132,9 @@ void check_backward(Sizes s, DType dtype, Stream& stream, Report& report) {
   report.compare("db", db_out, db, tolerance(DType::f32));
 }
 
-void check(Checks& checks) {
+void check_matmul(Checks& checks) {
   for (const DType dtype : kStored) {
-    for (const Sizes s : {Sizes{1, 50, 33}, {7, 129, 65}, {17, 5, 3}, {64, 96, 64}, {131, 47, 99}}) {
+    for (const MatmulSizes s : {MatmulSizes{1, 50, 33}, {7, 129, 65}, {17, 5, 3}, {64, 96, 64}, {131, 47, 99}}) {
       checks.add(dtype, fmt::format("M={} N={} K={}", s.m, s.n, s.k), [=](Stream& stream, Report& report) {
         check_forward(s, dtype, stream, report);
         check_backward(s, dtype, stream, report);
@@ -190,7 +186,7 @@ void measure_linear(Measurement& to, DType dtype, const Linear& s) {
   add_product(to, fmt::format("matmul_{}_weight_gradient", s.name), dtype, gradient);
 }
 
-void measure(Measurement& to) {
+void measure_matmul(Measurement& to) {
   for (const DType dtype : kMeasured) {
     for (const Linear& s : {Linear{"qkv", kN, kC, 3 * kC, Stored::out_in}, Linear{"out", kN, kC, kC, Stored::in_out},
                             Linear{"up", kN, kC, kF, Stored::out_in}, Linear{"down", kN, kF, kC, Stored::in_out},
@@ -202,7 +198,7 @@ void measure(Measurement& to) {
 }  // namespace
 
 void add_matmul(std::vector<Operator>& list) {
-  list.push_back({"matmul", check, measure});
+  list.push_back({"matmul", check_matmul, measure_matmul});
 }
 
 }  // namespace ridgeline::operators

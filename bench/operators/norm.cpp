@@ -202,7 +202,7 @@ void compare_rmsnorm(Stream& stream, Report& report, DType dtype, DType weights,
       "dweight", [&](auto at) { return dot(op.forward(xs, at), dys); }, ws, expected.dweight);
 }
 
-struct Sizes {
+struct NormSizes {
   int64_t n, c;
   double center;
 };
@@ -214,14 +214,15 @@ void for_each_case(F&& f) {
     for (const DType weights : kStored) {
       // Weights are f32, or x's dtype, or bf16 beside an f32 x.
       if (weights != dtype && (weights == DType::f16 || dtype == DType::f16) && weights != DType::f32) continue;
-      for (const Sizes& s : {Sizes{1, 2, 0}, Sizes{5, 37, 0}, Sizes{33, 64, 0.5}, Sizes{19, 131, 3}, Sizes{300, 96, 0}})
+      for (const NormSizes& s : {NormSizes{1, 2, 0}, NormSizes{5, 37, 0}, NormSizes{33, 64, 0.5}, NormSizes{19, 131, 3},
+                                 NormSizes{300, 96, 0}})
         f(dtype, weights, s, fmt::format("N={} C={} center={} weights={}", s.n, s.c, s.center, name_of(weights)));
     }
   }
 }
 
 void check_layernorm(Checks& checks) {
-  for_each_case([&](DType dtype, DType weights, const Sizes& s, const std::string& sizes) {
+  for_each_case([&](DType dtype, DType weights, const NormSizes& s, const std::string& sizes) {
     checks.add(dtype, sizes, [=](Stream& stream, Report& report) {
       compare_layernorm(stream, report, dtype, weights, s.n, s.c, s.center);
     });
@@ -231,7 +232,7 @@ void check_layernorm(Checks& checks) {
 }
 
 void check_rmsnorm(Checks& checks) {
-  for_each_case([&](DType dtype, DType weights, const Sizes& s, const std::string& sizes) {
+  for_each_case([&](DType dtype, DType weights, const NormSizes& s, const std::string& sizes) {
     checks.add(dtype, sizes, [=](Stream& stream, Report& report) {
       compare_rmsnorm(stream, report, dtype, weights, s.n, s.c, s.center);
     });

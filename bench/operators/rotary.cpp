@@ -12,14 +12,14 @@ namespace {
 
 using Doubles = std::vector<double>;
 
-struct Sizes {
+struct RotarySizes {
   int64_t tokens, heads, head_width, rotary_width, stride;
   ops::RotaryPairing pairing;
 };
 
 // The pairs as the papers write them, with angles in double.
-struct Reference {
-  Sizes s;
+struct RotaryReference {
+  RotarySizes s;
   std::vector<int32_t> positions;
 
   Doubles forward(std::span<const double> x, bool inverse) const {
@@ -46,9 +46,9 @@ const char* name_of(ops::RotaryPairing pairing) {
   return pairing == ops::RotaryPairing::interleaved ? "interleaved" : "half_split";
 }
 
-void compare(Stream& stream, Report& report, DType dtype, const Sizes& s) {
+void compare(Stream& stream, Report& report, DType dtype, const RotarySizes& s) {
   constexpr int32_t kPositions = 2048;
-  const Reference reference{s, random_integers(s.tokens, kPositions, 3)};
+  const RotaryReference reference{s, random_integers(s.tokens, kPositions, 3)};
   std::vector<float> table(static_cast<size_t>(kPositions * s.rotary_width));
   ops::fill_rotary_table(kPositions, s.rotary_width, 10000.0, {}, table.data());
   ops::Rotary op{s.tokens,    s.heads, s.head_width, s.rotary_width, s.stride, s.pairing, reference.positions.data(),
@@ -67,11 +67,12 @@ void compare(Stream& stream, Report& report, DType dtype, const Sizes& s) {
   report.compare("inverse", x, xs, tolerance(dtype));
 }
 
-void check(Checks& checks) {
+void check_rotary(Checks& checks) {
   for (const DType dtype : kStored) {
     for (const auto pairing : {ops::RotaryPairing::interleaved, ops::RotaryPairing::half_split}) {
-      for (const Sizes& s : {Sizes{1, 1, 2, 2, 2, pairing}, Sizes{5, 3, 10, 6, 41, pairing},
-                             Sizes{33, 4, 80, 62, 960, pairing}, Sizes{300, 2, 64, 64, 128, pairing}}) {
+      for (const RotarySizes& s :
+           {RotarySizes{1, 1, 2, 2, 2, pairing}, RotarySizes{5, 3, 10, 6, 41, pairing},
+            RotarySizes{33, 4, 80, 62, 960, pairing}, RotarySizes{300, 2, 64, 64, 128, pairing}}) {
         checks.add(dtype,
                    fmt::format("N={} H={} D={} R={} stride={} {}", s.tokens, s.heads, s.head_width, s.rotary_width,
                                s.stride, name_of(pairing)),
@@ -82,7 +83,7 @@ void check(Checks& checks) {
 }
 
 // Queries and keys of GPT-2's heads, side by side with the values; in place, again and again: a rotation.
-void measure(Measurement& to) {
+void measure_rotary(Measurement& to) {
   float* const table = to.floats(kT * kD);
   ops::fill_rotary_table(kT, kD, 10000.0, {}, table);
   const int32_t* const positions = to.numbers(kN, kT);
@@ -100,7 +101,7 @@ void measure(Measurement& to) {
 }  // namespace
 
 void add_rotary(std::vector<Operator>& list) {
-  list.push_back({"rotary", check, measure});
+  list.push_back({"rotary", check_rotary, measure_rotary});
 }
 
 }  // namespace ridgeline::operators

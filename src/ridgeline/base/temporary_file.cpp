@@ -32,7 +32,7 @@ struct Entry {
   std::atomic<State> state{State::free};
   std::array<char, kLongestPath> path{};
 };
-std::array<Entry, kEntries> table;
+std::array<Entry, kEntries> remembered;
 std::atomic<bool> ending{false};
 
 // Enters `path`, busy; -1 when it cannot be remembered.
@@ -40,15 +40,15 @@ int enter(const std::string& path) {
   if (path.size() >= kLongestPath) return -1;
   for (size_t i = 0; i < kEntries; ++i) {
     State expected = State::free;
-    if (!table[i].state.compare_exchange_strong(expected, State::busy)) continue;
-    std::memcpy(table[i].path.data(), path.c_str(), path.size() + 1);
+    if (!remembered[i].state.compare_exchange_strong(expected, State::busy)) continue;
+    std::memcpy(remembered[i].path.data(), path.c_str(), path.size() + 1);
     return static_cast<int>(i);
   }
   return -1;
 }
 
 void set(int entry, State state) {
-  if (entry >= 0) table[static_cast<size_t>(entry)].state.store(state);
+  if (entry >= 0) remembered[static_cast<size_t>(entry)].state.store(state);
 }
 
 // While it lives no handler runs on this thread: none that would wait for what this thread is busy with.
@@ -231,12 +231,12 @@ void remove_temporary_files() noexcept {
     return state == State::present;
   };
   bool folders = false;
-  for (const Entry& entry : table) {
+  for (const Entry& entry : remembered) {
     if (is_present(entry) && ::unlink(entry.path.data()) != 0) folders |= errno == EISDIR;
   }
   if (!folders) return;
   // When they are empty: after the files.
-  for (const Entry& entry : table) {
+  for (const Entry& entry : remembered) {
     if (is_present(entry)) ::rmdir(entry.path.data());
   }
 }

@@ -27,6 +27,10 @@
 
 namespace ridgeline::checkpoint {
 
+// The files of a folder: all weights in one, or an index of which file holds which.
+constexpr const char* kHuggingFaceWeights = "model.safetensors";
+constexpr const char* kHuggingFaceIndex = "model.safetensors.index.json";
+
 // One of their tensors as a block of one of ours.
 struct Block {
   std::string name;    // in full, as written on export: "transformer.h.0.attn.c_attn.weight"

@@ -20,7 +20,6 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr const char* kIndexName = "model.safetensors.index.json";
 constexpr int64_t kBand = 1 << 18;  // elements asked from the source at once
 
 // A place in one of ours from which a part of theirs comes.
@@ -91,14 +90,14 @@ json generation_config(const ExportOptions& options) {
   return result;
 }
 
-// Weight files that a reader might take for this model's: "model.safetensors", "model-…-of-….safetensors", the index.
+// Weight files that a reader might take for this model's: kHuggingFaceWeights, "model-…-of-….safetensors", the index.
 std::vector<fs::path> weight_files(const fs::path& folder) {
   std::vector<fs::path> paths;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
     const std::string name = entry.path().filename().string();
     const bool part =
         name.starts_with("model-") && name.ends_with(".safetensors") && name.find("-of-") != std::string::npos;
-    if (part || name == "model.safetensors" || name == kIndexName) paths.push_back(entry.path());
+    if (part || name == kHuggingFaceWeights || name == kHuggingFaceIndex) paths.push_back(entry.path());
   }
   return paths;
 }
@@ -149,7 +148,7 @@ bool is_own_export(const fs::path& folder) {
   if (!fs::is_directory(folder)) return false;
   const std::vector<fs::path> weights = weight_files(folder);
   return !weights.empty() && std::all_of(weights.begin(), weights.end(), [](const fs::path& path) {
-    return path.filename() == kIndexName || is_own_weights(start_of(path));
+    return path.filename() == kHuggingFaceIndex || is_own_weights(start_of(path));
   });
 }
 
@@ -165,10 +164,10 @@ void require_replaceable_export(const fs::path& folder, std::span<const fs::path
   if (fs::exists(folder / kManifestName))
     throw Error(fmt::format("{}: this is a checkpoint", option), "Choose another folder for the export.");
   const bool own = is_own_export(folder);
-  for (const char* name : {"config.json", "generation_config.json", kIndexName})
+  for (const char* name : {"config.json", "generation_config.json", kHuggingFaceIndex})
     require_replaceable(folder / name, option, inputs, [&](std::string_view) { return own; });
   for (const fs::path& path : weight_files(folder)) {
-    if (path.filename() != kIndexName) require_replaceable(path, option, inputs, is_own_weights);
+    if (path.filename() != kHuggingFaceIndex) require_replaceable(path, option, inputs, is_own_weights);
   }
 }
 
@@ -187,10 +186,10 @@ void export_hugging_face(const fs::path& folder, const NameTable& table, const T
   std::vector<TemporaryFile> written = write_weights(folder, layout, tensors, source, progress);
   // From here on an earlier export is replaced; its index goes first, so that it never points at other files.
   std::error_code ignored;
-  fs::remove(folder / kIndexName, ignored);
+  fs::remove(folder / kHuggingFaceIndex, ignored);
   for (const fs::path& old : weight_files(folder)) fs::remove(old, ignored);
   for (TemporaryFile& file : written) file.place();
-  if (layout.files.size() > 1) write_atomically(folder / kIndexName, index_json(layout));
+  if (layout.files.size() > 1) write_atomically(folder / kHuggingFaceIndex, index_json(layout));
   json config = options.config;
   config[kMarkKey] = kMark;
   write_atomically(folder / "config.json", json_text(config, 2) + "\n");

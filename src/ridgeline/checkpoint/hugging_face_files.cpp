@@ -8,6 +8,7 @@
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/json.h"
+#include "ridgeline/checkpoint/hugging_face.h"
 #include "ridgeline/checkpoint/safetensors.h"
 
 namespace ridgeline::checkpoint {
@@ -15,9 +16,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
-
-constexpr const char* kSingleName = "model.safetensors";
-constexpr const char* kIndexName = "model.safetensors.index.json";
 
 // Weights in a form that is not read: how such a file's name begins and ends, and the Python that converts the folder
 // `d` (of the file `f`); empty where no line does.
@@ -53,7 +51,8 @@ std::string escaped(const std::string& text) {
   std::error_code ignored;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder, ignored))
     names.insert(entry.path().filename().string());
-  const std::string neither = fmt::format("'{}' has neither {} nor {}", folder.string(), kSingleName, kIndexName);
+  const std::string neither =
+      fmt::format("'{}' has neither {} nor {}", folder.string(), kHuggingFaceWeights, kHuggingFaceIndex);
   for (const OtherForm& form : kOtherForms) {
     const auto file = std::find_if(names.begin(), names.end(), [&](const std::string& name) {
       return name.starts_with(form.begins) && name.ends_with(form.ends);
@@ -104,9 +103,9 @@ std::string disagreement(const fs::path& index_path, const TensorFolder& single)
     return error.message();
   }
   for (const auto& [tensor, name] : weight_map) {
-    if (name != kSingleName) return fmt::format("{} names other files ('{}')", kIndexName, name);
+    if (name != kHuggingFaceWeights) return fmt::format("{} names other files ('{}')", kHuggingFaceIndex, name);
     if (single.find(tensor).file == nullptr)
-      return fmt::format("{} names a tensor that is not in it ('{}')", kIndexName, tensor);
+      return fmt::format("{} names a tensor that is not in it ('{}')", kHuggingFaceIndex, tensor);
   }
   return {};
 }
@@ -114,15 +113,15 @@ std::string disagreement(const fs::path& index_path, const TensorFolder& single)
 }  // namespace
 
 TensorFolder TensorFolder::open_hugging_face(const fs::path& folder) {
-  const fs::path index_path = folder / kIndexName;
-  const fs::path single = folder / kSingleName;
+  const fs::path index_path = folder / kHuggingFaceIndex;
+  const fs::path single = folder / kHuggingFaceWeights;
   std::error_code ignored;
   const bool indexed = fs::exists(index_path, ignored);
   if (fs::exists(single, ignored)) {
     TensorFolder result = open_file(single);
     if (const std::string what = indexed ? disagreement(index_path, result) : ""; !what.empty()) {
-      result.notes_.push_back(
-          fmt::format("'{}': {} is read, as transformers does, although {}", folder.string(), kSingleName, what));
+      result.notes_.push_back(fmt::format("'{}': {} is read, as transformers does, although {}", folder.string(),
+                                          kHuggingFaceWeights, what));
     }
     return result;
   }

@@ -14,7 +14,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr const char* kFormat = "ridgeline lineage";
+constexpr const char* kLineageFormat = "ridgeline lineage";
 constexpr std::string_view kAside = "branch_";
 
 bool same_folder(const fs::path& a, const fs::path& b) {
@@ -62,7 +62,7 @@ std::vector<CheckpointEntry> of_run(const fs::path& parent, const Lineage& linea
 
 std::string to_text(const Lineage& lineage) {
   json document;
-  document["format"] = kFormat;
+  document["format"] = kLineageFormat;
   document["branch"] = lineage.branch;
   if (lineage.from_step) document["from"] = {{"step", *lineage.from_step}, {"checkpoint", lineage.from.string()}};
   if (!lineage.moving.empty()) document["moving"] = {{"to", lineage.aside}, {"steps", lineage.moving}};
@@ -71,7 +71,7 @@ std::string to_text(const Lineage& lineage) {
 
 Lineage parse_lineage(std::string_view text, std::string_view file) try {
   const json document = parse_json(text);
-  if (document.at("format") != kFormat) throw Error("it belongs to another program");
+  if (document.at("format") != kLineageFormat) throw Error("it belongs to another program");
   Lineage lineage;
   lineage.branch = document.at("branch").get<int64_t>();
   if (document.contains("from")) {

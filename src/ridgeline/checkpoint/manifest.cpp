@@ -15,7 +15,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr const char* kFormat = "ridgeline checkpoint";
+constexpr const char* kManifestFormat = "ridgeline checkpoint";
 
 // One spelling per value, so that the checksum survives pretty-printing.
 std::string canonical(const json& value) {
@@ -40,7 +40,7 @@ uint32_t parse_hex(const std::string& text) {
 
 Manifest manifest_of(const json& document) {
   const json& body = document.at("manifest");
-  if (body.at("format") != kFormat) throw Error("it belongs to another program");
+  if (body.at("format") != kManifestFormat) throw Error("it belongs to another program");
   Manifest manifest;
   manifest.version = body.at("version").get<int>();
   if (manifest.version > kManifestVersion || manifest.version < 1) {
@@ -74,7 +74,7 @@ Manifest manifest_of(const json& document) {
 
 std::string to_text(const Manifest& manifest) {
   json body;
-  body["format"] = kFormat;
+  body["format"] = kManifestFormat;
   body["version"] = manifest.version;
   body["step"] = manifest.step;
   body["files"] = json::array();

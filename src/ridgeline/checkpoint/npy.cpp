@@ -12,7 +12,7 @@
 namespace ridgeline::checkpoint {
 namespace {
 
-[[noreturn]] void broken(std::string_view file, std::string_view what) {
+[[noreturn]] void broken_npy(std::string_view file, std::string_view what) {
   throw Error(fmt::format("'{}' is no .npy array that can be read here: {}", file, what),
               "Save it with numpy.save as a little-endian array in C order.");
 }
@@ -48,17 +48,17 @@ class DictionaryReader {
       if (key == "descr" && !descr) {
         const std::string_view text = quoted();
         const std::optional<DType> dtype = dtype_of_descr(text);
-        if (!dtype.has_value()) broken(file_, fmt::format("its type is '{}'", text.substr(0, 20)));
+        if (!dtype.has_value()) broken_npy(file_, fmt::format("its type is '{}'", text.substr(0, 20)));
         header.dtype = *dtype;
         descr = true;
       } else if (key == "fortran_order" && !order) {
-        if (!accept_word("False")) broken(file_, "it is in Fortran order");
+        if (!accept_word("False")) broken_npy(file_, "it is in Fortran order");
         order = true;
       } else if (key == "shape" && !shape) {
         header.shape = tuple();
         shape = true;
       } else {
-        broken(file_, fmt::format("an unknown or repeated key '{}'", key.substr(0, 20)));
+        broken_npy(file_, fmt::format("an unknown or repeated key '{}'", key.substr(0, 20)));
       }
       if (!accept(',')) {
         expect('}');
@@ -66,8 +66,8 @@ class DictionaryReader {
       }
     }
     skip();
-    if (!rest_.empty()) broken(file_, "text after its header");
-    if (!descr || !order || !shape) broken(file_, "its header is incomplete");
+    if (!rest_.empty()) broken_npy(file_, "text after its header");
+    if (!descr || !order || !shape) broken_npy(file_, "its header is incomplete");
     return header;
   }
 
@@ -90,14 +90,14 @@ class DictionaryReader {
     return true;
   }
   void expect(char c) {
-    if (!accept(c)) broken(file_, fmt::format("its header lacks a '{}'", c));
+    if (!accept(c)) broken_npy(file_, fmt::format("its header lacks a '{}'", c));
   }
   std::string_view quoted() {
     skip();
     const char quote = rest_.empty() ? '\0' : rest_.front();
-    if (quote != '\'' && quote != '"') broken(file_, "its header lacks a quoted word");
+    if (quote != '\'' && quote != '"') broken_npy(file_, "its header lacks a quoted word");
     const size_t end = rest_.find(quote, 1);
-    if (end == std::string_view::npos) broken(file_, "its header has an open quote");
+    if (end == std::string_view::npos) broken_npy(file_, "its header has an open quote");
     const std::string_view text = rest_.substr(1, end - 1);
     rest_.remove_prefix(end + 1);
     return text;
@@ -109,7 +109,7 @@ class DictionaryReader {
       skip();
       int64_t extent = 0;
       const auto [end, code] = std::from_chars(rest_.data(), rest_.data() + rest_.size(), extent);
-      if (code != std::errc{} || extent < 0) broken(file_, "its shape is no list of sizes");
+      if (code != std::errc{} || extent < 0) broken_npy(file_, "its shape is no list of sizes");
       rest_.remove_prefix(static_cast<size_t>(end - rest_.data()));
       shape.push_back(extent);
       if (!accept(',')) {
@@ -128,32 +128,32 @@ class DictionaryReader {
 NpyHeader parse_npy_header(std::span<const std::byte> bytes, std::string_view file) {
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   constexpr std::string_view kMagic = "\x93NUMPY";
-  if (!text.starts_with(kMagic) || text.size() < 10) broken(file, "it does not begin with NumPy's mark");
+  if (!text.starts_with(kMagic) || text.size() < 10) broken_npy(file, "it does not begin with NumPy's mark");
   const int version = static_cast<unsigned char>(text[6]);
-  if (version < 1 || version > 3) broken(file, fmt::format("its format version is {}", version));
+  if (version < 1 || version > 3) broken_npy(file, fmt::format("its format version is {}", version));
   size_t length = 0, begin = 10;
   if (version == 1) {
     uint16_t value = 0;
     std::memcpy(&value, text.data() + 8, 2);
     length = value;
   } else {
-    if (text.size() < 12) broken(file, "it ends inside its header");
+    if (text.size() < 12) broken_npy(file, "it ends inside its header");
     uint32_t value = 0;
     std::memcpy(&value, text.data() + 8, 4);
     length = value;
     begin = 12;
   }
-  if (length > text.size() - begin) broken(file, "it ends inside its header");
+  if (length > text.size() - begin) broken_npy(file, "it ends inside its header");
   NpyHeader header = DictionaryReader(text.substr(begin, length), file).read();
   header.data_begin = static_cast<int64_t>(begin + length);
   int64_t needed = size_of(header.dtype);
   for (const int64_t extent : header.shape) {
-    if (__builtin_mul_overflow(needed, extent, &needed)) broken(file, "its shape is impossible");
+    if (__builtin_mul_overflow(needed, extent, &needed)) broken_npy(file, "its shape is impossible");
   }
   const int64_t found = static_cast<int64_t>(bytes.size()) - header.data_begin;
   if (needed != found) {
-    broken(file, fmt::format("shape {} of {} needs {} bytes but {} follow its header", to_string(header.shape),
-                             name_of(header.dtype), needed, found));
+    broken_npy(file, fmt::format("shape {} of {} needs {} bytes but {} follow its header", to_string(header.shape),
+                                 name_of(header.dtype), needed, found));
   }
   return header;
 }

@@ -165,7 +165,7 @@ class HeaderHandler : public nlohmann::json_sax<json> {
   std::unordered_map<std::string, int> names_;
 };
 
-[[noreturn]] void broken(std::string_view file, std::string_view what) {
+[[noreturn]] void broken_safetensors(std::string_view file, std::string_view what) {
   throw Error(fmt::format("'{}' is not a sound safetensors file: {}", file, what), std::string(kBroken));
 }
 
@@ -182,17 +182,18 @@ void check_tensor(FileTensor& tensor, int64_t data_bytes, std::string_view file)
   tensor.count = 1;
   for (const int64_t extent : tensor.shape) {
     if (__builtin_mul_overflow(bytes, extent, &bytes)) {
-      broken(file, fmt::format("tensor '{}' has the impossible shape {}", tensor.name, to_string(tensor.shape)));
+      broken_safetensors(file,
+                         fmt::format("tensor '{}' has the impossible shape {}", tensor.name, to_string(tensor.shape)));
     }
   }
   tensor.count = bytes / row->size;
   if (tensor.begin > tensor.end || tensor.end > data_bytes) {
-    broken(file, fmt::format("tensor '{}' lies at bytes {} to {} of {} bytes of data", tensor.name, tensor.begin,
-                             tensor.end, data_bytes));
+    broken_safetensors(file, fmt::format("tensor '{}' lies at bytes {} to {} of {} bytes of data", tensor.name,
+                                         tensor.begin, tensor.end, data_bytes));
   }
   if (tensor.end - tensor.begin != bytes) {
-    broken(file, fmt::format("tensor '{}' ({} {}) needs {} bytes but has {}", tensor.name, tensor.type,
-                             to_string(tensor.shape), bytes, tensor.end - tensor.begin));
+    broken_safetensors(file, fmt::format("tensor '{}' ({} {}) needs {} bytes but has {}", tensor.name, tensor.type,
+                                         to_string(tensor.shape), bytes, tensor.end - tensor.begin));
   }
 }
 
@@ -225,24 +226,26 @@ std::optional<DType> dtype_of_safetensors(std::string_view name) {
 
 Header parse_header(std::span<const std::byte> start, int64_t file_size, std::string_view file) {
   if (file_size < 8 || start.size() < 8) {
-    broken(file, fmt::format("it has {} bytes, fewer than the 8 of its header's length", file_size));
+    broken_safetensors(file, fmt::format("it has {} bytes, fewer than the 8 of its header's length", file_size));
   }
   uint64_t length = 0;
   std::memcpy(&length, start.data(), 8);
   if (length > static_cast<uint64_t>(kMaxHeaderBytes)) {
-    broken(file, fmt::format("its header would have {} bytes (at most {} are allowed)", length, kMaxHeaderBytes));
+    broken_safetensors(file,
+                       fmt::format("its header would have {} bytes (at most {} are allowed)", length, kMaxHeaderBytes));
   }
   const auto data_begin = static_cast<int64_t>(length) + 8;
   if (data_begin > file_size || static_cast<uint64_t>(data_begin) > start.size()) {
-    broken(file, fmt::format("its header would have {} bytes but the file ends after {}", length, file_size - 8));
+    broken_safetensors(file,
+                       fmt::format("its header would have {} bytes but the file ends after {}", length, file_size - 8));
   }
   const char* text = reinterpret_cast<const char*>(start.data()) + 8;
-  if (length == 0 || text[0] != '{') broken(file, "its header does not begin with '{'");
+  if (length == 0 || text[0] != '{') broken_safetensors(file, "its header does not begin with '{'");
 
   Header header;
   header.data_begin = data_begin;
   HeaderHandler handler(header);
-  if (!json::sax_parse(text, text + length, &handler)) broken(file, "header: " + handler.problem);
+  if (!json::sax_parse(text, text + length, &handler)) broken_safetensors(file, "header: " + handler.problem);
 
   const int64_t data_bytes = file_size - data_begin;
   for (FileTensor& tensor : header.tensors) check_tensor(tensor, data_bytes, file);
@@ -252,16 +255,17 @@ Header parse_header(std::span<const std::byte> start, int64_t file_size, std::st
   int64_t position = 0;
   for (FileTensor& tensor : header.tensors) {
     if (tensor.begin != position) {
-      broken(file,
-             fmt::format("tensor '{}' begins at byte {} of the data, {} byte {}", tensor.name, tensor.begin,
-                         tensor.begin < position ? "inside another that ends at" : "after a hole from", position));
+      broken_safetensors(
+          file, fmt::format("tensor '{}' begins at byte {} of the data, {} byte {}", tensor.name, tensor.begin,
+                            tensor.begin < position ? "inside another that ends at" : "after a hole from", position));
     }
     position = tensor.end;
     tensor.begin += data_begin;
     tensor.end += data_begin;
   }
   if (position != data_bytes) {
-    broken(file, fmt::format("its tensors end at byte {} of the data, the file at byte {}", position, data_bytes));
+    broken_safetensors(
+        file, fmt::format("its tensors end at byte {} of the data, the file at byte {}", position, data_bytes));
   }
   return header;
 }

@@ -27,34 +27,35 @@ void place(Layout& layout, Layout::FilePlan& file, const LayoutOptions& options)
   std::stable_sort(file.tensors.begin(), file.tensors.end(), [&](int a, int b) {
     return size_of(layout.tensors[a].spec.dtype) > size_of(layout.tensors[b].spec.dtype);
   });
-  std::string json = "{";
+  std::string header = "{";
   if (!options.metadata.empty()) {
-    json += "\"__metadata__\":{";
+    header += "\"__metadata__\":{";
     for (const auto& [key, value] : options.metadata) {
-      if (json.back() != '{') json += ',';
-      json += in_quotes(key) + ":" + in_quotes(value);
+      if (header.back() != '{') header += ',';
+      header += in_quotes(key) + ":" + in_quotes(value);
     }
-    json += '}';
+    header += '}';
   }
   int64_t position = 0;
   for (const int index : file.tensors) {
     Layout::TensorPlan& tensor = layout.tensors[index];
     const int64_t end = position + byte_count(tensor);
-    if (json.size() > 1) json += ',';
-    json += fmt::format("{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}", in_quotes(tensor.spec.name),
-                        safetensors_name(tensor.spec.dtype), fmt::join(tensor.spec.shape, ","), position, end);
+    if (header.size() > 1) header += ',';
+    header +=
+        fmt::format("{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}", in_quotes(tensor.spec.name),
+                    safetensors_name(tensor.spec.dtype), fmt::join(tensor.spec.shape, ","), position, end);
     tensor.offset = position;
     position = end;
   }
-  json += '}';
+  header += '}';
   const auto alignment = static_cast<size_t>(options.header_alignment);
-  const size_t head = (8 + json.size() + alignment - 1) / alignment * alignment;
-  json.resize(head - 8, ' ');
-  RL_CHECK(static_cast<int64_t>(json.size()), <=, kMaxHeaderBytes);
-  const uint64_t length = json.size();
+  const size_t head = (8 + header.size() + alignment - 1) / alignment * alignment;
+  header.resize(head - 8, ' ');
+  RL_CHECK(static_cast<int64_t>(header.size()), <=, kMaxHeaderBytes);
+  const uint64_t length = header.size();
   file.head.resize(8);
   std::memcpy(file.head.data(), &length, 8);
-  file.head += json;
+  file.head += header;
   file.size = static_cast<int64_t>(head) + position;
   for (const int index : file.tensors) layout.tensors[index].offset += static_cast<int64_t>(head);
 }

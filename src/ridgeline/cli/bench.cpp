@@ -21,7 +21,7 @@
 namespace ridgeline::cli {
 namespace {
 
-struct Options {
+struct BenchOptions {
   std::string json, filter;
   int threads = 0, rounds = 5, ranks = 2;
   int64_t bytes = 498'000'000;
@@ -30,7 +30,7 @@ struct Options {
   bench::OverlapOptions overlap;
 };
 
-void report(const Options& options, const std::vector<bench::Row>& rows) {
+void report(const BenchOptions& options, const std::vector<bench::Row>& rows) {
   fmt::print("{}", bench::to_table(rows));
   if (options.json.empty()) return;
   std::string text;
@@ -46,15 +46,15 @@ bool are_rows(std::string_view start) {
 }
 
 // Before the work, not after it.
-void require_json(const Options& options) {
+void require_json(const BenchOptions& options) {
   if (!options.json.empty()) require_writable(options.json, "--json", {}, are_rows);
 }
 
-int threads(const Options& options) {
+int threads(const BenchOptions& options) {
   return threads_or_all(options.threads);
 }
 
-void run_comm(const Options& options) {
+void run_comm(const BenchOptions& options) {
   require_json(options);
   const device::Machine machine = device::Machine::read();
   if (!comm::launched_by_mpi()) {
@@ -80,7 +80,7 @@ std::string own_program() {
   return std::filesystem::read_symlink("/proc/self/exe").string();
 }
 
-void add_overlap(const Command& command, const std::shared_ptr<Options>& options) {
+void add_overlap(const Command& command, const std::shared_ptr<BenchOptions>& options) {
   bench::OverlapOptions& overlap = options->overlap;
   command.option("--layers", overlap.layers, Range{1, 4096}, "Blocks of the model");
   command.option("--width", overlap.width, Range{1, 1 << 20}, "Width of the model");
@@ -102,7 +102,7 @@ void add_overlap(const Command& command, const std::shared_ptr<Options>& options
   });
 }
 
-void add_train(const Command& command, const std::shared_ptr<Options>& options) {
+void add_bench_train(const Command& command, const std::shared_ptr<BenchOptions>& options) {
   bench::TrainBenchOptions& train = options->train;
   add_work(command, train.work);
   command.list("--precision", train.precisions, "Of fp32, bf16, fp16").separated_by(',');
@@ -139,7 +139,7 @@ void add_train(const Command& command, const std::shared_ptr<Options>& options) 
 }  // namespace
 
 void add_bench(const Command& program) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<BenchOptions>();
   const Command command =
       program.subcommand("bench", "Measure this machine, the operators, the collectives, whole training steps");
   command.needs_subcommand();
@@ -180,7 +180,7 @@ void add_bench(const Command& program) {
   comm.option("--bytes", options->bytes, Range{1, int64_t{1} << 36}, "Size of the buffer");
   comm.action([options] { run_comm(*options); });
 
-  add_train(common("train", "Whole training steps, beside their floor and beside PyTorch"), options);
+  add_bench_train(common("train", "Whole training steps, beside their floor and beside PyTorch"), options);
   add_overlap(common("overlap", "Steps of every sharding level on a slow link, which computation should hide"),
               options);
 

@@ -22,14 +22,14 @@
 namespace ridgeline::cli {
 namespace {
 
-struct Options {
+struct EvalOptions {
   std::string checkpoint, data, split, split_rule, tokenizer, precision = "fp32";
   int64_t sequence = 0, micro_batch = 0;
   int ranks = 1, threads = 0;
   bool bigram = false, whole = false, json = false;
 };
 
-void run(const Options& options) {
+void run(const EvalOptions& options) {
   const device::Machine machine = device::Machine::read();
   const train::ModelSource source = train::ModelSource::open(options.checkpoint);
   print_notes(source.notes());
@@ -100,7 +100,7 @@ void run(const Options& options) {
 }  // namespace
 
 void add_eval(const Command& program) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<EvalOptions>();
   const Command command = program.subcommand("eval", "Loss of a model on held-out data");
   command.footer(
       "Examples:\n"

@@ -20,11 +20,11 @@
 namespace ridgeline::cli {
 namespace {
 
-struct Options {
+struct ExportOptions {
   std::string checkpoint, out, tokenizer, dtype = "fp32";
 };
 
-void run(const Options& options) {
+void run(const ExportOptions& options) {
   const train::ModelSource source = train::ModelSource::open(options.checkpoint);
   print_notes(source.notes());
   std::vector<std::string> notes;
@@ -70,7 +70,7 @@ void run(const Options& options) {
 }  // namespace
 
 void add_export(const Command& program) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<ExportOptions>();
   const Command command = program.subcommand("export", "Write a model as a Hugging Face folder");
   command.footer(
       "Writes model.safetensors (shards past 5 GB), config.json, generation_config.json and the tokenizer. An earlier\n"

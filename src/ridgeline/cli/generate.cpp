@@ -18,7 +18,7 @@
 namespace ridgeline::cli {
 namespace {
 
-struct Options {
+struct GenerateOptions {
   std::string checkpoint, tokenizer, prompt, precision = "fp32";
   int64_t tokens = 128;
   int threads = 0;
@@ -26,7 +26,7 @@ struct Options {
   bool keep_going = false;
 };
 
-void run(const Options& options) {
+void run(const GenerateOptions& options) {
   train::check(options.sampling);
   const int threads = threads_or_all(options.threads);
   const train::ModelSource source = train::ModelSource::open(options.checkpoint);
@@ -82,7 +82,7 @@ void run(const Options& options) {
 }  // namespace
 
 void add_generate(const Command& program) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<GenerateOptions>();
   const Command command = program.subcommand("generate", "Continue a text");
   command.footer(
       "Text is printed as it is drawn. The same --seed gives the same text.\n\n"

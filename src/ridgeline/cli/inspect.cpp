@@ -23,7 +23,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-struct Options {
+struct InspectOptions {
   std::string path, tokenizer;
   bool tensors = false;
   int64_t document = -1, samples = 0, first_sample = 0;
@@ -38,7 +38,7 @@ bool is_dataset(const fs::path& path) {
   return fs::exists(index);
 }
 
-void inspect_dataset(const Options& options) {
+void inspect_dataset(const InspectOptions& options) {
   const std::shared_ptr<const data::IndexedDataset> dataset = data::IndexedDataset::open(options.path);
   std::vector<int32_t> lengths(dataset->lengths().begin(), dataset->lengths().end());
   std::sort(lengths.begin(), lengths.end());
@@ -84,7 +84,7 @@ void list_run(const fs::path& checkpoint) {
     line(aside.filename().string(), checkpoint::list_checkpoints(aside));
 }
 
-void inspect_model(const Options& options) {
+void inspect_model(const InspectOptions& options) {
   const train::ModelSource source = train::ModelSource::open(options.path);
   print_notes(source.notes());
   const model::TransformerConfig& config = source.config();
@@ -121,7 +121,7 @@ void inspect_model(const Options& options) {
   fmt::print("\n{}", table.text());
 }
 
-void inspect_samples(const Options& options) {
+void inspect_samples(const InspectOptions& options) {
   if (!fs::exists(options.path) && fs::exists(options.path + ".idx")) {
     throw Error(fmt::format("--samples: '{}' is a dataset, which alone has no order of samples", options.path),
                 "Name a run's folder or a configuration (FILE.toml).");
@@ -137,7 +137,7 @@ void inspect_samples(const Options& options) {
 }  // namespace
 
 void add_inspect(const Command& program) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<InspectOptions>();
   const Command command = program.subcommand("inspect", "Say what a dataset, checkpoint or model folder holds");
   command.footer(
       "Examples:\n"

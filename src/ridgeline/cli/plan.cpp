@@ -26,7 +26,7 @@
 namespace ridgeline::cli {
 namespace {
 
-struct Options {
+struct PlanOptions {
   RunConfigOptions run;
   bool json = false, all = false, program = false;
   int64_t memory = 0;      // of a rank's device; 0: this host's
@@ -168,7 +168,7 @@ void print_traffic(const train::Config& config, const device::Machine& machine, 
 }
 
 // Of the device that --memory names, else of this host.
-void require_memory(const Options& options, const train::Config& config, const device::Machine& machine,
+void require_memory(const PlanOptions& options, const train::Config& config, const device::Machine& machine,
                     const comm::Mesh& mesh, const plan::MemoryReport& report, int64_t order_bytes) {
   const int ranks = mesh.world_size();
   const int together = options.ranks_per_host == 0 ? ranks : std::min(ranks, options.ranks_per_host);
@@ -193,7 +193,7 @@ void require_memory(const Options& options, const train::Config& config, const d
   fmt::print("\n");
 }
 
-void run(const Options& options) {
+void run(const PlanOptions& options) {
   const device::Machine machine = device::Machine::read();
   const train::Config config = read_run_config(options.run);
   const comm::Mesh mesh = train::mesh_of(config, options.run.ranks);
@@ -244,7 +244,7 @@ void run(const Options& options) {
 }  // namespace
 
 void add_plan(const Command& program) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<PlanOptions>();
   const Command command = program.subcommand("plan", "Say what a run will take, before it is queued");
   command.footer(
       "Lists the very buffers that `ridgeline train` allocates. Exits with an error when they do not fit this "

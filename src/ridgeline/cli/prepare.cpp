@@ -14,7 +14,7 @@
 namespace ridgeline::cli {
 namespace {
 
-struct Options {
+struct PrepareOptions {
   std::string tokenizer;
   data::PrepareSettings settings;
   bool no_end_of_document = false;
@@ -28,7 +28,7 @@ void print_summary(const data::PrepareResult& result, const std::filesystem::pat
              static_cast<double>(note.text_bytes) / static_cast<double>(note.tokens));
 }
 
-void run_prepare(Options& options) {
+void run_prepare(PrepareOptions& options) {
   data::PrepareSettings& settings = options.settings;
   settings.tokenizer = options.tokenizer;
   settings.threads = threads_or_all(settings.threads);
@@ -57,7 +57,7 @@ void run_prepare(Options& options) {
 }  // namespace
 
 void add_prepare(const Command& program) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<PrepareOptions>();
   const Command command = program.subcommand("prepare", "Turn text files into a token dataset (.bin, .idx, .json)");
   command.footer(
       "Input: .txt (blank lines between documents, as in OSCAR 2019) and .jsonl (one object per line).\n"

@@ -20,7 +20,7 @@
 namespace ridgeline::cli {
 namespace {
 
-struct TrainOptions {
+struct TokenizerTrainOptions {
   data::TokenizerTraining training;
   std::string out;
 };
@@ -55,7 +55,7 @@ class TrainingProgress {
   bool reading_ = true;
 };
 
-void run_train(const TrainOptions& options) {
+void run_train(const TokenizerTrainOptions& options) {
   data::TokenizerTraining training = options.training;
   training.threads = threads_or_all(training.threads);
   training.corpus.markers = {"<|endoftext|>"};  // what it will be called
@@ -103,8 +103,8 @@ void run_decode(CodeOptions& options) {
   if (!text.ends_with('\n')) std::fputc('\n', stdout);
 }
 
-void add_train(const Command& parent) {
-  const auto options = std::make_shared<TrainOptions>();
+void add_tokenizer_train(const Command& parent) {
+  const auto options = std::make_shared<TokenizerTrainOptions>();
   const Command command = parent.subcommand("train", "Learn a byte-level BPE vocabulary from text files");
   command.footer(
       "Writes tokenizer.json, vocab.json and merges.txt, which Hugging Face tools load too. The last id is "
@@ -152,7 +152,7 @@ void add_decode(const Command& parent) {
 void add_tokenizer(const Command& program) {
   const Command command = program.subcommand("tokenizer", "Train and try tokenizers");
   command.needs_subcommand();
-  add_train(command);
+  add_tokenizer_train(command);
   add_encode(command);
   add_decode(command);
 }

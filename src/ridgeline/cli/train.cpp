@@ -34,7 +34,7 @@
 namespace ridgeline::cli {
 namespace {
 
-struct Options {
+struct TrainOptions {
   RunConfigOptions run;
   train::JobOptions job;
   std::string out, resume_from, trace;
@@ -91,7 +91,7 @@ void print_result(const train::TrainingResult& result, const std::string& out, i
 }
 
 // A complete and checked configuration that fits into memory, and the options of its job.
-train::Config read_options(Options& options, const device::Machine& machine, bool mpi) {
+train::Config read_options(TrainOptions& options, const device::Machine& machine, bool mpi) {
   if (options.out.empty())
     throw Error("--out is missing", "Name the folder for checkpoints and metrics: --out runs/first");
   options.job.out = options.out;
@@ -115,13 +115,13 @@ train::Config read_options(Options& options, const device::Machine& machine, boo
 }
 
 // The order of samples counts when its size is known. `config` lives as long as the options.
-void admit_order(Options& options, const train::Config& config, const device::Machine& machine, bool mpi) {
+void admit_order(TrainOptions& options, const train::Config& config, const device::Machine& machine, bool mpi) {
   options.job.admit_order = [&options, &config, &machine, mpi](int64_t order_bytes) {
     if (!options.ignore_plan) require_memory(config, machine, options.run.ranks, mpi, order_bytes);
   };
 }
 
-comm::WorldOptions world_options(const Options& options, const device::Machine& machine, double timeout) {
+comm::WorldOptions world_options(const TrainOptions& options, const device::Machine& machine, double timeout) {
   return {
       .timeout = std::chrono::milliseconds(static_cast<int64_t>(timeout * 1000)),
       .failure_file = options.out.empty() ? "" : (std::filesystem::path(options.out) / train::kFailureName).string(),
@@ -129,12 +129,12 @@ comm::WorldOptions world_options(const Options& options, const device::Machine& 
       .processors = machine.count()};
 }
 
-void train_on(comm::World& ranks, const train::Job& job, const Options& options) {
+void train_on(comm::World& ranks, const train::Job& job, const TrainOptions& options) {
   const train::TrainingResult result = train::run_training(job, ranks);
   if (ranks.rank() == 0) print_result(result, options.out, job.config.train.steps);
 }
 
-void run_threads(Options& options, const device::Machine& machine) {
+void run_threads(TrainOptions& options, const device::Machine& machine) {
   const train::Config config = read_options(options, machine, false);
   admit_order(options, config, machine, false);
   const train::Job job = train::prepare_job(config, options.job, machine, train::mesh_of(config, options.run.ranks));
@@ -145,7 +145,7 @@ void run_threads(Options& options, const device::Machine& machine) {
 
 // Every process may have been started otherwise: they agree before anything is allocated, and again when all have
 // opened what they need. What goes wrong until then is said once, for all.
-void run_as_rank(Options& options, const device::Machine& machine, comm::World& ranks) {
+void run_as_rank(TrainOptions& options, const device::Machine& machine, comm::World& ranks) {
   options.run.ranks = ranks.size();
   options.job.writes = ranks.rank() == 0;
   train::Config config;
@@ -173,7 +173,7 @@ double timeout_of(const RunConfigOptions& options) {
   }
 }
 
-void run(Options& options) {
+void run(TrainOptions& options) {
   if (options.print_config) {
     // Every key, also of a configuration that is not complete yet.
     const train::Config given = train::parse_config(options.run.config, options.run.overrides);
@@ -190,7 +190,7 @@ void run(Options& options) {
 }  // namespace
 
 void add_train(const Command& program) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<TrainOptions>();
   const Command command = program.subcommand("train", "Train a model, or go on with a run");
   command.footer(
       "Under --out: config.toml (every key with its value), metrics.jsonl (a line per step), tensorboard/, "

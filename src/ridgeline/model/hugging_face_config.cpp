@@ -330,16 +330,16 @@ struct Family {
   std::array<const char*, 3> dropout;  // the names of its rates, null behind the last
   double usual_dropout;
 };
-constexpr std::array<Family, 4> kFamilies = {
+constexpr std::array<Family, 4> kHuggingFaceFamilies = {
     {{"gpt2", "GPT2LMHeadModel", read_gpt2, write_gpt2, {"resid_pdrop", "embd_pdrop", "attn_pdrop"}, 0.1},
      {"gptj", "GPTJForCausalLM", read_gptj, write_gptj, {"resid_pdrop", "embd_pdrop", "attn_pdrop"}, 0.0},
      {"gpt_neox", "GPTNeoXForCausalLM", read_gpt_neox, write_gpt_neox, {"hidden_dropout", "attention_dropout"}, 0.0},
      {"llama", "LlamaForCausalLM", read_llama, write_llama, {"attention_dropout"}, 0.0}}};
 
 const Family* find_family(std::string_view name) {
-  const auto* const found =
-      std::find_if(kFamilies.begin(), kFamilies.end(), [&](const Family& family) { return family.name == name; });
-  return found == kFamilies.end() ? nullptr : found;
+  const auto* const found = std::find_if(kHuggingFaceFamilies.begin(), kHuggingFaceFamilies.end(),
+                                         [&](const Family& family) { return family.name == name; });
+  return found == kHuggingFaceFamilies.end() ? nullptr : found;
 }
 
 DropoutRates dropout_of(const Family& family, const Reader& reader) {

@@ -99,22 +99,21 @@ struct Kind {
   ScheduleSettings settings;
   Formula formula;
 };
-using K = ScheduleKind;
 constexpr ScheduleSettings kBySteps{.steps = true}, kByStepsToMinimum{.minimum = true, .steps = true},
     kBySamples{.samples = true}, kBySamplesToMinimum{.minimum = true, .samples = true, .decay = true},
     kDeepSpeed{.minimum = true, .steps = true, .warmup_shape = true};
 constexpr std::array<Kind, 11> kKinds = {{
-    {K::constant, "constant", kBySteps, constant_rate},
-    {K::linear, "linear", kByStepsToMinimum, decay<linear_remainder>},
-    {K::cosine, "cosine", kByStepsToMinimum, decay<cosine_remainder>},
-    {K::megatron_constant, "megatron_constant", kBySamples, megatron_constant_rate},
-    {K::megatron_linear, "megatron_linear", kBySamplesToMinimum, megatron_decay<linear_remainder>},
-    {K::megatron_cosine, "megatron_cosine", kBySamplesToMinimum, megatron_decay<cosine_remainder>},
-    {K::megatron_inverse_sqrt, "megatron_inverse_sqrt", kBySamplesToMinimum, megatron_inverse_sqrt_rate},
-    {K::deepspeed_warmup, "deepspeed_warmup", kDeepSpeed, deepspeed_warmup_rate},
-    {K::deepspeed_warmup_decay, "deepspeed_warmup_decay", kDeepSpeed, deepspeed_warmup_decay_rate},
-    {K::hugging_face_linear, "hugging_face_linear", kBySteps, hugging_face<linear_remainder>},
-    {K::hugging_face_cosine, "hugging_face_cosine", kBySteps, hugging_face<cosine_remainder>},
+    {ScheduleKind::constant, "constant", kBySteps, constant_rate},
+    {ScheduleKind::linear, "linear", kByStepsToMinimum, decay<linear_remainder>},
+    {ScheduleKind::cosine, "cosine", kByStepsToMinimum, decay<cosine_remainder>},
+    {ScheduleKind::megatron_constant, "megatron_constant", kBySamples, megatron_constant_rate},
+    {ScheduleKind::megatron_linear, "megatron_linear", kBySamplesToMinimum, megatron_decay<linear_remainder>},
+    {ScheduleKind::megatron_cosine, "megatron_cosine", kBySamplesToMinimum, megatron_decay<cosine_remainder>},
+    {ScheduleKind::megatron_inverse_sqrt, "megatron_inverse_sqrt", kBySamplesToMinimum, megatron_inverse_sqrt_rate},
+    {ScheduleKind::deepspeed_warmup, "deepspeed_warmup", kDeepSpeed, deepspeed_warmup_rate},
+    {ScheduleKind::deepspeed_warmup_decay, "deepspeed_warmup_decay", kDeepSpeed, deepspeed_warmup_decay_rate},
+    {ScheduleKind::hugging_face_linear, "hugging_face_linear", kBySteps, hugging_face<linear_remainder>},
+    {ScheduleKind::hugging_face_cosine, "hugging_face_cosine", kBySteps, hugging_face<cosine_remainder>},
 }};
 
 const Kind& row_of(ScheduleKind kind) {

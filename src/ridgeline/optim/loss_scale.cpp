@@ -19,16 +19,17 @@ struct Row {
   std::string_view name;
   LossScaleRule usual;
 };
-using K = LossScaleKind;
 constexpr std::array<Row, 4> kRows = {{
-    {K::constant, "constant", {.kind = K::constant}},
-    {K::megatron, "megatron", {.kind = K::megatron, .initial = 0x1p32, .minimum = 1, .window = 1000, .hysteresis = 2}},
-    {K::deepspeed_zero,
+    {LossScaleKind::constant, "constant", {.kind = LossScaleKind::constant}},
+    {LossScaleKind::megatron,
+     "megatron",
+     {.kind = LossScaleKind::megatron, .initial = 0x1p32, .minimum = 1, .window = 1000, .hysteresis = 2}},
+    {LossScaleKind::deepspeed_zero,
      "deepspeed_zero",
-     {.kind = K::deepspeed_zero, .initial = 0x1p16, .minimum = 1, .window = 1000, .hysteresis = 2}},
-    {K::deepspeed_fused,
+     {.kind = LossScaleKind::deepspeed_zero, .initial = 0x1p16, .minimum = 1, .window = 1000, .hysteresis = 2}},
+    {LossScaleKind::deepspeed_fused,
      "deepspeed_fused",
-     {.kind = K::deepspeed_fused, .initial = 0x1p16, .minimum = 1, .window = 1000}},
+     {.kind = LossScaleKind::deepspeed_fused, .initial = 0x1p16, .minimum = 1, .window = 1000}},
 }};
 
 const Row& row_of(LossScaleKind kind) {
@@ -67,31 +68,31 @@ LossScaleRule usual_rule(LossScaleKind kind) {
 
 LossScaler::LossScaler(const LossScaleRule& rule) : rule_(rule), scale_(rule.initial), patience_(rule.hysteresis) {
   RL_REQUIRE(rule.initial > 0 && rule.initial <= kLargest, "initial loss scale {}", rule.initial);
-  if (rule.kind == K::constant) return;
+  if (rule.kind == LossScaleKind::constant) return;
   RL_REQUIRE(rule.minimum > 0 && rule.minimum <= rule.initial, "smallest loss scale {} with {} at first", rule.minimum,
              rule.initial);
   RL_CHECK(rule.window, >=, 1);
-  if (rule.kind != K::deepspeed_fused) RL_CHECK(rule.hysteresis, >=, 1);
+  if (rule.kind != LossScaleKind::deepspeed_fused) RL_CHECK(rule.hysteresis, >=, 1);
 }
 
 void LossScaler::update(bool overflow) {
-  if (rule_.kind == K::constant) return;
+  if (rule_.kind == LossScaleKind::constant) return;
   if (overflow) {
     overflowed();
     clean_steps_ = 0;
     return;
   }
   switch (rule_.kind) {
-    case K::constant:
+    case LossScaleKind::constant:
       return;
-    case K::megatron:
+    case LossScaleKind::megatron:
       if (++clean_steps_ >= rule_.window) {  // beyond it only when a resumed run's window is shorter
         clean_steps_ = 0;
         grow();
       }
       return;
-    case K::deepspeed_zero:
-    case K::deepspeed_fused:
+    case LossScaleKind::deepspeed_zero:
+    case LossScaleKind::deepspeed_fused:
       if (clean_steps_ > 0 && clean_steps_ % rule_.window == 0) grow();
       ++clean_steps_;
       return;
@@ -101,12 +102,12 @@ void LossScaler::update(bool overflow) {
 
 void LossScaler::overflowed() {
   switch (rule_.kind) {
-    case K::constant:
+    case LossScaleKind::constant:
       return;
-    case K::megatron:
+    case LossScaleKind::megatron:
       if (--patience_ > 0) return;
       break;
-    case K::deepspeed_zero:
+    case LossScaleKind::deepspeed_zero:
       if (patience_ > 1) {
         --patience_;
         return;
@@ -120,7 +121,7 @@ void LossScaler::overflowed() {
             "\"bf16\", which needs no loss scale; or lower train.loss_scale_minimum.");
       }
       break;
-    case K::deepspeed_fused:
+    case LossScaleKind::deepspeed_fused:
       break;
   }
   scale_ = std::max(scale_ / 2, rule_.minimum);
@@ -147,7 +148,7 @@ LossScaler LossScaler::from_json(const LossScaleRule& rule, const nlohmann::json
     }
     if (clean_steps < 0)
       throw Error(fmt::format("'{}': {} steps without overflow are not possible", where, clean_steps));
-    if (rule.kind == K::constant) return scaler;
+    if (rule.kind == LossScaleKind::constant) return scaler;
     scaler.scale_ = std::max(scale, rule.minimum);
     if (kind != name_of(rule.kind)) return scaler;
     scaler.clean_steps_ = clean_steps;

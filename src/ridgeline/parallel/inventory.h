@@ -139,6 +139,7 @@ enum class Packing {
   shared,   // transient buffers share bytes when their intervals do not overlap
   separate  // every buffer on pages of its own with a guard page behind: for tests and debug builds
 };
+constexpr int64_t kPage = 4096;  // of those
 
 // Pure. Persistent buffers lie first; the transient ones of all programs share the rest.
 Inventory make_inventory(const RunShape& run, const std::vector<model::Segment>& segments,

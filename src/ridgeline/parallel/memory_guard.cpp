@@ -18,7 +18,6 @@
 namespace ridgeline::parallel {
 namespace {
 
-constexpr int64_t kPage = 4096;
 constexpr int kPoison = 0xFF;  // NaN in every float format
 // Scratch ends in packing buffers, whose last bytes are alignment and the edge tiles of sizes that do not divide.
 constexpr int64_t kUnusedScratch = 24 * kPage;

@@ -8,7 +8,7 @@
 #include <random>
 
 #include "ridgeline/base/error.h"
-#include "temporary_folder.h"
+#include "support.h"
 
 namespace ridgeline::checkpoint {
 namespace {
@@ -17,8 +17,6 @@ namespace fs = std::filesystem;
 using testing::AllOf;
 using testing::HasSubstr;
 using testing::Not;
-
-const fs::path kReference = fs::path(RIDGELINE_TEST_DATA) / "reference";
 
 // NOLINTBEGIN(readability-identifier-naming): sizes have the letters of HACKING.md
 // The sizes of the reference models.

@@ -5,7 +5,7 @@
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/file.h"
-#include "temporary_folder.h"
+#include "support.h"
 
 namespace ridgeline::checkpoint {
 namespace {
@@ -28,15 +28,6 @@ std::vector<int64_t> steps(const std::vector<CheckpointEntry>& entries) {
   std::vector<int64_t> steps;
   for (const CheckpointEntry& entry : entries) steps.push_back(entry.step);
   return steps;
-}
-
-std::string error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
 }
 
 TEST(Lineage, WithoutARecordTheHighestStepIsTheNewest) {
@@ -133,10 +124,11 @@ TEST(Lineage, TextsAreReadBackAndBrokenOnesRefusedByName) {
   EXPECT_EQ(parse_lineage(to_text(Lineage()), "l"), Lineage());
   const std::string text = to_text(lineage);
   for (size_t size = 0; size + 2 < text.size(); ++size)
-    ASSERT_THAT(error_of([&] { parse_lineage(text.substr(0, size), "lineage.json"); }), HasSubstr("'lineage.json'"));
+    ASSERT_THAT(error_of([&] { parse_lineage(text.substr(0, size), "lineage.json"); }).what(),
+                HasSubstr("'lineage.json'"));
   Lineage outside = lineage;
   outside.aside = "branch_0/../../elsewhere";
-  EXPECT_THAT(error_of([&] { parse_lineage(to_text(outside), "l"); }), HasSubstr("Remove it"));
+  EXPECT_THAT(error_of([&] { parse_lineage(to_text(outside), "l"); }).what(), HasSubstr("Remove it"));
 }
 
 TEST(Manifest, SaysWhereACheckpointStandsAndOlderOnesAreRead) {

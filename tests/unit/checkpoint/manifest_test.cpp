@@ -16,7 +16,7 @@
 
 #include "ridgeline/base/checksum.h"
 #include "ridgeline/base/error.h"
-#include "temporary_folder.h"
+#include "support.h"
 
 namespace ridgeline::checkpoint {
 namespace {
@@ -70,15 +70,6 @@ fs::path save(const fs::path& parent, int64_t step, int ranks = 1) {
 void overwrite(const fs::path& path, int64_t at, char value) {
   File file(path, File::Mode::update);
   file.write_at(at, bytes_of(std::string_view(&value, 1)));
-}
-
-Error error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error;
-  }
-  return Error("no error");
 }
 
 TEST(Checkpoint, IsReadByRangesWhoeverWroteIt) {

@@ -6,13 +6,12 @@
 #include <cstring>
 
 #include "ridgeline/base/file.h"
-#include "temporary_folder.h"
+#include "support.h"
 
 namespace ridgeline::checkpoint {
 namespace {
 
 namespace fs = std::filesystem;
-const fs::path kReference = fs::path(RIDGELINE_TEST_DATA) / "reference";
 
 std::string npy(std::string_view dictionary, size_t data_bytes, char version = 1) {
   std::string text = "\x93NUMPY";
@@ -25,7 +24,7 @@ std::string npy(std::string_view dictionary, size_t data_bytes, char version = 1
   return text;
 }
 
-std::string refusal(std::string_view text) {
+std::string npy_refusal(std::string_view text) {
   try {
     parse_npy_header(bytes_of(text), "some.npy");
   } catch (const Error& error) {
@@ -53,16 +52,16 @@ TEST(Npy, ReadsArraysOfNumPy) {
 }
 
 TEST(Npy, ReadsAllVersionsAndShapes) {
-  EXPECT_EQ(refusal(npy("{'descr': '<f8', 'fortran_order': False, 'shape': (), }", 8)), "accepted");
-  EXPECT_EQ(refusal(npy("{'shape': (3,), 'descr': '<i8', 'fortran_order': False}   \n", 24, 2)), "accepted");
-  EXPECT_EQ(refusal(npy("{'descr': '|u1', 'fortran_order': False, 'shape': (2, 0), }\n", 0, 3)), "accepted");
+  EXPECT_EQ(npy_refusal(npy("{'descr': '<f8', 'fortran_order': False, 'shape': (), }", 8)), "accepted");
+  EXPECT_EQ(npy_refusal(npy("{'shape': (3,), 'descr': '<i8', 'fortran_order': False}   \n", 24, 2)), "accepted");
+  EXPECT_EQ(npy_refusal(npy("{'descr': '|u1', 'fortran_order': False, 'shape': (2, 0), }\n", 0, 3)), "accepted");
 }
 
 TEST(Npy, RefusesEverythingElseByName) {
   const std::string good = npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }\n", 24);
-  ASSERT_EQ(refusal(good), "accepted");
+  ASSERT_EQ(npy_refusal(good), "accepted");
   for (size_t size = 0; size < good.size(); ++size) {
-    ASSERT_THAT(refusal(std::string_view(good).substr(0, size)), testing::HasSubstr("some.npy")) << size;
+    ASSERT_THAT(npy_refusal(std::string_view(good).substr(0, size)), testing::HasSubstr("some.npy")) << size;
   }
   for (const std::string& text :
        {good + "x", npy("{'descr': '>f4', 'fortran_order': False, 'shape': (1,), }", 4),
@@ -76,7 +75,7 @@ TEST(Npy, RefusesEverythingElseByName) {
         npy("{'descr': '<f4", 4), npy("", 0), npy("{}", 0), npy("{'x': 1}", 0),
         npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1,), } x", 4),
         npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }", 4, 4)}) {
-    EXPECT_THAT(refusal(text), testing::HasSubstr("some.npy")) << text;
+    EXPECT_THAT(npy_refusal(text), testing::HasSubstr("some.npy")) << text;
   }
 }
 

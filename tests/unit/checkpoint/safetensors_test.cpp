@@ -10,7 +10,7 @@
 
 #include "ridgeline/base/checksum.h"
 #include "ridgeline/base/error.h"
-#include "temporary_folder.h"
+#include "support.h"
 
 namespace ridgeline::checkpoint {
 namespace {
@@ -18,8 +18,6 @@ namespace {
 namespace fs = std::filesystem;
 using testing::AllOf;
 using testing::HasSubstr;
-
-const fs::path kReference = fs::path(RIDGELINE_TEST_DATA) / "reference";
 
 std::string file_text(std::string_view header, size_t data_bytes) {
   std::string text(8, '\0');
@@ -34,7 +32,7 @@ Header parse(std::string_view text) {
   return parse_header(bytes_of(text), static_cast<int64_t>(text.size()), "some.safetensors");
 }
 
-std::string refusal(std::string_view text) {
+std::string safetensors_refusal(std::string_view text) {
   try {
     parse(text);
   } catch (const Error& error) {
@@ -64,7 +62,7 @@ TEST(SafetensorsHeader, RefusesWhatIsNotSoundAndNamesTheFile) {
   const auto tensor = [](std::string_view dtype, std::string_view shape, std::string_view offsets) {
     return fmt::format(R"({{"x":{{"dtype":"{}","shape":{},"data_offsets":{}}}}})", dtype, shape, offsets);
   };
-  ASSERT_EQ(refusal(file_text(tensor("F32", "[2]", "[0,8]"), 8)), "accepted");
+  ASSERT_EQ(safetensors_refusal(file_text(tensor("F32", "[2]", "[0,8]"), 8)), "accepted");
   const std::vector<std::pair<std::string, std::string>> cases = {
       {"", "fewer than the 8"},
       {"1234567", "fewer than the 8"},
@@ -108,7 +106,7 @@ TEST(SafetensorsHeader, RefusesWhatIsNotSoundAndNamesTheFile) {
       {file_text(R"({"x":{"dtype":"U8","shape":[4],"data_offsets":[0,4],"more":1}})", 4), "unknown field 'more'"},
   };
   for (const auto& [text, reason] : cases) {
-    EXPECT_THAT(refusal(text), AllOf(HasSubstr("some.safetensors"), HasSubstr(reason))) << text;
+    EXPECT_THAT(safetensors_refusal(text), AllOf(HasSubstr("some.safetensors"), HasSubstr(reason))) << text;
   }
 }
 
@@ -116,11 +114,11 @@ TEST(SafetensorsHeader, EveryTruncationIsRefused) {
   const Layout layout = plan_layout({{"weight", DType::f32, {3, 5}}, {"steps", DType::i64, {}}});
   std::string text = layout.files[0].head;
   text.resize(static_cast<size_t>(layout.files[0].size), 'x');
-  ASSERT_EQ(refusal(text), "accepted");
+  ASSERT_EQ(safetensors_refusal(text), "accepted");
   for (size_t size = 0; size < text.size(); ++size) {
-    ASSERT_THAT(refusal(std::string_view(text).substr(0, size)), HasSubstr("some.safetensors")) << size;
+    ASSERT_THAT(safetensors_refusal(std::string_view(text).substr(0, size)), HasSubstr("some.safetensors")) << size;
   }
-  ASSERT_NE(refusal(text + "x"), "accepted");
+  ASSERT_NE(safetensors_refusal(text + "x"), "accepted");
 }
 
 TEST(Safetensors, ReadsFilesOfOthers) {

@@ -9,13 +9,9 @@ namespace ridgeline::data {
 namespace {
 
 using test::fixture;
+using test::gpt2;
 using test::TemporaryFolder;
 using testing::HasSubstr;
-
-const Tokenizer& gpt2() {
-  static const Tokenizer tokenizer = Tokenizer::load(fixture("gpt2_tokenizer"));
-  return tokenizer;
-}
 
 std::string document_text(const IndexedDataset& dataset, int64_t document) {
   std::vector<int32_t> ids(static_cast<size_t>(dataset.length(document)));
@@ -140,9 +136,9 @@ TEST(Prepare, NothingIsOverwrittenThatItDidNotWrite) {
 
 TEST(Prepare, ATokenizerWithoutAnEndNeedsNoEod) {
   const TemporaryFolder folder;
-  auto json = test::json_fixture("data/llama3_style/tokenizer.json");
-  json["added_tokens"] = nlohmann::json::array();
-  folder.write("tokenizer.json", json.dump());
+  auto without = test::json_fixture("data/llama3_style/tokenizer.json");
+  without["added_tokens"] = nlohmann::json::array();
+  folder.write("tokenizer.json", without.dump());
   const Tokenizer tokenizer = Tokenizer::load(folder / "");
   EXPECT_FALSE(tokenizer.end_of_document());
   PrepareSettings settings;

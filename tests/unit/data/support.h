@@ -10,6 +10,7 @@
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/file.h"
+#include "ridgeline/data/tokenizer.h"
 
 namespace ridgeline::data::test {
 
@@ -19,6 +20,11 @@ inline std::filesystem::path fixture(const std::string& name) {
 
 inline nlohmann::json json_fixture(const std::string& name) {
   return nlohmann::json::parse(read_text(fixture(name)));
+}
+
+inline const Tokenizer& gpt2() {
+  static const Tokenizer tokenizer = Tokenizer::load(fixture("gpt2_tokenizer"));
+  return tokenizer;
 }
 
 // A folder that vanishes with the test.

@@ -11,14 +11,10 @@ namespace ridgeline::data {
 namespace {
 
 using test::fixture;
+using test::gpt2;
 using test::json_fixture;
 using test::TemporaryFolder;
 using testing::ElementsAre;
-
-const Tokenizer& gpt2() {
-  static const Tokenizer tokenizer = Tokenizer::load(fixture("gpt2_tokenizer"));
-  return tokenizer;
-}
 
 std::string random_bytes(std::mt19937& random, size_t longest) {
   std::string text(random() % longest, '\0');

@@ -22,10 +22,10 @@ constexpr int64_t kBatch = 2, kSequence = 13, kTokens = kBatch * kSequence;
 constexpr int kLayer = 1;
 constexpr double kGradientTolerance = 2e-5;
 
-// Memory with a known pattern behind it.
-class Memory {
+// WatchedMemory with a known pattern behind it.
+class WatchedMemory {
  public:
-  explicit Memory(int64_t bytes) : bytes_(bytes) {
+  explicit WatchedMemory(int64_t bytes) : bytes_(bytes) {
     const size_t whole = static_cast<size_t>((bytes + kBehind + 63) / 64 * 64);
     data_.reset(static_cast<std::byte*>(std::aligned_alloc(64, whole)), std::free);
     std::memset(data_.get(), 0xFF, whole);  // NaN in every float format
@@ -94,10 +94,10 @@ class BlockRun {
   std::vector<float> forward() {
     stored_weights_ = in_dtype(weights_);
     stored_input_ = in_dtype(input_);
-    const Memory saved(used([&](Carver& c) { carve_block_saved(c, block()); }));
-    saved_ = std::make_unique<Memory>(saved);
-    const Memory scratch(used([&](Carver& c) { carve_block_scratch(c, block(), Pass::forward); }));
-    const Memory output(kTokens * config_.width * size_of(shape_.dtype));
+    const WatchedMemory saved(used([&](Carver& c) { carve_block_saved(c, block()); }));
+    saved_ = std::make_unique<WatchedMemory>(saved);
+    const WatchedMemory scratch(used([&](Carver& c) { carve_block_scratch(c, block(), Pass::forward); }));
+    const WatchedMemory output(kTokens * config_.width * size_of(shape_.dtype));
     Carver carve_saved(saved_->data()), carve_scratch(scratch.data());
     const BlockScratch places = carve_block_scratch(carve_scratch, block(), Pass::forward);
     Operators operators(stream_, places.workspace);
@@ -109,7 +109,7 @@ class BlockRun {
 
   // After forward(): the gradient of the input and, behind it, those of the weights, for the output's gradient `dy`.
   std::vector<float> backward(const std::vector<float>& dy) {
-    const Memory scratch(used([&](Carver& c) { carve_block_scratch(c, block(), Pass::backward); }));
+    const WatchedMemory scratch(used([&](Carver& c) { carve_block_scratch(c, block(), Pass::backward); }));
     const std::shared_ptr<std::byte> gradient = in_dtype(dy);
     std::vector<float> weight_gradients(static_cast<size_t>(unit_.count));
     Carver carve_saved(saved_->data()), carve_scratch(scratch.data());
@@ -126,7 +126,7 @@ class BlockRun {
 
   // The same as backward(), in two parts.
   std::vector<float> backward_in_parts(const std::vector<float>& dy) {
-    const Memory left(used([&](Carver& c) { carve_block_weight_inputs(c, block()); }));
+    const WatchedMemory left(used([&](Carver& c) { carve_block_weight_inputs(c, block()); }));
     const std::shared_ptr<std::byte> output_gradient = in_dtype(dy), input_gradient = in_dtype(dy);
     std::vector<float> weight_gradients(static_cast<size_t>(unit_.count));
     Carver carve_saved(saved_->data()), carve_left(left.data());
@@ -134,7 +134,7 @@ class BlockRun {
     const BlockWeightInputs weight_inputs = carve_block_weight_inputs(carve_left, block());
     const ConstRef input(stored_input_.get(), dtype());
     for (const Pass pass : {Pass::backward_input, Pass::backward_weight}) {
-      const Memory scratch(used([&](Carver& c) { carve_block_scratch(c, block(), pass); }));
+      const WatchedMemory scratch(used([&](Carver& c) { carve_block_scratch(c, block(), pass); }));
       Carver carver(scratch.data());
       const BlockScratch places = carve_block_scratch(carver, block(), pass);
       Operators operators(stream_, places.workspace);
@@ -161,8 +161,8 @@ class BlockRun {
     stored_weights_ = in_dtype(weights_);
     const std::shared_ptr<std::byte> hidden = in_dtype(input_), output = in_dtype(input_);
     const int64_t row = 2 * config_.kv_heads * config_.head_width();
-    const Memory cache(config_.context * row * size_of(dtype()));
-    const Memory scratch(
+    const WatchedMemory cache(config_.context * row * size_of(dtype()));
+    const WatchedMemory scratch(
         used([&](Carver& c) { carve_cached_scratch(c, config_, dtype(), kSequence, config_.context, team_.size()); }));
     Carver carver(scratch.data());
     const CachedScratch places =
@@ -218,7 +218,7 @@ class BlockRun {
   std::vector<uint32_t> samples_, rows_;
   Batch batch_;
   std::shared_ptr<std::byte> stored_weights_, stored_input_;
-  std::unique_ptr<Memory> saved_;
+  std::unique_ptr<WatchedMemory> saved_;
 };
 
 std::vector<float> random_values(int64_t count, uint64_t key) {

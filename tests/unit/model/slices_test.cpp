@@ -18,9 +18,9 @@
 namespace ridgeline::model {
 namespace {
 
-constexpr int kLayer = 1;
-constexpr int64_t kBatch = 2, kSequence = 7, kTokens = kBatch * kSequence;
-constexpr StepRandom kRandom{.dropout = 11, .attention_dropout = 12};
+constexpr int kSliceLayer = 1;
+constexpr int64_t kSliceBatch = 2, kSliceSequence = 7, kSliceTokens = kSliceBatch * kSliceSequence;
+constexpr StepRandom kSliceRandom{.dropout = 11, .attention_dropout = 12};
 
 // Slices that meet at their sums although they run one after the other: round by round. In round k each slice gets the
 // totals of its first k sums and hands in its part of the next one.
@@ -124,7 +124,7 @@ Segment segment_of(const Segment& whole, const Part& part) {
   return segment;
 }
 
-std::vector<float> random_values(int64_t count, uint64_t key, float mean = 0.0F, float deviation = 1.0F) {
+std::vector<float> drawn_values(int64_t count, uint64_t key, float mean = 0.0F, float deviation = 1.0F) {
   std::vector<float> values(static_cast<size_t>(count));
   fill_normal(values.data(), count, key, 0, mean, deviation);
   return values;
@@ -137,14 +137,14 @@ struct Run {
         shape{of, tokens, recompute, slice},
         weights(static_cast<size_t>(segment.count)),
         saved_memory(memory([&](Carver& c) { carve_block_saved(c, shape); })),
-        output(static_cast<size_t>(kTokens * of.width)) {}
+        output(static_cast<size_t>(kSliceTokens * of.width)) {}
 
   void forward(device::Stream& stream, const Batch& batch, const std::vector<float>& input, SliceGroup* others) {
     const Memory scratch = memory([&](Carver& c) { carve_block_scratch(c, shape, Pass::forward); });
     Carver carver(scratch.get());
     const BlockScratch places = carve_block_scratch(carver, shape, Pass::forward);
     Operators operators(stream, places.workspace, others);
-    block_forward(operators, shape, {kLayer, batch, kRandom}, weights_of(), ConstRef(input.data()), saved(),
+    block_forward(operators, shape, {kSliceLayer, batch, kSliceRandom}, weights_of(), ConstRef(input.data()), saved(),
                   Ref(output.data()), places);
   }
   void backward(device::Stream& stream, const Batch& batch, const std::vector<float>& input,
@@ -155,7 +155,7 @@ struct Run {
     Operators operators(stream, places.workspace, others);
     gradient = dy;
     weight_gradients.assign(weights.size(), 0.0F);
-    block_backward(operators, shape, {kLayer, batch, kRandom}, weights_of(),
+    block_backward(operators, shape, {kSliceLayer, batch, kSliceRandom}, weights_of(),
                    block_gradients({{&segment, weight_gradients.data()}}), ConstRef(input.data()), saved(),
                    Ref(gradient.data()), places);
   }
@@ -195,23 +195,23 @@ double difference(const float* a, const float* b, int64_t count, double least = 
 
 void expect_slices_make_the_whole(const TransformerConfig& config, int64_t count, Recompute recompute, int number) {
   const bool dropout = config.dropout > 0.0F;
-  const BatchShape tokens{.batch = kBatch, .sequence = kSequence, .team_size = 1 + number % 2, .dropout = dropout};
+  const BatchShape tokens{.batch = kSliceBatch, .sequence = kSliceSequence, .team_size = 1 + number % 2, .dropout = dropout};
   device::WorkerTeam team(tokens.team_size);
   device::Stream stream(team);
   std::vector<int32_t> positions;
   std::vector<uint32_t> samples, rows{40, 41};
-  for (int64_t n = 0; n < kTokens; ++n) {
-    positions.push_back(static_cast<int32_t>(n % kSequence));
-    samples.push_back(rows[static_cast<size_t>(n / kSequence)]);
+  for (int64_t n = 0; n < kSliceTokens; ++n) {
+    positions.push_back(static_cast<int32_t>(n % kSliceSequence));
+    samples.push_back(rows[static_cast<size_t>(n / kSliceSequence)]);
   }
-  std::vector<float> table(static_cast<size_t>(rotary_table_floats(config, kSequence)));
-  fill_rotary_table(config, kSequence, table.data());
+  std::vector<float> table(static_cast<size_t>(rotary_table_floats(config, kSliceSequence)));
+  fill_rotary_table(config, kSliceSequence, table.data());
   const Batch batch{
       .positions = positions.data(), .samples = samples.data(), .sample_of_row = rows.data(), .rotary = table.data()};
-  const std::vector<float> input = random_values(kTokens * config.width, 7);
-  const std::vector<float> dy = random_values(kTokens * config.width, 8);
+  const std::vector<float> input = drawn_values(kSliceTokens * config.width, 7);
+  const std::vector<float> dy = drawn_values(kSliceTokens * config.width, 8);
 
-  Run whole(config, tokens, recompute, declare_block(config, kLayer), model::whole(config));
+  Run whole(config, tokens, recompute, declare_block(config, kSliceLayer), model::whole(config));
   for (const Tensor& tensor : whole.segment.tensors) {
     fill_normal(whole.weights.data() + tensor.offset, tensor.count(), hash_name(tensor.name), 0,
                 tensor.name.find("norm") != std::string::npos ? 1.0F : 0.0F, 0.2F);
@@ -244,7 +244,7 @@ void expect_slices_make_the_whole(const TransformerConfig& config, int64_t count
 
   const std::string what = fmt::format("{} in {} slices, dropout {}, recompute {}", described(config), count, dropout,
                                        words_of(recompute)[static_cast<size_t>(recompute)]);
-  const int64_t all = kTokens * config.width;
+  const int64_t all = kSliceTokens * config.width;
   std::vector<float> gradients(whole.weights.size());
   for (size_t i = 0; i < slices.size(); ++i) {
     const Run& run = *slices[i];

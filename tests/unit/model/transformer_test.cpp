@@ -19,7 +19,7 @@
 namespace ridgeline::model {
 namespace {
 
-constexpr int64_t kBatch = 2, kSequence = 7, kTokens = kBatch * kSequence;
+constexpr int64_t kEndsBatch = 2, kEndsSequence = 7, kEndsTokens = kEndsBatch * kEndsSequence;
 constexpr float kScale = 0.25F;
 
 std::vector<float> random_values(int64_t count, uint64_t key, float mean, float deviation) {
@@ -47,14 +47,14 @@ struct Ends {
         fill_normal(values.data() + tensor.offset, tensor.count(), hash_name(tensor.name), 0, norm ? 1.0F : 0.0F, 0.3F);
       }
     }
-    const std::vector<float> draws = random_values(2 * kTokens, 3, 0.0F, 1000.0F);
-    for (int64_t n = 0; n < kTokens; ++n) {
+    const std::vector<float> draws = random_values(2 * kEndsTokens, 3, 0.0F, 1000.0F);
+    for (int64_t n = 0; n < kEndsTokens; ++n) {
       const auto word = [&](float draw) {
         return static_cast<int32_t>(std::fabs(draw)) % static_cast<int32_t>(config.vocab);
       };
       tokens.push_back(word(draws[n]));
-      labels.push_back(n % 5 == 3 ? ops::kIgnoredLabel : word(draws[kTokens + n]));
-      positions.push_back(static_cast<int32_t>(n % kSequence));
+      labels.push_back(n % 5 == 3 ? ops::kIgnoredLabel : word(draws[kEndsTokens + n]));
+      positions.push_back(static_cast<int32_t>(n % kEndsSequence));
     }
   }
 
@@ -81,7 +81,7 @@ struct Ends {
                                              : in_double(values, index.head, "head.weight");
     const double* const bias = config.head_bias ? in_double(values, index.head, "head.bias") : nullptr;
     double total = 0.0;
-    for (int64_t n = 0; n < kTokens; ++n) {
+    for (int64_t n = 0; n < kEndsTokens; ++n) {
       if (labels[n] == ops::kIgnoredLabel) continue;
       const Doubles x(input.begin() + n * config.width, input.begin() + (n + 1) * config.width);
       const Doubles normed = norm_formula(config, x, in_double(values, index.final_norm, "final_norm.weight"),
@@ -110,9 +110,9 @@ TEST(Embedding, IsItsFormulaForwardAndBackward) {
     Ends ends(config);
     device::WorkerTeam team(2);
     device::Stream stream(team);
-    const BatchShape shape{.batch = kBatch, .sequence = kSequence, .team_size = 2};
+    const BatchShape shape{.batch = kEndsBatch, .sequence = kEndsSequence, .team_size = 2};
     const int64_t c = config.width;
-    std::vector<float> output(static_cast<size_t>(kTokens * c)), dy = random_values(kTokens * c, 8, 0.0F, 1.0F);
+    std::vector<float> output(static_cast<size_t>(kEndsTokens * c)), dy = random_values(kEndsTokens * c, 8, 0.0F, 1.0F);
     embedding_forward(stream, config, shape, ends.batch(), {}, embedding_weights(ends.weights()), output.data());
     const std::vector<float> kept = dy;
     const auto carve = [&](Carver& carver) { return carve_embedding_scratch(carver, config, shape); };
@@ -124,7 +124,7 @@ TEST(Embedding, IsItsFormulaForwardAndBackward) {
     const float* const words = ends.segments[ends.index.vocabulary].data();
     const float* const rows = table ? ends.segments[ends.index.positions].data() : nullptr;
     Doubles dwords(static_cast<size_t>(config.vocab * c)), drows(static_cast<size_t>(config.context * c));
-    for (int64_t n = 0; n < kTokens; ++n) {
+    for (int64_t n = 0; n < kEndsTokens; ++n) {
       for (int64_t i = 0; i < c; ++i) {
         const int64_t word = ends.tokens[n] * c + i, row = ends.positions[n] * c + i;
         ASSERT_EQ(output[n * c + i], words[word] + (table ? rows[row] : 0.0F)) << described(config);
@@ -146,9 +146,9 @@ TEST(Loss, IsItsFormulaAndItsGradientTheDerivative) {
     Ends ends(config);
     device::WorkerTeam team(1);
     device::Stream stream(team);
-    const BatchShape shape{.batch = kBatch, .sequence = kSequence, .head_chunk = 5, .team_size = 1};
-    const std::vector<float> input = random_values(kTokens * config.width, 8, 0.1F, 1.0F);
-    std::vector<float> gradient(input.size()), losses(static_cast<size_t>(kTokens));
+    const BatchShape shape{.batch = kEndsBatch, .sequence = kEndsSequence, .head_chunk = 5, .team_size = 1};
+    const std::vector<float> input = random_values(kEndsTokens * config.width, 8, 0.1F, 1.0F);
+    std::vector<float> gradient(input.size()), losses(static_cast<size_t>(kEndsTokens));
     const auto carve = [&](Carver& carver) { return carve_loss_scratch(carver, config, shape, true); };
     const Memory memory = memory_of(carve);
     Carver carver(memory.get());

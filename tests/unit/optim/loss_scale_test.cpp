@@ -32,7 +32,7 @@ void expect_trace(LossScaler scaler, const Trace& trace) {
   }
 }
 
-const Trace kMegatron = {
+const Trace kMegatronTrace = {
     {'O', 16}, {'O', 8},  {'O', 4},              // the second overflow halves, and every further one
     {'.', 4},  {'.', 4},  {'O', 2},              // two clean steps restore no patience
     {'O', 2},                                    // not below the minimum
@@ -44,7 +44,7 @@ const Trace kMegatron = {
     {'.', 8},  {'.', 8},  {'.', 16},
 };
 
-const Trace kZero = {
+const Trace kZeroTrace = {
     {'.', 16}, {'.', 16}, {'.', 16}, {'.', 32},            // three clean steps before this one
     {'.', 32}, {'.', 32}, {'.', 64}, {'.', 64},            // six before the seventh
     {'O', 64}, {'.', 64}, {'O', 32}, {'O', 16},            // one is forgiven; a clean step restores nothing
@@ -53,7 +53,7 @@ const Trace kZero = {
     {'.', 2},  {'.', 2},  {'.', 2},  {'.', 4},  {'O', 4}, {'O', 2},
 };
 
-const Trace kFused = {
+const Trace kFusedTrace = {
     {'O', 8},                                              // at once
     {'.', 8},  {'.', 8},  {'.', 8},  {'.', 16},            //
     {'.', 16}, {'.', 16}, {'.', 32},                       //
@@ -62,15 +62,15 @@ const Trace kFused = {
 };
 
 TEST(LossScale, MegatronFollowsItsTrace) {
-  expect_trace(LossScaler(small(LossScaleKind::megatron)), kMegatron);
+  expect_trace(LossScaler(small(LossScaleKind::megatron)), kMegatronTrace);
 }
 
 TEST(LossScale, DeepSpeedZeroFollowsItsTrace) {
-  expect_trace(LossScaler(small(LossScaleKind::deepspeed_zero)), kZero);
+  expect_trace(LossScaler(small(LossScaleKind::deepspeed_zero)), kZeroTrace);
 }
 
 TEST(LossScale, DeepSpeedFusedFollowsItsTrace) {
-  expect_trace(LossScaler(small(LossScaleKind::deepspeed_fused, 0)), kFused);
+  expect_trace(LossScaler(small(LossScaleKind::deepspeed_fused, 0)), kFusedTrace);
 }
 
 TEST(LossScale, HysteresisOfOneHalvesAtEveryOverflow) {
@@ -153,9 +153,9 @@ LossScaler through_text(const LossScaler& scaler) {
 }
 
 TEST(LossScale, ResumedAtAnyUpdateItGoesOnWithTheSameTrace) {
-  const std::pair<LossScaleRule, const Trace*> runs[] = {{small(LossScaleKind::megatron), &kMegatron},
-                                                         {small(LossScaleKind::deepspeed_zero), &kZero},
-                                                         {small(LossScaleKind::deepspeed_fused, 0), &kFused}};
+  const std::pair<LossScaleRule, const Trace*> runs[] = {{small(LossScaleKind::megatron), &kMegatronTrace},
+                                                         {small(LossScaleKind::deepspeed_zero), &kZeroTrace},
+                                                         {small(LossScaleKind::deepspeed_fused, 0), &kFusedTrace}};
   for (const auto& [rule, trace] : runs) {
     LossScaler scaler(rule);
     for (size_t done = 0; done <= trace->size(); ++done) {

@@ -6,11 +6,12 @@
 
 #include "ridgeline/base/words.h"
 #include "ridgeline/parallel/offload.h"
+#include "support.h"
 
 namespace ridgeline::parallel {
 namespace {
 
-RunShape small(const Sharding& sharding) {
+RunShape small_run(const Sharding& sharding) {
   RunShape run;
   run.config = model::with_usual_sizes({.layers = 4, .width = 48, .heads = 4, .vocab = 331, .context = 32});
   run.batch = {.batch = 3, .sequence = 17, .dtype = sharding.weights, .head_chunk = 20, .team_size = 2};
@@ -19,10 +20,6 @@ RunShape small(const Sharding& sharding) {
   return run;
 }
 
-std::vector<Program> programs(const RunShape& run) {
-  return {lower(run.config, schedule(1, run.sharding.micro_batches)[0], run.sharding),
-          evaluation(run.config, 1, run.sharding)};
-}
 constexpr Shard kLevels[] = {Shard::none, Shard::optimizer, Shard::gradients, Shard::parameters};
 
 TEST(inventory, never_lets_two_live_buffers_share_bytes) {
@@ -31,13 +28,13 @@ TEST(inventory, never_lets_two_live_buffers_share_bytes) {
       for (const int micro_batches : {1, 3}) {
         for (const int prefetch : {0, 1, 3}) {
           for (const Reduce reduce : {Reduce::last, Reduce::every}) {
-            const RunShape run = small({.level = level,
-                                        .mesh = comm::Mesh::of_data(4, 2),
-                                        .reduce = reduce,
-                                        .prefetch = prefetch,
-                                        .wire = dtype,
-                                        .weights = dtype,
-                                        .micro_batches = micro_batches});
+            const RunShape run = small_run({.level = level,
+                                            .mesh = comm::Mesh::of_data(4, 2),
+                                            .reduce = reduce,
+                                            .prefetch = prefetch,
+                                            .wire = dtype,
+                                            .weights = dtype,
+                                            .micro_batches = micro_batches});
             for (const Packing packing : {Packing::shared, Packing::separate}) {
               const Inventory inventory = make_inventory(run, model::declare(run.config), programs(run), packing);
               const std::vector<std::string> wrong = overlapping(inventory, programs(run));
@@ -51,7 +48,7 @@ TEST(inventory, never_lets_two_live_buffers_share_bytes) {
 }
 
 TEST(inventory, overlap_check_notices) {
-  const RunShape run = small({});
+  const RunShape run = small_run({});
   Inventory inventory = make_inventory(run, model::declare(run.config), programs(run));
   Buffer* first = nullptr;
   for (Buffer& buffer : inventory.buffers) {
@@ -68,7 +65,7 @@ TEST(inventory, overlap_check_notices) {
 
 // Two buffers on different streams whose operations only the list orders, not the events.
 TEST(inventory, overlap_check_knows_streams) {
-  const RunShape run = small({.level = Shard::parameters, .mesh = comm::Mesh::of_data(2)});
+  const RunShape run = small_run({.level = Shard::parameters, .mesh = comm::Mesh::of_data(2)});
   std::vector<Program> list = programs(run);
   const Inventory inventory = make_inventory(run, model::declare(run.config), list);
   EXPECT_TRUE(overlapping(inventory, list).empty());
@@ -105,7 +102,7 @@ TEST(inventory, overlap_check_counts_the_last_use_on_every_stream) {
 
 TEST(inventory, accumulation_costs_no_activations) {
   const auto bytes = [&](int micro_batches) {
-    const RunShape run = small({.weights = DType::bf16, .micro_batches = micro_batches});
+    const RunShape run = small_run({.weights = DType::bf16, .micro_batches = micro_batches});
     const Inventory inventory = make_inventory(run, model::declare(run.config), programs(run));
     int64_t tokens = 0;
     for (const Buffer& buffer : inventory.buffers) {
@@ -134,7 +131,7 @@ TEST(inventory, parameters_gradients_and_moments_take_what_the_closed_form_says)
                         {Shard::gradients, f32, f32, 4, 12},   {Shard::parameters, f32, f32, 0, 16}};
   for (const Form& form : forms) {
     for (const auto& [ranks, group] : {std::pair{2, 0}, {4, 0}, {8, 0}, {8, 2}}) {
-      const RunShape run = small(
+      const RunShape run = small_run(
           {.level = form.level, .mesh = comm::Mesh::of_data(ranks, group), .wire = form.wire, .weights = form.weights});
       const std::vector<model::Segment> segments = model::declare(run.config);
       const Inventory inventory = make_inventory(run, segments, programs(run));
@@ -160,7 +157,7 @@ TEST(inventory, offload_moves_moments_and_masters_that_products_do_not_read) {
                            Form{bf16, f32, bf16, 8}, Form{bf16, bf16, f32, 8}, Form{bf16, bf16, bf16, 4}}) {
     for (const Shard level : kLevels) {
       for (const int group : {0, 2}) {
-        RunShape run = small({.level = level,
+        RunShape run = small_run({.level = level,
                               .mesh = comm::Mesh::of_data(4, group),
                               .weights = form.weights,
                               .masters = form.masters,
@@ -200,7 +197,7 @@ TEST(inventory, offload_moves_moments_and_masters_that_products_do_not_read) {
 TEST(inventory, offloaded_state_passes_whole_in_the_order_of_updates) {
   for (const Shard level : kLevels) {
     for (const int64_t window : {int64_t{1}, int64_t{2} << 20}) {
-      RunShape run = small({.level = level, .mesh = comm::Mesh::of_data(4), .weights = DType::bf16});
+      RunShape run = small_run({.level = level, .mesh = comm::Mesh::of_data(4), .weights = DType::bf16});
       run.offload_window = window;
       const std::vector<model::Segment> segments = model::declare(run.config);
       const Inventory inventory = make_inventory(run, segments, programs(run));
@@ -228,7 +225,7 @@ TEST(inventory, offloaded_state_passes_whole_in_the_order_of_updates) {
 }
 
 TEST(inventory, padding_is_smaller_than_a_block_per_rank_and_unit) {
-  const RunShape run = small({.mesh = comm::Mesh::of_data(4)});
+  const RunShape run = small_run({.mesh = comm::Mesh::of_data(4)});
   for (const model::Segment& segment : model::declare(run.config)) {
     EXPECT_LT(segment.padded(4) - segment.count, 4 * model::kShardBlock);
     EXPECT_EQ(segment.padded(4) % (4 * model::kShardBlock), 0);

@@ -5,13 +5,10 @@
 #include <algorithm>
 
 #include "ridgeline/parallel/simulator.h"
+#include "support.h"
 
 namespace ridgeline::parallel {
 namespace {
-
-model::TransformerConfig small() {
-  return model::with_usual_sizes({.layers = 3, .width = 8, .heads = 2, .vocab = 17, .context = 16});
-}
 
 Program step(const Sharding& sharding) {
   return lower(small(), schedule(1, sharding.micro_batches)[0], sharding);

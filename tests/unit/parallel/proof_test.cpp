@@ -8,11 +8,12 @@
 #include <string>
 
 #include "ridgeline/base/error.h"
+#include "support.h"
 
 namespace ridgeline::parallel {
 namespace {
 
-RunShape small() {
+RunShape run_of_four() {
   RunShape run;
   run.config = model::with_usual_sizes({.layers = 2, .width = 48, .heads = 4, .vocab = 331, .context = 32});
   run.batch = {.batch = 3, .sequence = 17, .dtype = DType::f32, .head_chunk = 20, .team_size = 1};
@@ -21,14 +22,9 @@ RunShape small() {
   return run;
 }
 
-std::vector<Program> programs(const RunShape& run) {
-  return {lower(run.config, schedule(1, run.sharding.micro_batches)[0], run.sharding),
-          evaluation(run.config, 1, run.sharding)};
-}
-
 // The refusal; "" where there is none.
 std::string refusal(const std::function<void(std::vector<Program>&, Inventory&)>& change) {
-  const RunShape run = small();
+  const RunShape run = run_of_four();
   std::vector<Program> list = programs(run);
   Inventory inventory = make_inventory(run, model::declare(run.config), list);
   change(list, inventory);
@@ -41,7 +37,7 @@ std::string refusal(const std::function<void(std::vector<Program>&, Inventory&)>
 }
 
 TEST(proof, counts_what_it_has_shown) {
-  const RunShape run = small();
+  const RunShape run = run_of_four();
   const std::vector<Program> list = programs(run);
   const Inventory inventory = make_inventory(run, model::declare(run.config), list);
   const Proof proof = prove(run, list, inventory);

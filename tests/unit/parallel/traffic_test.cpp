@@ -3,13 +3,10 @@
 #include <gtest/gtest.h>
 
 #include "ridgeline/parallel/inventory.h"
+#include "support.h"
 
 namespace ridgeline::parallel {
 namespace {
-
-model::TransformerConfig small() {
-  return model::with_usual_sizes({.layers = 3, .width = 8, .heads = 2, .vocab = 17, .context = 16});
-}
 
 // Bytes that a rank sends for weights and gradients.
 int64_t bytes(const Sharding& sharding) {

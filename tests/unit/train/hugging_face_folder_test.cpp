@@ -106,10 +106,10 @@ TEST_P(HuggingFaceFolders, TiedWithTheHeadAloneIsReadFromIt) {
 
 TEST_P(HuggingFaceFolders, DropoutRatesThatDifferAskForTheRunsOwn) {
   write(false);
-  nlohmann::json json = checkpoint::read_config(folder_);
-  const model::DropoutRates rates = model::hugging_face_dropout(json);
-  json[rates.back().first] = 0.125;
-  write_atomically(folder_ / "config.json", json.dump());
+  nlohmann::json config = checkpoint::read_config(folder_);
+  const model::DropoutRates rates = model::hugging_face_dropout(config);
+  config[rates.back().first] = 0.125;
+  write_atomically(folder_ / "config.json", config.dump());
   const HuggingFaceFolder opened = open_hugging_face(folder_);
   EXPECT_EQ(opened.dropout.back(), (std::pair<std::string, double>{rates.back().first, 0.125}));
   EXPECT_EQ(ModelSource::open(folder_).dropout_rates(), opened.dropout);

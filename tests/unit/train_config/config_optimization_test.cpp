@@ -8,7 +8,7 @@
 namespace ridgeline::train {
 namespace {
 
-constexpr const char* kGood = R"([model]
+constexpr const char* kScheduled = R"([model]
 layers = 4
 width = 256
 heads = 8
@@ -22,13 +22,13 @@ micro_batch = 2
 learning_rate = 1e-3
 )";
 
-Config good(std::vector<std::string> overrides = {}) {
-  return parse_config_text(kGood, "a.toml", overrides);
+Config scheduled(std::vector<std::string> overrides = {}) {
+  return parse_config_text(kScheduled, "a.toml", overrides);
 }
 
 void expect_refused(const std::vector<std::string>& overrides, std::initializer_list<std::string> fragments,
                     int ranks = 1) {
-  expect_error([&] { check(good(overrides), ranks); }, fragments);
+  expect_error([&] { check(scheduled(overrides), ranks); }, fragments);
 }
 
 // ------------------------------------------------------------------------------------------------------------
@@ -46,12 +46,12 @@ TEST(ConfigSchedules, EveryScheduleIsValidWithItsOwnKeysAndRefusesTheOthers) {
                                    {"optimizer.warmup_shape=log", &optim::ScheduleSettings::warmup_shape}};
   for (const std::string& name : optim::schedule_names()) {
     const std::string schedule = "optimizer.schedule=" + name;
-    EXPECT_NO_THROW(check(good({schedule}), 1)) << name;
-    EXPECT_NO_THROW(check(good({schedule, "optimizer.warmup_shape=linear"}), 1)) << name;
+    EXPECT_NO_THROW(check(scheduled({schedule}), 1)) << name;
+    EXPECT_NO_THROW(check(scheduled({schedule, "optimizer.warmup_shape=linear"}), 1)) << name;
     for (const Setting& setting : kSettings) {
       const std::string key = std::string(setting.assignment).substr(0, std::string(setting.assignment).find('='));
       if (optim::settings_of(optim::schedule_of_name(name)).*setting.reads) {
-        EXPECT_NO_THROW(check(good({schedule, setting.assignment}), 1)) << name << ", " << setting.assignment;
+        EXPECT_NO_THROW(check(scheduled({schedule, setting.assignment}), 1)) << name << ", " << setting.assignment;
       } else {
         expect_refused({schedule, setting.assignment},
                        {"--set: " + key + " = ", "not read by optimizer.schedule = \"" + name + "\""});
@@ -74,24 +74,24 @@ TEST(ConfigSchedules, ARefusedKeyNamesTheSchedulesThatReadIt) {
 TEST(ConfigSchedules, KeysAtTheirDefaultAreNoChoice) {
   // So that the effective configuration that a run leaves behind, which holds every key, can be used again.
   for (const std::string& name : optim::schedule_names()) {
-    const Config config = good({"optimizer.schedule=" + name});
+    const Config config = scheduled({"optimizer.schedule=" + name});
     EXPECT_NO_THROW(check(parse_config_text(to_toml(config, Detail::documented), "config.toml"), 1)) << name;
   }
 }
 
 TEST(ConfigSchedules, MegatronDecaysOverTheWholeRunUnlessToldOtherwise) {
   const std::string megatron = "optimizer.schedule=megatron_linear";
-  EXPECT_EQ(schedule_of(good({megatron})).decay_samples, 2400);
-  EXPECT_EQ(schedule_of(good({megatron, "optimizer.decay_samples=77"})).decay_samples, 77);
+  EXPECT_EQ(schedule_of(scheduled({megatron})).decay_samples, 2400);
+  EXPECT_EQ(schedule_of(scheduled({megatron, "optimizer.decay_samples=77"})).decay_samples, 77);
   // 100 samples in steps of 2, then 100 in steps of 4, and so on: 11 parts of 100.
-  const Config ramp = good({megatron, "train.batch_ramp_start=2", "train.batch_ramp_increment=2",
-                            "train.batch_ramp_samples=1100", "train.steps=80"});
+  const Config ramp = scheduled({megatron, "train.batch_ramp_start=2", "train.batch_ramp_increment=2",
+                                 "train.batch_ramp_samples=1100", "train.steps=80"});
   EXPECT_EQ(schedule_of(ramp).decay_samples, 100 + 4 * 25 + 5 * 6);  // 50, 25 and 5 steps of 80
 }
 
 TEST(ConfigSchedules, MegatronsWarmUpMustEndBeforeTheDecay) {
   const std::string megatron = "optimizer.schedule=megatron_cosine";
-  EXPECT_NO_THROW(check(good({megatron, "optimizer.warmup_samples=2399"}), 1));
+  EXPECT_NO_THROW(check(scheduled({megatron, "optimizer.warmup_samples=2399"}), 1));
   expect_refused({megatron, "optimizer.warmup_samples=2400"},
                  {"--set: optimizer.warmup_samples = 2400: must be below the sequences of the whole run = 2400",
                   "nearest valid value is 2399; or raise train.steps"});
@@ -100,9 +100,10 @@ TEST(ConfigSchedules, MegatronsWarmUpMustEndBeforeTheDecay) {
 }
 
 TEST(ConfigSchedules, WarmUpIsLogarithmicOnlyForDeepSpeed) {
-  EXPECT_TRUE(schedule_of(good({"optimizer.schedule=deepspeed_warmup"})).log_warmup);
-  EXPECT_FALSE(schedule_of(good({"optimizer.schedule=deepspeed_warmup", "optimizer.warmup_shape=linear"})).log_warmup);
-  EXPECT_FALSE(schedule_of(good()).log_warmup);
+  EXPECT_TRUE(schedule_of(scheduled({"optimizer.schedule=deepspeed_warmup"})).log_warmup);
+  EXPECT_FALSE(
+      schedule_of(scheduled({"optimizer.schedule=deepspeed_warmup", "optimizer.warmup_shape=linear"})).log_warmup);
+  EXPECT_FALSE(schedule_of(scheduled()).log_warmup);
 }
 
 // ------------------------------------------------------------------------------------------------------------ batch
@@ -114,7 +115,7 @@ std::vector<std::string> ramp(int64_t start, int64_t increment, int64_t samples)
 }
 
 TEST(ConfigBatchRamp, CarriesEverySetting) {
-  const Config config = good(ramp(4, 4, 1000));
+  const Config config = scheduled(ramp(4, 4, 1000));
   EXPECT_NO_THROW(check(config, 1));
   EXPECT_NO_THROW(check(config, 2));
   const optim::BatchRamp result = batch_ramp_of(config);
@@ -122,7 +123,7 @@ TEST(ConfigBatchRamp, CarriesEverySetting) {
   EXPECT_EQ(result.start, 4);
   EXPECT_EQ(result.increment, 4);
   EXPECT_EQ(result.samples, 1000);
-  EXPECT_EQ(batch_ramp_of(good()).start, 0);
+  EXPECT_EQ(batch_ramp_of(scheduled()).start, 0);
 }
 
 TEST(ConfigBatchRamp, EveryBatchMustBeAMultipleOfRanksTimesMicroBatch) {
@@ -147,12 +148,12 @@ TEST(ConfigBatchRamp, TheIncrementMustReachTheGlobalBatch) {
 }
 
 TEST(ConfigBatchRamp, SuggestionsAreValid) {
-  EXPECT_NO_THROW(check(good(ramp(6, 2, 10)), 1));
-  EXPECT_NO_THROW(check(good(ramp(6, 6, 10)), 3));
-  EXPECT_NO_THROW(check(good(ramp(4, 4, 10)), 1));
-  EXPECT_NO_THROW(check(good(ramp(4, 2, 10)), 1));
-  EXPECT_NO_THROW(check(good(ramp(22, 2, 10)), 1));
-  EXPECT_NO_THROW(check(good(ramp(12, 12, 1200)), 1));
+  EXPECT_NO_THROW(check(scheduled(ramp(6, 2, 10)), 1));
+  EXPECT_NO_THROW(check(scheduled(ramp(6, 6, 10)), 3));
+  EXPECT_NO_THROW(check(scheduled(ramp(4, 4, 10)), 1));
+  EXPECT_NO_THROW(check(scheduled(ramp(4, 2, 10)), 1));
+  EXPECT_NO_THROW(check(scheduled(ramp(22, 2, 10)), 1));
+  EXPECT_NO_THROW(check(scheduled(ramp(12, 12, 1200)), 1));
 }
 
 TEST(ConfigBatchRamp, WithoutAStartTheOthersAreNotRead) {
@@ -164,7 +165,7 @@ TEST(ConfigBatchRamp, WithoutAStartTheOthersAreNotRead) {
 // scale
 
 optim::LossScaleRule rule_of(std::vector<std::string> overrides) {
-  Config config = good(std::move(overrides));
+  Config config = scheduled(std::move(overrides));
   config.train.precision = Precision::fp16;
   const auto rule = loss_scale_of(config);
   EXPECT_TRUE(rule.has_value());
@@ -192,8 +193,8 @@ TEST(ConfigLossScale, TakesItsNumbersFromTheKeys) {
 }
 
 TEST(ConfigLossScale, OtherPrecisionsHaveNone) {
-  EXPECT_FALSE(loss_scale_of(good()).has_value());
-  EXPECT_FALSE(loss_scale_of(good({"train.precision=bf16"})).has_value());
+  EXPECT_FALSE(loss_scale_of(scheduled()).has_value());
+  EXPECT_FALSE(loss_scale_of(scheduled({"train.precision=bf16"})).has_value());
   expect_refused(
       {"train.precision=bf16", "train.loss_scale=megatron"},
       {"--set: train.loss_scale = \"megatron\": only fp16 has a loss scale, and train.precision = \"bf16\""});
@@ -233,13 +234,14 @@ TEST(ConfigLossScale, TheMinimumIsNotAboveTheFirstScale) {
 // table
 
 TEST(ConfigOptimizer, FormAndStateAreWords) {
-  EXPECT_EQ(good().optimizer.form, AdamForm::adamw);
-  EXPECT_EQ(good().optimizer.state, Storage::fp32);
-  EXPECT_EQ(good({"optimizer.form=adam"}).optimizer.form, AdamForm::adam);
-  EXPECT_EQ(good({"optimizer.state=bf16"}).optimizer.state, Storage::bf16);
-  expect_error([] { good({"optimizer.form=adamW"}); }, {"must be adamw | adam", "nearest valid value is \"adamw\""});
-  expect_error([] { good({"optimizer.state=fp16"}); }, {"must be fp32 | bf16"});
-  expect_error([] { good({"train.loss_scale=1024"}); }, {"must be usual | constant | megatron"});
+  EXPECT_EQ(scheduled().optimizer.form, AdamForm::adamw);
+  EXPECT_EQ(scheduled().optimizer.state, Storage::fp32);
+  EXPECT_EQ(scheduled({"optimizer.form=adam"}).optimizer.form, AdamForm::adam);
+  EXPECT_EQ(scheduled({"optimizer.state=bf16"}).optimizer.state, Storage::bf16);
+  expect_error([] { scheduled({"optimizer.form=adamW"}); },
+               {"must be adamw | adam", "nearest valid value is \"adamw\""});
+  expect_error([] { scheduled({"optimizer.state=fp16"}); }, {"must be fp32 | bf16"});
+  expect_error([] { scheduled({"train.loss_scale=1024"}); }, {"must be usual | constant | megatron"});
 }
 
 // ------------------------------------------------------------------------------------------------------------ offload
@@ -247,12 +249,13 @@ TEST(ConfigOptimizer, FormAndStateAreWords) {
 TEST(ConfigOffload, WhereAndHowLargeAreReadForAFileAlone) {
   for (const char* const offload : {"none", "host"}) {
     const std::string where = std::string("optimizer.offload=") + offload;
-    EXPECT_NO_THROW(check(good({where}), 1));
+    EXPECT_NO_THROW(check(scheduled({where}), 1));
     for (const char* const key : {"optimizer.offload_directory=/scratch", "optimizer.offload_buffer=2097152"})
       expect_refused({where, key}, {"--set: optimizer.offload_", "not read by optimizer.offload", "\"file\""});
   }
   EXPECT_NO_THROW(check(
-      good({"optimizer.offload=file", "optimizer.offload_directory=/scratch", "optimizer.offload_buffer=1048576"}), 1));
+      scheduled({"optimizer.offload=file", "optimizer.offload_directory=/scratch", "optimizer.offload_buffer=1048576"}),
+      1));
   expect_refused({"optimizer.offload=file", "optimizer.offload_buffer=1048575"},
                  {"optimizer.offload_buffer", "at least 1048576"});
   expect_refused({"optimizer.offload=nvme"}, {"optimizer.offload", "none", "host", "file"});

@@ -1,13 +1,28 @@
-// A folder that goes away with its test.
+// What the tests of this room share.
 #pragma once
 
 #include <stdlib.h>
 
 #include <filesystem>
+#include <functional>
 #include <string>
+
+#include "ridgeline/base/error.h"
 
 namespace ridgeline::checkpoint {
 
+inline const std::filesystem::path kReference = std::filesystem::path(RIDGELINE_TEST_DATA) / "reference";
+
+inline Error error_of(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    return error;
+  }
+  return Error("no error");
+}
+
+// A folder that goes away with its test.
 class TemporaryFolder {
  public:
   TemporaryFolder() {
