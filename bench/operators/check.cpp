@@ -125,6 +125,17 @@ std::vector<int32_t> random_integers(int64_t count, int32_t bound, uint64_t seed
   return result;
 }
 
+std::vector<ops::IndexRange> uneven_ranges(int64_t whole, int count) {
+  std::vector<ops::IndexRange> result;
+  int64_t first = 0;
+  for (int64_t i = 1; i <= count; ++i) {
+    const int64_t last = count > 2 && i == 2 ? first : whole * i * i / (count * count);
+    result.push_back({first, last - first, whole});
+    first = last;
+  }
+  return result;
+}
+
 Workspace::Workspace(int64_t bytes)
     : bytes_(bytes), storage_(static_cast<size_t>(bytes + kGuard + kAlignment + kGuard), std::byte{0xFF}) {}
 Workspace::~Workspace() {

@@ -26,6 +26,7 @@
 
 #include "ridgeline/base/dtype.h"
 #include "ridgeline/device/stream.h"
+#include "ridgeline/ops/index_range.h"
 #include "ridgeline/ops/workspace.h"
 
 namespace ridgeline::operators {
@@ -77,6 +78,9 @@ class Tensor {
 
 // Integers in [0, bound), a pure function of (seed, index): tokens, labels, positions.
 std::vector<int32_t> random_integers(int64_t count, int32_t bound, uint64_t seed);
+
+// [0, whole) cut into ranges of uneven lengths; where there are more than two, the second is empty.
+std::vector<ops::IndexRange> uneven_ranges(int64_t whole, int count);
 
 // Scratch memory for an op's workspace: 64-byte aligned, filled with a byte that makes a poor float (0xFF: NaN), so
 // that an op that reads it before writing shows. Aborts at its end when an op wrote behind it.

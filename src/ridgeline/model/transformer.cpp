@@ -88,8 +88,8 @@ void fill_rotary_table(const TransformerConfig& config, int64_t positions, float
 void embedding_forward(device::Stream& stream, const TransformerConfig& config, const BatchShape& shape,
                        const Batch& batch, const StepRandom& random, const EmbeddingWeights& weights, Ref output) {
   const int64_t n = shape.tokens(), c = config.width;
-  ops::embedding_forward(stream, n, c, config.vocab, config.context, batch.inputs, batch.positions, weights.vocabulary,
-                         weights.positions, output);
+  ops::embedding_forward(stream, n, c, ops::IndexRange::all(config.vocab), config.context, batch.inputs,
+                         batch.positions, weights.vocabulary, weights.positions, output);
   if (shape.dropout)
     ops::dropout_forward(stream, n, c, dropout_at(config, batch, random, kEmbeddingSite), output, {}, output);
 }
@@ -108,9 +108,11 @@ void embedding_backward(device::Stream& stream, const TransformerConfig& config,
   const int64_t n = shape.tokens(), c = config.width;
   if (shape.dropout)
     ops::dropout_backward(stream, n, c, dropout_at(config, batch, random, kEmbeddingSite), gradient, gradient);
-  ops::embedding_backward(stream, n, c, config.vocab, batch.inputs, gradient, gradients.vocabulary, scratch);
+  ops::embedding_backward(stream, n, c, ops::IndexRange::all(config.vocab), batch.inputs, gradient,
+                          gradients.vocabulary, scratch);
   if (has_position_table(config.positions))
-    ops::embedding_backward(stream, n, c, config.context, batch.positions, gradient, gradients.positions, scratch);
+    ops::embedding_backward(stream, n, c, ops::IndexRange::all(config.context), batch.positions, gradient,
+                            gradients.positions, scratch);
 }
 
 LossScratch carve_loss_scratch(Carver& carver, const TransformerConfig& config, const BatchShape& shape,

@@ -20,7 +20,7 @@ TEST(EmbeddingBackward, AddsRepeatedTokensInAscendingOrder) {
     device::WorkerTeam team(members);
     device::Stream stream(team);
     std::vector<float> dtable(v * c);
-    embedding_backward(stream, n, c, v, tokens.data(), dout.data(), dtable.data(), {});
+    embedding_backward(stream, n, c, IndexRange::all(v), tokens.data(), dout.data(), dtable.data(), {});
     EXPECT_TRUE(same_bits(dtable, expected)) << members;
   }
 }
@@ -38,7 +38,7 @@ TEST(EmbeddingBackward, EveryTeamCoversEveryRowAndColumn) {
     device::WorkerTeam team(members);
     device::Stream stream(team);
     std::vector<float> dtable(v * c);
-    embedding_backward(stream, n, c, v, tokens.data(), dout.data(), dtable.data(), {});
+    embedding_backward(stream, n, c, IndexRange::all(v), tokens.data(), dout.data(), dtable.data(), {});
     EXPECT_TRUE(same_bits(dtable, expected)) << members;
   }
 }
@@ -48,10 +48,42 @@ TEST(EmbeddingDeathTest, ATokenBeyondTheTableIsABrokenInvariant) {
   TwoThreads two;
   std::vector<float> table(8), out(4);
   for (const int32_t token : {2, -1}) {
-    EXPECT_DEATH(embedding_forward(two.stream, 1, 4, 2, 0, &token, nullptr, table.data(), {}, out.data()),
+    EXPECT_DEATH(
+        embedding_forward(two.stream, 1, 4, IndexRange::all(2), 0, &token, nullptr, table.data(), {}, out.data()),
+        "rows\\[i\\]");
+    EXPECT_DEATH(embedding_backward(two.stream, 1, 4, IndexRange::all(2), &token, out.data(), table.data(), {}),
                  "rows\\[i\\]");
-    EXPECT_DEATH(embedding_backward(two.stream, 1, 4, 2, &token, out.data(), table.data(), {}), "rows\\[i\\]");
   }
+}
+
+// A table of no rows needs no memory; all that there is are positions.
+TEST(EmbeddingForward, ASliceMayBeEmpty) {
+  TwoThreads two;
+  const std::vector<int32_t> tokens = {2, 0}, positions = {1, 0};
+  const std::vector<float> positions_table = {1, 2, 3, 4};
+  const ConstRef none(nullptr, DType::f32);
+  std::vector<float> out(4, -1.0F);
+  embedding_forward(two.stream, 2, 2, {1, 0, 3}, 2, tokens.data(), positions.data(), none, positions_table.data(),
+                    out.data());
+  EXPECT_EQ(out, (std::vector<float>{3, 4, 1, 2}));
+  embedding_forward(two.stream, 2, 2, {3, 0, 3}, 0, tokens.data(), nullptr, none, {}, out.data());
+  EXPECT_EQ(out, std::vector<float>(4));
+  embedding_backward(two.stream, 2, 2, {3, 0, 3}, tokens.data(), out.data(), nullptr, {});
+}
+
+TEST(EmbeddingDeathTest, ASliceLiesInTheVocabulary) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");  // the team has threads
+  TwoThreads two;
+  const int32_t token = 1;
+  std::vector<float> table(8), out(4);
+  for (const IndexRange& held : {IndexRange{1, 2, 2}, IndexRange{-1, 2, 2}, IndexRange{1, -1, 2}}) {
+    EXPECT_DEATH(embedding_forward(two.stream, 1, 4, held, 0, &token, nullptr, table.data(), {}, out.data()), "range");
+    EXPECT_DEATH(embedding_backward(two.stream, 1, 4, held, &token, out.data(), table.data(), {}), "range");
+  }
+  // Beyond the vocabulary, not only beyond the slice.
+  const int32_t beyond = 3;
+  EXPECT_DEATH(embedding_forward(two.stream, 1, 4, {0, 2, 3}, 0, &beyond, nullptr, table.data(), {}, out.data()),
+               "rows\\[i\\]");
 }
 
 }  // namespace

@@ -14,14 +14,20 @@
 #define RIDGELINE_OPS_CPU_CROSS_ENTROPY_ROW
 namespace ridgeline::ops::cpu {
 
-struct CrossEntropy {
-  int64_t v, ld;
+struct CrossEntropyColumns {
+  IndexRange held;
+  int64_t ld;
   Ref logits;
   const int32_t* labels;
+};
+
+struct CrossEntropyResult {
   float scale;
   bool with_gradient;
   float* losses;
 };
+
+constexpr RowStatistics kNoColumns{.max = -std::numeric_limits<float>::infinity(), .label_logit = 0.0F, .sum = 0.0};
 
 }  // namespace ridgeline::ops::cpu
 #endif
@@ -75,25 +81,23 @@ HWY_INLINE float sum_of_exps(const T* x, int64_t count, Floats shift) {
   return sum_of_lanes(hn::Add(a, b));
 }
 
-struct SoftmaxSum {
-  float maximum = -std::numeric_limits<float>::infinity();
-  double sum = 0.0;  // sum of exp(x - maximum)
-};
-
-// One read of the row from memory: the sum is rescaled when a block brings a new maximum (Milakov and Gimelshein,
-// 2018).
+// Of a row whose label is column `label`, which may be none of these. One read of the row from memory: the sum is
+// rescaled when a block brings a new maximum (Milakov and Gimelshein, 2018).
 template <typename T>
-HWY_INLINE SoftmaxSum softmax_sum(const T* x, int64_t count) {
-  SoftmaxSum s;
+HWY_INLINE RowStatistics statistics_of(const T* x, int64_t count, int64_t label) {
+  RowStatistics s = kNoColumns;
   for (int64_t i = 0; i < count; i += kBlock) {
     const int64_t part = count - i < kBlock ? count - i : kBlock;
     const float highest = maximum(x + i, part);
-    if (highest > s.maximum) {
-      s.sum *= std::exp(static_cast<double>(s.maximum) - static_cast<double>(highest));
-      s.maximum = highest;
+    if (highest > s.max) {
+      s.sum *= std::exp(static_cast<double>(s.max) - static_cast<double>(highest));
+      s.max = highest;
     }
-    s.sum += static_cast<double>(sum_of_exps(x + i, part, set(s.maximum)));
+    // Nothing but -inf so far, or NaN among it: -inf less -inf would be NaN too.
+    const float shift = s.max == kNoColumns.max ? 0.0F : s.max;
+    s.sum += static_cast<double>(sum_of_exps(x + i, part, set(shift)));
   }
+  if (label >= 0 && label < count) s.label_logit = static_cast<float>(x[label]);
   return s;
 }
 
@@ -104,30 +108,55 @@ HWY_INLINE void write_gradient(T* x, int64_t count, Floats maximum, Floats facto
   map(count, gradient, x, x);
 }
 
+// `s`: of all columns of the vocabulary; x: row n of those here.
 template <typename T>
-void rows_of(const CrossEntropy& p, int64_t first, int64_t last) {
-  for (int64_t n = first; n < last; ++n) {
-    T* x = p.logits.as<T>() + n * p.ld;
-    const int32_t label = p.labels[n];
-    if (label == kIgnoredLabel) {
-      p.losses[n] = 0.0F;
-      if (p.with_gradient) std::memset(static_cast<void*>(x), 0, static_cast<size_t>(p.ld) * sizeof(T));
-      continue;
-    }
-    const SoftmaxSum s = softmax_sum(x, p.v);
-    const float target = static_cast<float>(x[label]);
-    p.losses[n] = static_cast<float>(std::log(s.sum) + (static_cast<double>(s.maximum) - static_cast<double>(target)));
-    if (!p.with_gradient) continue;
-    write_gradient(x, p.v, set(s.maximum), set(static_cast<float>(static_cast<double>(p.scale) / s.sum)));
-    // 1 - p in double: near certainty the difference of two floats would have few right digits.
-    const double probability = std::exp(static_cast<double>(target) - static_cast<double>(s.maximum)) / s.sum;
-    x[label] = T(static_cast<float>(static_cast<double>(p.scale) * (probability - 1.0)));
-    if (p.ld > p.v) std::memset(static_cast<void*>(x + p.v), 0, static_cast<size_t>(p.ld - p.v) * sizeof(T));
+HWY_INLINE void finish_row(const CrossEntropyColumns& p, int64_t n, T* x, const RowStatistics& s,
+                           const CrossEntropyResult& to) {
+  if (p.labels[n] == kIgnoredLabel) {
+    to.losses[n] = 0.0F;
+    if (to.with_gradient) std::memset(static_cast<void*>(x), 0, static_cast<size_t>(p.ld) * sizeof(T));
+    return;
   }
+  to.losses[n] =
+      static_cast<float>(std::log(s.sum) + (static_cast<double>(s.max) - static_cast<double>(s.label_logit)));
+  if (!to.with_gradient) return;
+  const int64_t v = p.held.count;
+  write_gradient(x, v, set(s.max), set(static_cast<float>(static_cast<double>(to.scale) / s.sum)));
+  if (p.held.holds(p.labels[n])) {
+    // 1 - p in double: near certainty the difference of two floats would have few right digits.
+    const double probability = std::exp(static_cast<double>(s.label_logit) - static_cast<double>(s.max)) / s.sum;
+    x[p.labels[n] - p.held.first] = T(static_cast<float>(static_cast<double>(to.scale) * (probability - 1.0)));
+  }
+  if (p.ld > v) std::memset(static_cast<void*>(x + v), 0, static_cast<size_t>(p.ld - v) * sizeof(T));
 }
 
-void cross_entropy_rows(const CrossEntropy& p, int64_t first, int64_t last) {
-  with_type(p.logits.dtype, [&](auto type) { rows_of<decltype(type)>(p, first, last); });
+template <typename T>
+HWY_INLINE RowStatistics statistics_of_row(const CrossEntropyColumns& p, int64_t n, const T* x) {
+  if (p.labels[n] == kIgnoredLabel) return kNoColumns;
+  return statistics_of(x, p.held.count, p.labels[n] - p.held.first);
+}
+
+// f(n, x) for every row.
+template <class F>
+HWY_INLINE void for_rows(const CrossEntropyColumns& p, int64_t first, int64_t last, const F& f) {
+  with_type(p.logits.dtype, [&](auto type) {
+    auto* const x = p.logits.as<decltype(type)>();
+    for (int64_t n = first; n < last; ++n) f(n, x + n * p.ld);
+  });
+}
+
+// A row is finished while it lies in a cache.
+void cross_entropy_rows(const CrossEntropyColumns& p, int64_t first, int64_t last, const CrossEntropyResult& to) {
+  for_rows(p, first, last, [&](int64_t n, auto* x) { finish_row(p, n, x, statistics_of_row(p, n, x), to); });
+}
+
+void statistics_rows(const CrossEntropyColumns& p, int64_t first, int64_t last, RowStatistics* rows) {
+  for_rows(p, first, last, [&](int64_t n, const auto* x) { rows[n] = statistics_of_row(p, n, x); });
+}
+
+void finish_rows(const CrossEntropyColumns& p, int64_t first, int64_t last, const RowStatistics* rows,
+                 const CrossEntropyResult& to) {
+  for_rows(p, first, last, [&](int64_t n, auto* x) { finish_row(p, n, x, rows[n], to); });
 }
 
 }  // namespace
@@ -138,23 +167,88 @@ HWY_AFTER_NAMESPACE();
 namespace ridgeline::ops {
 namespace cpu {
 HWY_EXPORT(cross_entropy_rows);
+HWY_EXPORT(statistics_rows);
+HWY_EXPORT(finish_rows);
 }  // namespace cpu
+
+namespace {
+
+void check_columns(int64_t n, const cpu::CrossEntropyColumns& p) {
+  cpu::require_float(p.logits);
+  cpu::require_range(p.held);
+  RL_CHECK(p.ld, >=, p.held.count);
+  for (int64_t i = 0; i < n; ++i) {
+    if (p.labels[i] == kIgnoredLabel) continue;
+    RL_CHECK(p.labels[i], >=, 0);
+    RL_CHECK(p.labels[i], <, p.held.whole);
+  }
+}
+
+// Rows that a member takes at once.
+int64_t grain(int64_t v) {
+  return 8192 / std::clamp<int64_t>(v, 1, 8192);
+}
+
+RowStatistics combined(int64_t slices, const RowStatistics* of_slices, int64_t stride) {
+  RowStatistics all = of_slices[0];
+  for (int64_t s = 1; s < slices; ++s) {
+    const RowStatistics& one = of_slices[s * stride];
+    all.max = std::max(all.max, one.max);
+    all.label_logit += one.label_logit;  // 0 but for one
+  }
+  all.sum = 0.0;
+  for (int64_t s = 0; s < slices; ++s) {
+    const RowStatistics& one = of_slices[s * stride];
+    // Equal maxima may be infinite, and their difference NaN.
+    const double factor =
+        one.max == all.max ? 1.0 : std::exp(static_cast<double>(one.max) - static_cast<double>(all.max));
+    all.sum += factor * one.sum;
+  }
+  return all;
+}
+
+}  // namespace
 
 void cross_entropy(device::Stream& stream, int64_t n, int64_t v, int64_t ld, Ref logits, const int32_t* labels,
                    float scale, bool with_gradient, float* losses) {
-  cpu::require_float(logits);
   RL_CHECK(v, >, 0);
-  RL_CHECK(ld, >=, v);
-  for (int64_t i = 0; i < n; ++i) {
-    if (labels[i] == kIgnoredLabel) continue;
-    RL_CHECK(labels[i], >=, 0);
-    RL_CHECK(labels[i], <, v);
-  }
+  const cpu::CrossEntropyColumns p{IndexRange::all(v), ld, logits, labels};
+  check_columns(n, p);
   cpu::agree_on_targets();
   const auto rows = HWY_DYNAMIC_DISPATCH(cpu::cross_entropy_rows);
-  const cpu::CrossEntropy p{v, ld, logits, labels, scale, with_gradient, losses};
-  stream.team().parallel_for(n, std::max<int64_t>(1, 8192 / v),
-                             [&](int64_t first, int64_t last) { rows(p, first, last); });
+  const cpu::CrossEntropyResult to{scale, with_gradient, losses};
+  stream.team().parallel_for(n, grain(v), [&](int64_t first, int64_t last) { rows(p, first, last, to); });
+}
+
+void cross_entropy_statistics(device::Stream& stream, int64_t n, const IndexRange& held, int64_t ld, ConstRef logits,
+                              const int32_t* labels, RowStatistics* rows) {
+  // Only read.
+  const cpu::CrossEntropyColumns p{held, ld, {const_cast<void*>(logits.data), logits.dtype}, labels};
+  check_columns(n, p);
+  cpu::agree_on_targets();
+  const auto statistics = HWY_DYNAMIC_DISPATCH(cpu::statistics_rows);
+  stream.team().parallel_for(n, grain(held.count),
+                             [&](int64_t first, int64_t last) { statistics(p, first, last, rows); });
+}
+
+void cross_entropy_combine(device::Stream& stream, int64_t n, int64_t slices, const RowStatistics* of_slices,
+                           RowStatistics* rows) {
+  RL_CHECK(slices, >, 0);
+  stream.team().parallel_for(n, std::max<int64_t>(1, 1024 / slices), [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) rows[i] = combined(slices, of_slices + i, n);
+  });
+}
+
+void cross_entropy_finish(device::Stream& stream, int64_t n, const IndexRange& held, int64_t ld, Ref logits,
+                          const int32_t* labels, const RowStatistics* rows, float scale, bool with_gradient,
+                          float* losses) {
+  const cpu::CrossEntropyColumns p{held, ld, logits, labels};
+  check_columns(n, p);
+  cpu::agree_on_targets();
+  const auto finish = HWY_DYNAMIC_DISPATCH(cpu::finish_rows);
+  const cpu::CrossEntropyResult to{scale, with_gradient, losses};
+  stream.team().parallel_for(n, grain(held.count),
+                             [&](int64_t first, int64_t last) { finish(p, first, last, rows, to); });
 }
 
 }  // namespace ridgeline::ops

@@ -1,6 +1,7 @@
 #include "ridgeline/ops/embedding.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/device/cpu/worker_team.h"
@@ -16,14 +17,17 @@ HWY_BEFORE_NAMESPACE();
 namespace ridgeline::ops::cpu::HWY_NAMESPACE {
 namespace {
 
-// position.data may be null.
-void embed_row(int64_t c, ConstRef token, ConstRef position, Ref out) {
-  with_type(token.dtype, [&](auto in) {
+// Of `token` and `position`, rows of `in_dtype`, either or both may be null.
+void embed_row(int64_t c, DType in_dtype, const void* token, const void* position, Ref out) {
+  with_type(in_dtype, [&](auto in) {
     with_type(out.dtype, [&](auto to) {
       using In = decltype(in);
       auto* const row = out.as<decltype(to)>();
-      if (position) return map(c, Sum(), row, token.as<In>(), position.as<In>());
-      map(c, Same(), row, token.as<In>());
+      const auto* const a = static_cast<const In*>(token);
+      const auto* const b = static_cast<const In*>(position);
+      if (a != nullptr && b != nullptr) return map(c, Sum(), row, a, b);
+      if (a != nullptr || b != nullptr) return map(c, Same(), row, a != nullptr ? a : b);
+      std::memset(static_cast<void*>(row), 0, static_cast<size_t>(c * size_of(out.dtype)));
     });
   });
 }
@@ -66,19 +70,23 @@ struct Shares {
 
 }  // namespace
 
-void embedding_forward(device::Stream& stream, int64_t n, int64_t c, int64_t v, int64_t p, const int32_t* tokens,
-                       const int32_t* positions, ConstRef table, ConstRef positions_table, Ref out) {
+void embedding_forward(device::Stream& stream, int64_t n, int64_t c, const IndexRange& held, int64_t p,
+                       const int32_t* tokens, const int32_t* positions, ConstRef table, ConstRef positions_table,
+                       Ref out) {
+  cpu::require_range(held);
   cpu::require_float(table);
+  RL_REQUIRE(table || held.count == 0, "no table for {} rows", held.count);
   cpu::require_float(out);
   if (positions_table) cpu::require_one_dtype(table, positions_table);
-  check_rows(n, v, tokens);
+  check_rows(n, held.whole, tokens);
   if (positions_table) check_rows(n, p, positions);
   cpu::agree_on_targets();
   const auto embed = HWY_DYNAMIC_DISPATCH(cpu::embed_row);
   stream.team().parallel_for(n, std::max<int64_t>(1, 16384 / c), [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
-      const ConstRef position = positions_table ? positions_table.at(positions[i] * c) : ConstRef();
-      embed(c, table.at(tokens[i] * c), position, out.at(i * c));
+      const void* const token = held.holds(tokens[i]) ? table.at((tokens[i] - held.first) * c).data : nullptr;
+      const void* const position = positions_table ? positions_table.at(positions[i] * c).data : nullptr;
+      embed(c, table.dtype, token, position, out.at(i * c));
     }
   });
 }
@@ -88,18 +96,19 @@ int64_t embedding_backward_workspace_bytes(int64_t, int64_t, int) {
   return 0;
 }
 
-void embedding_backward(device::Stream& stream, int64_t n, int64_t c, int64_t v, const int32_t* rows, ConstRef dout,
-                        float* dtable, Workspace workspace) {
+void embedding_backward(device::Stream& stream, int64_t n, int64_t c, const IndexRange& held, const int32_t* rows,
+                        ConstRef dout, float* dtable, Workspace workspace) {
   const int team = stream.team().size();
-  workspace.require(embedding_backward_workspace_bytes(n, v, team), "embedding backward", team);
+  workspace.require(embedding_backward_workspace_bytes(n, held.count, team), "embedding backward", team);
+  cpu::require_range(held);
   cpu::require_float(dout);
-  check_rows(n, v, rows);
+  check_rows(n, held.whole, rows);
   cpu::agree_on_targets();
   const auto accumulate = HWY_DYNAMIC_DISPATCH(cpu::accumulate_row);
   const auto strip = [&](int64_t first, int64_t last, int group, int groups) {
     for (int64_t i = 0; i < n; ++i) {
-      if (groups > 1 && rows[i] % groups != group) continue;
-      accumulate(last - first, dout.at(i * c + first), dtable + rows[i] * c + first);
+      if (!held.holds(rows[i]) || (groups > 1 && rows[i] % groups != group)) continue;
+      accumulate(last - first, dout.at(i * c + first), dtable + (rows[i] - held.first) * c + first);
     }
   };
   if (n * c < 16384) return strip(0, c, 0, 1);

@@ -3,6 +3,7 @@
 
 #include "ridgeline/base/dtype.h"
 #include "ridgeline/base/error.h"
+#include "ridgeline/ops/index_range.h"
 
 namespace ridgeline::ops::cpu {
 
@@ -14,6 +15,11 @@ inline void require_float(ConstRef x) {
 }
 inline void require_one_dtype(ConstRef a, ConstRef b) {
   RL_CHECK(name_of(a.dtype), ==, name_of(b.dtype));
+}
+inline void require_range(const IndexRange& range) {
+  RL_CHECK(range.first, >=, 0);
+  RL_CHECK(range.count, >=, 0);
+  RL_CHECK(range.first, <=, range.whole - range.count);
 }
 
 }  // namespace ridgeline::ops::cpu
