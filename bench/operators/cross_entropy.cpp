@@ -110,8 +110,8 @@ using ops::IndexRange;
 using ops::RowStatistics;
 
 // What a slice holds: its columns of the logits, and columns behind them that nobody may read.
-struct Part {
-  Part(const IndexRange& columns, DType dtype, int64_t n, std::span<const double> whole, int64_t whole_ld)
+struct SlicePart {
+  SlicePart(const IndexRange& columns, DType dtype, int64_t n, std::span<const double> whole, int64_t whole_ld)
       : held(columns),
         ld(columns.count + columns.first % 4),
         logits(dtype, Doubles(static_cast<size_t>(n * ld), std::nan(""))),
@@ -129,15 +129,15 @@ struct Part {
 };
 
 // [rows], with guards.
-struct Rows {
-  explicit Rows(int64_t rows) : storage(DType::u8, rows * static_cast<int64_t>(sizeof(RowStatistics))) {}
+struct StatisticsRows {
+  explicit StatisticsRows(int64_t rows) : storage(DType::u8, rows * static_cast<int64_t>(sizeof(RowStatistics))) {}
   RowStatistics* data() { return storage.as<RowStatistics>(); }
   Tensor storage;
 };
 
 // Those of columns [held.first, held.first + held.count), with the reference's. `maxima` and `label_logits` are exact.
-void compare_statistics(Report& report, const std::string& of, const Reference& reference, const IndexRange& held,
-                        std::span<const double> x, Rows& rows) {
+void compare_statistics(Report& report, const std::string& of, const CrossEntropyReference& reference,
+                        const IndexRange& held, std::span<const double> x, StatisticsRows& rows) {
   Doubles sums;
   Tensor got_sums(DType::f64, reference.s.n);
   bool maxima = true, label_logits = true;
@@ -163,9 +163,9 @@ void compare_statistics(Report& report, const std::string& of, const Reference& 
   report.require("guards of the statistics" + of, rows.storage.guards_intact());
 }
 
-void compare_cross_entropy_slices(Stream& stream, Report& report, DType dtype, Sizes s, int count) {
+void compare_cross_entropy_slices(Stream& stream, Report& report, DType dtype, CrossEntropySizes s, int count) {
   // A scale that keeps most gradients above f16's subnormals.
-  Reference reference{s, random_integers(s.n, static_cast<int32_t>(s.v), 1), 37.0};
+  CrossEntropyReference reference{s, random_integers(s.n, static_cast<int32_t>(s.v), 1), 37.0};
   const std::vector<IndexRange> slices = uneven_ranges(s.v, count);
   // A third of the labels are the first or last of a slice, a third is ignored.
   for (int64_t i = 1; i < s.n; i += 3) {
@@ -180,11 +180,11 @@ void compare_cross_entropy_slices(Stream& stream, Report& report, DType dtype, S
   Doubles losses;
   for (int64_t i = 0; i < s.n; ++i) losses.push_back(reference.loss(xs, i));
 
-  std::vector<Part> parts;
-  Rows of_slices(count * s.n), all(s.n);
+  std::vector<SlicePart> parts;
+  StatisticsRows of_slices(count * s.n), all(s.n);
   for (const IndexRange& held : slices) {
-    const Part& part = parts.emplace_back(held, dtype, s.n, xs, s.ld);
-    Rows rows(s.n);
+    const SlicePart& part = parts.emplace_back(held, dtype, s.n, xs, s.ld);
+    StatisticsRows rows(s.n);
     ops::cross_entropy_statistics(stream, s.n, held, part.ld, part.logits.ref(), labels, rows.data());
     const std::string of = fmt::format(" [{}, {})", held.first, held.first + held.count);
     compare_statistics(report, of, reference, held, xs, rows);
@@ -197,7 +197,7 @@ void compare_cross_entropy_slices(Stream& stream, Report& report, DType dtype, S
   report.require("in place",
                  std::equal(all.storage.bytes().begin(), all.storage.bytes().end(), of_slices.storage.bytes().begin()));
 
-  for (Part& part : parts) {
+  for (SlicePart& part : parts) {
     const std::string of = fmt::format(" [{}, {})", part.held.first, part.held.first + part.held.count);
     const auto finish = [&](bool with_gradient) {
       ops::cross_entropy_finish(stream, s.n, part.held, part.ld, part.logits.ref(), labels, all.data(), scale,
@@ -238,11 +238,13 @@ void compare_cross_entropy_slices(Stream& stream, Report& report, DType dtype, S
 
 void check_cross_entropy_slices(Checks& checks) {
   for (const DType dtype : kStored) {
-    for (const Sizes s : {Sizes{1, 2, 2, 1}, Sizes{7, 37, 40, 3}, Sizes{20, 515, 515, 30}, Sizes{3, 10007, 10016, 10},
-                          Sizes{65, 300, 304, 2}}) {
+    for (const CrossEntropySizes s :
+         {CrossEntropySizes{1, 2, 2, 1}, CrossEntropySizes{7, 37, 40, 3}, CrossEntropySizes{20, 515, 515, 30},
+          CrossEntropySizes{3, 10007, 10016, 10}, CrossEntropySizes{65, 300, 304, 2}}) {
       for (const int slices : {1, 2, 3, 5}) {
-        checks.add(dtype, fmt::format("N={} V={} ld={} width={} slices={}", s.n, s.v, s.ld, s.width, slices),
-                   [=](Stream& stream, Report& report) { compare_cross_entropy_slices(stream, report, dtype, s, slices); });
+        checks.add(
+            dtype, fmt::format("N={} V={} ld={} width={} slices={}", s.n, s.v, s.ld, s.width, slices),
+            [=](Stream& stream, Report& report) { compare_cross_entropy_slices(stream, report, dtype, s, slices); });
       }
     }
   }

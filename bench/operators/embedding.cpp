@@ -62,7 +62,8 @@ Tensor rows_of(const IndexRange& held, const Tensor& whole, int64_t c) {
 }
 
 // What slices give, beside the double-precision reference, must add up to what the whole table gives.
-void compare_embedding_slices(Stream& stream, Report& report, DType dtype, DType out_dtype, EmbeddingSizes s, int count) {
+void compare_embedding_slices(Stream& stream, Report& report, DType dtype, DType out_dtype, EmbeddingSizes s,
+                              int count) {
   const std::vector<int32_t> tokens = random_integers(s.n, static_cast<int32_t>(s.v), 1);
   const std::vector<int32_t> positions = random_integers(s.n, static_cast<int32_t>(s.p), 2);
   const Tensor table = Tensor::random(dtype, s.v * s.c, 3), positions_table = Tensor::random(dtype, s.p * s.c, 4);
@@ -132,9 +133,9 @@ void check_embedding(Checks& checks) {
       }
       for (const EmbeddingSizes s : {EmbeddingSizes{50, 37, 11, 5}, EmbeddingSizes{129, 260, 17, 129}}) {
         for (const int slices : {1, 2, 3, 5}) {
-          checks.add(dtype,
-                     fmt::format("N={} C={} V={} P={} out={} slices={}", s.n, s.c, s.v, s.p, name_of(out), slices),
-                     [=](Stream& stream, Report& report) { compare_embedding_slices(stream, report, dtype, out, s, slices); });
+          checks.add(
+              dtype, fmt::format("N={} C={} V={} P={} out={} slices={}", s.n, s.c, s.v, s.p, name_of(out), slices),
+              [=](Stream& stream, Report& report) { compare_embedding_slices(stream, report, dtype, out, s, slices); });
         }
       }
     }

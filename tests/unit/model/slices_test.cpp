@@ -195,7 +195,8 @@ double difference(const float* a, const float* b, int64_t count, double least = 
 
 void expect_slices_make_the_whole(const TransformerConfig& config, int64_t count, Recompute recompute, int number) {
   const bool dropout = config.dropout > 0.0F;
-  const BatchShape tokens{.batch = kSliceBatch, .sequence = kSliceSequence, .team_size = 1 + number % 2, .dropout = dropout};
+  const BatchShape tokens{
+      .batch = kSliceBatch, .sequence = kSliceSequence, .team_size = 1 + number % 2, .dropout = dropout};
   device::WorkerTeam team(tokens.team_size);
   device::Stream stream(team);
   std::vector<int32_t> positions;
