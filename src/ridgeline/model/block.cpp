@@ -20,7 +20,7 @@ uint32_t mlp_site(int layer) {
   return static_cast<uint32_t>(layer) * 4 + 1;
 }
 
-ops::Attention attention_of(const BlockShape& shape, const BlockContext& context) {
+ops::Attention attention_of(const LocalShape& shape, const BlockContext& context) {
   const TransformerConfig& config = shape.config;
   ops::Attention attention{.batch = shape.batch.batch,
                            .queries = shape.batch.sequence,
@@ -100,7 +100,7 @@ BlockSaved merged(const BlockSaved& kept, const BlockSaved& again) {
 // one that counts workspace.
 class Work {
  public:
-  Work(Operators& operators, const BlockShape& shape, const BlockContext& context, const BlockWeights& weights)
+  Work(Operators& operators, const LocalShape& shape, const BlockContext& context, const BlockWeights& weights)
       : do_(operators),
         shape_(shape),
         context_(context),
@@ -254,7 +254,7 @@ class Work {
   // where there is no dropout; else it goes to `branch` before.
   void into_residual(int64_t in, ConstRef x, ConstRef w, ConstRef bias, ConstRef residual, uint32_t site, Ref target,
                      Ref branch) {
-    Matmul product = forward_in_out(n_, in, config_.width, x, w, shape_.slice.first ? bias : ConstRef(), target);
+    Matmul product = forward_in_out(n_, in, config_.width, x, w, shape_.slice.first() ? bias : ConstRef(), target);
     if (shape_.is_whole() && !shape_.batch.dropout) {
       product.epilogue = Epilogue::residual;
       product.residual = residual;
@@ -430,7 +430,7 @@ class Work {
   }
 
   Operators& do_;
-  const BlockShape shape_;
+  const LocalShape shape_;
   const BlockContext context_;
   const TransformerConfig& config_;
   const BlockWeights& w_;
@@ -439,7 +439,7 @@ class Work {
 };
 
 // All that element-wise operators cannot make again.
-void carve_kept(Carver& carver, const BlockShape& shape, BlockSaved& saved) {
+void carve_kept(Carver& carver, const LocalShape& shape, BlockSaved& saved) {
   const TransformerConfig& config = shape.config;
   const DType dtype = shape.batch.dtype;
   const int64_t n = shape.batch.tokens();
@@ -456,7 +456,7 @@ void carve_kept(Carver& carver, const BlockShape& shape, BlockSaved& saved) {
 }
 
 // Everything but the workspace.
-BlockScratch carve_buffers(Carver& carver, const BlockShape& shape, Pass pass) {
+BlockScratch carve_buffers(Carver& carver, const LocalShape& shape, Pass pass) {
   const TransformerConfig& config = shape.config;
   const DType dtype = shape.batch.dtype;
   const int64_t n = shape.batch.tokens(), c = config.width, f = shape.slice.ffn;
@@ -500,7 +500,7 @@ BlockScratch carve_buffers(Carver& carver, const BlockShape& shape, Pass pass) {
   return scratch;
 }
 
-int64_t workspace_bytes(const BlockShape& shape, Pass pass) {
+int64_t workspace_bytes(const LocalShape& shape, Pass pass) {
   Operators operators(shape.batch.team_size);
   Carver carver(placeholder());
   const Segment segment = declare_block(shape.config, 0);
@@ -560,7 +560,7 @@ BlockGradients block_gradients(const PlacedSegments<float*>& segments) {
   return parts_of<BlockGradients>(segments);
 }
 
-BlockSaved carve_block_saved(Carver& carver, const BlockShape& shape) {
+BlockSaved carve_block_saved(Carver& carver, const LocalShape& shape) {
   const DType dtype = shape.batch.dtype;
   const int64_t n = shape.batch.tokens(), c = shape.config.width;
   BlockSaved saved{};
@@ -573,7 +573,7 @@ BlockSaved carve_block_saved(Carver& carver, const BlockShape& shape) {
   return saved;
 }
 
-BlockWeightInputs carve_block_weight_inputs(Carver& carver, const BlockShape& shape) {
+BlockWeightInputs carve_block_weight_inputs(Carver& carver, const LocalShape& shape) {
   const DType dtype = shape.batch.dtype;
   const int64_t n = shape.batch.tokens(), c = shape.config.width;
   BlockWeightInputs left{};
@@ -586,7 +586,7 @@ BlockWeightInputs carve_block_weight_inputs(Carver& carver, const BlockShape& sh
   return left;
 }
 
-BlockScratch carve_block_scratch(Carver& carver, const BlockShape& shape, Pass pass) {
+BlockScratch carve_block_scratch(Carver& carver, const LocalShape& shape, Pass pass) {
   BlockScratch scratch = carve_buffers(carver, shape, pass);
   scratch.workspace = carver.workspace("packing and partial sums", workspace_bytes(shape, pass));
   return scratch;
@@ -597,19 +597,19 @@ std::span<const std::string_view> words_of(Recompute /*type*/) {
   return kWords;
 }
 
-void block_forward(Operators& operators, const BlockShape& shape, const BlockContext& context,
+void block_forward(Operators& operators, const LocalShape& shape, const BlockContext& context,
                    const BlockWeights& weights, ConstRef input, const BlockSaved& saved, Ref output,
                    const BlockScratch& scratch) {
   Work(operators, shape, context, weights).forward(input, saved, output, scratch);
 }
 
-void block_backward(Operators& operators, const BlockShape& shape, const BlockContext& context,
+void block_backward(Operators& operators, const LocalShape& shape, const BlockContext& context,
                     const BlockWeights& weights, const BlockGradients& gradients, ConstRef input,
                     const BlockSaved& saved, Ref gradient, const BlockScratch& scratch) {
   Work(operators, shape, context, weights).backward(input, saved, gradient, gradients, scratch);
 }
 
-void block_backward_input(Operators& operators, const BlockShape& shape, const BlockContext& context,
+void block_backward_input(Operators& operators, const LocalShape& shape, const BlockContext& context,
                           const BlockWeights& weights, ConstRef input, const BlockSaved& saved,
                           ConstRef output_gradient, Ref input_gradient, const BlockWeightInputs& left,
                           const BlockScratch& scratch) {
@@ -617,7 +617,7 @@ void block_backward_input(Operators& operators, const BlockShape& shape, const B
   Work(operators, shape, context, weights).backward_input(input, saved, output_gradient, input_gradient, left, scratch);
 }
 
-void block_backward_weight(Operators& operators, const BlockShape& shape, const BlockContext& context,
+void block_backward_weight(Operators& operators, const LocalShape& shape, const BlockContext& context,
                            const BlockWeights& weights, const BlockGradients& gradients, ConstRef input,
                            const BlockSaved& saved, const BlockWeightInputs& left, const BlockScratch& scratch) {
   RL_REQUIRE(keeps_products(shape.recompute), "a block that is computed again has no backward in two parts");
@@ -653,7 +653,7 @@ CachedScratch carve_cached_scratch(Carver& carver, const TransformerConfig& conf
   return scratch;
 }
 
-void block_cached(Operators& operators, const BlockShape& shape, const BlockContext& context, int64_t start,
+void block_cached(Operators& operators, const LocalShape& shape, const BlockContext& context, int64_t start,
                   const BlockWeights& weights, Ref cache, ConstRef input, Ref output, const CachedScratch& scratch) {
   RL_REQUIRE(shape.is_whole() && !shape.batch.dropout, "generation runs whole blocks, without dropout");
   Work(operators, shape, context, weights).cached(start, cache, input, output, scratch);

@@ -18,6 +18,7 @@
 #include "ridgeline/model/carver.h"
 #include "ridgeline/model/declarations.h"
 #include "ridgeline/model/slice.h"
+#include "ridgeline/ops/index_range.h"
 
 namespace ridgeline::model {
 
@@ -46,8 +47,8 @@ enum class Recompute : uint8_t {
 };
 std::span<const std::string_view> words_of(Recompute);
 
-// What one rank computes of a block, on a micro-batch. H, KV, F and U below are the slice's.
-struct BlockShape {
+// What one rank computes of a model, on a micro-batch. H, KV, F, U and V below are the slice's.
+struct LocalShape {
   const TransformerConfig& config;
   const BatchShape& batch;
   Recompute recompute = Recompute::none;
@@ -56,7 +57,8 @@ struct BlockShape {
   int64_t attended() const { return slice.heads * config.head_width(); }                          // H D
   int64_t qkv_width() const { return (slice.heads + 2 * slice.kv_heads) * config.head_width(); }  // (H + 2 KV) D
   int64_t up_width() const { return is_gated(config.mlp) ? 2 * slice.ffn : slice.ffn; }           // U
-  bool is_whole() const { return slice == whole(config); }
+  bool is_whole() const { return slice.count == 1; }
+  ops::IndexRange rows() const { return {slice.first_row, slice.rows, config.vocab}; }
 };
 
 // Which block it is, of which tokens, in which step.
@@ -79,7 +81,7 @@ struct BlockSaved {
   Ref up;                // [N][U], before the activation
   Ref activation;        // [N][F]
 };
-BlockSaved carve_block_saved(Carver& carver, const BlockShape& shape);
+BlockSaved carve_block_saved(Carver& carver, const LocalShape& shape);
 
 // What the input part of a backward leaves for the weight part: gradients of what products made.
 struct BlockWeightInputs {
@@ -90,7 +92,7 @@ struct BlockWeightInputs {
   Ref qkv;        // [N][(H + 2 KV) D]
   Ref norm1;      // [N][C] of norm1's output
 };
-BlockWeightInputs carve_block_weight_inputs(Carver& carver, const BlockShape& shape);
+BlockWeightInputs carve_block_weight_inputs(Carver& carver, const LocalShape& shape);
 
 // Scratch of one pass over a block; contents undefined before and after.
 struct BlockScratch {
@@ -103,28 +105,28 @@ struct BlockScratch {
   ops::Workspace workspace;  // for the operators that run the pass
 };
 enum class Pass : uint8_t { forward, backward, backward_input, backward_weight };
-BlockScratch carve_block_scratch(Carver& carver, const BlockShape& shape, Pass pass);
+BlockScratch carve_block_scratch(Carver& carver, const LocalShape& shape, Pass pass);
 
 // output = block(input). `output` must not alias input. `saved` and `scratch` are carved for the same shape. Of a slice
 // all slices run at the same time; each has the whole output.
-void block_forward(Operators& operators, const BlockShape& shape, const BlockContext& context,
+void block_forward(Operators& operators, const LocalShape& shape, const BlockContext& context,
                    const BlockWeights& weights, ConstRef input, const BlockSaved& saved, Ref output,
                    const BlockScratch& scratch);
 
 // On entry `gradient` [N][C] is the gradient of the block's output, on return that of its input. Gradients accumulate.
 // The bits of all results are the same for each `recompute`. Of a slice: gradients of its part of the tensors that are
 // cut, and the whole gradients of the others, the same in every slice.
-void block_backward(Operators& operators, const BlockShape& shape, const BlockContext& context,
+void block_backward(Operators& operators, const LocalShape& shape, const BlockContext& context,
                     const BlockWeights& weights, const BlockGradients& gradients, ConstRef input,
                     const BlockSaved& saved, Ref gradient, const BlockScratch& scratch);
 
 // The same in two parts, with the same bits; not with Recompute::full, whose weight part would need another forward.
 // gradient of the output [N][C] -> of the input, which must not alias it.
-void block_backward_input(Operators& operators, const BlockShape& shape, const BlockContext& context,
+void block_backward_input(Operators& operators, const LocalShape& shape, const BlockContext& context,
                           const BlockWeights& weights, ConstRef input, const BlockSaved& saved,
                           ConstRef output_gradient, Ref input_gradient, const BlockWeightInputs& left,
                           const BlockScratch& scratch);
-void block_backward_weight(Operators& operators, const BlockShape& shape, const BlockContext& context,
+void block_backward_weight(Operators& operators, const LocalShape& shape, const BlockContext& context,
                            const BlockWeights& weights, const BlockGradients& gradients, ConstRef input,
                            const BlockSaved& saved, const BlockWeightInputs& left, const BlockScratch& scratch);
 
@@ -139,7 +141,7 @@ struct CachedScratch {
 };
 CachedScratch carve_cached_scratch(Carver& carver, const TransformerConfig& config, DType dtype, int64_t count,
                                    int64_t cached, int team_size);
-void block_cached(Operators& operators, const BlockShape& shape, const BlockContext& context, int64_t start,
+void block_cached(Operators& operators, const LocalShape& shape, const BlockContext& context, int64_t start,
                   const BlockWeights& weights, Ref cache, ConstRef input, Ref output, const CachedScratch& scratch);
 
 }  // namespace ridgeline::model

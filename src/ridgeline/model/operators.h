@@ -12,6 +12,7 @@
 #include "ridgeline/model/slice.h"
 #include "ridgeline/ops/attention.h"
 #include "ridgeline/ops/elementwise.h"
+#include "ridgeline/ops/embedding.h"
 #include "ridgeline/ops/matmul.h"
 #include "ridgeline/ops/norm.h"
 #include "ridgeline/ops/rotary.h"
@@ -89,6 +90,20 @@ class Operators {
     if (counting()) return;
     RL_REQUIRE(others_ != nullptr, "a slice of a block without the ranks that compute the others");
     others_->sum(*stream_, values, count);
+  }
+
+  // all [slices][bytes], of which each slice has written its own place.
+  void gather_from_slices(std::byte* all, int64_t bytes) {
+    if (counting()) return;
+    RL_REQUIRE(others_ != nullptr, "a slice of the vocabulary without the ranks that compute the others");
+    others_->gather(*stream_, all, bytes);
+  }
+
+  // dtable [held.count][C] += the rows of dout [N][C] whose indices are held.
+  void embedding_backward(int64_t n, int64_t c, const ops::IndexRange& held, const int32_t* indices, ConstRef dout,
+                          float* dtable) {
+    if (counting()) return need(ops::embedding_backward_workspace_bytes(n, held.count, team_size_));
+    ops::embedding_backward(*stream_, n, c, held, indices, dout, dtable, workspace_);
   }
 
   // f(stream): an operator without workspace.

@@ -22,38 +22,69 @@ Result head_parts(const TransformerConfig& config, const PlacedSegments<Data>& s
           .bias = find(segments, "head.bias")};
 }
 
-void logits_of(Operators& operators, const TransformerConfig& config, int64_t n, const HeadWeights& weights,
-               ConstRef input, const LossScratch& scratch) {
+void logits_of(Operators& operators, const TransformerConfig& config, int64_t n, int64_t rows,
+               const HeadWeights& weights, ConstRef input, const LossScratch& scratch) {
   operators.norm_forward(config, n, input, weights.norm_weight, weights.norm_bias, scratch.normed, scratch.mean,
                          scratch.rstd);
-  operators.matmul(forward_out_in(n, config.width, config.vocab, scratch.normed, weights.weight, weights.bias,
-                                  scratch.logits, scratch.ld));
+  if (rows == 0) return;
+  operators.matmul(
+      forward_out_in(n, config.width, rows, scratch.normed, weights.weight, weights.bias, scratch.logits, scratch.ld));
 }
 
 // From the gradient of the logits to those of the input and the weights.
-void logits_backward(Operators& operators, const TransformerConfig& config, int64_t n, const HeadWeights& weights,
+void logits_backward(Operators& operators, const LocalShape& shape, int64_t n, const HeadWeights& weights,
                      ConstRef input, Ref gradient, const HeadGradients& gradients, const LossScratch& scratch) {
-  const int64_t c = config.width, v = config.vocab;
-  operators.matmul(
-      weight_gradient(n, v, c, scratch.logits, scratch.ld, scratch.normed, gradients.weight, gradients.bias));
-  operators.matmul(input_gradient_out_in(n, c, v, scratch.logits, scratch.ld, weights.weight, scratch.dnormed));
-  operators.norm_backward(config, n, input, weights.norm_weight, scratch.mean, scratch.rstd, scratch.dnormed, {},
+  const int64_t c = shape.config.width, v = shape.slice.rows;
+  if (v > 0) {
+    operators.matmul(
+        weight_gradient(n, v, c, scratch.logits, scratch.ld, scratch.normed, gradients.weight, gradients.bias));
+    operators.matmul(input_gradient_out_in(n, c, v, scratch.logits, scratch.ld, weights.weight, scratch.dnormed));
+  } else {
+    operators.apply([&](device::Stream& stream) {
+      ops::zero(stream, scratch.dnormed.data, n * c * size_of(scratch.dnormed.dtype));
+    });
+  }
+  if (!shape.is_whole()) operators.sum_over_slices(scratch.dnormed, n * c);
+  operators.norm_backward(shape.config, n, input, weights.norm_weight, scratch.mean, scratch.rstd, scratch.dnormed, {},
                           gradient, gradients.norm_weight, gradients.norm_bias);
 }
 
-int64_t loss_workspace_bytes(const TransformerConfig& config, const BatchShape& shape, int64_t chunk, int64_t ld,
-                             bool with_gradient) {
-  Operators operators(shape.team_size);
-  const Ref any(placeholder(), shape.dtype);
+// From the logits to losses and, where wanted, the gradient of the logits. Slices tell each other what they know of
+// every row.
+void cross_entropy(Operators& operators, const LocalShape& shape, int64_t n, const int32_t* labels, float scale,
+                   bool with_gradient, float* losses, const LossScratch& scratch) {
+  if (shape.is_whole()) {
+    return operators.apply([&](device::Stream& stream) {
+      ops::cross_entropy(stream, n, shape.config.vocab, scratch.ld, scratch.logits, labels, scale, with_gradient,
+                         losses);
+    });
+  }
+  ops::RowStatistics* const all = scratch.statistics;
+  operators.apply([&](device::Stream& stream) {
+    ops::cross_entropy_statistics(stream, n, shape.rows(), scratch.ld, scratch.logits, labels,
+                                  all + shape.slice.index * n);
+  });
+  operators.gather_from_slices(reinterpret_cast<std::byte*>(all), n * static_cast<int64_t>(sizeof *all));
+  operators.apply([&](device::Stream& stream) {
+    ops::cross_entropy_combine(stream, n, shape.slice.count, all, all);
+    ops::cross_entropy_finish(stream, n, shape.rows(), scratch.ld, scratch.logits, labels, all, scale, with_gradient,
+                              losses);
+  });
+}
+
+int64_t loss_workspace_bytes(const LocalShape& shape, int64_t chunk, int64_t ld, bool with_gradient) {
+  Operators operators(shape.batch.team_size);
+  const TransformerConfig& config = shape.config;
+  const Ref any(placeholder(), shape.batch.dtype);
   auto* const floats = static_cast<float*>(placeholder());
   const HeadWeights weights{any, any, any, config.head_bias ? ConstRef(any) : ConstRef()};
   const HeadGradients gradients{floats, floats, floats, config.head_bias ? floats : nullptr};
-  const LossScratch scratch{any, floats, floats, any, ld, any, {}};
+  const LossScratch scratch{any, floats, floats, any, ld, any, nullptr, {}};
   // The last chunk may be shorter, and a smaller product may need more scratch than a larger one.
-  for (const int64_t n : {chunk, shape.tokens() % chunk}) {
+  for (const int64_t n : {chunk, shape.batch.tokens() % chunk}) {
     if (n == 0) continue;
-    logits_of(operators, config, n, weights, any, scratch);
-    if (with_gradient) logits_backward(operators, config, n, weights, any, any, gradients, scratch);
+    logits_of(operators, config, n, shape.slice.rows, weights, any, scratch);
+    if (with_gradient) logits_backward(operators, shape, n, weights, any, any, gradients, scratch);
   }
   return operators.workspace_bytes();
 }
@@ -85,75 +116,83 @@ void fill_rotary_table(const TransformerConfig& config, int64_t positions, float
   ops::fill_rotary_table(positions, config.rotated_width(), config.rotary_base, config.scaling(), table);
 }
 
-void embedding_forward(device::Stream& stream, const TransformerConfig& config, const BatchShape& shape,
-                       const Batch& batch, const StepRandom& random, const EmbeddingWeights& weights, Ref output) {
-  const int64_t n = shape.tokens(), c = config.width;
-  ops::embedding_forward(stream, n, c, ops::IndexRange::all(config.vocab), config.context, batch.inputs,
-                         batch.positions, weights.vocabulary, weights.positions, output);
-  if (shape.dropout)
+void embedding_forward(Operators& operators, const LocalShape& shape, const Batch& batch, const StepRandom& random,
+                       const EmbeddingWeights& weights, Ref output) {
+  const TransformerConfig& config = shape.config;
+  const int64_t n = shape.batch.tokens(), c = config.width;
+  operators.apply([&](device::Stream& stream) {
+    ops::embedding_forward(stream, n, c, shape.rows(), config.context, batch.inputs, batch.positions,
+                           weights.vocabulary, shape.slice.first() ? weights.positions : ConstRef(), output);
+  });
+  if (!shape.is_whole()) operators.sum_over_slices(output, n * c);
+  if (!shape.batch.dropout) return;
+  operators.apply([&](device::Stream& stream) {
     ops::dropout_forward(stream, n, c, dropout_at(config, batch, random, kEmbeddingSite), output, {}, output);
+  });
 }
 
-ops::Workspace carve_embedding_scratch(Carver& carver, const TransformerConfig& config, const BatchShape& shape) {
-  const int64_t n = shape.tokens();
-  int64_t bytes = ops::embedding_backward_workspace_bytes(n, config.vocab, shape.team_size);
-  if (has_position_table(config.positions))
-    bytes = std::max(bytes, ops::embedding_backward_workspace_bytes(n, config.context, shape.team_size));
-  return carver.workspace("embedding buckets", bytes);
+void embedding_backward(Operators& operators, const LocalShape& shape, const Batch& batch, const StepRandom& random,
+                        Ref gradient, const EmbeddingGradients& gradients) {
+  const TransformerConfig& config = shape.config;
+  const int64_t n = shape.batch.tokens(), c = config.width;
+  if (shape.batch.dropout) {
+    operators.apply([&](device::Stream& stream) {
+      ops::dropout_backward(stream, n, c, dropout_at(config, batch, random, kEmbeddingSite), gradient, gradient);
+    });
+  }
+  operators.embedding_backward(n, c, shape.rows(), batch.inputs, gradient, gradients.vocabulary);
+  if (!has_position_table(config.positions)) return;
+  operators.embedding_backward(n, c, ops::IndexRange::all(config.context), batch.positions, gradient,
+                               gradients.positions);
 }
 
-void embedding_backward(device::Stream& stream, const TransformerConfig& config, const BatchShape& shape,
-                        const Batch& batch, const StepRandom& random, Ref gradient, const EmbeddingGradients& gradients,
-                        ops::Workspace scratch) {
-  const int64_t n = shape.tokens(), c = config.width;
-  if (shape.dropout)
-    ops::dropout_backward(stream, n, c, dropout_at(config, batch, random, kEmbeddingSite), gradient, gradient);
-  ops::embedding_backward(stream, n, c, ops::IndexRange::all(config.vocab), batch.inputs, gradient,
-                          gradients.vocabulary, scratch);
-  if (has_position_table(config.positions))
-    ops::embedding_backward(stream, n, c, ops::IndexRange::all(config.context), batch.positions, gradient,
-                            gradients.positions, scratch);
+ops::Workspace carve_embedding_scratch(Carver& carver, const LocalShape& shape) {
+  Operators operators(shape.batch.team_size);
+  embedding_backward(operators, shape, {}, {}, {}, {});
+  return carver.workspace("embedding buckets", operators.workspace_bytes());
 }
 
-LossScratch carve_loss_scratch(Carver& carver, const TransformerConfig& config, const BatchShape& shape,
-                               bool with_gradient) {
-  const int64_t chunk = std::min(shape.head_chunk, shape.tokens()), c = config.width, v = config.vocab;
+LossScratch carve_loss_scratch(Carver& carver, const LocalShape& shape, bool with_gradient) {
+  const DType dtype = shape.batch.dtype;
+  const int64_t chunk = std::min(shape.batch.head_chunk, shape.batch.tokens());
+  const int64_t c = shape.config.width, v = shape.slice.rows;
   LossScratch scratch{};
   scratch.ld = (v + kTensorAlignment - 1) / kTensorAlignment * kTensorAlignment;
-  scratch.normed = carver.take("final norm output", chunk * c, shape.dtype);
-  if (has_mean(config.norm)) scratch.mean = carver.floats("final norm mean", chunk);
+  scratch.normed = carver.take("final norm output", chunk * c, dtype);
+  if (has_mean(shape.config.norm)) scratch.mean = carver.floats("final norm mean", chunk);
   scratch.rstd = carver.floats("final norm rstd", chunk);
-  scratch.logits = carver.take("logits", chunk * scratch.ld, shape.dtype);
-  if (with_gradient) scratch.dnormed = carver.take("gradient of final norm", chunk * c, shape.dtype);
-  scratch.workspace = carver.workspace("packing and partial sums",
-                                       loss_workspace_bytes(config, shape, chunk, scratch.ld, with_gradient));
+  scratch.logits = carver.take("logits", chunk * scratch.ld, dtype);
+  if (with_gradient) scratch.dnormed = carver.take("gradient of final norm", chunk * c, dtype);
+  if (!shape.is_whole()) {
+    const auto words = static_cast<int64_t>(sizeof(ops::RowStatistics) / sizeof(float));
+    scratch.statistics = reinterpret_cast<ops::RowStatistics*>(
+        carver.floats("statistics of the logits", shape.slice.count * chunk * words));
+  }
+  scratch.workspace =
+      carver.workspace("packing and partial sums", loss_workspace_bytes(shape, chunk, scratch.ld, with_gradient));
   return scratch;
 }
 
 LossScratch carve_logits_scratch(Carver& carver, const TransformerConfig& config, const BatchShape& shape) {
   const BatchShape one{.batch = 1, .sequence = 1, .dtype = shape.dtype, .head_chunk = 1, .team_size = shape.team_size};
-  return carve_loss_scratch(carver, config, one, false);
+  return carve_loss_scratch(carver, {config, one}, false);
 }
 
-void head_forward(device::Stream& stream, const TransformerConfig& config, int64_t n, const HeadWeights& weights,
+void head_forward(Operators& operators, const TransformerConfig& config, int64_t n, const HeadWeights& weights,
                   ConstRef input, const LossScratch& scratch) {
-  Operators operators(stream, scratch.workspace);
-  logits_of(operators, config, n, weights, input, scratch);
+  logits_of(operators, config, n, config.vocab, weights, input, scratch);
 }
 
-void loss(device::Stream& stream, const TransformerConfig& config, const BatchShape& shape, const Batch& batch,
-          const HeadWeights& weights, ConstRef input, float scale, Ref gradient, const HeadGradients& gradients,
-          float* losses, const LossScratch& scratch) {
-  const int64_t c = config.width;
+void loss(Operators& operators, const LocalShape& shape, const Batch& batch, const HeadWeights& weights, ConstRef input,
+          float scale, Ref gradient, const HeadGradients& gradients, float* losses, const LossScratch& scratch) {
+  const int64_t c = shape.config.width, tokens = shape.batch.tokens();
   const bool with_gradient = static_cast<bool>(gradient);
-  Operators operators(stream, scratch.workspace);
-  for (int64_t first = 0; first < shape.tokens(); first += shape.head_chunk) {
-    const int64_t n = std::min(shape.head_chunk, shape.tokens() - first);
+  for (int64_t first = 0; first < tokens; first += shape.batch.head_chunk) {
+    const int64_t n = std::min(shape.batch.head_chunk, tokens - first);
     const ConstRef x = input.at(first * c);
-    logits_of(operators, config, n, weights, x, scratch);
-    ops::cross_entropy(stream, n, config.vocab, scratch.ld, scratch.logits, batch.labels + first, scale, with_gradient,
-                       losses + first);
-    if (with_gradient) logits_backward(operators, config, n, weights, x, gradient.at(first * c), gradients, scratch);
+    logits_of(operators, shape.config, n, shape.slice.rows, weights, x, scratch);
+    cross_entropy(operators, shape, n, batch.labels + first, scale, with_gradient, losses + first, scratch);
+    if (with_gradient) logits_backward(operators, shape, n, weights, x, gradient.at(first * c), gradients, scratch);
   }
 }
 

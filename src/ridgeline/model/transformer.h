@@ -6,12 +6,12 @@
 
 #include <cstdint>
 
-#include "ridgeline/device/stream.h"
 #include "ridgeline/model/batch.h"
 #include "ridgeline/model/block.h"
 #include "ridgeline/model/carver.h"
 #include "ridgeline/model/declarations.h"
 #include "ridgeline/model/transformer_config.h"
+#include "ridgeline/ops/cross_entropy.h"
 
 namespace ridgeline::model {
 
@@ -36,40 +36,41 @@ EmbeddingGradients embedding_gradients(const PlacedSegments<float*>& segments);
 HeadWeights head_weights(const TransformerConfig& config, const PlacedSegments<ConstRef>& segments);
 HeadGradients head_gradients(const TransformerConfig& config, const PlacedSegments<float*>& segments);
 
-// output[n] = vocabulary[inputs[n]] (+ positions[positions[n]]), then dropout.
-void embedding_forward(device::Stream& stream, const TransformerConfig& config, const BatchShape& shape,
-                       const Batch& batch, const StepRandom& random, const EmbeddingWeights& weights, Ref output);
+// output[n] = vocabulary[inputs[n]] (+ positions[positions[n]]), then dropout. Of a slice all slices run at the same
+// time; each has the whole output.
+void embedding_forward(Operators& operators, const LocalShape& shape, const Batch& batch, const StepRandom& random,
+                       const EmbeddingWeights& weights, Ref output);
 
-ops::Workspace carve_embedding_scratch(Carver& carver, const TransformerConfig& config, const BatchShape& shape);
-// `gradient` is overwritten (dropout's mask is applied in place).
-void embedding_backward(device::Stream& stream, const TransformerConfig& config, const BatchShape& shape,
-                        const Batch& batch, const StepRandom& random, Ref gradient, const EmbeddingGradients& gradients,
-                        ops::Workspace scratch);
+ops::Workspace carve_embedding_scratch(Carver& carver, const LocalShape& shape);
+// `gradient` is overwritten (dropout's mask is applied in place). Of a slice: the gradient of its rows, and the whole
+// gradient of the positions.
+void embedding_backward(Operators& operators, const LocalShape& shape, const Batch& batch, const StepRandom& random,
+                        Ref gradient, const EmbeddingGradients& gradients);
 
 struct LossScratch {
   Ref normed;          // [chunk][C]
   float *mean, *rstd;  // [chunk]; no mean with RMS norm
   Ref logits;          // [chunk][V], rows `ld` apart
   int64_t ld = 0;
-  Ref dnormed;  // [chunk][C]
-  ops::Workspace workspace;
+  Ref dnormed;                     // [chunk][C]
+  ops::RowStatistics* statistics;  // [slices][chunk]; null without slices
+  ops::Workspace workspace;        // for the operators that run it
 };
-LossScratch carve_loss_scratch(Carver& carver, const TransformerConfig& config, const BatchShape& shape,
-                               bool with_gradient);
+LossScratch carve_loss_scratch(Carver& carver, const LocalShape& shape, bool with_gradient);
 
 // Final norm, head and cross-entropy, forward and backward per chunk of tokens: logits are never whole and the head is
 // never computed twice. losses f32 [N] (0 where the label is ignored). With `gradient` (may be null: evaluation, then
-// `gradients` are not read) it receives scale * dloss/dx [N][C], the weight gradients accumulate scale * theirs.
-void loss(device::Stream& stream, const TransformerConfig& config, const BatchShape& shape, const Batch& batch,
-          const HeadWeights& weights, ConstRef input, float scale, Ref gradient, const HeadGradients& gradients,
-          float* losses, const LossScratch& scratch);
+// `gradients` are not read) it receives scale * dloss/dx [N][C], the weight gradients accumulate scale * theirs. Of a
+// slice: its columns of the logits, with the losses and the gradient of the input whole in every slice.
+void loss(Operators& operators, const LocalShape& shape, const Batch& batch, const HeadWeights& weights, ConstRef input,
+          float scale, Ref gradient, const HeadGradients& gradients, float* losses, const LossScratch& scratch);
 
-// For head_forward of one token.
+// Of one token, for head_forward.
 LossScratch carve_logits_scratch(Carver& carver, const TransformerConfig& config, const BatchShape& shape);
 
 // logits f32 or bf16 [n][ld] of n tokens whose block output is `input` [n][C]: final norm and head only. For generation
 // and tests. scratch: carved with head_chunk = n, or for chunks of n tokens.
-void head_forward(device::Stream& stream, const TransformerConfig& config, int64_t n, const HeadWeights& weights,
+void head_forward(Operators& operators, const TransformerConfig& config, int64_t n, const HeadWeights& weights,
                   ConstRef input, const LossScratch& scratch);
 
 }  // namespace ridgeline::model

@@ -106,7 +106,7 @@ class Binder {
   model::Carver scratch(int micro) const {
     return model::Carver(memory_.find(BufferKind::scratch, position_, micro, number_));
   }
-  model::BlockShape block_shape(const Op& op) const {
+  model::LocalShape block_shape(const Op& op) const {
     return {config_, shape_, program_.trains() ? run_.recompute_of(op.index) : model::Recompute::none};
   }
   model::BlockSaved saved(const Op& op) const {
@@ -126,7 +126,7 @@ class Binder {
     model::Carver carver = scratch(op.micro);
     return bound::EmbeddingBackward{&shape_, batch(op.micro), stream_gradient(op.micro),
                                     model::embedding_gradients(gradients()),
-                                    model::carve_embedding_scratch(carver, config_, shape_)};
+                                    model::carve_embedding_scratch(carver, {config_, shape_})};
   }
   BoundOp block_forward(const Op& op) const {
     return bound::BlockForward{block_shape(op),
@@ -177,7 +177,7 @@ class Binder {
                        memory_.output(number_, op.index - 1, op.micro),
                        trains ? stream_gradient(op.micro) : Ref(),
                        memory_.losses(number_, op.micro),
-                       model::carve_loss_scratch(carver, config_, shape_, trains)};
+                       model::carve_loss_scratch(carver, {config_, shape_}, trains)};
   }
 
   const RunShape& run_;

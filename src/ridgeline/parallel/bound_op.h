@@ -62,7 +62,7 @@ struct EmbeddingBackward {
   ops::Workspace scratch;
 };
 struct BlockForward {
-  model::BlockShape shape;
+  model::LocalShape shape;
   model::Batch batch;
   int layer;
   model::BlockWeights weights;
@@ -88,7 +88,7 @@ struct Predict {
   Ref logits;
 };
 struct BlockBackward {
-  model::BlockShape shape;
+  model::LocalShape shape;
   model::Batch batch;
   int layer;
   model::BlockWeights weights;

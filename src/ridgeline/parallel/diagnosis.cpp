@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/model/operators.h"
 #include "ridgeline/ops/elementwise.h"
 
 namespace ridgeline::parallel {
@@ -105,11 +106,12 @@ std::vector<float> logits(const Executor& executor, int program, int micro) {
   const int64_t n = shape.tokens(), v = config.vocab;
   shape.head_chunk = n;
   model::Carver counter(nullptr);
-  model::carve_loss_scratch(counter, config, shape, false);
+  model::carve_loss_scratch(counter, {config, shape}, false);
   const device::Arena memory(counter.used(), nullptr);
   model::Carver carver(memory.data());
-  const model::LossScratch scratch = model::carve_loss_scratch(carver, config, shape, false);
-  model::head_forward(executor.stream(), config, n, loss->weights, loss->input, scratch);
+  const model::LossScratch scratch = model::carve_loss_scratch(carver, {config, shape}, false);
+  model::Operators operators(executor.stream(), scratch.workspace);
+  model::head_forward(operators, config, n, loss->weights, loss->input, scratch);
   std::vector<float> result(static_cast<size_t>(n * v));
   for (int64_t i = 0; i < n; ++i) {
     ops::cast(executor.stream(), v, scratch.logits.at(i * scratch.ld), Ref(result.data() + i * v));

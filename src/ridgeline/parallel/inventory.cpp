@@ -199,7 +199,7 @@ class Builder {
       return;
     }
     for (int layer = 0; layer < layers_; ++layer) {
-      const model::BlockShape shape{run_.config, shape_, step_ ? run_.recompute_of(layer) : model::Recompute::none};
+      const model::LocalShape shape{run_.config, shape_, step_ ? run_.recompute_of(layer) : model::Recompute::none};
       const auto scratch = [&](model::Pass pass) {
         return carved([&](model::Carver& carver) { model::carve_block_scratch(carver, shape, pass); });
       };
@@ -218,11 +218,11 @@ class Builder {
       case OpKind::loss:
       case OpKind::evaluate:
         return carved([&](model::Carver& carver) {
-          model::carve_loss_scratch(carver, run_.config, shape_, op.kind == OpKind::loss);
+          model::carve_loss_scratch(carver, {run_.config, shape_}, op.kind == OpKind::loss);
         });
       case OpKind::backward:
         return block ? blocks_[static_cast<size_t>(op.index)].backward_scratch : carved([&](model::Carver& carver) {
-          model::carve_embedding_scratch(carver, run_.config, shape_);
+          model::carve_embedding_scratch(carver, {run_.config, shape_});
         });
       default:
         RL_REQUIRE(traits_of(op.kind).subject != Subject::element, "the scratch of '{}' is not known", op.name());

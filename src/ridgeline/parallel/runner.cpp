@@ -134,12 +134,13 @@ void Runner::execute(const bound::Replicate& op, const Now& now) {
 void Runner::execute(const bound::EmbeddingForward& op, const Now& now) {
   model::BatchShape shape = *op.shape;
   if (programs_[static_cast<size_t>(now.program)].generates()) shape.sequence = now.input.tokens;
-  model::embedding_forward(stream_, run_.config, shape, op.batch, now.input.random, op.weights, op.output);
+  model::Operators operators(stream_, {});
+  model::embedding_forward(operators, {run_.config, shape}, op.batch, now.input.random, op.weights, op.output);
 }
 
 void Runner::execute(const bound::EmbeddingBackward& op, const Now& now) {
-  model::embedding_backward(stream_, run_.config, *op.shape, op.batch, now.input.random, op.gradient, op.gradients,
-                            op.scratch);
+  model::Operators operators(stream_, op.scratch);
+  model::embedding_backward(operators, {run_.config, *op.shape}, op.batch, now.input.random, op.gradient, op.gradients);
 }
 
 void Runner::execute(const bound::BlockForward& op, const Now& now) {
@@ -158,7 +159,8 @@ void Runner::execute(const bound::BlockCached& op, const Now& now) {
 
 void Runner::execute(const bound::Predict& op, const Now& now) {
   const ConstRef last = op.input.at((now.input.tokens - 1) * run_.config.width);
-  model::head_forward(stream_, run_.config, 1, op.weights, last, op.scratch);
+  model::Operators operators(stream_, op.scratch.workspace);
+  model::head_forward(operators, run_.config, 1, op.weights, last, op.scratch);
   ops::cast(stream_, run_.config.vocab, op.scratch.logits, op.logits);
 }
 
@@ -169,8 +171,9 @@ void Runner::execute(const bound::BlockBackward& op, const Now& now) {
 }
 
 void Runner::execute(const bound::Loss& op, const Now& /*now*/) {
-  model::loss(stream_, run_.config, *op.shape, op.batch, op.weights, op.input, op.trains ? scalars_.loss_seed() : 0.0F,
-              op.gradient, op.gradients, op.losses, op.scratch);
+  model::Operators operators(stream_, op.scratch.workspace);
+  model::loss(operators, {run_.config, *op.shape}, op.batch, op.weights, op.input,
+              op.trains ? scalars_.loss_seed() : 0.0F, op.gradient, op.gradients, op.losses, op.scratch);
 }
 
 // --------------------------------------------------------------------------------------------- gradients and update

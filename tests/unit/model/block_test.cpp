@@ -184,7 +184,7 @@ class BlockRun {
   static constexpr StepRandom kRandom{.dropout = 11, .attention_dropout = 12};
 
   DType dtype() const { return shape_.dtype; }
-  BlockShape block() const { return {config_, shape_, recompute_}; }
+  LocalShape block() const { return {config_, shape_, recompute_}; }
   BlockContext context() const { return {kLayer, batch_, kRandom}; }
   BlockWeights weights_of() const { return block_weights({{&unit_, ConstRef(stored_weights_.get(), dtype())}}); }
 

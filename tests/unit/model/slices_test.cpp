@@ -1,4 +1,4 @@
-// A block in slices, one after the other in one thread, against the whole block.
+// Blocks, embedding and loss in slices, one after the other in one thread, against the whole.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -14,6 +14,8 @@
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/model/block.h"
 #include "ridgeline/model/operators.h"
+#include "ridgeline/model/transformer.h"
+#include "ridgeline/ops/cross_entropy.h"
 
 namespace ridgeline::model {
 namespace {
@@ -22,41 +24,54 @@ constexpr int kSliceLayer = 1;
 constexpr int64_t kSliceBatch = 2, kSliceSequence = 7, kSliceTokens = kSliceBatch * kSliceSequence;
 constexpr StepRandom kSliceRandom{.dropout = 11, .attention_dropout = 12};
 
-// Slices that meet at their sums although they run one after the other: round by round. In round k each slice gets the
-// totals of its first k sums and hands in its part of the next one.
+// Slices that meet although they run one after the other: round by round. In round k each slice gets what its first k
+// meetings gave and hands in its part of the next one.
 class Rounds : public SliceGroup {
  public:
   void sum(device::Stream& /*stream*/, Ref values, int64_t count) override {
-    const size_t at = sums_++;
-    float* const part = values.as<float>();
-    if (at < totals_.size()) {
-      ASSERT_EQ(static_cast<int64_t>(totals_[at].size()), count);
-      std::copy(totals_[at].begin(), totals_[at].end(), part);
-    } else if (at == totals_.size()) {
-      next_.resize(static_cast<size_t>(count));
-      for (int64_t i = 0; i < count; ++i) next_[static_cast<size_t>(i)] += part[i];
+    const size_t at = meetings_++, bytes = static_cast<size_t>(count) * sizeof(float);
+    if (at < known_.size()) return take(at, values.data, bytes);
+    if (at > known_.size()) return;
+    next_.resize(bytes);
+    for (int64_t i = 0; i < count; ++i) {
+      float sum = 0.0F;
+      std::byte* const place = next_.data() + static_cast<size_t>(i) * sizeof sum;
+      std::memcpy(&sum, place, sizeof sum);
+      sum += values.as<float>()[i];
+      std::memcpy(place, &sum, sizeof sum);
     }
   }
+  void gather(device::Stream& /*stream*/, std::byte* all, int64_t bytes) override {
+    const size_t at = meetings_++, own = static_cast<size_t>(bytes);
+    if (at < known_.size()) return take(at, all, own * slices_);
+    if (at == known_.size()) next_.insert(next_.end(), all + own * slice_, all + own * (slice_ + 1));
+  }
 
-  // run(slice) for each, as often as there are sums and once more. The last round computed with all totals.
+  // run(slice) for each, as often as there are meetings and once more: the last round computed with all of them.
   template <typename Run>
-  int complete(size_t slices, Run&& run) {
-    totals_.clear();
+  size_t complete(size_t slices, Run&& run) {
+    slices_ = slices;
+    known_.clear();
     do {
       next_.clear();
-      for (size_t i = 0; i < slices; ++i) {
-        sums_ = 0;
-        run(i);
+      for (slice_ = 0; slice_ < slices; ++slice_) {
+        meetings_ = 0;
+        run(slice_);
       }
-      if (!next_.empty()) totals_.push_back(next_);
+      if (!next_.empty()) known_.push_back(next_);
     } while (!next_.empty());
-    return static_cast<int>(totals_.size());
+    return known_.size();
   }
 
  private:
-  std::vector<std::vector<float>> totals_;
-  std::vector<float> next_;
-  size_t sums_ = 0;
+  void take(size_t at, void* to, size_t bytes) const {
+    ASSERT_EQ(known_[at].size(), bytes);
+    std::memcpy(to, known_[at].data(), bytes);
+  }
+
+  std::vector<std::vector<std::byte>> known_;
+  std::vector<std::byte> next_;
+  size_t slices_ = 0, slice_ = 0, meetings_ = 0;
 };
 
 struct Range {
@@ -73,7 +88,7 @@ std::vector<Range> cut(Range all, int64_t count) {
 }
 
 struct Part {
-  Range heads, kv_heads, ffn;
+  Range heads, kv_heads, ffn, rows;
 };
 // Whole groups of heads for each slice; where there are fewer groups than slices, parts of groups.
 std::vector<Part> parts_of(const TransformerConfig& config, int64_t count) {
@@ -81,12 +96,12 @@ std::vector<Part> parts_of(const TransformerConfig& config, int64_t count) {
   const int64_t group = config.heads / config.kv_heads;
   if (count <= config.kv_heads) {
     for (const Range kv : cut({0, config.kv_heads}, count))
-      parts.push_back({{kv.first * group, kv.count * group}, kv, {}});
+      parts.push_back({{kv.first * group, kv.count * group}, kv, {}, {}});
   } else {
     const std::vector<Range> slices = cut({0, count}, config.kv_heads);
     for (int64_t kv = 0; kv < config.kv_heads; ++kv) {
       for (const Range heads : cut({kv * group, group}, slices[static_cast<size_t>(kv)].count))
-        parts.push_back({heads, {kv, 1}, {}});
+        parts.push_back({heads, {kv, 1}, {}, {}});
     }
   }
   const std::vector<Range> columns = cut({0, config.ffn}, count);
@@ -97,6 +112,7 @@ std::vector<Part> parts_of(const TransformerConfig& config, int64_t count) {
 // What a part holds of a tensor that is cut.
 Range range_of(const Part& part, const Tensor& tensor) {
   const auto names = [&](const char* what) { return tensor.name.find(what) != std::string::npos; };
+  if (names("embedding.") || names("head.")) return part.rows;
   if (names("mlp.")) return part.ffn;
   return names("attention.kv") ? part.kv_heads : part.heads;
 }
@@ -174,7 +190,7 @@ struct Run {
   BlockWeights weights_of() const { return block_weights({{&segment, ConstRef(weights.data())}}); }
 
   Segment segment;
-  BlockShape shape;
+  LocalShape shape;
   std::vector<float> weights;
   Memory saved_memory;
   std::vector<float> output, gradient, weight_gradients;
@@ -224,11 +240,12 @@ void expect_slices_make_the_whole(const TransformerConfig& config, int64_t count
   ASSERT_EQ(static_cast<int64_t>(parts.size()), count);
   std::vector<std::unique_ptr<Run>> slices;
   for (const Part& part : parts) {
-    const Slice slice{.first_head = part.heads.first,
+    const Slice slice{.index = static_cast<int>(slices.size()),
+                      .count = static_cast<int>(count),
+                      .first_head = part.heads.first,
                       .heads = part.heads.count,
                       .kv_heads = part.kv_heads.count,
-                      .ffn = part.ffn.count,
-                      .first = slices.empty()};
+                      .ffn = part.ffn.count};
     slices.push_back(std::make_unique<Run>(config, tokens, recompute, segment_of(whole.segment, part), slice));
     Run& run = *slices.back();
     for (size_t t = 0; t < whole.segment.tensors.size(); ++t) {
@@ -239,8 +256,7 @@ void expect_slices_make_the_whole(const TransformerConfig& config, int64_t count
     }
   }
   Rounds rounds;
-  const int sums = rounds.complete(slices.size(), [&](size_t i) { slices[i]->forward(stream, batch, input, &rounds); });
-  EXPECT_EQ(sums, 2);
+  EXPECT_EQ(rounds.complete(slices.size(), [&](size_t i) { slices[i]->forward(stream, batch, input, &rounds); }), 2U);
   rounds.complete(slices.size(), [&](size_t i) { slices[i]->backward(stream, batch, input, dy, &rounds); });
 
   const std::string what = fmt::format("{} in {} slices, dropout {}, recompute {}", described(config), count, dropout,
@@ -283,6 +299,131 @@ TEST(Slices, MakeTheWholeBlock) {
       for (const int64_t count : {2, 3, 4}) {
         expect_slices_make_the_whole(config, count, kRecompute[(number + number / 3) % 3], number);
         ++number;
+      }
+    }
+  }
+}
+
+// A model without its blocks, or a slice of it: the output of the embedding, losses, and all gradients.
+struct EndsRun {
+  EndsRun(const TransformerConfig& of, const BatchShape& tokens, const Part& part, Slice slice)
+      : shape{of, tokens, Recompute::none, slice}, segments(declare(of)) {
+    for (Segment& segment : segments) {
+      const Segment whole = segment;
+      segment = segment_of(whole, part);
+      std::vector<float>& values = weights.emplace_back(static_cast<size_t>(segment.count));
+      gradients.emplace_back(values.size());
+      for (size_t t = 0; t < segment.tensors.size(); ++t) {
+        const std::vector<float> all = drawn_values(whole.tensors[t].count(), hash_name(whole.tensors[t].name), 0.1F);
+        for_each_piece(whole.tensors[t], part, [&](int64_t at, int64_t local, int64_t n) {
+          std::copy_n(all.data() + at, n, values.data() + segment.tensors[t].offset + local);
+        });
+      }
+    }
+    const auto size = static_cast<size_t>(kSliceTokens * of.width);
+    output.resize(size);
+    gradient.resize(size);
+    losses.resize(static_cast<size_t>(kSliceTokens));
+  }
+
+  void run(device::Stream& stream, const Batch& batch, const std::vector<float>& input, const std::vector<float>& dy,
+           SliceGroup* others) {
+    for (std::vector<float>& values : gradients) std::fill(values.begin(), values.end(), 0.0F);
+    const auto embedding_scratch = [&](Carver& carver) { return carve_embedding_scratch(carver, shape); };
+    const auto loss_scratch = [&](Carver& carver) { return carve_loss_scratch(carver, shape, true); };
+    const Run::Memory first = Run::memory(embedding_scratch), last = Run::memory(loss_scratch);
+    Carver carve_first(first.get()), carve_last(last.get());
+    Operators embedding(stream, embedding_scratch(carve_first), others);
+    embedding_forward(embedding, shape, batch, kSliceRandom, embedding_weights(placed<ConstRef>(weights)),
+                      Ref(output.data()));
+    gradient = dy;
+    embedding_backward(embedding, shape, batch, kSliceRandom, Ref(gradient.data()),
+                       embedding_gradients(placed<float*>(gradients)));
+    const LossScratch places = loss_scratch(carve_last);
+    Operators head(stream, places.workspace, others);
+    loss(head, shape, batch, head_weights(shape.config, placed<ConstRef>(weights)), ConstRef(input.data()), 3.0F,
+         Ref(gradient.data()), head_gradients(shape.config, placed<float*>(gradients)), losses.data(), places);
+  }
+
+  template <typename Data>
+  PlacedSegments<Data> placed(std::vector<std::vector<float>>& values) const {
+    PlacedSegments<Data> all;
+    for (size_t i = 0; i < segments.size(); ++i) all.push_back({&segments[i], values[i].data()});
+    return all;
+  }
+
+  LocalShape shape;
+  std::vector<Segment> segments;
+  std::vector<std::vector<float>> weights, gradients;
+  std::vector<float> output, gradient, losses;
+};
+
+TEST(Slices, MakeTheWholeEmbeddingAndLoss) {
+  int number = 0;
+  for (TransformerConfig config : option_combinations()) {
+    config.layers = 0;
+    for (const int64_t count : {2, 3, 4}) {
+      config.dropout = ++number % 2 == 0 ? 0.2F : 0.0F;
+      const BatchShape tokens{.batch = kSliceBatch,
+                              .sequence = kSliceSequence,
+                              .head_chunk = 5,
+                              .team_size = 1 + number % 2,
+                              .dropout = config.dropout > 0.0F};
+      device::WorkerTeam team(tokens.team_size);
+      device::Stream stream(team);
+      std::vector<int32_t> inputs, labels, positions;
+      std::vector<uint32_t> samples;
+      for (int64_t n = 0; n < kSliceTokens; ++n) {
+        inputs.push_back(static_cast<int32_t>(n * 17 % config.vocab));
+        labels.push_back(n % 5 == 3 ? ops::kIgnoredLabel : static_cast<int32_t>((n * 29 + 4) % config.vocab));
+        positions.push_back(static_cast<int32_t>(n % kSliceSequence));
+        samples.push_back(static_cast<uint32_t>(40 + n / kSliceSequence));
+      }
+      const Batch batch{
+          .inputs = inputs.data(), .labels = labels.data(), .positions = positions.data(), .samples = samples.data()};
+      const std::vector<float> input = drawn_values(kSliceTokens * config.width, 7);
+      const std::vector<float> dy = drawn_values(kSliceTokens * config.width, 8);
+      const Part all{{}, {}, {}, {0, config.vocab}};
+      EndsRun whole(config, tokens, all, model::whole(config));
+      whole.run(stream, batch, input, dy, nullptr);
+
+      // Every third time the last slice has nothing.
+      std::vector<Range> rows = cut({0, config.vocab}, number % 3 == 0 ? count - 1 : count);
+      rows.resize(static_cast<size_t>(count), {config.vocab, 0});
+      std::vector<Part> parts;
+      std::vector<std::unique_ptr<EndsRun>> slices;
+      for (const Range& range : rows) {
+        parts.push_back({{}, {}, {}, range});
+        const Slice slice{.index = static_cast<int>(slices.size()),
+                          .count = static_cast<int>(count),
+                          .first_row = range.first,
+                          .rows = range.count};
+        slices.push_back(std::make_unique<EndsRun>(config, tokens, parts.back(), slice));
+      }
+      Rounds rounds;
+      rounds.complete(slices.size(), [&](size_t i) { slices[i]->run(stream, batch, input, dy, &rounds); });
+
+      const std::string what = fmt::format("{} in {} slices, dropout {}", described(config), count, config.dropout);
+      const int64_t size = kSliceTokens * config.width;
+      for (const auto& slice : slices) {
+        EXPECT_EQ(std::memcmp(slice->output.data(), whole.output.data(), whole.output.size() * sizeof(float)), 0)
+            << what;
+        EXPECT_LT(difference(slice->gradient.data(), whole.gradient.data(), size), 5e-6) << what;
+        EXPECT_LT(difference(slice->losses.data(), whole.losses.data(), kSliceTokens), 5e-6) << what;
+      }
+      for (size_t u = 0; u < whole.segments.size(); ++u) {
+        const Segment& segment = whole.segments[u];
+        for (size_t t = 0; t < segment.tensors.size(); ++t) {
+          const Tensor& tensor = segment.tensors[t];
+          std::vector<float> joined(static_cast<size_t>(tensor.count()));
+          for (size_t i = 0; i < slices.size(); ++i) {
+            const float* const mine = slices[i]->gradients[u].data() + slices[i]->segments[u].tensors[t].offset;
+            for_each_piece(tensor, parts[i],
+                           [&](int64_t at, int64_t local, int64_t n) { std::copy_n(mine + local, n, &joined[at]); });
+          }
+          EXPECT_LT(difference(joined.data(), whole.gradients[u].data() + tensor.offset, tensor.count()), 5e-6)
+              << tensor.name << " of " << what;
+        }
       }
     }
   }

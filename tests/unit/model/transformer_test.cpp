@@ -14,6 +14,7 @@
 #include "ridgeline/base/random.h"
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/device/stream.h"
+#include "ridgeline/model/operators.h"
 #include "ridgeline/ops/cross_entropy.h"
 
 namespace ridgeline::model {
@@ -113,13 +114,16 @@ TEST(Embedding, IsItsFormulaForwardAndBackward) {
     const BatchShape shape{.batch = kEndsBatch, .sequence = kEndsSequence, .team_size = 2};
     const int64_t c = config.width;
     std::vector<float> output(static_cast<size_t>(kEndsTokens * c)), dy = random_values(kEndsTokens * c, 8, 0.0F, 1.0F);
-    embedding_forward(stream, config, shape, ends.batch(), {}, embedding_weights(ends.weights()), output.data());
+    const Batch batch = ends.batch();
+    const StepRandom random;
+    Operators forward(stream, {});
+    embedding_forward(forward, {config, shape}, batch, random, embedding_weights(ends.weights()), output.data());
     const std::vector<float> kept = dy;
-    const auto carve = [&](Carver& carver) { return carve_embedding_scratch(carver, config, shape); };
+    const auto carve = [&](Carver& carver) { return carve_embedding_scratch(carver, {config, shape}); };
     const Memory memory = memory_of(carve);
     Carver carver(memory.get());
-    embedding_backward(stream, config, shape, ends.batch(), {}, dy.data(), embedding_gradients(ends.gradients_of()),
-                       carve(carver));
+    Operators backward(stream, carve(carver));
+    embedding_backward(backward, {config, shape}, batch, random, dy.data(), embedding_gradients(ends.gradients_of()));
     const bool table = config.positions == Positions::learned;
     const float* const words = ends.segments[ends.index.vocabulary].data();
     const float* const rows = table ? ends.segments[ends.index.positions].data() : nullptr;
@@ -149,11 +153,13 @@ TEST(Loss, IsItsFormulaAndItsGradientTheDerivative) {
     const BatchShape shape{.batch = kEndsBatch, .sequence = kEndsSequence, .head_chunk = 5, .team_size = 1};
     const std::vector<float> input = random_values(kEndsTokens * config.width, 8, 0.1F, 1.0F);
     std::vector<float> gradient(input.size()), losses(static_cast<size_t>(kEndsTokens));
-    const auto carve = [&](Carver& carver) { return carve_loss_scratch(carver, config, shape, true); };
+    const auto carve = [&](Carver& carver) { return carve_loss_scratch(carver, {config, shape}, true); };
     const Memory memory = memory_of(carve);
     Carver carver(memory.get());
-    loss(stream, config, shape, ends.batch(), head_weights(config, ends.weights()), input.data(), kScale,
-         gradient.data(), head_gradients(config, ends.gradients_of()), losses.data(), carve(carver));
+    const LossScratch scratch = carve(carver);
+    Operators operators(stream, scratch.workspace);
+    loss(operators, {config, shape}, ends.batch(), head_weights(config, ends.weights()), input.data(), kScale,
+         gradient.data(), head_gradients(config, ends.gradients_of()), losses.data(), scratch);
 
     std::vector<Doubles> values;
     for (const std::vector<float>& segment : ends.segments) values.emplace_back(segment.begin(), segment.end());
