@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/model/block_memory.h"
 #include "ridgeline/model/operators.h"
 
 namespace ridgeline::model {
@@ -37,28 +38,6 @@ ops::Attention attention_of(const LocalShape& shape, const BlockContext& context
     attention.dropout = {config.dropout, context.random.attention_dropout, first_head, context.batch.sample_of_row};
   }
   return attention;
-}
-
-// What Recompute leaves of a forward: what products and attention made, and what element-wise operators made of it.
-bool keeps_products(Recompute recompute) {
-  switch (recompute) {
-    case Recompute::none:
-    case Recompute::selective:
-      return true;
-    case Recompute::full:
-      return false;
-  }
-  RL_NO_CASE(recompute);
-}
-bool keeps_outputs(Recompute recompute) {
-  switch (recompute) {
-    case Recompute::none:
-      return true;
-    case Recompute::selective:
-    case Recompute::full:
-      return false;
-  }
-  RL_NO_CASE(recompute);
 }
 
 ops::RotaryPairing pairing_of(Pairing option) {
@@ -438,68 +417,6 @@ class Work {
   const bool sequential_, one_norm_;
 };
 
-// All that element-wise operators cannot make again.
-void carve_kept(Carver& carver, const LocalShape& shape, BlockSaved& saved) {
-  const TransformerConfig& config = shape.config;
-  const DType dtype = shape.batch.dtype;
-  const int64_t n = shape.batch.tokens();
-  const bool two_norms = has_second_norm(config.residual), mean = has_mean(config.norm);
-  if (mean) saved.mean1 = carver.floats("norm1 mean", n);
-  saved.rstd1 = carver.floats("norm1 rstd", n);
-  saved.qkv = carver.take("qkv", n * shape.qkv_width(), dtype);
-  saved.attention_out = carver.take("attention output", n * shape.attended(), dtype);
-  saved.lse = carver.floats("attention log-sum-exp", n * shape.slice.heads);
-  if (mlp_follows_attention(config.residual)) saved.residual = carver.take("residual", n * config.width, dtype);
-  if (two_norms && mean) saved.mean2 = carver.floats("norm2 mean", n);
-  if (two_norms) saved.rstd2 = carver.floats("norm2 rstd", n);
-  saved.up = carver.take("mlp before activation", n * shape.up_width(), dtype);
-}
-
-// Everything but the workspace.
-BlockScratch carve_buffers(Carver& carver, const LocalShape& shape, Pass pass) {
-  const TransformerConfig& config = shape.config;
-  const DType dtype = shape.batch.dtype;
-  const int64_t n = shape.batch.tokens(), c = config.width, f = shape.slice.ffn;
-  const bool sequential = mlp_follows_attention(config.residual), gated = is_gated(config.mlp);
-  const bool whole_forward = keeps_products(shape.recompute), outputs = keeps_outputs(shape.recompute);
-  BlockScratch scratch{};
-  if (!whole_forward) carve_kept(carver, shape, scratch.again);
-  const auto carve_outputs = [&] {
-    if (outputs) return;
-    scratch.again.norm1_out = scratch.again.norm2_out = carver.take("norm output", n * c, dtype);
-    scratch.again.activation = carver.take("mlp after activation", n * f, dtype);
-  };
-  const auto carve_gradients = [&](bool mlp_narrow) {
-    scratch.narrow = carver.take("gradient of a norm's output", n * std::max(c, shape.attended()), dtype);
-    if (mlp_narrow) scratch.mlp_narrow = carver.take("gradient of the MLP's input", n * c, dtype);
-    if (gated) scratch.dactivation = carver.take("gradient of SwiGLU", n * f, dtype);
-  };
-  switch (pass) {
-    case Pass::forward:
-      carve_outputs();
-      break;
-    case Pass::backward:
-      scratch.wide = carver.take("wide gradient", n * std::max(shape.up_width(), shape.qkv_width()), dtype);
-      carve_gradients(!sequential);
-      if (outputs) break;
-      // Each is read for the last time before a gradient takes its place.
-      scratch.again.norm1_out = scratch.again.norm2_out = scratch.narrow;
-      scratch.again.activation = gated ? scratch.dactivation : scratch.wide;
-      break;
-    case Pass::backward_input:
-      carve_gradients(!has_second_norm(config.residual));
-      break;
-    case Pass::backward_weight:
-      carve_outputs();
-      break;
-  }
-  const bool runs_forward = pass == Pass::forward || (pass == Pass::backward && !whole_forward);
-  if ((shape.batch.dropout && pass != Pass::backward_weight && pass != Pass::backward_input) ||
-      (!shape.is_whole() && runs_forward))
-    scratch.branch = carver.take("residual branch", n * c, dtype);
-  return scratch;
-}
-
 int64_t workspace_bytes(const LocalShape& shape, Pass pass) {
   Operators operators(shape.batch.team_size);
   Carver carver(placeholder());
@@ -507,7 +424,7 @@ int64_t workspace_bytes(const LocalShape& shape, Pass pass) {
   const BlockWeights weights = block_weights({{&segment, ConstRef(placeholder(), shape.batch.dtype)}});
   const BlockGradients gradients = block_gradients({{&segment, static_cast<float*>(placeholder())}});
   const BlockSaved saved = carve_block_saved(carver, shape);
-  const BlockScratch scratch = carve_buffers(carver, shape, pass);
+  const BlockScratch scratch = carve_block_buffers(carver, shape, pass);
   const Ref any(placeholder(), shape.batch.dtype);
   const Batch batch{.sample_of_row = static_cast<const uint32_t*>(placeholder())};
   const StepRandom random;
@@ -529,72 +446,12 @@ int64_t workspace_bytes(const LocalShape& shape, Pass pass) {
   return operators.workspace_bytes();
 }
 
-template <typename Result, typename Data>
-Result parts_of(const PlacedSegments<Data>& segments) {
-  const auto at = [&](std::string_view suffix) { return find(segments, suffix); };
-  return {.norm1_weight = at("norm1.weight"),
-          .norm1_bias = at("norm1.bias"),
-          .qkv_weight = at("attention.qkv.weight"),
-          .qkv_bias = at("attention.qkv.bias"),
-          .q_weight = at("attention.q.weight"),
-          .q_bias = at("attention.q.bias"),
-          .kv_weight = at("attention.kv.weight"),
-          .kv_bias = at("attention.kv.bias"),
-          .out_weight = at("attention.out.weight"),
-          .out_bias = at("attention.out.bias"),
-          .norm2_weight = at("norm2.weight"),
-          .norm2_bias = at("norm2.bias"),
-          .up_weight = at("mlp.up.weight"),
-          .up_bias = at("mlp.up.bias"),
-          .down_weight = at("mlp.down.weight"),
-          .down_bias = at("mlp.down.bias")};
-}
-
 }  // namespace
 
-BlockWeights block_weights(const PlacedSegments<ConstRef>& segments) {
-  return parts_of<BlockWeights>(segments);
-}
-
-BlockGradients block_gradients(const PlacedSegments<float*>& segments) {
-  return parts_of<BlockGradients>(segments);
-}
-
-BlockSaved carve_block_saved(Carver& carver, const LocalShape& shape) {
-  const DType dtype = shape.batch.dtype;
-  const int64_t n = shape.batch.tokens(), c = shape.config.width;
-  BlockSaved saved{};
-  if (!keeps_products(shape.recompute)) return saved;
-  carve_kept(carver, shape, saved);
-  if (!keeps_outputs(shape.recompute)) return saved;
-  saved.norm1_out = carver.take("norm1 output", n * c, dtype);
-  if (has_second_norm(shape.config.residual)) saved.norm2_out = carver.take("norm2 output", n * c, dtype);
-  saved.activation = carver.take("mlp after activation", n * shape.slice.ffn, dtype);
-  return saved;
-}
-
-BlockWeightInputs carve_block_weight_inputs(Carver& carver, const LocalShape& shape) {
-  const DType dtype = shape.batch.dtype;
-  const int64_t n = shape.batch.tokens(), c = shape.config.width;
-  BlockWeightInputs left{};
-  left.mlp = carver.take("gradient of the MLP's output", n * c, dtype);
-  left.up = carver.take("gradient before the activation", n * shape.up_width(), dtype);
-  if (has_second_norm(shape.config.residual)) left.norm2 = carver.take("gradient of norm2's output", n * c, dtype);
-  left.attention = carver.take("gradient of the attention's output", n * c, dtype);
-  left.qkv = carver.take("gradient of qkv", n * shape.qkv_width(), dtype);
-  left.norm1 = carver.take("gradient of norm1's output", n * c, dtype);
-  return left;
-}
-
 BlockScratch carve_block_scratch(Carver& carver, const LocalShape& shape, Pass pass) {
-  BlockScratch scratch = carve_buffers(carver, shape, pass);
+  BlockScratch scratch = carve_block_buffers(carver, shape, pass);
   scratch.workspace = carver.workspace("packing and partial sums", workspace_bytes(shape, pass));
   return scratch;
-}
-
-std::span<const std::string_view> words_of(Recompute /*type*/) {
-  static constexpr std::array<std::string_view, 3> kWords = {"none", "selective", "full"};
-  return kWords;
 }
 
 void block_forward(Operators& operators, const LocalShape& shape, const BlockContext& context,
