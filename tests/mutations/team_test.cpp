@@ -40,23 +40,29 @@ TEST(TeamMutationDeathTest, IsRefusedByOperators) {
   const model::Segment segment = model::declare_block(config, 0);
   std::vector<float> weights(static_cast<size_t>(segment.count)), input(static_cast<size_t>(kSequence * config.width)),
       output = input;
-  const auto carved = [&](void* base) {
-    model::Carver carver(base);
-    const model::BlockSaved saved = model::carve_block_saved(carver, {config, shape});
-    const model::BlockScratch scratch = model::carve_block_scratch(carver, {config, shape}, model::Pass::forward);
-    return std::tuple(saved, scratch, carver.used());
+  struct Carved {
+    model::BlockSaved saved;
+    model::BlockScratch scratch;
+    int64_t used;
   };
-  const device::Arena memory(std::get<2>(carved(nullptr)), nullptr);
-  const auto [saved, scratch, used] = carved(memory.data());
+  const auto carve = [&](void* base) {
+    model::Carver carver(base);
+    Carved carved{model::carve_block_saved(carver, {config, shape}),
+                  model::carve_block_scratch(carver, {config, shape}, model::Pass::forward), 0};
+    carved.used = carver.used();
+    return carved;
+  };
+  const device::Arena memory(carve(nullptr).used, nullptr);
+  const Carved carved = carve(memory.data());
   const auto forward = [&](int members) {
     device::WorkerTeam team(members);
     device::Stream stream(team);
-    model::Operators operators(stream, scratch.workspace);
+    model::Operators operators(stream, carved.scratch.workspace);
     const model::Batch batch;
     const model::StepRandom random;
     model::block_forward(operators, {config, shape}, {0, batch, random},
-                         model::block_weights({{&segment, ConstRef(weights.data())}}), ConstRef(input.data()), saved,
-                         Ref(output.data()), scratch);
+                         model::block_weights({{&segment, ConstRef(weights.data())}}), ConstRef(input.data()),
+                         carved.saved, Ref(output.data()), carved.scratch);
   };
   forward(1);
   EXPECT_DEATH(forward(2), "needs [0-9]+ bytes of workspace on a team of 2, but was lent [0-9]+");

@@ -158,10 +158,10 @@ TEST(inventory, offload_moves_moments_and_masters_that_products_do_not_read) {
     for (const Shard level : kLevels) {
       for (const int group : {0, 2}) {
         RunShape run = small_run({.level = level,
-                              .mesh = comm::Mesh::of_data(4, group),
-                              .weights = form.weights,
-                              .masters = form.masters,
-                              .moments = form.moments});
+                                  .mesh = comm::Mesh::of_data(4, group),
+                                  .weights = form.weights,
+                                  .masters = form.masters,
+                                  .moments = form.moments});
         const std::vector<model::Segment> segments = model::declare(run.config);
         int64_t padded = 0;
         for (const model::Segment& segment : segments) padded += segment.padded(4) / run.sharding.shards();

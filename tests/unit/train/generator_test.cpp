@@ -65,7 +65,7 @@ TEST_F(SmallRun, what_is_not_finite_is_named) {
   const std::filesystem::path file = folder_ / "run/checkpoints/step_00000001/state.safetensors";
   const std::vector<int32_t> tokens = {3, 18, 32};
   // What feeding the tokens says once element 5 of these tensors has this value.
-  const auto failure = [&](std::vector<std::string> tensors, float value) -> std::string {
+  const auto failure = [&](const std::vector<std::string>& tensors, float value) -> std::string {
     const std::filesystem::path intact = folder_ / "intact";
     std::filesystem::copy_file(file, intact, std::filesystem::copy_options::overwrite_existing);
     for (const std::string& name : tensors) {
