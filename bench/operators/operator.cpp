@@ -17,6 +17,8 @@ constexpr AddFamily kFamilies[] = {
 std::vector<Operator> all_operators() {
   std::vector<Operator> list;
   for (const AddFamily add : kFamilies) add(list);
+  for (const Operator& op : list)
+    RL_REQUIRE(op.check && op.measure, "operator {} lacks a check or a measurement", op.name);
   return list;
 }
 

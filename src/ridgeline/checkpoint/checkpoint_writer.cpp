@@ -40,7 +40,7 @@ void replace_folder(const fs::path& from, const fs::path& to) {
 
 }  // namespace
 
-CheckpointWriter::CheckpointWriter(fs::path parent, int64_t step, Layout layout)
+CheckpointWriter::CheckpointWriter(fs::path parent, int64_t step, FileLayout layout)
     : parent_(std::move(parent)), step_(step), layout_(std::move(layout)), files_(layout_.files.size()) {}
 
 fs::path CheckpointWriter::folder() const {
@@ -59,7 +59,7 @@ void CheckpointWriter::create() {
   remove_or_throw(temporary);
   try {
     make_folder(temporary);
-    for (const Layout::FilePlan& plan : layout_.files) {
+    for (const FileLayout::FilePlan& plan : layout_.files) {
       File file(temporary / plan.name, File::Mode::create);
       file.reserve(plan.size);
       file.write_at(0, bytes_of(std::string_view(plan.head)));
@@ -82,7 +82,7 @@ File& CheckpointWriter::open(int file) {
 void CheckpointWriter::write_range(int index, int64_t first, int64_t count, ConstRef values) {
   if (count == 0) return;
   RL_REQUIRE(index >= 0 && index < static_cast<int>(layout_.tensors.size()), "no tensor {}", index);
-  const Layout::TensorPlan& tensor = layout_.tensors[index];
+  const FileLayout::TensorPlan& tensor = layout_.tensors[index];
   const int64_t size = size_of(tensor.spec.dtype);
   Piece piece{tensor.file, 0, tensor.offset + first * size, count * size};
   piece.crc = checkpoint::write_range(layout_, open(tensor.file), index, first, count, values);

@@ -103,14 +103,14 @@ std::vector<fs::path> weight_files(const fs::path& folder) {
 }
 
 // Whole files, in the order of layout.files, that only need their names.
-std::vector<TemporaryFile> write_weights(const fs::path& folder, const Layout& layout,
+std::vector<TemporaryFile> write_weights(const fs::path& folder, const FileLayout& layout,
                                          const std::vector<TheirTensor>& tensors, const TensorSource& source,
                                          const ExportProgress& progress) {
   std::vector<TemporaryFile> written;
   const int64_t total = layout.data_bytes();
   int64_t done = 0;
   std::vector<std::byte> buffer, band;
-  for (const Layout::FilePlan& plan : layout.files) {
+  for (const FileLayout::FilePlan& plan : layout.files) {
     File& file = written.emplace_back(folder / plan.name).file();
     file.reserve(plan.size);
     file.write_at(0, bytes_of(std::string_view(plan.head)));
@@ -180,7 +180,7 @@ void export_hugging_face(const fs::path& folder, const NameTable& table, const T
   LayoutOptions layout_options;
   layout_options.max_file_bytes = options.max_file_bytes;
   layout_options.metadata = {{"format", "pt"}, {kMarkKey, kMark}};
-  const Layout layout = plan_layout(std::move(specs), layout_options);
+  const FileLayout layout = plan_layout(std::move(specs), layout_options);
 
   make_folder(folder);
   std::vector<TemporaryFile> written = write_weights(folder, layout, tensors, source, progress);

@@ -120,9 +120,9 @@ std::string folder_name(int64_t step) {
 namespace {
 
 // The tensor that holds byte `offset` of a file, for messages.
-std::string tensor_at(const Layout& layout, int file, int64_t offset) {
+std::string tensor_at(const FileLayout& layout, int file, int64_t offset) {
   for (const int index : layout.files[file].tensors) {
-    const Layout::TensorPlan& tensor = layout.tensors[index];
+    const FileLayout::TensorPlan& tensor = layout.tensors[index];
     const int64_t end = tensor.offset + tensor.count * size_of(tensor.spec.dtype);
     if (offset >= tensor.offset && offset < end) {
       return fmt::format("tensor '{}', element {}", tensor.spec.name,
@@ -134,7 +134,7 @@ std::string tensor_at(const Layout& layout, int file, int64_t offset) {
 
 }  // namespace
 
-std::vector<uint32_t> combine(const Layout& layout, std::span<const Piece> pieces) {
+std::vector<uint32_t> combine(const FileLayout& layout, std::span<const Piece> pieces) {
   std::vector<Piece> sorted;
   for (const Piece& piece : pieces) {
     if (piece.length != 0) sorted.push_back(piece);
@@ -150,7 +150,7 @@ std::vector<uint32_t> combine(const Layout& layout, std::span<const Piece> piece
   std::vector<uint32_t> crcs;
   auto next = sorted.begin();
   for (int file = 0; file < static_cast<int>(layout.files.size()); ++file) {
-    const Layout::FilePlan& plan = layout.files[file];
+    const FileLayout::FilePlan& plan = layout.files[file];
     uint32_t crc = crc32c(bytes_of(std::string_view(plan.head)));
     auto position = static_cast<int64_t>(plan.head.size());
     for (; next != sorted.end() && next->file == file; ++next) {

@@ -68,7 +68,7 @@ static_assert(sizeof(Piece) == 24);
 
 // Per file of the layout the CRC-32C of the whole file, from the layout's heads and the pieces of all ranks (any
 // order). Error naming file, byte and tensor when pieces leave a gap, overlap, or reach outside.
-std::vector<uint32_t> combine(const Layout& layout, std::span<const Piece> pieces);
+std::vector<uint32_t> combine(const FileLayout& layout, std::span<const Piece> pieces);
 
 // One rank's hand in writing one checkpoint. Each rank (thread or process) has its own, made from equal arguments.
 //   one rank:  writer.create();                    then a barrier
@@ -78,9 +78,9 @@ std::vector<uint32_t> combine(const Layout& layout, std::span<const Piece> piece
 class CheckpointWriter {
  public:
   // Nothing is touched yet.
-  CheckpointWriter(std::filesystem::path parent, int64_t step, Layout layout);
+  CheckpointWriter(std::filesystem::path parent, int64_t step, FileLayout layout);
 
-  const Layout& layout() const { return layout_; }
+  const FileLayout& layout() const { return layout_; }
   std::filesystem::path temporary_folder() const;
   std::filesystem::path folder() const;
 
@@ -110,7 +110,7 @@ class CheckpointWriter {
 
   std::filesystem::path parent_;
   int64_t step_;
-  Layout layout_;
+  FileLayout layout_;
   std::vector<std::optional<File>> files_;
   std::vector<Piece> pieces_;
 };

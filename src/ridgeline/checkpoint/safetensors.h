@@ -136,7 +136,7 @@ struct LayoutOptions {
 
 // Where every byte of a set of files will stand, before any exists. A pure function of its arguments: every rank
 // computes the same.
-struct Layout {
+struct FileLayout {
   struct FilePlan {
     std::string name;
     std::string head;          // the first bytes of the file: length, JSON, padding
@@ -162,15 +162,15 @@ struct Layout {
 
 // Tensors go into files in the order given, wider dtypes first within a file (so that each is aligned to its element
 // size without holes). Duplicate and empty names and "__metadata__" are broken invariants.
-Layout plan_layout(std::vector<TensorSpec> tensors, const LayoutOptions& options = {});
+FileLayout plan_layout(std::vector<TensorSpec> tensors, const LayoutOptions& options = {});
 
 // model.safetensors.index.json for a layout: {"metadata": {"total_size"}, "weight_map": {tensor: file}}.
-std::string index_json(const Layout& layout);
+std::string index_json(const FileLayout& layout);
 
 // Writes `count` elements of tensor `index`, from global element `first` on, at their place by pwrite; converts when
 // `values.dtype` is not the tensor's. Returns the CRC-32C of the bytes as written. `file` is the open file
 // `layout.tensors[index].file`. A range outside the tensor is a broken invariant.
-uint32_t write_range(const Layout& layout, File& file, int index, int64_t first, int64_t count, ConstRef values);
+uint32_t write_range(const FileLayout& layout, File& file, int index, int64_t first, int64_t count, ConstRef values);
 
 // safetensors' name of a dtype ("F32") and back; nullopt for types that are not ours.
 std::string_view safetensors_name(DType dtype);

@@ -18,12 +18,12 @@ std::string in_quotes(std::string_view text) {
   return json_string(text, NotUtf8::replace);
 }
 
-int64_t byte_count(const Layout::TensorPlan& tensor) {
+int64_t byte_count(const FileLayout::TensorPlan& tensor) {
   return tensor.count * size_of(tensor.spec.dtype);
 }
 
 // Length, JSON and padding for one file whose tensors stand in `file.tensors`; sets their offsets.
-void place(Layout& layout, Layout::FilePlan& file, const LayoutOptions& options) {
+void place(FileLayout& layout, FileLayout::FilePlan& file, const LayoutOptions& options) {
   std::stable_sort(file.tensors.begin(), file.tensors.end(), [&](int a, int b) {
     return size_of(layout.tensors[a].spec.dtype) > size_of(layout.tensors[b].spec.dtype);
   });
@@ -38,7 +38,7 @@ void place(Layout& layout, Layout::FilePlan& file, const LayoutOptions& options)
   }
   int64_t position = 0;
   for (const int index : file.tensors) {
-    Layout::TensorPlan& tensor = layout.tensors[index];
+    FileLayout::TensorPlan& tensor = layout.tensors[index];
     const int64_t end = position + byte_count(tensor);
     if (header.size() > 1) header += ',';
     header +=
@@ -62,28 +62,28 @@ void place(Layout& layout, Layout::FilePlan& file, const LayoutOptions& options)
 
 }  // namespace
 
-int Layout::find(std::string_view name) const {
+int FileLayout::find(std::string_view name) const {
   const auto found = by_name.find(std::string(name));
   return found == by_name.end() ? -1 : found->second;
 }
 
-int64_t Layout::data_bytes() const {
+int64_t FileLayout::data_bytes() const {
   int64_t bytes = 0;
   for (const TensorPlan& tensor : tensors) bytes += byte_count(tensor);
   return bytes;
 }
 
-Layout plan_layout(std::vector<TensorSpec> tensors, const LayoutOptions& options) {
+FileLayout plan_layout(std::vector<TensorSpec> tensors, const LayoutOptions& options) {
   RL_REQUIRE(options.header_alignment > 0 && options.header_alignment % 8 == 0, "header alignment {}",
              options.header_alignment);
-  Layout layout;
+  FileLayout layout;
   layout.files.emplace_back();
   int64_t bytes = 0;
   for (TensorSpec& spec : tensors) {
     RL_REQUIRE(!spec.name.empty() && spec.name != "__metadata__", "a tensor cannot be called '{}'", spec.name);
     const auto index = static_cast<int>(layout.tensors.size());
     RL_REQUIRE(layout.by_name.emplace(spec.name, index).second, "two tensors are called '{}'", spec.name);
-    Layout::TensorPlan plan;
+    FileLayout::TensorPlan plan;
     plan.count = element_count(spec.shape);
     plan.spec = std::move(spec);
     if (bytes > 0 && bytes + byte_count(plan) > options.max_file_bytes) {
@@ -96,7 +96,7 @@ Layout plan_layout(std::vector<TensorSpec> tensors, const LayoutOptions& options
     layout.tensors.push_back(std::move(plan));
   }
   for (size_t i = 0; i < layout.files.size(); ++i) {
-    Layout::FilePlan& file = layout.files[i];
+    FileLayout::FilePlan& file = layout.files[i];
     file.name = layout.files.size() == 1
                     ? fmt::format("{}.safetensors", options.stem)
                     : fmt::format("{}-{:05}-of-{:05}.safetensors", options.stem, i + 1, layout.files.size());
@@ -105,19 +105,19 @@ Layout plan_layout(std::vector<TensorSpec> tensors, const LayoutOptions& options
   return layout;
 }
 
-std::string index_json(const Layout& layout) {
+std::string index_json(const FileLayout& layout) {
   nlohmann::json index;
   index["metadata"]["total_size"] = layout.data_bytes();
   index["weight_map"] = nlohmann::json::object();
-  for (const Layout::TensorPlan& tensor : layout.tensors) {
+  for (const FileLayout::TensorPlan& tensor : layout.tensors) {
     index["weight_map"][tensor.spec.name] = layout.files[tensor.file].name;
   }
   return json_text(index, 2) + "\n";
 }
 
-uint32_t write_range(const Layout& layout, File& file, int index, int64_t first, int64_t count, ConstRef values) {
+uint32_t write_range(const FileLayout& layout, File& file, int index, int64_t first, int64_t count, ConstRef values) {
   RL_REQUIRE(index >= 0 && index < static_cast<int>(layout.tensors.size()), "no tensor {}", index);
-  const Layout::TensorPlan& tensor = layout.tensors[index];
+  const FileLayout::TensorPlan& tensor = layout.tensors[index];
   RL_REQUIRE(first >= 0 && count >= 0 && first <= tensor.count && count <= tensor.count - first,
              "{} elements from {} on of '{}' {}", count, first, tensor.spec.name, to_string(tensor.spec.shape));
   const int64_t size = size_of(tensor.spec.dtype);

@@ -156,7 +156,7 @@ void print_traffic(const train::Config& config, const device::Machine& machine, 
     const std::vector<parallel::Program> programs = train::run_programs(choice, place);
     const int64_t bytes =
         reduce == given.reduce ? plan.report.total : parallel::make_inventory(shape, segments, programs).total_bytes();
-    const plan::Traffic traffic = plan::traffic_by_purpose(programs.back(), segments, shape.sharding);
+    const plan::TrafficByPurpose traffic = plan::traffic_by_purpose(programs.back(), segments, shape.sharding);
     table.row({given.micro_batches == 1            ? "once per step"
                : reduce == parallel::Reduce::every ? fmt::format("every micro-batch of {}", given.micro_batches)
                                                    : fmt::format("once, after {} micro-batches", given.micro_batches),

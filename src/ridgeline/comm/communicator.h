@@ -39,7 +39,7 @@ enum class ReduceOp { sum, max, min };
 // What an operation is for: shown when it fails and in traces. Plain data; `what` must be a string literal.
 struct Label {
   const char* what = "";
-  int32_t segment = -1;  // segment (or unit) number, -1 when there is none
+  int32_t segment = -1;  // its number, -1 when there is none
   int64_t step = -1;
 };
 

@@ -77,9 +77,9 @@ BlockSaved merged(const BlockSaved& kept, const BlockSaved& again) {
 
 // The work of one block on one micro-batch; every step of it is described once, for the pass that runs it and for the
 // one that counts workspace.
-class Work {
+class BlockWork {
  public:
-  Work(Operators& operators, const LocalShape& shape, const BlockContext& context, const BlockWeights& weights)
+  BlockWork(Operators& operators, const LocalShape& shape, const BlockContext& context, const BlockWeights& weights)
       : do_(operators),
         shape_(shape),
         context_(context),
@@ -428,7 +428,7 @@ int64_t workspace_bytes(const LocalShape& shape, Pass pass) {
   const Ref any(placeholder(), shape.batch.dtype);
   const Batch batch{.sample_of_row = static_cast<const uint32_t*>(placeholder())};
   const StepRandom random;
-  Work work(operators, shape, {0, batch, random}, weights);
+  BlockWork work(operators, shape, {0, batch, random}, weights);
   switch (pass) {
     case Pass::forward:
       work.forward(any, saved, any, scratch);
@@ -457,13 +457,13 @@ BlockScratch carve_block_scratch(Carver& carver, const LocalShape& shape, Pass p
 void block_forward(Operators& operators, const LocalShape& shape, const BlockContext& context,
                    const BlockWeights& weights, ConstRef input, const BlockSaved& saved, Ref output,
                    const BlockScratch& scratch) {
-  Work(operators, shape, context, weights).forward(input, saved, output, scratch);
+  BlockWork(operators, shape, context, weights).forward(input, saved, output, scratch);
 }
 
 void block_backward(Operators& operators, const LocalShape& shape, const BlockContext& context,
                     const BlockWeights& weights, const BlockGradients& gradients, ConstRef input,
                     const BlockSaved& saved, Ref gradient, const BlockScratch& scratch) {
-  Work(operators, shape, context, weights).backward(input, saved, gradient, gradients, scratch);
+  BlockWork(operators, shape, context, weights).backward(input, saved, gradient, gradients, scratch);
 }
 
 void block_backward_input(Operators& operators, const LocalShape& shape, const BlockContext& context,
@@ -471,14 +471,15 @@ void block_backward_input(Operators& operators, const LocalShape& shape, const B
                           ConstRef output_gradient, Ref input_gradient, const BlockWeightInputs& left,
                           const BlockScratch& scratch) {
   RL_REQUIRE(keeps_products(shape.recompute), "a block that is computed again has no backward in two parts");
-  Work(operators, shape, context, weights).backward_input(input, saved, output_gradient, input_gradient, left, scratch);
+  BlockWork(operators, shape, context, weights)
+      .backward_input(input, saved, output_gradient, input_gradient, left, scratch);
 }
 
 void block_backward_weight(Operators& operators, const LocalShape& shape, const BlockContext& context,
                            const BlockWeights& weights, const BlockGradients& gradients, ConstRef input,
                            const BlockSaved& saved, const BlockWeightInputs& left, const BlockScratch& scratch) {
   RL_REQUIRE(keeps_products(shape.recompute), "a block that is computed again has no backward in two parts");
-  Work(operators, shape, context, weights).backward_weight(input, saved, left, gradients, scratch);
+  BlockWork(operators, shape, context, weights).backward_weight(input, saved, left, gradients, scratch);
 }
 
 CachedScratch carve_cached_scratch(Carver& carver, const TransformerConfig& config, DType dtype, int64_t count,
@@ -504,7 +505,7 @@ CachedScratch carve_cached_scratch(Carver& carver, const TransformerConfig& conf
     const StepRandom random;
     // Attention asks for more at the start of a sequence, where a backward is possible, or at its end.
     for (const int64_t start : {int64_t{0}, cached - n})
-      Work(operators, {config, tokens}, {0, batch, random}, weights).cached(start, any, any, any, places);
+      BlockWork(operators, {config, tokens}, {0, batch, random}, weights).cached(start, any, any, any, places);
   }
   scratch.workspace = carver.workspace("packing and partial sums", operators.workspace_bytes());
   return scratch;
@@ -513,7 +514,7 @@ CachedScratch carve_cached_scratch(Carver& carver, const TransformerConfig& conf
 void block_cached(Operators& operators, const LocalShape& shape, const BlockContext& context, int64_t start,
                   const BlockWeights& weights, Ref cache, ConstRef input, Ref output, const CachedScratch& scratch) {
   RL_REQUIRE(shape.is_whole() && !shape.batch.dropout, "generation runs whole blocks, without dropout");
-  Work(operators, shape, context, weights).cached(start, cache, input, output, scratch);
+  BlockWork(operators, shape, context, weights).cached(start, cache, input, output, scratch);
 }
 
 }  // namespace ridgeline::model

@@ -390,6 +390,7 @@ json to_hugging_face(const TransformerConfig& config) {
   validate(config);
   const TransformerConfig whole = with_usual_sizes(config);
   const Family* const family = find_family(whole.family);
+  RL_REQUIRE(family != nullptr, "family {} has no row in kHuggingFaceFamilies", whole.family);
   json result = family->write(whole);
   result["model_type"] = whole.family;
   result["architectures"] = {family->architecture};

@@ -145,7 +145,7 @@ class Builder {
 
   // The buffer of a value lives from its first use to its last.
   void touch(const Value& value, int at, StreamId stream) {
-    const std::optional<Place> place = place_of(value, run_.sharding);
+    const std::optional<BufferId> place = buffer_of(value, run_.sharding);
     if (!place) return;
     const auto [found, is_new] =
         open_.try_emplace({static_cast<int>(place->kind), place->index, place->micro, 0}, buffers_.size());
@@ -158,7 +158,7 @@ class Builder {
     buffer.last = buffer.last_on[static_cast<size_t>(stream)] = at;
   }
 
-  void create(const Place& place, int at) {
+  void create(const BufferId& place, int at) {
     const BufferKind kind = place.kind;
     const int index = place.index, micro = place.micro;
     const auto add_of_segment = [&](std::string_view what, DType dtype, Space space) {
@@ -387,19 +387,19 @@ Inventory make_inventory(const RunShape& run, const std::vector<model::Segment>&
   return inventory;
 }
 
-std::optional<Place> place_of(const Value& value, const Sharding& sharding) {
+std::optional<BufferId> buffer_of(const Value& value, const Sharding& sharding) {
   const int index = value.index, micro = value.micro;
   const bool gradient = sharding.separate_gradient(), wire = sharding.separate_wire();
   const auto where = [&](bool there, BufferKind buffer) {
-    return there ? std::optional<Place>({buffer, index, micro}) : std::nullopt;
+    return there ? std::optional<BufferId>({buffer, index, micro}) : std::nullopt;
   };
   switch (value.kind) {
     case ValueKind::activation:
-      return Place{BufferKind::activation, index, micro};
+      return BufferId{BufferKind::activation, index, micro};
     case ValueKind::saved:
-      return Place{BufferKind::saved, index, micro};
+      return BufferId{BufferKind::saved, index, micro};
     case ValueKind::output_gradient:  // one after the other in one place
-      return Place{BufferKind::stream_gradient, 0, micro};
+      return BufferId{BufferKind::stream_gradient, 0, micro};
     case ValueKind::weights:
       return where(micro != kResident && sharding.cuts(Shard::parameters), BufferKind::gathered);
     case ValueKind::gradient:

@@ -53,11 +53,11 @@ enum class BufferKind {
 };
 
 // Which of a program's buffers a value lies in; nothing for what lies in persistent ones.
-struct Place {
+struct BufferId {
   BufferKind kind;
   int index = 0, micro = 0;
 };
-std::optional<Place> place_of(const Value& value, const Sharding& sharding);
+std::optional<BufferId> buffer_of(const Value& value, const Sharding& sharding);
 
 // No operation of any stream.
 constexpr std::array<int, kStreams> kNowhere = {-1, -1, -1, -1, -1};

@@ -91,7 +91,7 @@ void RankMemory::locate_segments(const std::vector<model::Segment>& segments) {
 Ref RankMemory::locate(int program, const Value& value) const {
   const Sharding& sharding = run_.sharding;
   const SegmentMemory& memory = segment(value.index);
-  const std::optional<Place> place = place_of(value, sharding);
+  const std::optional<BufferId> place = buffer_of(value, sharding);
   const auto there = [&](DType dtype) { return Ref(find(place->kind, place->index, place->micro, program), dtype); };
   switch (value.kind) {
     case ValueKind::state:

@@ -4,9 +4,9 @@
 
 namespace ridgeline::plan {
 
-Traffic traffic_by_purpose(const parallel::Program& program, const std::vector<model::Segment>& segments,
-                           const parallel::Sharding& sharding) {
-  Traffic traffic;
+TrafficByPurpose traffic_by_purpose(const parallel::Program& program, const std::vector<model::Segment>& segments,
+                                    const parallel::Sharding& sharding) {
+  TrafficByPurpose traffic;
   for (const parallel::Op& op : program.ops) {
     const int64_t bytes = parallel::traffic_of(op, segments, sharding).bytes;
     if (op.kind == parallel::OpKind::gather) traffic.gathers += bytes;

@@ -11,13 +11,13 @@ namespace ridgeline::plan {
 
 // Bytes that one rank sends at the least (parallel/traffic.h), by what for. Agreement on scalars is left out: some
 // hundred bytes per step.
-struct Traffic {
+struct TrafficByPurpose {
   int64_t gathers = 0;     // of weights
   int64_t reductions = 0;  // of gradients
 };
 
 // Pure. `segments` are the model's, `program` was lowered with `sharding`.
-Traffic traffic_by_purpose(const parallel::Program& program, const std::vector<model::Segment>& segments,
-                           const parallel::Sharding& sharding);
+TrafficByPurpose traffic_by_purpose(const parallel::Program& program, const std::vector<model::Segment>& segments,
+                                    const parallel::Sharding& sharding);
 
 }  // namespace ridgeline::plan

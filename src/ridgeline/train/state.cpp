@@ -25,7 +25,7 @@ struct Part {
 constexpr Part kParts[] = {
     {BufferKind::master, ""}, {BufferKind::moment1, "adam.moment1."}, {BufferKind::moment2, "adam.moment2."}};
 
-checkpoint::Layout state_layout(const Executor& executor) {
+checkpoint::FileLayout state_layout(const Executor& executor) {
   std::vector<checkpoint::TensorSpec> specs;
   for (const Part& part : kParts) {
     const DType dtype = executor.state_dtype(part.kind);

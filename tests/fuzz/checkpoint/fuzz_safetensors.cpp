@@ -48,7 +48,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
 }
 
 std::vector<std::string> seeds() {
-  const Layout layout =
+  const FileLayout layout =
       plan_layout({{"weight", DType::f32, {3, 5}}, {"half", DType::bf16, {7}}, {"n", DType::i64, {}}});
   std::string written = layout.files[0].head;
   written.resize(static_cast<size_t>(layout.files[0].size), 'x');

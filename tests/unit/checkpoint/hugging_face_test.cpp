@@ -253,7 +253,7 @@ void rewrite(const fs::path& path, const std::function<std::string(std::string)>
     places.push_back(&place);
   }
   specs.insert(specs.end(), more.begin(), more.end());
-  const Layout layout = plan_layout(specs);
+  const FileLayout layout = plan_layout(specs);
   File file(path, File::Mode::create);
   file.resize(layout.files[0].size);
   file.write_at(0, bytes_of(std::string_view(layout.files[0].head)));

@@ -26,7 +26,7 @@ using testing::AllOf;
 using testing::HasSubstr;
 
 // 3 tensors in 2 files.
-Layout small_layout() {
+FileLayout small_layout() {
   LayoutOptions options;
   options.stem = "tensors";
   options.max_file_bytes = 4000;
@@ -116,7 +116,7 @@ TEST(Checkpoint, ConsecutiveWritesMakeOnePiece) {
 }
 
 TEST(Checkpoint, CombineRefusesGapsAndOverlaps) {
-  const Layout layout = small_layout();
+  const FileLayout layout = small_layout();
   // In 2 files: weight alone; count before moment, since wider types come first.
   const auto head = [&](int file) { return static_cast<int64_t>(layout.files[file].head.size()); };
   std::vector<Piece> pieces{{0, 1, head(0), 2000}, {0, 2, head(0) + 2000, 1960}, {1, 3, head(1), 24 + 1980}};

@@ -111,7 +111,7 @@ TEST(SafetensorsHeader, RefusesWhatIsNotSoundAndNamesTheFile) {
 }
 
 TEST(SafetensorsHeader, EveryTruncationIsRefused) {
-  const Layout layout = plan_layout({{"weight", DType::f32, {3, 5}}, {"steps", DType::i64, {}}});
+  const FileLayout layout = plan_layout({{"weight", DType::f32, {3, 5}}, {"steps", DType::i64, {}}});
   std::string text = layout.files[0].head;
   text.resize(static_cast<size_t>(layout.files[0].size), 'x');
   ASSERT_EQ(safetensors_refusal(text), "accepted");
@@ -161,12 +161,12 @@ TEST(SafetensorsLayout, IsAlignedSplitAndDescribesItself) {
   LayoutOptions options;
   options.max_file_bytes = 100;
   options.metadata = {{"format", "pt"}};
-  const Layout layout = plan_layout({{"a", DType::u8, {3}},
-                                     {"b \"quoted\"\n", DType::f32, {2, 2}},
-                                     {"c", DType::f64, {5}},
-                                     {"large", DType::bf16, {100}},
-                                     {"scalar", DType::i64, {}}},
-                                    options);
+  const FileLayout layout = plan_layout({{"a", DType::u8, {3}},
+                                         {"b \"quoted\"\n", DType::f32, {2, 2}},
+                                         {"c", DType::f64, {5}},
+                                         {"large", DType::bf16, {100}},
+                                         {"scalar", DType::i64, {}}},
+                                        options);
   ASSERT_EQ(layout.files.size(), 3U);
   EXPECT_EQ(layout.files[1].name, "model-00002-of-00003.safetensors");
   EXPECT_EQ(layout.data_bytes(), 3 + 16 + 40 + 200 + 8);
@@ -187,14 +187,14 @@ TEST(SafetensorsLayout, IsAlignedSplitAndDescribesItself) {
   EXPECT_EQ(layout.find("large"), 3);
   EXPECT_EQ(layout.find("none"), -1);
   // The same input gives the same bytes: every rank computes the layout for itself.
-  const Layout again = plan_layout({{"a", DType::u8, {3}}, {"b", DType::f16, {7}}});
-  const Layout same = plan_layout({{"a", DType::u8, {3}}, {"b", DType::f16, {7}}});
+  const FileLayout again = plan_layout({{"a", DType::u8, {3}}, {"b", DType::f16, {7}}});
+  const FileLayout same = plan_layout({{"a", DType::u8, {3}}, {"b", DType::f16, {7}}});
   EXPECT_EQ(again.files[0].head, same.files[0].head);
 }
 
 TEST(SafetensorsLayout, WritesByRangesInAnyOrderAndConverts) {
   const TemporaryFolder folder;
-  const Layout layout =
+  const FileLayout layout =
       plan_layout({{"odd", DType::u8, {5}}, {"half", DType::bf16, {300}}, {"full", DType::f32, {200000}}});
   const fs::path path = folder.path() / layout.files[0].name;
   std::vector<float> values(200000);
@@ -226,7 +226,7 @@ TEST(SafetensorsIndex, FindsTensorsOverSeveralFilesAndRefusesALyingIndex) {
   const TemporaryFolder folder;
   LayoutOptions options;
   options.max_file_bytes = 16;
-  const Layout layout = plan_layout({{"a", DType::f32, {4}}, {"b", DType::f32, {4}}}, options);
+  const FileLayout layout = plan_layout({{"a", DType::f32, {4}}, {"b", DType::f32, {4}}}, options);
   const std::vector<float> values{1, 2, 3, 4};
   for (int i = 0; i < 2; ++i) {
     File file(folder.path() / layout.files[i].name, File::Mode::create);
@@ -253,7 +253,7 @@ TEST(SafetensorsIndex, FindsTensorsOverSeveralFilesAndRefusesALyingIndex) {
                Error);
 
   // A single file is read first, as transformers does, and what an index beside it says otherwise is told.
-  const Layout single = plan_layout({{"a", DType::f32, {4}}});
+  const FileLayout single = plan_layout({{"a", DType::f32, {4}}});
   {
     File file(folder.path() / "model.safetensors", File::Mode::create);
     file.write_at(0, bytes_of(std::string_view(single.files[0].head)));
