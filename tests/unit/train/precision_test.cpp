@@ -1,5 +1,6 @@
 // Loss scaling, the batch ramp and 2-byte state through the trainer: what is skipped, what the metrics say, and that a
 // run that was stopped goes on with the same bits.
+#include "ridgeline/checkpoint/manifest.h"
 #include "ridgeline/optim/loss_scale.h"
 #include "small_run.h"
 
@@ -118,6 +119,33 @@ TEST_F(Precision, two_byte_weights_and_moments_resume_bitwise_at_every_level) {
                                    std::string("parallel.shard=") + level}),
                            2, std::string("moments_") + level);
   }
+}
+
+// After one step m = (1 - beta1) g and v = (1 - beta2) g^2. A beta that is rounded to float on its way changes the mean
+// of m^2 / v by more than 2e-7; roundings of the elements cancel.
+TEST_F(Precision, adam_gets_its_betas_in_double_precision) {
+  const Config one = config({"train.steps=1", "train.save_every=1", "optimizer.warmup_steps=0"});
+  run(one, 1, "betas");
+  const checkpoint::CheckpointReader reader(folder_ / "betas" / "checkpoints" / "step_00000001");
+  std::vector<float> m(2 * 3 * 32 * 32), v = m;
+  const std::vector<int64_t> shape = {3, 4, 8, 32};
+  const int64_t count = 3 * 32 * 32;
+  for (const int layer : {0, 1}) {
+    const std::string name = fmt::format("block.{}.attention.qkv.weight", layer);
+    reader.read_range("adam.moment1." + name, shape, 0, count, Ref(m.data() + layer * count));
+    reader.read_range("adam.moment2." + name, shape, 0, count, Ref(v.data() + layer * count));
+  }
+  double sum = 0.0;
+  int64_t counted = 0;
+  for (size_t i = 0; i < m.size(); ++i) {
+    if (v[i] < 1e-30F) continue;
+    sum += static_cast<double>(m[i]) * static_cast<double>(m[i]) / static_cast<double>(v[i]);
+    ++counted;
+  }
+  ASSERT_GT(counted, 5000);
+  const auto rest = [](double beta) { return static_cast<double>(static_cast<float>(1.0 - beta)); };
+  const double expected = rest(one.optimizer.beta1) * rest(one.optimizer.beta1) / rest(one.optimizer.beta2);
+  EXPECT_NEAR(sum / static_cast<double>(counted) / expected, 1.0, 5e-8);
 }
 
 }  // namespace
