@@ -146,10 +146,10 @@ BlockScratch carve_block_buffers(Carver& carver, const LocalShape& shape, Pass p
       carve_outputs();
       break;
   }
+  // Of a forward, or where one is run again: a slice's part. With dropout, what passes its mask, backward too.
   const bool runs_forward = pass == Pass::forward || (pass == Pass::backward && !whole_forward);
-  if ((shape.batch.dropout && pass != Pass::backward_weight && pass != Pass::backward_input) ||
-      (!shape.is_whole() && runs_forward))
-    scratch.branch = carver.take("residual branch", n * c, dtype);
+  const bool drops = shape.batch.dropout && (pass == Pass::forward || pass == Pass::backward);
+  if (drops || (!shape.is_whole() && runs_forward)) scratch.branch = carver.take("residual branch", n * c, dtype);
   return scratch;
 }
 

@@ -28,8 +28,8 @@ namespace ridgeline::ops {
 struct AttentionDropout {
   float probability = 0.0F;
   uint64_t random_key = 0;  // random_key(seed, step, Purpose::attention_dropout)
-  uint32_t first_head =
-      0;  // the number of head 0 in the whole model: its layer times the heads of a layer, and more in a slice
+  // The number of head 0 in the whole model: its layer times the heads of a layer; of a slice, and the heads before it.
+  uint32_t first_head = 0;
   const uint32_t* samples = nullptr;  // [B] global sample numbers; may be null when probability = 0
 };
 
