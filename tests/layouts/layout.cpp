@@ -15,7 +15,7 @@
 namespace ridgeline::layouts {
 namespace {
 
-constexpr int64_t kSequence = 11;
+constexpr int64_t kSequence = 12;
 
 // Row `row` of a step's global batch; a rank's share of valid tokens differs much from another's.
 void write_row(const parallel::BatchBuffers& buffers, int64_t step, int64_t row, int64_t b, int64_t vocab) {
@@ -44,13 +44,9 @@ double square(const std::vector<float>& values) {
 // All of a kind of state, on every rank.
 Tensors collect(const parallel::Executor& executor, parallel::BufferKind kind) {
   Tensors tensors;
-  for (size_t i = 0; i < executor.segments().size(); ++i) {
-    const model::Segment& segment = executor.segments()[i];
-    const std::vector<float> all = executor.collect(kind, static_cast<int>(i));
-    for (const model::Tensor& tensor : segment.tensors) {
-      const auto begin = all.begin() + tensor.offset;
-      tensors[tensor.name] = {segment.unit, {begin, begin + tensor.count()}};
-    }
+  for (const model::Segment& segment : model::declare(executor.run_shape().config)) {
+    for (const model::Tensor& tensor : segment.tensors)
+      tensors[tensor.name] = {segment.unit, executor.collect(kind, tensor)};
   }
   return tensors;
 }
@@ -60,14 +56,16 @@ Tensors collect(const parallel::Executor& executor, parallel::BufferKind kind) {
 std::string Layout::describe() const {
   const parallel::Sharding& s = sharding;
   return fmt::format(
-      "{} {}{} moments {} dropout {} | {} ranks, shard {} in groups of {}, {} x {} rows, reduce {}, gather {}, "
+      "{} {}{} moments {} dropout {} | {} slices{}, {} ranks, shard {} in groups of {}, {} x {} rows, reduce {}, "
+      "gather {}, "
       "prefetch {}, wire {} "
       "| "
       "recompute {} every {}, overlap {}, team {}, offload {}, {} segments",
-      family, pure ? "pure " : "", name_of(precision), name_of(moments), dropout, s.ranks(), word_of(s.level),
-      s.shards(), s.micro_batches, micro_batch, s.reduce == parallel::Reduce::every ? "every" : "last",
-      word_of(s.gather), s.prefetch, name_of(s.wire), word_of(recompute), recompute_every, overlap, team,
-      offload_window, model::declare(small_model(family, dropout), s.segmentation).size());
+      family, pure ? "pure " : "", name_of(precision), name_of(moments), dropout, s.slices(),
+      s.sequence ? " of tokens too" : "", s.ranks(), word_of(s.level), s.shards(), s.micro_batches, micro_batch,
+      s.reduce == parallel::Reduce::every ? "every" : "last", word_of(s.gather), s.prefetch, name_of(s.wire),
+      word_of(recompute), recompute_every, overlap, team, offload_window,
+      model::declare(small_model(family, dropout), s.partition()).size());
 }
 
 model::TransformerConfig small_model(const std::string& family, float dropout) {
@@ -76,7 +74,7 @@ model::TransformerConfig small_model(const std::string& family, float dropout) {
   config.width = 36;
   config.heads = 6;
   config.kv_heads = family == "llama" ? 2 : 6;
-  config.ffn = family == "llama" ? 52 : 75;
+  config.ffn = family == "llama" ? 54 : 78;
   config.vocab = family == "gpt2" ? 331 : 173;
   config.context = 16;
   if (family == "gptj" || family == "gpt_neox") config.rotary_width = 4;
@@ -115,6 +113,7 @@ Outcome run(const Layout& layout, int steps, comm::World& world, const Change& c
   shape.recompute_every = layout.recompute_every;
   shape.offload_window = layout.offload_window;
   const int micro_batches = shape.sharding.micro_batches;
+  const comm::Placement place = shape.place();
   std::vector<parallel::Program> programs = {
       parallel::lower(shape.config, parallel::schedule(1, micro_batches)[0], shape.sharding)};
   if (change) change(programs[0]);
@@ -133,7 +132,7 @@ Outcome run(const Layout& layout, int steps, comm::World& world, const Change& c
     for (int micro = 0; micro < micro_batches; ++micro) {
       const parallel::BatchBuffers buffers = executor.batch(0, micro);
       for (int64_t b = 0; b < layout.micro_batch; ++b) {
-        const int64_t row = (int64_t{micro} * world.size() + world.rank()) * layout.micro_batch + b;
+        const int64_t row = (int64_t{micro} * place.data_ranks() + place.data_rank()) * layout.micro_batch + b;
         write_row(buffers, step, row, b, shape.config.vocab);
       }
     }
@@ -159,7 +158,7 @@ Outcome run(const Layout& layout, int steps, comm::World& world, const Change& c
 
 Outcome run(const Layout& layout, int steps, const Change& change) {
   Outcome outcome;
-  comm::run_threads(layout.sharding.ranks(), {.timeout = std::chrono::seconds(60)}, [&](comm::World& world) {
+  comm::run_threads(layout.sharding.mesh.world_size(), {.timeout = std::chrono::seconds(60)}, [&](comm::World& world) {
     Outcome mine = run(layout, steps, world, change);
     if (world.rank() == 0) outcome = std::move(mine);
   });
@@ -182,6 +181,18 @@ double gradient_difference(const Outcome& outcome, const Outcome& reference) {
     if (!(relative <= worst)) worst = std::isnan(relative) ? HUGE_VAL : relative;
   }
   return worst;
+}
+
+double gradient_cosine(const Outcome& outcome, const Outcome& reference) {
+  double product = 0, square = 0, reference_square = 0;
+  for (const auto& [name, tensor] : reference.first_gradients) {
+    const std::vector<float>& values = outcome.first_gradients.at(name).values;
+    for (size_t i = 0; i < values.size(); ++i)
+      product += static_cast<double>(values[i]) * static_cast<double>(tensor.values[i]);
+    square += layouts::square(values);
+    reference_square += layouts::square(tensor.values);
+  }
+  return product / std::sqrt(square * reference_square);
 }
 
 std::string bitwise_difference(const Outcome& outcome, const Outcome& reference) {

@@ -64,6 +64,8 @@ Layout one_rank(const Layout& layout);
 // The largest relative difference of a tensor of the first gradients: ||a - b|| over max(||b||, a thousandth of its
 // segment's norm), since some gradients (a key bias's) are zero in theory.
 double gradient_difference(const Outcome& outcome, const Outcome& reference);
+// The cosine of the angle between all first gradients.
+double gradient_cosine(const Outcome& outcome, const Outcome& reference);
 // "" or the first tensor whose weights, or the first step whose loss or norm, differ in a bit.
 std::string bitwise_difference(const Outcome& outcome, const Outcome& reference);
 

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <fstream>
@@ -23,8 +24,10 @@
 #include "ridgeline/ops/cross_entropy.h"
 #include "ridgeline/parallel/diagnosis.h"
 #include "ridgeline/parallel/executor.h"
+#include "ridgeline/train/config.h"
 #include "ridgeline/train/hugging_face_names.h"
 #include "ridgeline/train/state.h"
+#include "ridgeline/train/trainer.h"
 
 namespace {
 
@@ -34,77 +37,14 @@ namespace fs = std::filesystem;
 struct Settings {
   fs::path folder;
   int ranks = 1;
-  int64_t micro_batch = 0;  // 0: the rank's whole share at once
-  int threads = 1;
-  int64_t head_chunk = 512;
-  DType dtype = DType::f32;
-  parallel::Sharding sharding;
-  int shard_group = 0;  // 0: all ranks
+  std::vector<std::string> assignments;  // configuration keys, as `train` reads them
   bool guard = false;
   bool against_one_rank = false;
   double tolerance = 5e-6;
 };
 
-// Gradients of step 0, by segment, of one rank with the whole batch at once.
-using Gradients = std::vector<std::vector<float>>;
-
-template <typename T>
-T one_of(const std::string& key, const std::string& value, const std::map<std::string, T>& words) {
-  const auto found = words.find(value);
-  if (found != words.end()) return found->second;
-  std::vector<std::string> names;
-  for (const auto& [name, unused] : words) names.push_back(name);
-  throw Error(fmt::format("{} = {}: none of {}", key, value, fmt::join(names, ", ")));
-}
-
-void set(Settings& settings, const std::string& assignment) {
-  const size_t equals = assignment.find('=');
-  if (equals == std::string::npos) throw Error(fmt::format("--set {}: expected key=value", assignment));
-  const std::string key = assignment.substr(0, equals), value = assignment.substr(equals + 1);
-  const std::map<std::string, std::function<void()>> keys = {
-      {"train.micro_batch", [&] { settings.micro_batch = std::stoll(value); }},
-      {"train.threads", [&] { settings.threads = std::stoi(value); }},
-      {"train.head_chunk", [&] { settings.head_chunk = std::stoll(value); }},
-      {"train.precision",
-       [&] {
-         if (value != "fp32" && value != "bf16")
-           throw Error(fmt::format("train.precision: '{}' is neither fp32 nor bf16", value));
-         settings.dtype = value == "bf16" ? DType::bf16 : DType::f32;
-       }},
-      {"parallel.shard_group", [&] { settings.shard_group = std::stoi(value); }},
-      {"parallel.prefetch", [&] { settings.sharding.prefetch = std::stoi(value); }},
-      {"parallel.reduce",
-       [&] {
-         settings.sharding.reduce = one_of<parallel::Reduce>(
-             key, value, {{"every", parallel::Reduce::every}, {"last", parallel::Reduce::last}});
-       }},
-      {"parallel.reduce_dtype",
-       [&] {
-         settings.sharding.wire = one_of<DType>(key, value, {{"fp32", DType::f32}, {"bf16", DType::bf16}});
-       }},
-      {"parallel.gather",
-       [&] {
-         settings.sharding.gather = one_of<parallel::Gather>(
-             key, value, {{"per_use", parallel::Gather::per_use}, {"per_step", parallel::Gather::per_step}});
-       }},
-      {"parallel.shard", [&] {
-         using parallel::Shard;
-         settings.sharding.level = one_of<Shard>(key, value,
-                                                 {{"none", Shard::none},
-                                                  {"optimizer", Shard::optimizer},
-                                                  {"gradients", Shard::gradients},
-                                                  {"parameters", Shard::parameters}});
-       }}};
-  const auto found = keys.find(key);
-  if (found == keys.end()) {
-    std::vector<std::string> names;
-    for (const auto& [name, unused] : keys) names.push_back(name);
-    const std::string near = nearest(key, names);
-    throw Error(fmt::format("--set {}: no such key here", key),
-                near.empty() ? "" : fmt::format("Did you mean {}?", near));
-  }
-  found->second();
-}
+// Gradients of step 0 by tensor, of one rank with the whole batch at once.
+using Gradients = std::map<std::string, std::vector<float>>;
 
 struct Reference {
   nlohmann::json json;
@@ -137,6 +77,21 @@ struct Reference {
   }
 };
 
+// The run that the settings describe: the reference's model and batch, and how it is to be computed.
+train::Config config_of(const std::vector<std::string>& assignments, const Reference& reference, int ranks) {
+  train::Config config = train::parse_config_text("", "parity_check", assignments);
+  config = train::with_imported_model(std::move(config), reference.config, "the reference folder");
+  config.train.sequence = reference.sequence;
+  config.train.global_batch = reference.batch;
+  if (!config.origins.contains("train.threads")) config.train.threads = 1;
+  if (!config.origins.contains("train.micro_batch")) {  // a rank's whole share at once
+    const int64_t data_ranks = train::mesh_of(config, ranks).size(comm::kDataAxes);
+    config.train.micro_batch = std::max<int64_t>(reference.batch / data_ranks, 1);
+  }
+  train::check(config, ranks);
+  return config;
+}
+
 class Report {
  public:
   explicit Report(bool print) : print_(print) {}
@@ -161,50 +116,35 @@ class Check {
   Check(const Settings& settings, const Reference& reference, comm::World& world, const Gradients* one_rank = nullptr)
       : settings_(settings),
         reference_(reference),
+        config_(config_of(settings.assignments, reference, world.size())),
+        place_(train::mesh_of(config_, world.size()), world.rank()),
         one_rank_(one_rank),
         world_(world),
-        team_(settings.threads),
+        team_(static_cast<int>(config_.train.threads)),
         stream_(team_),
         sum_(world.communicator("parity")),
-        report_(world.rank() == 0) {
-    const int64_t share = reference.batch / world.size();
-    micro_ = settings.micro_batch > 0 ? settings.micro_batch : share;
-    if (reference.batch % (world.size() * micro_) != 0) {
-      throw Error(fmt::format("{} sequences do not divide into {} ranks of micro-batches of {}", reference.batch,
-                              world.size(), micro_));
-    }
-    micro_batches_ = static_cast<int>(share / micro_);
-    const model::BatchShape shape{.batch = micro_,
-                                  .sequence = reference.sequence,
-                                  .dtype = settings.dtype,
-                                  .head_chunk = settings.head_chunk,
-                                  .team_size = settings.threads};
-    parallel::Sharding sharding = settings.sharding;
-    sharding.mesh = comm::Mesh::of_data(world.size(), settings.shard_group);
-    sharding.weights = settings.dtype;
-    sharding.micro_batches = micro_batches_;
-    parallel::RunShape run{.config = reference.config,
-                           .batch = shape,
-                           .evaluation_batch = shape,
-                           .sharding = sharding,
-                           .rank = world.rank()};
-    std::vector<parallel::Program> programs = {
-        parallel::lower(run.config, parallel::schedule(1, micro_batches_)[0], sharding),
-        parallel::evaluation(run.config, 1, sharding)};
+        report_(world.rank() == 0),
+        micro_(config_.train.micro_batch),
+        micro_batches_(static_cast<int>(reference.batch / (micro_ * place_.data_ranks()))) {
+    const device::Machine machine = device::Machine::read();
     executor_ = std::make_unique<parallel::Executor>(
-        run, std::move(programs), world, stream_,
-        parallel::Executor::Options{settings.guard ? parallel::Packing::separate : parallel::Packing::shared,
-                                    settings.guard});
+        train::run_shape(config_, machine, place_), train::run_programs(config_, place_), world, stream_,
+        parallel::Executor::Options{.packing = settings.guard ? parallel::Packing::separate : parallel::Packing::shared,
+                                    .guard = settings.guard,
+                                    .overlap = config_.parallel.overlap,
+                                    .offload_folder = fs::temp_directory_path() / "ridgeline_parity"});
     train::load_hugging_face(*executor_, settings.folder);
   }
 
   // Gradients of step 0 and nothing else.
   Gradients gradients() {
     write_batch(0);
-    executor_->run(0, {.update = false});
+    executor_->run(kStep, {.update = false});
     Gradients all;
-    for (size_t u = 0; u < executor_->segments().size(); ++u)
-      all.push_back(executor_->collect(parallel::BufferKind::gradient, static_cast<int>(u)));
+    for (const model::Segment& unit : model::declare(reference_.config)) {
+      for (const model::Tensor& tensor : unit.tensors)
+        all[tensor.name] = executor_->collect(parallel::BufferKind::gradient, tensor);
+    }
     return all;
   }
 
@@ -219,6 +159,9 @@ class Check {
   }
 
  private:
+  // In run_programs().
+  static constexpr int kEvaluation = 0, kStep = 1;
+
   // Row `row` of the reference's batch of `step` into row `b` of a micro-batch.
   void write_row(const parallel::BatchBuffers& buffers, int64_t step, int64_t row, int64_t b) const {
     const int64_t t = reference_.sequence;
@@ -233,25 +176,29 @@ class Check {
     buffers.sample_of_row[b] = static_cast<uint32_t>(row);
   }
 
-  int64_t row_of(int micro, int64_t b) const { return (micro * world_.size() + world_.rank()) * micro_ + b; }
+  int64_t row_of(int micro, int64_t b) const {
+    return (int64_t{micro} * place_.data_ranks() + place_.data_rank()) * micro_ + b;
+  }
 
   void write_batch(int64_t step) {
     for (int micro = 0; micro < micro_batches_; ++micro) {
-      const parallel::BatchBuffers buffers = executor_->batch(0, micro);
+      const parallel::BatchBuffers buffers = executor_->batch(kStep, micro);
       for (int64_t b = 0; b < micro_; ++b) write_row(buffers, step, row_of(micro, b), b);
     }
   }
 
-  double tolerance(double fp32, double bf16) const { return settings_.dtype == DType::bf16 ? bf16 : fp32; }
+  double tolerance(double fp32, double bf16) const {
+    return train::activation_dtype(config_) == DType::f32 ? fp32 : bf16;
+  }
 
   void check_logits() {
     double sums[2] = {0, 0};  // squares of difference and of reference
     const int64_t per_row = reference_.sequence * reference_.config.vocab;
     for (int micro = 0; micro < micro_batches_; ++micro) {
-      const parallel::BatchBuffers buffers = executor_->batch(1, 0);
+      const parallel::BatchBuffers buffers = executor_->batch(kEvaluation, 0);
       for (int64_t b = 0; b < micro_; ++b) write_row(buffers, 0, row_of(micro, b), b);
-      executor_->run(1, {});
-      const std::vector<float> logits = parallel::logits(*executor_, 1, 0);
+      executor_->run(kEvaluation, {});
+      const std::vector<float> logits = parallel::logits(*executor_, kEvaluation, 0);
       for (int64_t b = 0; b < micro_; ++b) {
         const float* const expected = reference_.logits.data() + row_of(micro, b) * per_row;
         for (int64_t i = 0; i < per_row; ++i) {
@@ -269,45 +216,42 @@ class Check {
     const checkpoint::HuggingFaceModel expected(settings_.folder / "grads.safetensors",
                                                 train::hugging_face_names(reference_.config));
     write_batch(0);
-    const parallel::StepResult result = executor_->run(0, {.update = false});
+    const parallel::StepResult result = executor_->run(kStep, {.update = false});
     report_.row("loss of step 0", relative(result.loss, reference_.json.at("loss")),
                 tolerance(settings_.tolerance, 1e-3));
-    for (size_t u = 0; u < executor_->segments().size(); ++u) {
-      const model::Segment& segment = executor_->segments()[u];
-      const std::vector<float> all = executor_->collect(parallel::BufferKind::gradient, static_cast<int>(u));
-      const float* const gradient = all.data();
+    for (const model::Segment& unit : model::declare(reference_.config)) {
       double unit_square = 0;
+      std::vector<std::vector<float>> gradients;
       std::vector<std::pair<double, double>> squares;  // per tensor: difference, reference
-      for (const model::Tensor& tensor : segment.tensors) {
+      for (const model::Tensor& tensor : unit.tensors) {
         std::vector<float> values(static_cast<size_t>(tensor.count()));
         expected.read_range(tensor.name, 0, tensor.count(), Ref(values.data()));
-        double difference = 0, square = 0;
-        for (int64_t i = 0; i < tensor.count(); ++i) {
-          const double e = static_cast<double>(values[static_cast<size_t>(i)]);
-          const double d = static_cast<double>(gradient[tensor.offset + i]) - e;
-          difference += d * d;
-          square += e * e;
-        }
-        unit_square += square;
-        squares.emplace_back(difference, square);
+        gradients.push_back(executor_->collect(parallel::BufferKind::gradient, tensor));
+        squares.emplace_back(squared_difference(gradients.back(), values), squared(values));
+        unit_square += squares.back().second;
       }
-      for (size_t i = 0; i < segment.tensors.size(); ++i) {
-        // A key bias's gradient is zero in theory: errors are relative to at least a thousandth of the segment's norm.
+      for (size_t i = 0; i < unit.tensors.size(); ++i) {
+        // A key bias's gradient is zero in theory: errors are relative to at least a thousandth of the unit's norm.
+        const std::string& name = unit.tensors[i].name;
         const double scale = std::max(std::sqrt(squares[i].second), 1e-3 * std::sqrt(unit_square));
-        report_.row("gradient of " + segment.tensors[i].name, std::sqrt(squares[i].first) / scale,
-                    tolerance(settings_.tolerance, 5e-2));
+        report_.row("gradient of " + name, std::sqrt(squares[i].first) / scale, tolerance(settings_.tolerance, 5e-2));
         if (one_rank_ == nullptr) continue;
-        double difference = 0;
-        const std::vector<float>& expected_one = (*one_rank_)[u];
-        for (int64_t e = 0; e < segment.tensors[i].count(); ++e) {
-          const int64_t at = segment.tensors[i].offset + e;
-          const double d =
-              static_cast<double>(gradient[at]) - static_cast<double>(expected_one[static_cast<size_t>(at)]);
-          difference += d * d;
-        }
-        report_.row("  against one rank", std::sqrt(difference) / scale, tolerance(1e-6, 1e-2));
+        report_.row("  against one rank", std::sqrt(squared_difference(gradients[i], one_rank_->at(name))) / scale,
+                    tolerance(place_.data_ranks() == world_.size() ? 1e-6 : 1e-5, 1e-2));
       }
     }
+  }
+
+  static double squared(const std::vector<float>& values) {
+    return squared_difference(values, std::vector<float>(values.size()));
+  }
+  static double squared_difference(const std::vector<float>& a, const std::vector<float>& b) {
+    double sum = 0;
+    for (size_t i = 0; i < a.size(); ++i) {
+      const double difference = static_cast<double>(a[i]) - static_cast<double>(b[i]);
+      sum += difference * difference;
+    }
+    return sum;
   }
 
   void check_losses() {
@@ -327,7 +271,7 @@ class Check {
       input.step = step;
       input.correction1 = static_cast<float>(1.0 - std::pow(static_cast<double>(input.optimizer.beta1), step + 1));
       input.correction2 = static_cast<float>(1.0 - std::pow(static_cast<double>(input.optimizer.beta2), step + 1));
-      const parallel::StepResult result = executor_->run(0, input);
+      const parallel::StepResult result = executor_->run(kStep, input);
       const size_t index = static_cast<size_t>(step);
       if (result.tokens != reference_.json.at("valid_tokens").at(index).get<int64_t>()) {
         report_.row(fmt::format("step {} valid tokens", step), 1.0, 0.0);
@@ -345,40 +289,39 @@ class Check {
 
   const Settings& settings_;
   const Reference& reference_;
+  const train::Config config_;
+  const comm::Placement place_;
   const Gradients* one_rank_;
   comm::World& world_;
   device::WorkerTeam team_;
   device::Stream stream_;
   std::unique_ptr<comm::Communicator> sum_;
   Report report_;
-  int64_t micro_ = 1;
-  int micro_batches_ = 1;
+  const int64_t micro_;
+  const int micro_batches_;
   std::unique_ptr<parallel::Executor> executor_;
 };
 
 int run(int argc, char** argv) {
   CLI::App app{"Compares a run with a reference folder of another implementation."};
   Settings settings;
-  std::vector<std::string> assignments;
   app.add_option("folder", settings.folder, "reference folder")->required();
   app.add_option("--ranks", settings.ranks, "thread ranks (under mpirun: the number of processes)");
-  app.add_option("--set", assignments,
-                 "train.micro_batch, train.precision, train.threads, train.head_chunk, parallel.shard, shard_group, "
-                 "reduce, reduce_dtype, gather, prefetch");
+  app.add_option("--set", settings.assignments,
+                 "configuration keys, as `ridgeline train` reads them: how the step is computed");
   app.add_option("--tolerance", settings.tolerance, "relative error allowed in fp32");
   app.add_flag("--against-one-rank", settings.against_one_rank,
                "also compare each gradient with one rank's (1e-6 in fp32)");
   app.add_flag("--guard", settings.guard, "make buffers unreadable outside their declared lifetime");
   CLI11_PARSE(app, argc, argv);
-  for (const std::string& assignment : assignments) set(settings, assignment);
 
   const Reference reference(settings.folder);
   Gradients one_rank;
   if (settings.against_one_rank) {
     Settings whole = settings;
-    whole.micro_batch = 0;
-    whole.sharding = {};
-    whole.shard_group = 0;
+    std::erase_if(whole.assignments, [](const std::string& assignment) {
+      return assignment.starts_with("parallel.") || assignment.starts_with("train.micro_batch");
+    });
     comm::run_threads(1, {}, [&](comm::World& world) { one_rank = Check(whole, reference, world).gradients(); });
   }
   int rows = 0, failed = 0;

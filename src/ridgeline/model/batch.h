@@ -19,6 +19,11 @@ struct BatchShape {
 
   int64_t tokens() const { return batch * sequence; }
 };
+// For the logits of what follows a sequence's last token.
+inline BatchShape one_token(BatchShape shape) {
+  shape.batch = shape.sequence = shape.head_chunk = 1;
+  return shape;
+}
 
 // One micro-batch: what the tokens are and where they stand.
 struct Batch {

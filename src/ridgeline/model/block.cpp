@@ -26,15 +26,15 @@ ops::Attention attention_of(const LocalShape& shape, const BlockContext& context
   ops::Attention attention{.batch = shape.batch.batch,
                            .queries = shape.batch.sequence,
                            .keys = shape.batch.sequence,
-                           .heads = shape.slice.heads,
-                           .kv_heads = shape.slice.kv_heads,
+                           .heads = shape.slice.heads.count,
+                           .kv_heads = shape.slice.kv_heads.count,
                            .head_width = config.head_width(),
                            .scale = 1.0F / std::sqrt(static_cast<float>(config.head_width())),
                            .q_stride = shape.qkv_width(),
                            .kv_stride = shape.qkv_width(),
                            .out_stride = shape.attended()};
   if (shape.batch.dropout) {
-    const auto first_head = static_cast<uint32_t>(context.layer * config.heads + shape.slice.first_head);
+    const auto first_head = static_cast<uint32_t>(context.layer * config.heads + shape.slice.heads.first);
     attention.dropout = {config.dropout, context.random.attention_dropout, first_head, context.batch.sample_of_row};
   }
   return attention;
@@ -52,7 +52,8 @@ ops::RotaryPairing pairing_of(Pairing option) {
 
 // One of the products that make queries, keys and values out of a norm's output.
 struct Projection {
-  ConstRef weight, bias;
+  Weight weight;
+  ConstRef bias;
   float *weight_gradient, *bias_gradient;
   int64_t first, out;  // columns of qkv
 };
@@ -86,7 +87,8 @@ class BlockWork {
         config_(shape.config),
         w_(weights),
         n_(shape.batch.tokens()),
-        f_(shape.slice.ffn),
+        m_(shape.tokens().count),
+        f_(shape.slice.ffn.count),
         attended_(shape.attended()),
         sequential_(mlp_follows_attention(config_.residual)),
         one_norm_(!has_second_norm(config_.residual)) {}
@@ -108,7 +110,7 @@ class BlockWork {
                 const BlockScratch& scratch) {
     const BlockSaved s = merged(saved, scratch.again);
     if (!keeps_products(shape_.recompute)) again(input, s, scratch);
-    const Ref behind = shape_.batch.dropout ? scratch.branch : gradient;
+    const Ref behind = shape_.batch.dropout || shape_.slice.sequence ? scratch.branch : gradient;
     const Ref mlp_narrow = sequential_ ? scratch.narrow : scratch.mlp_narrow;
     const Gradients all{.output = gradient,
                         .residual = gradient,
@@ -148,7 +150,7 @@ class BlockWork {
     const Ref mlp_normed = one_norm_ ? s.normed : s.mlp_normed;
     if (!sequential_ && !one_norm_) norm2(input, mlp_normed, nullptr, nullptr);
     project_qkv(s.normed, s.qkv);
-    const int64_t kv = shape_.slice.kv_heads * config_.head_width(), qkv = shape_.qkv_width();
+    const int64_t kv = shape_.slice.kv_heads.count * config_.head_width(), qkv = shape_.qkv_width();
     do_.apply([&](device::Stream& stream) {
       for (int64_t i = 0; i < n_; ++i)
         ops::cast(stream, 2 * kv, s.qkv.at(i * qkv + attended_), cache.at((start + i) * 2 * kv));
@@ -158,10 +160,10 @@ class BlockWork {
     attention.query_start = start;
     attention.kv_stride = 2 * kv;
     do_.attention_forward(attention, s.qkv, cache, cache.at(kv), s.attention_out, nullptr);
-    into_residual(attended_, s.attention_out, w_.out_weight, w_.out_bias, input, 0, output, {});
+    into_residual(attended_, s.attention_out, w_.out_weight, w_.out_bias, input, 0, output, s.branch);
     if (sequential_) norm2(output, mlp_normed, nullptr, nullptr);
     up(mlp_normed, s.up, s.activation);
-    into_residual(f_, s.activation, w_.down_weight, w_.down_bias, output, 0, output, {});
+    into_residual(f_, s.activation, w_.down_weight, w_.down_bias, output, 0, output, s.branch);
   }
 
  private:
@@ -177,11 +179,28 @@ class BlockWork {
     Ref mlp_input, attended, activation;  // of the MLP's input, of attention's output, of SwiGLU's
   };
 
+  // From the residual stream's tokens to all of them, which products read.
   void norm1(ConstRef x, Ref y, float* mean, float* rstd) {
-    do_.norm_forward(config_, n_, x, w_.norm1_weight, w_.norm1_bias, y, mean, rstd);
+    do_.norm_forward(config_, m_, x, w_.norm1_weight, w_.norm1_bias, own(y), mean, rstd);
+    enter(y);
   }
   void norm2(ConstRef x, Ref y, float* mean, float* rstd) {
-    do_.norm_forward(config_, n_, x, w_.norm2_weight, w_.norm2_bias, y, mean, rstd);
+    do_.norm_forward(config_, m_, x, w_.norm2_weight, w_.norm2_bias, own(y), mean, rstd);
+    enter(y);
+  }
+  // Of [N][C] the residual stream's tokens.
+  template <typename AnyRef>
+  AnyRef own(AnyRef all) const {
+    return all.at(shape_.tokens().first * config_.width);
+  }
+  // [N][C], of which every slice has its own tokens, comes to all of them.
+  void enter(Ref all) {
+    if (shape_.slice.sequence) do_.gather_from_slices(all, m_ * config_.width);
+  }
+  // [N][C], of which every slice has computed a part: the sum, of the residual stream's tokens.
+  void leave(Ref all) {
+    if (shape_.slice.sequence) return do_.sum_parts_over_slices(all, m_ * config_.width);
+    if (!shape_.is_whole()) do_.sum_over_slices(all, n_ * config_.width);
   }
 
   // One product for queries, keys and values, or one for queries and one for keys and values.
@@ -199,7 +218,7 @@ class BlockWork {
   void project_qkv(ConstRef normed, Ref qkv) {
     for_each_projection({}, [&](const Projection& p) {
       do_.matmul(
-          forward_out_in(n_, config_.width, p.out, normed, p.weight, p.bias, qkv.at(p.first), shape_.qkv_width()));
+          product_forward(n_, config_.width, p.out, normed, p.weight, p.bias, qkv.at(p.first), shape_.qkv_width()));
     });
     rotate(qkv, false);
   }
@@ -210,7 +229,7 @@ class BlockWork {
     do_.apply([&](device::Stream& stream) {
       ops::rotary(stream,
                   {.tokens = n_,
-                   .heads = shape_.slice.heads + shape_.slice.kv_heads,
+                   .heads = shape_.slice.heads.count + shape_.slice.kv_heads.count,
                    .head_width = config_.head_width(),
                    .rotary_width = config_.rotated_width(),
                    .stride = shape_.qkv_width(),
@@ -227,13 +246,14 @@ class BlockWork {
     do_.attention_forward(attention_of(shape_, context_), s.qkv, keys(s.qkv), values(s.qkv), s.attention_out, s.lse);
   }
   Ref keys(Ref qkv) const { return qkv.at(attended_); }
-  Ref values(Ref qkv) const { return qkv.at(attended_ + shape_.slice.kv_heads * config_.head_width()); }
+  Ref values(Ref qkv) const { return qkv.at(attended_ + shape_.slice.kv_heads.count * config_.head_width()); }
 
-  // target = residual + dropout(x W + b), W stored [in][C]. target may be residual. The whole product ends in the sum
+  // target = residual + dropout(x W + b), W [in][C]. target may be residual. The whole product ends in the sum
   // where there is no dropout; else it goes to `branch` before.
-  void into_residual(int64_t in, ConstRef x, ConstRef w, ConstRef bias, ConstRef residual, uint32_t site, Ref target,
-                     Ref branch) {
-    Matmul product = forward_in_out(n_, in, config_.width, x, w, shape_.slice.first() ? bias : ConstRef(), target);
+  void into_residual(int64_t in, ConstRef x, const Weight& w, ConstRef bias, ConstRef residual, uint32_t site,
+                     Ref target, Ref branch) {
+    Matmul product =
+        product_forward(n_, in, config_.width, x, w, shape_.slice.first() ? bias : ConstRef(), target, config_.width);
     if (shape_.is_whole() && !shape_.batch.dropout) {
       product.epilogue = Epilogue::residual;
       product.residual = residual;
@@ -241,21 +261,21 @@ class BlockWork {
     }
     product.c = branch;
     do_.matmul(product);
-    if (!shape_.is_whole()) do_.sum_over_slices(branch, n_ * config_.width);
+    leave(branch);
     do_.apply([&](device::Stream& stream) {
-      ops::dropout_forward(stream, n_, config_.width, dropout(site), branch, residual, target);
+      ops::dropout_forward(stream, m_, config_.width, dropout(site), own(branch), residual, target);
     });
   }
   ops::Dropout dropout(uint32_t site) const {
-    ops::Dropout dropout = dropout_at(config_, context_.batch, context_.random, site);
+    ops::Dropout dropout = dropout_at(config_, context_.batch, context_.random, site, shape_.tokens().first);
     if (!shape_.batch.dropout) dropout.probability = 0.0F;
     return dropout;
   }
 
   // before = normed Wup^T + b, after = f(before). `after` null: only the product.
   void up(ConstRef normed, Ref before, Ref after) {
-    Matmul product = forward_out_in(n_, config_.width, shape_.up_width(), normed, w_.up_weight, w_.up_bias, before,
-                                    shape_.up_width());
+    Matmul product = product_forward(n_, config_.width, shape_.up_width(), normed, w_.up_weight, w_.up_bias, before,
+                                     shape_.up_width());
     if (after && config_.mlp == Mlp::gelu_tanh) {  // the one that a product can end in
       product.epilogue = Epilogue::gelu;
       product.pre_activation = before;
@@ -295,18 +315,20 @@ class BlockWork {
     up(s.norm2_out, s.up, {});
   }
 
-  // The gradient that reaches a projection behind dropout: `to`, which is `gradient` itself where nothing is dropped
-  // and nothing is left for a weight part.
+  // The gradient that reaches a projection behind dropout: `to`, which is `gradient` itself where nothing is dropped,
+  // nothing is left for a weight part, and all tokens are here.
   void behind_dropout(ConstRef gradient, uint32_t site, Ref to) {
     if (to.data == gradient.data) return;
-    do_.apply(
-        [&](device::Stream& stream) { ops::dropout_backward(stream, n_, config_.width, dropout(site), gradient, to); });
+    do_.apply([&](device::Stream& stream) {
+      ops::dropout_backward(stream, m_, config_.width, dropout(site), gradient, own(to));
+    });
+    enter(to);
   }
 
   // Gradient of the activation's input, from that of the MLP's output.
   void through_activation(ConstRef dmlp, ConstRef before, Ref dup, Ref dactivation) {
     const int64_t f = f_;
-    Matmul product = input_gradient_in_out(n_, f, config_.width, dmlp, w_.down_weight, dup);
+    Matmul product = input_gradient(n_, f, config_.width, dmlp, config_.width, w_.down_weight, dup);
     switch (config_.mlp) {
       case Mlp::gelu_tanh:
         product.epilogue = Epilogue::gelu_grad;
@@ -336,23 +358,23 @@ class BlockWork {
   void mlp_backward(Parts parts, ConstRef input, const BlockSaved& s, const Gradients& d, const BlockGradients& g) {
     const int64_t c = config_.width, u = shape_.up_width();
     const ConstRef norm_input = sequential_ ? ConstRef(s.residual) : input;
-    const bool renew = parts.weight && !keeps_outputs(shape_.recompute);
+    const bool renew_norm = parts.weight && !keeps_norms(shape_);
     if (parts.input) behind_dropout(d.output, mlp_site(context_.layer), d.of.mlp);
     if (parts.weight) {
-      if (renew) activate(s.up, s.activation);
+      if (!keeps_outputs(shape_.recompute)) activate(s.up, s.activation);
       do_.matmul(weight_gradient(n_, f_, c, s.activation, f_, d.of.mlp, g.down_weight, nullptr));
-      do_.bias_gradient(n_, c, d.of.mlp, g.down_bias);
+      do_.bias_gradient(m_, c, own(d.of.mlp), g.down_bias);
     }
     if (parts.input) through_activation(d.of.mlp, s.up, d.of.up, d.activation);
     if (parts.weight) {
-      if (renew && one_norm_) norm1(input, s.norm1_out, nullptr, nullptr);
-      if (renew && !one_norm_) norm2(norm_input, s.norm2_out, nullptr, nullptr);
+      if (renew_norm && one_norm_) norm1(input, s.norm1_out, nullptr, nullptr);
+      if (renew_norm && !one_norm_) norm2(norm_input, s.norm2_out, nullptr, nullptr);
       do_.matmul(weight_gradient(n_, u, c, d.of.up, u, one_norm_ ? s.norm1_out : s.norm2_out, g.up_weight, g.up_bias));
     }
     if (parts.input) {
-      do_.matmul(input_gradient_out_in(n_, c, u, d.of.up, u, w_.up_weight, d.mlp_input));
+      do_.matmul(input_gradient(n_, c, u, d.of.up, u, w_.up_weight, d.mlp_input));
       // With one norm it is a part of the sum that reaches that.
-      if (!shape_.is_whole() && !one_norm_) do_.sum_over_slices(d.mlp_input, n_ * c);
+      if (!one_norm_) leave(d.mlp_input);
     }
     // In parallel the attention still needs the gradient of the block's output as it is.
     if (sequential_) norm2_backward(parts, norm_input, s, d, d.output, g);
@@ -360,7 +382,7 @@ class BlockWork {
 
   void norm2_backward(Parts parts, ConstRef x, const BlockSaved& s, const Gradients& d, ConstRef past,
                       const BlockGradients& g) {
-    do_.norm_backward(config_, n_, x, w_.norm2_weight, s.mean2, s.rstd2, d.of.norm2, past,
+    do_.norm_backward(config_, m_, x, w_.norm2_weight, s.mean2, s.rstd2, own(d.of.norm2), past,
                       parts.input ? d.input : Ref(), parts.weight ? g.norm2_weight : nullptr,
                       parts.weight ? g.norm2_bias : nullptr);
   }
@@ -371,16 +393,16 @@ class BlockWork {
     if (parts.input) behind_dropout(d.residual, attention_site(context_.layer), d.of.attention);
     if (parts.weight) {
       do_.matmul(weight_gradient(n_, attended_, c, s.attention_out, attended_, d.of.attention, g.out_weight, nullptr));
-      do_.bias_gradient(n_, c, d.of.attention, g.out_bias);
+      do_.bias_gradient(m_, c, own(d.of.attention), g.out_bias);
     }
     if (parts.input) {
-      do_.matmul(input_gradient_in_out(n_, attended_, c, d.of.attention, w_.out_weight, d.attended));
+      do_.matmul(input_gradient(n_, attended_, c, d.of.attention, c, w_.out_weight, d.attended));
       do_.attention_backward(attention_of(shape_, context_), s.qkv, keys(s.qkv), values(s.qkv), s.attention_out,
                              d.attended, s.lse, d.of.qkv, keys(d.of.qkv), values(d.of.qkv));
       rotate(d.of.qkv, true);
     }
     if (parts.weight) {
-      if (!keeps_outputs(shape_.recompute)) norm1(input, s.norm1_out, nullptr, nullptr);
+      if (!keeps_norms(shape_)) norm1(input, s.norm1_out, nullptr, nullptr);
       for_each_projection(g, [&](const Projection& p) {
         do_.matmul(
             weight_gradient(n_, p.out, c, d.of.qkv.at(p.first), qkv, s.norm1_out, p.weight_gradient, p.bias_gradient));
@@ -390,7 +412,7 @@ class BlockWork {
       // What the sum starts with: with one norm, its gradient by way of the MLP.
       Ref sum = one_norm_ ? d.mlp_input : Ref();
       for_each_projection(g, [&](const Projection& p) {
-        Matmul product = input_gradient_out_in(n_, c, p.out, d.of.qkv.at(p.first), qkv, p.weight, d.of.norm1);
+        Matmul product = input_gradient(n_, c, p.out, d.of.qkv.at(p.first), qkv, p.weight, d.of.norm1);
         if (sum) {
           product.epilogue = Epilogue::residual;
           product.residual = sum;
@@ -398,12 +420,12 @@ class BlockWork {
         do_.matmul(product);
         sum = d.of.norm1;
       });
-      if (!shape_.is_whole()) do_.sum_over_slices(d.of.norm1, n_ * c);
+      leave(d.of.norm1);
     }
     const bool parallel_norm2 = !sequential_ && !one_norm_;
     if (parallel_norm2) norm2_backward(parts, input, s, d, d.output, g);
     // The gradient that reaches the input past norm1 has come as far as d.input, unless nothing was added to it yet.
-    do_.norm_backward(config_, n_, input, w_.norm1_weight, s.mean1, s.rstd1, d.of.norm1,
+    do_.norm_backward(config_, m_, input, w_.norm1_weight, s.mean1, s.rstd1, own(d.of.norm1),
                       one_norm_ ? d.output : ConstRef(d.input), parts.input ? d.input : Ref(),
                       parts.weight ? g.norm1_weight : nullptr, parts.weight ? g.norm1_bias : nullptr);
   }
@@ -413,7 +435,7 @@ class BlockWork {
   const BlockContext context_;
   const TransformerConfig& config_;
   const BlockWeights& w_;
-  const int64_t n_, f_, attended_;  // N, F, H D
+  const int64_t n_, m_, f_, attended_;  // N, M, F, H D
   const bool sequential_, one_norm_;
 };
 
@@ -482,30 +504,35 @@ void block_backward_weight(Operators& operators, const LocalShape& shape, const 
   BlockWork(operators, shape, context, weights).backward_weight(input, saved, left, gradients, scratch);
 }
 
-CachedScratch carve_cached_scratch(Carver& carver, const TransformerConfig& config, DType dtype, int64_t count,
-                                   int64_t cached, int team_size) {
+CachedScratch carve_cached_scratch(Carver& carver, const LocalShape& shape, int64_t cached) {
+  const TransformerConfig& config = shape.config;
+  const DType dtype = shape.batch.dtype;
+  const int64_t count = shape.batch.sequence;
+  const int team_size = shape.batch.team_size;
   CachedScratch scratch{};
   scratch.normed = carver.take("norm output", count * config.width, dtype);
   scratch.mlp_normed = has_second_norm(config.residual) && !mlp_follows_attention(config.residual)
                            ? carver.take("norm output for the MLP", count * config.width, dtype)
                            : scratch.normed;
-  scratch.qkv = carver.take("qkv", count * config.qkv_width(), dtype);
-  scratch.attention_out = carver.take("attention output", count * config.heads * config.head_width(), dtype);
-  scratch.up = carver.take("mlp before activation", count * config.up_width(), dtype);
-  scratch.activation = carver.take("mlp after activation", count * config.ffn, dtype);
+  scratch.qkv = carver.take("qkv", count * shape.qkv_width(), dtype);
+  scratch.attention_out = carver.take("attention output", count * shape.attended(), dtype);
+  scratch.up = carver.take("mlp before activation", count * shape.up_width(), dtype);
+  scratch.activation = carver.take("mlp after activation", count * shape.slice.ffn.count, dtype);
+  if (!shape.is_whole()) scratch.branch = carver.take("residual branch", count * config.width, dtype);
   // Any number of tokens up to `count` may come at once, and a smaller product may need more scratch than a larger one.
   Operators operators(team_size);
   const Segment segment = declare_block(config, 0);
   const Ref any(placeholder(), dtype);
   const BlockWeights weights = block_weights({{&segment, any}});
-  const CachedScratch places{any, any, any, any, any, any, {}};
+  const CachedScratch places{any, any, any, any, any, any, any, {}};
   for (int64_t n = 1; n <= count; ++n) {
     const BatchShape tokens{.batch = 1, .sequence = n, .dtype = dtype, .team_size = team_size};
     const Batch batch;
     const StepRandom random;
     // Attention asks for more at the start of a sequence, where a backward is possible, or at its end.
     for (const int64_t start : {int64_t{0}, cached - n})
-      BlockWork(operators, {config, tokens}, {0, batch, random}, weights).cached(start, any, any, any, places);
+      BlockWork(operators, {config, tokens, Recompute::none, shape.slice}, {0, batch, random}, weights)
+          .cached(start, any, any, any, places);
   }
   scratch.workspace = carver.workspace("packing and partial sums", operators.workspace_bytes());
   return scratch;
@@ -513,7 +540,7 @@ CachedScratch carve_cached_scratch(Carver& carver, const TransformerConfig& conf
 
 void block_cached(Operators& operators, const LocalShape& shape, const BlockContext& context, int64_t start,
                   const BlockWeights& weights, Ref cache, ConstRef input, Ref output, const CachedScratch& scratch) {
-  RL_REQUIRE(shape.is_whole() && !shape.batch.dropout, "generation runs whole blocks, without dropout");
+  RL_REQUIRE(!shape.slice.sequence && !shape.batch.dropout, "generation runs all tokens, without dropout");
   BlockWork(operators, shape, context, weights).cached(start, cache, input, output, scratch);
 }
 

@@ -9,24 +9,24 @@
 namespace ridgeline::model {
 namespace {
 
-template <typename Result, typename Data>
-Result parts_of(const PlacedSegments<Data>& segments) {
+template <typename Result, typename Data, typename FindMatrix>
+Result parts_of(const PlacedSegments<Data>& segments, FindMatrix&& matrix) {
   const auto at = [&](std::string_view suffix) { return find(segments, suffix); };
-  return {.norm1_weight = at("norm1.weight"),
+  return {.qkv_weight = matrix(segments, "attention.qkv.weight"),
+          .q_weight = matrix(segments, "attention.q.weight"),
+          .kv_weight = matrix(segments, "attention.kv.weight"),
+          .out_weight = matrix(segments, "attention.out.weight"),
+          .up_weight = matrix(segments, "mlp.up.weight"),
+          .down_weight = matrix(segments, "mlp.down.weight"),
+          .norm1_weight = at("norm1.weight"),
           .norm1_bias = at("norm1.bias"),
-          .qkv_weight = at("attention.qkv.weight"),
           .qkv_bias = at("attention.qkv.bias"),
-          .q_weight = at("attention.q.weight"),
           .q_bias = at("attention.q.bias"),
-          .kv_weight = at("attention.kv.weight"),
           .kv_bias = at("attention.kv.bias"),
-          .out_weight = at("attention.out.weight"),
           .out_bias = at("attention.out.bias"),
           .norm2_weight = at("norm2.weight"),
           .norm2_bias = at("norm2.bias"),
-          .up_weight = at("mlp.up.weight"),
           .up_bias = at("mlp.up.bias"),
-          .down_weight = at("mlp.down.weight"),
           .down_bias = at("mlp.down.bias")};
 }
 
@@ -34,16 +34,16 @@ Result parts_of(const PlacedSegments<Data>& segments) {
 void carve_kept(Carver& carver, const LocalShape& shape, BlockSaved& saved) {
   const TransformerConfig& config = shape.config;
   const DType dtype = shape.batch.dtype;
-  const int64_t n = shape.batch.tokens();
+  const int64_t n = shape.batch.tokens(), m = shape.tokens().count;
   const bool two_norms = has_second_norm(config.residual), mean = has_mean(config.norm);
-  if (mean) saved.mean1 = carver.floats("norm1 mean", n);
-  saved.rstd1 = carver.floats("norm1 rstd", n);
+  if (mean) saved.mean1 = carver.floats("norm1 mean", m);
+  saved.rstd1 = carver.floats("norm1 rstd", m);
   saved.qkv = carver.take("qkv", n * shape.qkv_width(), dtype);
   saved.attention_out = carver.take("attention output", n * shape.attended(), dtype);
-  saved.lse = carver.floats("attention log-sum-exp", n * shape.slice.heads);
-  if (mlp_follows_attention(config.residual)) saved.residual = carver.take("residual", n * config.width, dtype);
-  if (two_norms && mean) saved.mean2 = carver.floats("norm2 mean", n);
-  if (two_norms) saved.rstd2 = carver.floats("norm2 rstd", n);
+  saved.lse = carver.floats("attention log-sum-exp", n * shape.slice.heads.count);
+  if (mlp_follows_attention(config.residual)) saved.residual = carver.take("residual", m * config.width, dtype);
+  if (two_norms && mean) saved.mean2 = carver.floats("norm2 mean", m);
+  if (two_norms) saved.rstd2 = carver.floats("norm2 rstd", m);
   saved.up = carver.take("mlp before activation", n * shape.up_width(), dtype);
 }
 
@@ -75,12 +75,16 @@ bool keeps_outputs(Recompute recompute) {
   RL_NO_CASE(recompute);
 }
 
+bool keeps_norms(const LocalShape& shape) {
+  return keeps_outputs(shape.recompute) && !shape.slice.sequence;
+}
+
 BlockWeights block_weights(const PlacedSegments<ConstRef>& segments) {
-  return parts_of<BlockWeights>(segments);
+  return parts_of<BlockWeights>(segments, find_weight);
 }
 
 BlockGradients block_gradients(const PlacedSegments<float*>& segments) {
-  return parts_of<BlockGradients>(segments);
+  return parts_of<BlockGradients>(segments, find<float*>);
 }
 
 BlockSaved carve_block_saved(Carver& carver, const LocalShape& shape) {
@@ -90,9 +94,10 @@ BlockSaved carve_block_saved(Carver& carver, const LocalShape& shape) {
   if (!keeps_products(shape.recompute)) return saved;
   carve_kept(carver, shape, saved);
   if (!keeps_outputs(shape.recompute)) return saved;
-  saved.norm1_out = carver.take("norm1 output", n * c, dtype);
-  if (has_second_norm(shape.config.residual)) saved.norm2_out = carver.take("norm2 output", n * c, dtype);
-  saved.activation = carver.take("mlp after activation", n * shape.slice.ffn, dtype);
+  const bool norms = keeps_norms(shape);
+  if (norms) saved.norm1_out = carver.take("norm1 output", n * c, dtype);
+  if (norms && has_second_norm(shape.config.residual)) saved.norm2_out = carver.take("norm2 output", n * c, dtype);
+  saved.activation = carver.take("mlp after activation", n * shape.slice.ffn.count, dtype);
   return saved;
 }
 
@@ -112,15 +117,15 @@ BlockWeightInputs carve_block_weight_inputs(Carver& carver, const LocalShape& sh
 BlockScratch carve_block_buffers(Carver& carver, const LocalShape& shape, Pass pass) {
   const TransformerConfig& config = shape.config;
   const DType dtype = shape.batch.dtype;
-  const int64_t n = shape.batch.tokens(), c = config.width, f = shape.slice.ffn;
+  const int64_t n = shape.batch.tokens(), c = config.width, f = shape.slice.ffn.count;
   const bool sequential = mlp_follows_attention(config.residual), gated = is_gated(config.mlp);
   const bool whole_forward = keeps_products(shape.recompute), outputs = keeps_outputs(shape.recompute);
+  const bool norms = keeps_norms(shape);
   BlockScratch scratch{};
   if (!whole_forward) carve_kept(carver, shape, scratch.again);
   const auto carve_outputs = [&] {
-    if (outputs) return;
-    scratch.again.norm1_out = scratch.again.norm2_out = carver.take("norm output", n * c, dtype);
-    scratch.again.activation = carver.take("mlp after activation", n * f, dtype);
+    if (!norms) scratch.again.norm1_out = scratch.again.norm2_out = carver.take("norm output", n * c, dtype);
+    if (!outputs) scratch.again.activation = carver.take("mlp after activation", n * f, dtype);
   };
   const auto carve_gradients = [&](bool mlp_narrow) {
     scratch.narrow = carver.take("gradient of a norm's output", n * std::max(c, shape.attended()), dtype);
@@ -134,10 +139,9 @@ BlockScratch carve_block_buffers(Carver& carver, const LocalShape& shape, Pass p
     case Pass::backward:
       scratch.wide = carver.take("wide gradient", n * std::max(shape.up_width(), shape.qkv_width()), dtype);
       carve_gradients(!sequential);
-      if (outputs) break;
       // Each is read for the last time before a gradient takes its place.
-      scratch.again.norm1_out = scratch.again.norm2_out = scratch.narrow;
-      scratch.again.activation = gated ? scratch.dactivation : scratch.wide;
+      if (!norms) scratch.again.norm1_out = scratch.again.norm2_out = scratch.narrow;
+      if (!outputs) scratch.again.activation = gated ? scratch.dactivation : scratch.wide;
       break;
     case Pass::backward_input:
       carve_gradients(!has_second_norm(config.residual));
@@ -146,9 +150,10 @@ BlockScratch carve_block_buffers(Carver& carver, const LocalShape& shape, Pass p
       carve_outputs();
       break;
   }
-  // Of a forward, or where one is run again: a slice's part. With dropout, what passes its mask, backward too.
+  // Of a forward, or where one is run again: a slice's part. With dropout, what passes its mask, backward too; as the
+  // gradient that comes from all slices' tokens.
   const bool runs_forward = pass == Pass::forward || (pass == Pass::backward && !whole_forward);
-  const bool drops = shape.batch.dropout && (pass == Pass::forward || pass == Pass::backward);
+  const bool drops = (shape.batch.dropout || shape.slice.sequence) && (pass == Pass::forward || pass == Pass::backward);
   if (drops || (!shape.is_whole() && runs_forward)) scratch.branch = carver.take("residual branch", n * c, dtype);
   return scratch;
 }

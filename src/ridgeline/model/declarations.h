@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "ridgeline/base/dtype.h"
+#include "ridgeline/model/slice.h"
 #include "ridgeline/model/transformer_config.h"
 
 namespace ridgeline::model {
@@ -19,16 +20,32 @@ int64_t element_count(const Shape& shape);
 
 enum class Init { zeros, ones, normal };
 
+// How the matrix of a product y = x W lies: [out][in], or [in][out].
+enum class MatrixLayout : uint8_t { out_in, in_out };
+
 struct Tensor {
-  std::string name;    // global and stable: "block.3.attention.qkv.weight"
-  Shape shape;         // global
-  int split_axis = 0;  // the axis that tensor parallelism cuts, -1 for none: first, or second behind an axis <= 3
+  std::string name;  // global and stable: "block.3.attention.qkv.weight"
+  Shape shape;       // global
+  SplitBy split = SplitBy::nothing;
+  int split_axis = -1;  // the axis that is split, -1 for none: first, or second behind an axis <= 3
+  Range kept;           // indices of the split axis that lie here: all, or a slice's
   Init init = Init::zeros;
   float deviation = 0.0F;  // of Init::normal
   bool decay = false;      // hyper-group: weight decay applies (matrices only)
-  int64_t offset = 0;      // first element inside the unit's segment, a multiple of kTensorAlignment
+  MatrixLayout layout = MatrixLayout::out_in;
+  int64_t offset = 0;  // first element inside the unit's segment, a multiple of kTensorAlignment
 
-  int64_t count() const { return element_count(shape); }
+  // Elements of what lies here: `pieces()` stretches of the global tensor, each of `piece()` elements.
+  int64_t count() const { return pieces() * piece(); }
+  int64_t pieces() const { return split_axis == 1 ? shape[0] : 1; }
+  int64_t piece() const { return split_axis < 0 ? element_count(shape) : kept.count * behind_split(); }
+  // Where a stretch begins in the global tensor.
+  int64_t piece_begin(int64_t number) const {
+    return split_axis < 0 ? 0 : (number * shape[static_cast<size_t>(split_axis)] + kept.first) * behind_split();
+  }
+  // Of an element that lies here, its place in the global tensor.
+  int64_t global(int64_t element) const { return piece_begin(element / piece()) + element % piece(); }
+  int64_t behind_split() const;  // elements of one index of that axis
 };
 
 // 64 bytes in every dtype down to 16 bits.
@@ -45,6 +62,8 @@ struct Segment {
   UnitKind kind = UnitKind::block;  // of its unit
   int layer = -1;                   // of a block
   int unit = 0;                     // which it is of the model's
+  int copies = 1;                   // how many slices, neighbours, hold the same
+  bool partial = false;  // each copy's gradient is a part of it, to be summed over the copies; else they are the same
   std::vector<Tensor> tensors;
   int64_t count = 0;    // elements with alignment gaps, before padding for shards
   int64_t decayed = 0;  // elements [0, decayed) belong to decayed tensors
@@ -68,13 +87,26 @@ using PlacedSegments = std::vector<Placed<Data>>;
 template <typename Data>
 Data find(const PlacedSegments<Data>& segments, std::string_view suffix);
 
-// The tensors that meet elements [first, last) of a segment: f(tensor, first element inside the tensor, count, offset
-// in the segment). Alignment gaps belong to no tensor.
+// A matrix as products read it. Other forms of it that a device may want, made where weights change, are further
+// layouts.
+struct Weight {
+  ConstRef values;
+  MatrixLayout layout = MatrixLayout::out_in;
+};
+Weight find_weight(const PlacedSegments<ConstRef>& segments, std::string_view suffix);
+
+// The tensors that meet elements [first, last) of a segment: f(tensor, first element inside the global tensor, count,
+// offset in the segment), for contiguous elements of both. Alignment gaps belong to no tensor.
 template <typename F>
 void for_each_tensor_range(const Segment& segment, int64_t first, int64_t last, F&& f) {
   for (const Tensor& tensor : segment.tensors) {
     const int64_t begin = std::max(first, tensor.offset), end = std::min(last, tensor.offset + tensor.count());
-    if (begin < end) f(tensor, begin - tensor.offset, end - begin, begin);
+    for (int64_t at = begin; at < end;) {
+      const int64_t piece = tensor.piece(), number = (at - tensor.offset) / piece;
+      const int64_t within = (at - tensor.offset) % piece, count = std::min(end - at, piece - within);
+      f(tensor, tensor.piece_begin(number) + within, count, at);
+      at += count;
+    }
   }
 }
 
@@ -84,9 +116,17 @@ using Segmentation = int (*)(const Tensor& tensor);
 // What tensor parallelism does not cut lies apart: norms, biases of what comes back to the residual stream, positions.
 int uncut_apart(const Tensor& tensor);
 
+// How the model is cut into segments, and these into slices.
+struct Partition {
+  Segmentation segmentation = nullptr;  // null: units are not cut
+  int slices = 1;                       // tensor parallelism
+  bool sequence = false;                // of slices: see Slice
+};
+
 // The segments of all units, one each without a segmentation, in forward order: vocabulary, positions where they are
-// learned, block 0 … L-1, final norm, head where it is not the vocabulary matrix alone. Tensors by unit, in brackets
-// those that only some options have:
+// learned, block 0 … L-1, final norm, head where it is not the vocabulary matrix alone. With slices: those of slice
+// `slice`; tensors of which several slices hold the same lie in segments of their own, as many in every slice. Tensors
+// by unit, in brackets those that only some options have:
 //   vocabulary  embedding.weight [V][C]
 //   positions   positions.weight [T][C]
 //   block       norm1.weight [C], (norm1.bias [C]); attention.qkv.weight [3][H][D][C], (.bias [3][H][D]), or with
@@ -95,9 +135,11 @@ int uncut_apart(const Tensor& tensor);
 //               mlp.up.weight [F][C], with SwiGLU [2][F][C] (gate, up), (.bias); mlp.down.weight [F][C], (.bias [C])
 //   final_norm  final_norm.weight [C], (.bias [C])
 //   head        (head.weight [V][C]), (head.bias [V])
-std::vector<Segment> declare(const TransformerConfig& config, Segmentation segmentation = nullptr);
+std::vector<Segment> declare(const TransformerConfig& config, const Partition& partition = {}, int slice = 0);
 // Block `layer` as one segment.
 Segment declare_block(const TransformerConfig& config, int layer);
+// A slice of a whole segment.
+Segment sliced(Segment segment, const Slice& slice);
 
 // Which number each unit has; -1: there is none.
 struct UnitIndex {
@@ -113,15 +155,18 @@ std::vector<int> units_of_element(const TransformerConfig& config, int element);
 // The same in segments: their positions in declare().
 class ElementSegments {
  public:
-  ElementSegments(const TransformerConfig& config, Segmentation segmentation);
+  ElementSegments(const TransformerConfig& config, const Partition& partition);
 
   const std::vector<int>& of(int element) const { return of_[static_cast<size_t>(element + 1)]; }
   int last() const { return static_cast<int>(of_.size()) - 2; }  // the loss
   // Of elements `first` … `last`, ascending, each once.
   std::vector<int> of(int first, int last) const;
+  // Segment::partial
+  bool partial(int segment) const { return partial_[static_cast<size_t>(segment)]; }
 
  private:
   std::vector<std::vector<int>> of_;  // [element + 1]
+  std::vector<bool> partial_;         // [segment]
 };
 
 // Writes elements [first, first + count) of the tensor's initial value: a pure function of (seed, name, index).

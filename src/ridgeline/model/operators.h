@@ -92,11 +92,17 @@ class Operators {
     others_->sum(*stream_, values, count);
   }
 
-  // all [slices][bytes], of which each slice has written its own place.
-  void gather_from_slices(std::byte* all, int64_t bytes) {
+  // all [slices][count], of which each slice needs the sum of its own part only.
+  void sum_parts_over_slices(Ref all, int64_t count) {
     if (counting()) return;
-    RL_REQUIRE(others_ != nullptr, "a slice of the vocabulary without the ranks that compute the others");
-    others_->gather(*stream_, all, bytes);
+    RL_REQUIRE(others_ != nullptr, "a slice of a block without the ranks that compute the others");
+    others_->sum_parts(*stream_, all, count);
+  }
+  // all [slices][count], of which each slice has written its own part.
+  void gather_from_slices(Ref all, int64_t count) {
+    if (counting()) return;
+    RL_REQUIRE(others_ != nullptr, "a slice without the ranks that compute the others");
+    others_->gather(*stream_, all, count);
   }
 
   // dtable [held.count][C] += the rows of dout [N][C] whose indices are held.
@@ -125,47 +131,32 @@ class Operators {
 // --------------------------------------------------------------------------------------------------------- products
 // Strides of x and y are their widths where none is given.
 
-// y [n][out] = x [n][in] W + b with W stored [out][in].
-inline ops::Matmul forward_out_in(int64_t n, int64_t in, int64_t out, ConstRef x, ConstRef w, ConstRef bias, Ref y,
-                                  int64_t y_stride) {
+// W [in][out], or its transpose W^T [out][in], as the right operand of a product.
+inline ops::Matrix right_operand(const Weight& w, int64_t in, int64_t out, bool transposed) {
+  const bool rows_of_outputs = w.layout == MatrixLayout::out_in;
+  return {w.values, rows_of_outputs == transposed ? ops::Layout::row_major : ops::Layout::column_major,
+          rows_of_outputs ? in : out};
+}
+// y [n][out] = x [n][in] W + b.
+inline ops::Matmul product_forward(int64_t n, int64_t in, int64_t out, ConstRef x, const Weight& w, ConstRef bias,
+                                   Ref y, int64_t y_stride) {
   return {.m = n,
           .n = out,
           .k = in,
           .a = {x, ops::Layout::row_major, in},
-          .b = {w, ops::Layout::column_major, in},
+          .b = right_operand(w, in, out, false),
           .c = y,
           .ldc = y_stride,
           .bias = bias};
 }
-// y [n][out] = x [n][in] W + b with W stored [in][out].
-inline ops::Matmul forward_in_out(int64_t n, int64_t in, int64_t out, ConstRef x, ConstRef w, ConstRef bias, Ref y) {
-  return {.m = n,
-          .n = out,
-          .k = in,
-          .a = {x, ops::Layout::row_major, in},
-          .b = {w, ops::Layout::row_major, out},
-          .c = y,
-          .ldc = out,
-          .bias = bias};
-}
-// dx [n][in] = dy [n][out] W^T, W stored [out][in].
-inline ops::Matmul input_gradient_out_in(int64_t n, int64_t in, int64_t out, ConstRef dy, int64_t dy_stride, ConstRef w,
-                                         Ref dx) {
+// dx [n][in] = dy [n][out] W^T.
+inline ops::Matmul input_gradient(int64_t n, int64_t in, int64_t out, ConstRef dy, int64_t dy_stride, const Weight& w,
+                                  Ref dx) {
   return {.m = n,
           .n = in,
           .k = out,
           .a = {dy, ops::Layout::row_major, dy_stride},
-          .b = {w, ops::Layout::row_major, in},
-          .c = dx,
-          .ldc = in};
-}
-// dx [n][in] = dy [n][out] W^T, W stored [in][out].
-inline ops::Matmul input_gradient_in_out(int64_t n, int64_t in, int64_t out, ConstRef dy, ConstRef w, Ref dx) {
-  return {.m = n,
-          .n = in,
-          .k = out,
-          .a = {dy, ops::Layout::row_major, out},
-          .b = {w, ops::Layout::column_major, out},
+          .b = right_operand(w, in, out, true),
           .c = dx,
           .ldc = in};
 }
@@ -186,9 +177,10 @@ inline ops::Matmul weight_gradient(int64_t n, int64_t rows, int64_t columns, Con
 
 // Dropout sites of a step: two per layer, and the embedding's.
 constexpr uint32_t kEmbeddingSite = 0xFFFFFFFFU;
+// Of tokens from `first` on.
 inline ops::Dropout dropout_at(const TransformerConfig& config, const Batch& batch, const StepRandom& random,
-                               uint32_t site) {
-  return {config.dropout, random.dropout, site, {batch.samples, batch.positions}};
+                               uint32_t site, int64_t first = 0) {
+  return {config.dropout, random.dropout, site, {batch.samples + first, batch.positions + first}};
 }
 
 }  // namespace ridgeline::model

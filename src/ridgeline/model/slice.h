@@ -3,6 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
+#include <string>
 
 #include "ridgeline/base/dtype.h"
 #include "ridgeline/device/stream.h"
@@ -10,32 +12,60 @@
 
 namespace ridgeline::model {
 
-// Heads [first_head, first_head + heads) with the key heads that they read, feed-forward columns, rows of the
-// vocabulary. Weights are those of the slice, cut along Tensor::split_axis. Norms, positions and the residual stream
-// are whole in every slice.
+// [first, first + count)
+struct Range {
+  int64_t first = 0, count = 0;
+};
+// Part `index` of `parts`, which differ by at most one.
+constexpr Range part_of(int64_t count, int64_t index, int64_t parts) {
+  const int64_t begin = count * index / parts;
+  return {begin, count * (index + 1) / parts - begin};
+}
+
+// Of what a tensor is split by, a slice holds its part.
+enum class SplitBy : uint8_t { nothing, heads, kv_heads, ffn, rows };
+
+// Heads with the key heads that they read, feed-forward columns, rows of the vocabulary. Weights are those of the
+// slice, cut along Tensor::split_axis. The residual stream and what works on it (norms, dropout, biases of products
+// that end in it) are whole in every slice; or, with `sequence` (sequence parallelism, Korthikanti et al. 2022), each
+// slice has its tokens of them.
 struct Slice {
-  int index = 0, count = 1;           // which of how many
-  int64_t first_head = 0, heads = 0;  // whole groups of heads that read one key head, or heads of one group
-  int64_t kv_heads = 0;
-  int64_t ffn = 0;
-  int64_t first_row = 0, rows = 0;  // of the vocabulary; may be none
+  int index = 0, count = 1;  // which of how many
+  bool sequence = false;
+  Range heads;     // whole groups of heads that read one key head, or heads of one group
+  Range kv_heads;  // several slices hold the same where there are fewer than slices
+  Range ffn;
+  Range rows;  // of the vocabulary; may be none
 
   // Adds what a sum over the slices needs once: positions, and biases of products that end in the residual stream.
   bool first() const { return index == 0; }
+  Range of(SplitBy what) const;
+  // Of so many in all, those of the residual stream: N is a multiple of `count` with `sequence`.
+  Range tokens(int64_t all) const { return sequence ? part_of(all, index, count) : Range{0, all}; }
 };
 // All of it.
 inline Slice whole(const TransformerConfig& config) {
-  return {.heads = config.heads, .kv_heads = config.kv_heads, .ffn = config.ffn, .rows = config.vocab};
+  return {
+      .heads = {0, config.heads}, .kv_heads = {0, config.kv_heads}, .ffn = {0, config.ffn}, .rows = {0, config.vocab}};
 }
+// Slice `index` of `count` equal ones (rows differ by at most one). `count` must be one that unsliceable() accepts.
+Slice slice_of(const TransformerConfig& config, int index, int count, bool sequence = false);
+// Why a model cannot be cut into so many slices; nothing when it can.
+std::optional<std::string> unsliceable(const TransformerConfig& config, int64_t count);
+// How many slices read the same key heads.
+int key_head_copies(const TransformerConfig& config, int slices);
 
-// The ranks that compute the other slices of the same products at the same time.
+// The ranks that compute the other slices of the same products at the same time. Complete on return, or ordered on the
+// stream.
 class SliceGroup {
  public:
   virtual ~SliceGroup() = default;
-  // values [count] become the sum over all slices, on each of them. Complete on return, or ordered on the stream.
+  // values [count] become the sum over all slices, on each of them.
   virtual void sum(device::Stream& stream, Ref values, int64_t count) = 0;
-  // all [slices][bytes]: what each slice has written to its own place comes to all of them.
-  virtual void gather(device::Stream& stream, std::byte* all, int64_t bytes) = 0;
+  // all [slices][count]: each slice's own part becomes the sum of it over all slices; the others are undefined.
+  virtual void sum_parts(device::Stream& stream, Ref all, int64_t count) = 0;
+  // all [slices][count]: what each slice has written to its own part comes to all of them.
+  virtual void gather(device::Stream& stream, Ref all, int64_t count) = 0;
 };
 
 }  // namespace ridgeline::model

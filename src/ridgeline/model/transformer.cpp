@@ -14,62 +14,95 @@ Result embedding_parts(const PlacedSegments<Data>& segments) {
   return {.vocabulary = find(segments, "embedding.weight"), .positions = find(segments, "positions.weight")};
 }
 
-template <typename Result, typename Data>
-Result head_parts(const TransformerConfig& config, const PlacedSegments<Data>& segments) {
-  return {.norm_weight = find(segments, "final_norm.weight"),
+template <typename Result, typename Data, typename FindMatrix>
+Result head_parts(const TransformerConfig& config, const PlacedSegments<Data>& segments, FindMatrix&& matrix) {
+  return {.weight = matrix(segments, config.tied ? "embedding.weight" : "head.weight"),
+          .norm_weight = find(segments, "final_norm.weight"),
           .norm_bias = find(segments, "final_norm.bias"),
-          .weight = find(segments, config.tied ? "embedding.weight" : "head.weight"),
           .bias = find(segments, "head.bias")};
 }
 
-void logits_of(Operators& operators, const TransformerConfig& config, int64_t n, int64_t rows,
-               const HeadWeights& weights, ConstRef input, const LossScratch& scratch) {
-  operators.norm_forward(config, n, input, weights.norm_weight, weights.norm_bias, scratch.normed, scratch.mean,
+// Of M tokens of the residual stream, whose first is `first`, the loss takes `own` at once, from every slice where each
+// has its own: `all` in the order of the slices.
+struct HeadChunk {
+  int64_t first, own, all;
+};
+
+// Logits of the slice's rows of the vocabulary.
+void logits_of(Operators& operators, const LocalShape& shape, const HeadChunk& chunk, const HeadWeights& weights,
+               ConstRef input, const LossScratch& scratch) {
+  const int64_t c = shape.config.width, rows = shape.slice.rows.count;
+  const bool sequence = shape.slice.sequence;
+  operators.norm_forward(shape.config, chunk.own, input, weights.norm_weight, weights.norm_bias,
+                         scratch.normed.at(sequence ? shape.slice.index * chunk.own * c : 0), scratch.mean,
                          scratch.rstd);
+  if (sequence) operators.gather_from_slices(scratch.normed, chunk.own * c);
   if (rows == 0) return;
   operators.matmul(
-      forward_out_in(n, config.width, rows, scratch.normed, weights.weight, weights.bias, scratch.logits, scratch.ld));
+      product_forward(chunk.all, c, rows, scratch.normed, weights.weight, weights.bias, scratch.logits, scratch.ld));
 }
 
 // From the gradient of the logits to those of the input and the weights.
-void logits_backward(Operators& operators, const LocalShape& shape, int64_t n, const HeadWeights& weights,
+void logits_backward(Operators& operators, const LocalShape& shape, const HeadChunk& chunk, const HeadWeights& weights,
                      ConstRef input, Ref gradient, const HeadGradients& gradients, const LossScratch& scratch) {
-  const int64_t c = shape.config.width, v = shape.slice.rows;
+  const int64_t n = chunk.all, c = shape.config.width, v = shape.slice.rows.count;
   if (v > 0) {
     operators.matmul(
         weight_gradient(n, v, c, scratch.logits, scratch.ld, scratch.normed, gradients.weight, gradients.bias));
-    operators.matmul(input_gradient_out_in(n, c, v, scratch.logits, scratch.ld, weights.weight, scratch.dnormed));
+    operators.matmul(input_gradient(n, c, v, scratch.logits, scratch.ld, weights.weight, scratch.dnormed));
   } else {
     operators.apply([&](device::Stream& stream) {
       ops::zero(stream, scratch.dnormed.data, n * c * size_of(scratch.dnormed.dtype));
     });
   }
-  if (!shape.is_whole()) operators.sum_over_slices(scratch.dnormed, n * c);
-  operators.norm_backward(shape.config, n, input, weights.norm_weight, scratch.mean, scratch.rstd, scratch.dnormed, {},
+  Ref dnormed = scratch.dnormed;
+  if (shape.slice.sequence) {
+    operators.sum_parts_over_slices(dnormed, chunk.own * c);
+    dnormed = dnormed.at(shape.slice.index * chunk.own * c);
+  } else if (!shape.is_whole()) {
+    operators.sum_over_slices(dnormed, n * c);
+  }
+  operators.norm_backward(shape.config, chunk.own, input, weights.norm_weight, scratch.mean, scratch.rstd, dnormed, {},
                           gradient, gradients.norm_weight, gradients.norm_bias);
 }
 
 // From the logits to losses and, where wanted, the gradient of the logits. Slices tell each other what they know of
-// every row.
-void cross_entropy(Operators& operators, const LocalShape& shape, int64_t n, const int32_t* labels, float scale,
-                   bool with_gradient, float* losses, const LossScratch& scratch) {
+// every row. labels, losses: of all N tokens.
+void cross_entropy(Operators& operators, const LocalShape& shape, const HeadChunk& chunk, const int32_t* labels,
+                   float scale, bool with_gradient, float* losses, const LossScratch& scratch) {
   if (shape.is_whole()) {
     return operators.apply([&](device::Stream& stream) {
-      ops::cross_entropy(stream, n, shape.config.vocab, scratch.ld, scratch.logits, labels, scale, with_gradient,
-                         losses);
+      ops::cross_entropy(stream, chunk.all, shape.config.vocab, scratch.ld, scratch.logits, labels + chunk.first, scale,
+                         with_gradient, losses + chunk.first);
     });
   }
+  // Where slices have their own tokens, what one has of the chunk stands together.
+  const int64_t runs = chunk.all / chunk.own, stride = shape.tokens().count;
   ops::RowStatistics* const all = scratch.statistics;
   operators.apply([&](device::Stream& stream) {
-    ops::cross_entropy_statistics(stream, n, shape.rows(), scratch.ld, scratch.logits, labels,
-                                  all + shape.slice.index * n);
+    for (int64_t run = 0; run < runs; ++run) {
+      const int64_t row = run * chunk.own;
+      ops::cross_entropy_statistics(stream, chunk.own, shape.rows(), scratch.ld, scratch.logits.at(row * scratch.ld),
+                                    labels + run * stride + chunk.first, all + shape.slice.index * chunk.all + row);
+    }
   });
-  operators.gather_from_slices(reinterpret_cast<std::byte*>(all), n * static_cast<int64_t>(sizeof *all));
+  operators.gather_from_slices(Ref(reinterpret_cast<int32_t*>(all), DType::i32),
+                               chunk.all * static_cast<int64_t>(sizeof *all / sizeof(int32_t)));
   operators.apply([&](device::Stream& stream) {
-    ops::cross_entropy_combine(stream, n, shape.slice.count, all, all);
-    ops::cross_entropy_finish(stream, n, shape.rows(), scratch.ld, scratch.logits, labels, all, scale, with_gradient,
-                              losses);
+    ops::cross_entropy_combine(stream, chunk.all, shape.slice.count, all, all);
+    for (int64_t run = 0; run < runs; ++run) {
+      const int64_t row = run * chunk.own, token = run * stride + chunk.first;
+      ops::cross_entropy_finish(stream, chunk.own, shape.rows(), scratch.ld, scratch.logits.at(row * scratch.ld),
+                                labels + token, all + row, scale, with_gradient, losses + token);
+    }
   });
+}
+
+// The tokens of the residual stream from `first` on that a chunk of `chunk` takes.
+HeadChunk chunk_from(const LocalShape& shape, int64_t chunk, int64_t first) {
+  const int64_t each = shape.slice.sequence ? shape.slice.count : 1;
+  const int64_t own = std::min(chunk / each, shape.tokens().count - first);
+  return {first, own, own * each};
 }
 
 int64_t loss_workspace_bytes(const LocalShape& shape, int64_t chunk, int64_t ld, bool with_gradient) {
@@ -77,14 +110,17 @@ int64_t loss_workspace_bytes(const LocalShape& shape, int64_t chunk, int64_t ld,
   const TransformerConfig& config = shape.config;
   const Ref any(placeholder(), shape.batch.dtype);
   auto* const floats = static_cast<float*>(placeholder());
-  const HeadWeights weights{any, any, any, config.head_bias ? ConstRef(any) : ConstRef()};
+  const HeadWeights weights{{any}, any, any, config.head_bias ? ConstRef(any) : ConstRef()};
   const HeadGradients gradients{floats, floats, floats, config.head_bias ? floats : nullptr};
-  const LossScratch scratch{any, floats, floats, any, ld, any, nullptr, {}};
+  const LossScratch scratch{chunk, any, floats, floats, any, ld, any, nullptr, {}};
   // The last chunk may be shorter, and a smaller product may need more scratch than a larger one.
-  for (const int64_t n : {chunk, shape.batch.tokens() % chunk}) {
-    if (n == 0) continue;
-    logits_of(operators, config, n, shape.slice.rows, weights, any, scratch);
-    if (with_gradient) logits_backward(operators, shape, n, weights, any, any, gradients, scratch);
+  const HeadChunk full = chunk_from(shape, chunk, 0);
+  const int64_t tokens = shape.tokens().count;
+  for (const int64_t first : {int64_t{0}, tokens - tokens % full.own}) {
+    if (first == tokens) continue;
+    const HeadChunk of = chunk_from(shape, chunk, first);
+    logits_of(operators, shape, of, weights, any, scratch);
+    if (with_gradient) logits_backward(operators, shape, of, weights, any, any, gradients, scratch);
   }
   return operators.workspace_bytes();
 }
@@ -100,11 +136,11 @@ EmbeddingGradients embedding_gradients(const PlacedSegments<float*>& segments) {
 }
 
 HeadWeights head_weights(const TransformerConfig& config, const PlacedSegments<ConstRef>& segments) {
-  return head_parts<HeadWeights>(config, segments);
+  return head_parts<HeadWeights>(config, segments, find_weight);
 }
 
 HeadGradients head_gradients(const TransformerConfig& config, const PlacedSegments<float*>& segments) {
-  return head_parts<HeadGradients>(config, segments);
+  return head_parts<HeadGradients>(config, segments, find<float*>);
 }
 
 int64_t rotary_table_floats(const TransformerConfig& config, int64_t positions) {
@@ -116,47 +152,74 @@ void fill_rotary_table(const TransformerConfig& config, int64_t positions, float
   ops::fill_rotary_table(positions, config.rotated_width(), config.rotary_base, config.scaling(), table);
 }
 
+EmbeddingScratch carve_embedding_scratch(Carver& carver, const LocalShape& shape, bool backward) {
+  EmbeddingScratch scratch;
+  if (shape.slice.sequence)
+    scratch.all = carver.take("embedding of all tokens", shape.batch.tokens() * shape.config.width, shape.batch.dtype);
+  if (!backward) return scratch;
+  Operators operators(shape.batch.team_size);
+  const Batch batch{.positions = static_cast<const int32_t*>(placeholder())};
+  embedding_backward(operators, shape, batch, {}, {}, {}, {});
+  scratch.workspace = carver.workspace("embedding buckets", operators.workspace_bytes());
+  return scratch;
+}
+
 void embedding_forward(Operators& operators, const LocalShape& shape, const Batch& batch, const StepRandom& random,
-                       const EmbeddingWeights& weights, Ref output) {
+                       const EmbeddingWeights& weights, Ref output, const EmbeddingScratch& scratch) {
   const TransformerConfig& config = shape.config;
   const int64_t n = shape.batch.tokens(), c = config.width;
+  const Range own = shape.tokens();
+  const bool sequence = shape.slice.sequence;
+  const Ref all = sequence ? scratch.all : output;
   operators.apply([&](device::Stream& stream) {
     ops::embedding_forward(stream, n, c, shape.rows(), config.context, batch.inputs, batch.positions,
-                           weights.vocabulary, shape.slice.first() ? weights.positions : ConstRef(), output);
+                           weights.vocabulary, shape.slice.first() ? weights.positions : ConstRef(), all);
   });
-  if (!shape.is_whole()) operators.sum_over_slices(output, n * c);
+  if (sequence) {
+    operators.sum_parts_over_slices(all, own.count * c);
+    operators.apply([&](device::Stream& stream) { ops::cast(stream, own.count * c, all.at(own.first * c), output); });
+  } else if (!shape.is_whole()) {
+    operators.sum_over_slices(output, n * c);
+  }
   if (!shape.batch.dropout) return;
   operators.apply([&](device::Stream& stream) {
-    ops::dropout_forward(stream, n, c, dropout_at(config, batch, random, kEmbeddingSite), output, {}, output);
+    const ops::Dropout dropout = dropout_at(config, batch, random, kEmbeddingSite, own.first);
+    ops::dropout_forward(stream, own.count, c, dropout, output, {}, output);
   });
 }
 
 void embedding_backward(Operators& operators, const LocalShape& shape, const Batch& batch, const StepRandom& random,
-                        Ref gradient, const EmbeddingGradients& gradients) {
+                        Ref gradient, const EmbeddingGradients& gradients, const EmbeddingScratch& scratch) {
   const TransformerConfig& config = shape.config;
   const int64_t n = shape.batch.tokens(), c = config.width;
+  const Range own = shape.tokens();
   if (shape.batch.dropout) {
     operators.apply([&](device::Stream& stream) {
-      ops::dropout_backward(stream, n, c, dropout_at(config, batch, random, kEmbeddingSite), gradient, gradient);
+      const ops::Dropout dropout = dropout_at(config, batch, random, kEmbeddingSite, own.first);
+      ops::dropout_backward(stream, own.count, c, dropout, gradient, gradient);
     });
   }
-  operators.embedding_backward(n, c, shape.rows(), batch.inputs, gradient, gradients.vocabulary);
+  Ref all = gradient;
+  if (shape.slice.sequence) {
+    all = scratch.all;
+    operators.apply([&](device::Stream& stream) { ops::cast(stream, own.count * c, gradient, all.at(own.first * c)); });
+    operators.gather_from_slices(all, own.count * c);
+  }
+  operators.embedding_backward(n, c, shape.rows(), batch.inputs, all, gradients.vocabulary);
   if (!has_position_table(config.positions)) return;
-  operators.embedding_backward(n, c, ops::IndexRange::all(config.context), batch.positions, gradient,
-                               gradients.positions);
-}
-
-ops::Workspace carve_embedding_scratch(Carver& carver, const LocalShape& shape) {
-  Operators operators(shape.batch.team_size);
-  embedding_backward(operators, shape, {}, {}, {}, {});
-  return carver.workspace("embedding buckets", operators.workspace_bytes());
+  operators.embedding_backward(own.count, c, ops::IndexRange::all(config.context), batch.positions + own.first,
+                               gradient, gradients.positions);
 }
 
 LossScratch carve_loss_scratch(Carver& carver, const LocalShape& shape, bool with_gradient) {
   const DType dtype = shape.batch.dtype;
-  const int64_t chunk = std::min(shape.batch.head_chunk, shape.batch.tokens());
-  const int64_t c = shape.config.width, v = shape.slice.rows;
+  const int64_t c = shape.config.width, v = shape.slice.rows.count;
   LossScratch scratch{};
+  scratch.chunk = std::min(shape.batch.head_chunk, shape.batch.tokens());
+  // Of every slice the same.
+  if (const int64_t each = shape.slice.count; shape.slice.sequence)
+    scratch.chunk = std::max(scratch.chunk / each, int64_t{1}) * each;
+  const int64_t chunk = scratch.chunk;
   scratch.ld = (v + kTensorAlignment - 1) / kTensorAlignment * kTensorAlignment;
   scratch.normed = carver.take("final norm output", chunk * c, dtype);
   if (has_mean(shape.config.norm)) scratch.mean = carver.floats("final norm mean", chunk);
@@ -173,26 +236,32 @@ LossScratch carve_loss_scratch(Carver& carver, const LocalShape& shape, bool wit
   return scratch;
 }
 
-LossScratch carve_logits_scratch(Carver& carver, const TransformerConfig& config, const BatchShape& shape) {
-  const BatchShape one{.batch = 1, .sequence = 1, .dtype = shape.dtype, .head_chunk = 1, .team_size = shape.team_size};
-  return carve_loss_scratch(carver, {config, one}, false);
-}
-
-void head_forward(Operators& operators, const TransformerConfig& config, int64_t n, const HeadWeights& weights,
-                  ConstRef input, const LossScratch& scratch) {
-  logits_of(operators, config, n, config.vocab, weights, input, scratch);
+void head_forward(Operators& operators, const LocalShape& shape, const HeadWeights& weights, ConstRef input,
+                  float* logits, const LossScratch& scratch) {
+  const int64_t n = shape.batch.tokens(), v = shape.config.vocab;
+  RL_CHECK(scratch.chunk, >=, n);
+  logits_of(operators, shape, {0, shape.tokens().count, n}, weights, input, scratch);
+  operators.apply([&](device::Stream& stream) {
+    if (!shape.is_whole()) ops::zero(stream, logits, n * v * size_of(DType::f32));
+    for (int64_t i = 0; i < n; ++i)
+      ops::cast(stream, shape.slice.rows.count, scratch.logits.at(i * scratch.ld),
+                Ref(logits + i * v + shape.slice.rows.first));
+  });
+  if (!shape.is_whole()) operators.sum_over_slices(Ref(logits), n * v);
 }
 
 void loss(Operators& operators, const LocalShape& shape, const Batch& batch, const HeadWeights& weights, ConstRef input,
           float scale, Ref gradient, const HeadGradients& gradients, float* losses, const LossScratch& scratch) {
-  const int64_t c = shape.config.width, tokens = shape.batch.tokens();
+  const int64_t c = shape.config.width;
   const bool with_gradient = static_cast<bool>(gradient);
-  for (int64_t first = 0; first < tokens; first += shape.batch.head_chunk) {
-    const int64_t n = std::min(shape.batch.head_chunk, tokens - first);
+  const int64_t tokens = shape.tokens().count;
+  for (int64_t first = 0; first < tokens;) {
+    const HeadChunk chunk = chunk_from(shape, scratch.chunk, first);
     const ConstRef x = input.at(first * c);
-    logits_of(operators, shape.config, n, shape.slice.rows, weights, x, scratch);
-    cross_entropy(operators, shape, n, batch.labels + first, scale, with_gradient, losses + first, scratch);
-    if (with_gradient) logits_backward(operators, shape, n, weights, x, gradient.at(first * c), gradients, scratch);
+    logits_of(operators, shape, chunk, weights, x, scratch);
+    cross_entropy(operators, shape, chunk, batch.labels, scale, with_gradient, losses, scratch);
+    if (with_gradient) logits_backward(operators, shape, chunk, weights, x, gradient.at(first * c), gradients, scratch);
+    first += chunk.own;
   }
 }
 

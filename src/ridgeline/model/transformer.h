@@ -1,7 +1,8 @@
 // Forward and backward of a decoder-only transformer around its blocks (block.h): embedding and loss, written out.
 //
-// Letters: B micro-batch, T sequence, N = B T tokens, C width, V vocabulary. Activations and their gradients are [N][C]
-// in the activation dtype; weights have the same dtype; gradients of weights accumulate in f32.
+// Letters: B micro-batch, T sequence, N = B T tokens, M those of the residual stream that lie here (block.h), C width,
+// V vocabulary. Activations and their gradients are [M][C] in the activation dtype; weights have the same dtype;
+// gradients of weights accumulate in f32.
 #pragma once
 
 #include <cstdint>
@@ -22,12 +23,13 @@ struct EmbeddingWeights {
 struct EmbeddingGradients {
   float *vocabulary = nullptr, *positions = nullptr;
 };
-// What the loss reads: norm [C], weight [V][C] (the vocabulary matrix when tied), bias [V]. Null: this model has none.
+// What the loss reads: weight [V][C] (the vocabulary matrix when tied), norm [C], bias [V]. Null: this model has none.
 struct HeadWeights {
-  ConstRef norm_weight, norm_bias, weight, bias;
+  Weight weight;
+  ConstRef norm_weight, norm_bias, bias;
 };
 struct HeadGradients {
-  float *norm_weight = nullptr, *norm_bias = nullptr, *weight = nullptr, *bias = nullptr;
+  float *weight = nullptr, *norm_weight = nullptr, *norm_bias = nullptr, *bias = nullptr;
 };
 
 // From the segments that the embedding, or the loss, reads.
@@ -36,18 +38,24 @@ EmbeddingGradients embedding_gradients(const PlacedSegments<float*>& segments);
 HeadWeights head_weights(const TransformerConfig& config, const PlacedSegments<ConstRef>& segments);
 HeadGradients head_gradients(const TransformerConfig& config, const PlacedSegments<float*>& segments);
 
-// output[n] = vocabulary[inputs[n]] (+ positions[positions[n]]), then dropout. Of a slice all slices run at the same
-// time; each has the whole output.
-void embedding_forward(Operators& operators, const LocalShape& shape, const Batch& batch, const StepRandom& random,
-                       const EmbeddingWeights& weights, Ref output);
+struct EmbeddingScratch {
+  Ref all;                   // [N][C]: with Slice::sequence
+  ops::Workspace workspace;  // for the operators that run it
+};
+EmbeddingScratch carve_embedding_scratch(Carver& carver, const LocalShape& shape, bool backward);
 
-ops::Workspace carve_embedding_scratch(Carver& carver, const LocalShape& shape);
+// output[n] = vocabulary[inputs[n]] (+ positions[positions[n]]), then dropout. Of a slice all slices run at the same
+// time; each has the whole output, or its tokens of it.
+void embedding_forward(Operators& operators, const LocalShape& shape, const Batch& batch, const StepRandom& random,
+                       const EmbeddingWeights& weights, Ref output, const EmbeddingScratch& scratch);
+
 // `gradient` is overwritten (dropout's mask is applied in place). Of a slice: the gradient of its rows, and the whole
-// gradient of the positions.
+// gradient of the positions, or its tokens' part of it.
 void embedding_backward(Operators& operators, const LocalShape& shape, const Batch& batch, const StepRandom& random,
-                        Ref gradient, const EmbeddingGradients& gradients);
+                        Ref gradient, const EmbeddingGradients& gradients, const EmbeddingScratch& scratch);
 
 struct LossScratch {
+  int64_t chunk = 0;   // tokens that are computed at once, of all slices
   Ref normed;          // [chunk][C]
   float *mean, *rstd;  // [chunk]; no mean with RMS norm
   Ref logits;          // [chunk][V], rows `ld` apart
@@ -60,17 +68,15 @@ LossScratch carve_loss_scratch(Carver& carver, const LocalShape& shape, bool wit
 
 // Final norm, head and cross-entropy, forward and backward per chunk of tokens: logits are never whole and the head is
 // never computed twice. losses f32 [N] (0 where the label is ignored). With `gradient` (may be null: evaluation, then
-// `gradients` are not read) it receives scale * dloss/dx [N][C], the weight gradients accumulate scale * theirs. Of a
-// slice: its columns of the logits, with the losses and the gradient of the input whole in every slice.
+// `gradients` are not read) it receives scale * dloss/dx [M][C], the weight gradients accumulate scale * theirs. Of a
+// slice: its columns of the logits; the losses are whole in every slice, the gradient of the input too, or its tokens
+// of it.
 void loss(Operators& operators, const LocalShape& shape, const Batch& batch, const HeadWeights& weights, ConstRef input,
           float scale, Ref gradient, const HeadGradients& gradients, float* losses, const LossScratch& scratch);
 
-// Of one token, for head_forward.
-LossScratch carve_logits_scratch(Carver& carver, const TransformerConfig& config, const BatchShape& shape);
-
-// logits f32 or bf16 [n][ld] of n tokens whose block output is `input` [n][C]: final norm and head only. For generation
-// and tests. scratch: carved with head_chunk = n, or for chunks of n tokens.
-void head_forward(Operators& operators, const TransformerConfig& config, int64_t n, const HeadWeights& weights,
-                  ConstRef input, const LossScratch& scratch);
+// logits f32 [N][V] of shape.batch's tokens, whose block output is `input` [M][C]: final norm and head only. For
+// generation and tests. scratch: carved with head_chunk = N. Of a slice: all of them, in every slice.
+void head_forward(Operators& operators, const LocalShape& shape, const HeadWeights& weights, ConstRef input,
+                  float* logits, const LossScratch& scratch);
 
 }  // namespace ridgeline::model

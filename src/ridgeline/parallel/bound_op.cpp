@@ -15,7 +15,6 @@ class Binder {
         program_(programs[static_cast<size_t>(program)]),
         number_(program),
         memory_(memory),
-        shape_(memory.shape_of(program)),
         dataflow_(run.config, run.sharding, program_) {}
 
   BoundOp bind(int position) {
@@ -32,6 +31,8 @@ class Binder {
         const Ref gradient = value(Access::write);
         return bound::Clear{gradient, whole(op.index) * size_of(gradient.dtype)};
       }
+      case OpKind::join:
+        return bound::Join{op.index, value(Access::read)};
       case OpKind::pack:
         return bound::Pack{whole(op.index), value(Access::read), value(Access::write)};
       case OpKind::reduce:
@@ -101,13 +102,14 @@ class Binder {
             tokens.samples, tokens.sample_of_row, memory_.rotary_table()};
   }
   Ref stream_gradient(int micro) const {
-    return {memory_.find(BufferKind::stream_gradient, 0, micro, number_), shape_.dtype};
+    return {memory_.find(BufferKind::stream_gradient, 0, micro, number_), shape().batch.dtype};
   }
   model::Carver scratch(int micro) const {
     return model::Carver(memory_.find(BufferKind::scratch, position_, micro, number_));
   }
+  model::LocalShape shape() const { return run_.local(program_); }
   model::LocalShape block_shape(const Op& op) const {
-    return {config_, shape_, program_.trains() ? run_.recompute_of(op.index) : model::Recompute::none};
+    return run_.local(program_, program_.trains() ? run_.recompute_of(op.index) : model::Recompute::none);
   }
   model::BlockSaved saved(const Op& op) const {
     model::Carver carver(memory_.find(BufferKind::saved, op.index, op.micro, number_));
@@ -119,14 +121,16 @@ class Binder {
   }
 
   BoundOp embedding_forward(const Op& op) const {
-    return bound::EmbeddingForward{&shape_, batch(op.micro), model::embedding_weights(weights()),
-                                   memory_.output(number_, op.index, op.micro)};
+    model::Carver carver = scratch(op.micro);
+    return bound::EmbeddingForward{shape(), batch(op.micro), model::embedding_weights(weights()),
+                                   memory_.output(number_, op.index, op.micro),
+                                   model::carve_embedding_scratch(carver, shape(), false)};
   }
   BoundOp embedding_backward(const Op& op) const {
     model::Carver carver = scratch(op.micro);
-    return bound::EmbeddingBackward{&shape_, batch(op.micro), stream_gradient(op.micro),
+    return bound::EmbeddingBackward{shape(), batch(op.micro), stream_gradient(op.micro),
                                     model::embedding_gradients(gradients()),
-                                    model::carve_embedding_scratch(carver, {config_, shape_})};
+                                    model::carve_embedding_scratch(carver, shape(), true)};
   }
   BoundOp block_forward(const Op& op) const {
     return bound::BlockForward{block_shape(op),
@@ -140,20 +144,25 @@ class Binder {
   }
   BoundOp block_cached(const Op& op) const {
     model::Carver carver = scratch(op.micro);
-    return bound::BlockCached{
-        &shape_,
-        batch(op.micro),
-        op.index,
-        model::block_weights(weights()),
-        memory_.cache(op.index),
-        memory_.output(number_, op.index - 1, op.micro),
-        memory_.output(number_, op.index, op.micro),
-        model::carve_cached_scratch(carver, config_, shape_.dtype, shape_.sequence, run_.cached, shape_.team_size)};
+    return bound::BlockCached{shape(),
+                              batch(op.micro),
+                              op.index,
+                              model::block_weights(weights()),
+                              memory_.cache(op.index),
+                              memory_.output(number_, op.index - 1, op.micro),
+                              memory_.output(number_, op.index, op.micro),
+                              model::carve_cached_scratch(carver, shape(), run_.cached)};
   }
   BoundOp predict(const Op& op) const {
     model::Carver carver = scratch(op.micro);
-    return bound::Predict{model::head_weights(config_, weights()), memory_.output(number_, op.index - 1, op.micro),
-                          model::carve_logits_scratch(carver, config_, shape_), Ref(memory_.logits(number_))};
+    const model::LocalShape all = shape();
+    const model::BatchShape one = model::one_token(all.batch);
+    return bound::Predict{one,
+                          all.slice,
+                          model::head_weights(config_, weights()),
+                          memory_.output(number_, op.index - 1, op.micro),
+                          model::carve_loss_scratch(carver, {config_, one, all.recompute, all.slice}, false),
+                          memory_.logits(number_)};
   }
   BoundOp block_backward(const Op& op) const {
     return bound::BlockBackward{block_shape(op),
@@ -169,7 +178,7 @@ class Binder {
   BoundOp loss(const Op& op) const {
     const bool trains = op.kind == OpKind::loss;
     model::Carver carver = scratch(op.micro);
-    return bound::Loss{&shape_,
+    return bound::Loss{shape(),
                        batch(op.micro),
                        trains,
                        model::head_weights(config_, weights()),
@@ -177,7 +186,7 @@ class Binder {
                        memory_.output(number_, op.index - 1, op.micro),
                        trains ? stream_gradient(op.micro) : Ref(),
                        memory_.losses(number_, op.micro),
-                       model::carve_loss_scratch(carver, {config_, shape_}, trains)};
+                       model::carve_loss_scratch(carver, shape(), trains)};
   }
 
   const RunShape& run_;
@@ -186,7 +195,6 @@ class Binder {
   const Program& program_;
   const int number_;
   const RankMemory& memory_;
-  const model::BatchShape& shape_;
   const Dataflow dataflow_;
   int position_ = 0;
 };

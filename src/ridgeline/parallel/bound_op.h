@@ -24,6 +24,10 @@ struct Clear {
   Ref gradient;
   int64_t bytes;
 };
+struct Join {
+  int segment;
+  Ref gradient;  // the whole segment's
+};
 struct Pack {
   int64_t count;
   ConstRef gradient;
@@ -49,17 +53,18 @@ struct Update {
   int segment;
 };
 struct EmbeddingForward {
-  const model::BatchShape* shape;
+  model::LocalShape shape;
   model::Batch batch;
   model::EmbeddingWeights weights;
   Ref output;
+  model::EmbeddingScratch scratch;
 };
 struct EmbeddingBackward {
-  const model::BatchShape* shape;
+  model::LocalShape shape;
   model::Batch batch;
   Ref gradient;  // overwritten
   model::EmbeddingGradients gradients;
-  ops::Workspace scratch;
+  model::EmbeddingScratch scratch;
 };
 struct BlockForward {
   model::LocalShape shape;
@@ -72,7 +77,7 @@ struct BlockForward {
   model::BlockScratch scratch;
 };
 struct BlockCached {
-  const model::BatchShape* shape;
+  model::LocalShape shape;
   model::Batch batch;
   int layer;
   model::BlockWeights weights;
@@ -82,10 +87,12 @@ struct BlockCached {
   model::CachedScratch scratch;
 };
 struct Predict {
+  model::BatchShape one;  // token
+  model::Slice slice;
   model::HeadWeights weights;
   ConstRef input;
   model::LossScratch scratch;
-  Ref logits;
+  float* logits;
 };
 struct BlockBackward {
   model::LocalShape shape;
@@ -99,7 +106,7 @@ struct BlockBackward {
   model::BlockScratch scratch;
 };
 struct Loss {
-  const model::BatchShape* shape;
+  model::LocalShape shape;
   model::Batch batch;
   bool trains;  // gradients too
   model::HeadWeights weights;
@@ -112,10 +119,10 @@ struct Loss {
 
 }  // namespace bound
 
-using BoundOp =
-    std::variant<bound::Count, bound::Agree, bound::Gather, bound::Clear, bound::Pack, bound::Reduce, bound::Replicate,
-                 bound::Accumulate, bound::Measure, bound::Update, bound::EmbeddingForward, bound::EmbeddingBackward,
-                 bound::BlockForward, bound::BlockCached, bound::BlockBackward, bound::Loss, bound::Predict>;
+using BoundOp = std::variant<bound::Count, bound::Agree, bound::Gather, bound::Clear, bound::Join, bound::Pack,
+                             bound::Reduce, bound::Replicate, bound::Accumulate, bound::Measure, bound::Update,
+                             bound::EmbeddingForward, bound::EmbeddingBackward, bound::BlockForward, bound::BlockCached,
+                             bound::BlockBackward, bound::Loss, bound::Predict>;
 
 // All operations of program number `program`, in order.
 std::vector<BoundOp> bind(const RunShape& run, const std::vector<model::Segment>& segments,

@@ -31,6 +31,7 @@ constexpr std::array kValues = {
     ValueTraits{ValueKind::output_gradient, "gradient of the output", Subject::element, true, true},
     ValueTraits{ValueKind::weight_inputs, "inputs of the weight part", Subject::element, true, false},
     ValueTraits{ValueKind::gradient, "gradient", Subject::segment_of_micro, true, false},
+    ValueTraits{ValueKind::joined_gradient, "gradient of all slices", Subject::segment_of_micro, true, false},
     ValueTraits{ValueKind::packed_gradient, "packed gradient", Subject::segment_of_micro, true, false},
     ValueTraits{ValueKind::shard_sum, "gradient summed over the shards", Subject::segment_of_micro, true, false},
     ValueTraits{ValueKind::sum, "gradient summed over all ranks", Subject::segment_of_micro, true, false},
@@ -107,12 +108,15 @@ class Collector {
       case OpKind::backward_weight:
         add_gradients(op);
         return read(ValueKind::weight_inputs, op.index, op.micro);
+      case OpKind::join:
+        write(ValueKind::joined_gradient, op.index, window);
+        return read(ValueKind::gradient, op.index, window);
       case OpKind::pack:
         write(ValueKind::packed_gradient, op.index, window);
-        return read(ValueKind::gradient, op.index, window);
+        return read(own_gradient(op.index), op.index, window);
       case OpKind::reduce:
         write(sums_twice() ? ValueKind::shard_sum : ValueKind::sum, op.index, window);
-        return read(sharding_.packs() ? ValueKind::packed_gradient : ValueKind::gradient, op.index, window);
+        return read(sharding_.packs() ? ValueKind::packed_gradient : own_gradient(op.index), op.index, window);
       case OpKind::replicate:
         write(ValueKind::sum, op.index, window);
         return read(ValueKind::shard_sum, op.index, window);
@@ -143,6 +147,10 @@ class Collector {
   void write(ValueKind kind, int index = 0, int micro = 0) { use(Access::write, kind, index, micro); }
   void read(ValueKind kind, int index = 0, int micro = 0) { use(Access::read, kind, index, micro); }
 
+  // What one of the data-parallel ranks adds to a sum.
+  ValueKind own_gradient(int segment) const {
+    return elements_.partial(segment) ? ValueKind::joined_gradient : ValueKind::gradient;
+  }
   bool sums_twice() const { return sharding_.shards() > 1 && sharding_.replicas() > 1; }
 
   // What forward, loss and backward of an element have in common: its input, its tokens, its weights.
@@ -234,6 +242,7 @@ std::vector<int> segments_read(const model::ElementSegments& elements, const Op&
     case OpKind::count:
     case OpKind::gather:
     case OpKind::clear:
+    case OpKind::join:
     case OpKind::pack:
     case OpKind::reduce:
     case OpKind::replicate:
@@ -253,7 +262,7 @@ std::vector<int> segments_added_to(const model::ElementSegments& elements, const
 }
 
 Dataflow::Dataflow(const model::TransformerConfig& config, const Sharding& sharding, const Program& program) {
-  const model::ElementSegments elements(config, sharding.segmentation);
+  const model::ElementSegments elements(config, sharding.partition());
   uses_.reserve(program.ops.size() * 5);
   begin_.reserve(program.ops.size() + 1);
   Collector collector(elements, sharding, program, uses_);

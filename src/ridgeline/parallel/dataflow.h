@@ -26,6 +26,7 @@ enum class ValueKind {
   output_gradient,  // [element][micro] gradient of the loss with respect to an activation
   weight_inputs,    // [element][micro] what the input part of a backward leaves for the weight part
   gradient,         // [segment][window] sum of this rank's contributions
+  joined_gradient,  // [segment][window] the same of all slices that hold the segment, where each has a part
   packed_gradient,  // [segment][window] the same in the dtype of the wire
   shard_sum,        // [segment][window] summed over the shards, where replicas are still to be summed
   sum,              // [segment][window] summed over all ranks

@@ -36,7 +36,8 @@ class Search {
         ++place_;
         executor_.visit(kind, u, {first, last}, [&](int64_t from, int64_t count, ConstRef values) {
           const int64_t at = ops::first_non_finite(executor_.stream(), count, values);
-          if (at >= 0) found(fmt::format("{} {} (element {})", name, tensor.name, from + at - tensor.offset));
+          if (at >= 0)
+            found(fmt::format("{} {} (element {})", name, tensor.name, tensor.global(from + at - tensor.offset)));
         });
       }
     }
@@ -76,8 +77,9 @@ class Search {
 
 std::string first_non_finite(Executor& executor, int program, const StepInput& input) {
   const RankMemory& memory = executor.memory();
-  const bool generates = executor.programs()[static_cast<size_t>(program)].generates();
-  const int64_t tokens = generates ? input.tokens : memory.shape_of(program).tokens();
+  const Program& list = executor.programs()[static_cast<size_t>(program)];
+  const int64_t all = memory.shape_of(program).tokens();
+  const int64_t tokens = list.generates() ? input.tokens : executor.run_shape().local(list).tokens().count;
   Search search(executor);
   search.look_at_state(BufferKind::master, "weights of", false);
   // Every rank runs all of it: others may need its weights.
@@ -89,33 +91,28 @@ std::string first_non_finite(Executor& executor, int program, const StepInput& i
                                        name_of_element(op.index), at);
                   });
     } else if (op.kind == OpKind::loss || op.kind == OpKind::evaluate) {
-      search.look(tokens, ConstRef(memory.losses(program, op.micro)),
+      search.look(all, ConstRef(memory.losses(program, op.micro)),
                   [&](int64_t at) { return fmt::format("loss (element {})", at); });
     }
   });
-  if (executor.programs()[static_cast<size_t>(program)].trains())
-    search.look_at_state(BufferKind::gradient, "gradient of", true);
+  if (list.trains()) search.look_at_state(BufferKind::gradient, "gradient of", true);
   return search.agree(input.step);
 }
 
-std::vector<float> logits(const Executor& executor, int program, int micro) {
+std::vector<float> logits(Executor& executor, int program, int micro) {
   const bound::Loss* const loss = executor.loss(program, micro);
   RL_REQUIRE(loss != nullptr && !loss->trains, "program {} does not evaluate micro-batch {}", program, micro);
-  const model::TransformerConfig& config = executor.run_shape().config;
-  model::BatchShape shape = executor.run_shape().evaluation_batch;
-  const int64_t n = shape.tokens(), v = config.vocab;
-  shape.head_chunk = n;
+  model::BatchShape batch = loss->shape.batch;
+  batch.head_chunk = batch.tokens();
+  const model::LocalShape shape = loss->shape.with(batch);
   model::Carver counter(nullptr);
-  model::carve_loss_scratch(counter, {config, shape}, false);
+  model::carve_loss_scratch(counter, shape, false);
   const device::Arena memory(counter.used(), nullptr);
   model::Carver carver(memory.data());
-  const model::LossScratch scratch = model::carve_loss_scratch(carver, {config, shape}, false);
-  model::Operators operators(executor.stream(), scratch.workspace);
-  model::head_forward(operators, config, n, loss->weights, loss->input, scratch);
-  std::vector<float> result(static_cast<size_t>(n * v));
-  for (int64_t i = 0; i < n; ++i) {
-    ops::cast(executor.stream(), v, scratch.logits.at(i * scratch.ld), Ref(result.data() + i * v));
-  }
+  const model::LossScratch scratch = model::carve_loss_scratch(carver, shape, false);
+  model::Operators operators(executor.stream(), scratch.workspace, &executor.slices());
+  std::vector<float> result(static_cast<size_t>(batch.tokens() * shape.config.vocab));
+  model::head_forward(operators, shape, loss->weights, loss->input, result.data(), scratch);
   return result;
 }
 

@@ -13,6 +13,6 @@ namespace ridgeline::parallel {
 std::string first_non_finite(Executor& executor, int program, const StepInput& input);
 
 // After a run of an evaluation program: logits [N][V] f32 of a micro-batch. Takes memory of its own.
-std::vector<float> logits(const Executor& executor, int program, int micro);
+std::vector<float> logits(Executor& executor, int program, int micro);
 
 }  // namespace ridgeline::parallel

@@ -31,7 +31,7 @@ Executor::Executor(RunShape run, std::vector<Program> programs, comm::World& wor
                    Options options)
     : run_(checked(std::move(run), world, stream)),
       programs_(std::move(programs)),
-      segments_(model::declare(run_.config, run_.sharding.segmentation)),
+      segments_(run_.segments()),
       options_(std::move(options)),
       inventory_(make_inventory(run_, segments_, programs_, options_.packing)),
       proof_(options_.prove ? prove(run_, programs_, inventory_) : Proof{}),
@@ -55,8 +55,8 @@ void Executor::visit(BufferKind kind, int segment, ElementRange range, const Sta
   state_.visit(kind, segment, range, visitor);
 }
 
-std::vector<float> Executor::collect(BufferKind kind, int segment) const {
-  return state_.collect(kind, segment);
+std::vector<float> Executor::collect(BufferKind kind, const model::Tensor& tensor) const {
+  return state_.collect(kind, tensor);
 }
 
 void Executor::fill(BufferKind kind, const StateSource& source) {

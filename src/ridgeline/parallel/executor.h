@@ -64,10 +64,12 @@ class Executor {
   // What this rank keeps of a segment's sharded state, and the piece of that which it reads and writes for all ranks.
   ElementRange part(int segment) const { return memory_.segment(segment).part; }
   ElementRange piece(int segment) const { return memory_.segment(segment).piece; }
+  // Whether it writes what several slices hold.
+  bool first_copy(int segment) const { return memory_.segment(segment).first_copy; }
   // State of a segment is its master, gradient, moment1, moment2; see RankState.
   DType state_dtype(BufferKind kind) const { return state_.dtype(kind); }
   void visit(BufferKind kind, int segment, ElementRange range, const StateVisitor& visitor) const;
-  std::vector<float> collect(BufferKind kind, int segment) const;
+  std::vector<float> collect(BufferKind kind, const model::Tensor& tensor) const;
   void fill(BufferKind kind, const StateSource& source);
   // The file of offloaded state, and what has gone through it; null when all state lies in memory.
   const device::FileStream* offload_file() const { return state_.file(); }
@@ -81,6 +83,7 @@ class Executor {
   void run_forward(int program, const StepInput& input, const std::function<void(const Op&)>& after);
   // Null where the program does not evaluate this micro-batch.
   const bound::Loss* loss(int program, int micro) const { return runner_.loss(program, micro); }
+  model::SliceGroup& slices() { return runner_.slices(); }
 
   void observe(OpObserver* observer) { observer_ = observer; }
   // Guard mode: buffers whose last page was not written between the first and last operation of their interval.

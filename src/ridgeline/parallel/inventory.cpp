@@ -78,7 +78,8 @@ class Builder {
       add(BufferKind::moment1, "Adam first moment", Category::optimizer, false, cut, sharding.moments);
       add(BufferKind::moment2, "Adam second moment", Category::optimizer, false, cut, sharding.moments);
     }
-    const int64_t cache = run_.cached * 2 * run_.config.kv_heads * run_.config.head_width();
+    const model::Slice slice = model::slice_of(run_.config, run_.place().tensor_rank(), sharding.slices());
+    const int64_t cache = run_.cached * 2 * slice.kv_heads.count * run_.config.head_width();
     for (int layer = 0; layer < (run_.cached > 0 ? layers_ : 0); ++layer) {
       buffers_.push_back({.kind = BufferKind::cache,
                           .index = layer,
@@ -98,20 +99,19 @@ class Builder {
 
   void add_transient(const Program& program, int number) {
     number_ = number;
-    step_ = program.trains();
-    generates_ = program.generates();
-    shape_ = step_ ? run_.batch : run_.evaluation_batch;
+    program_ = &program;
     open_.clear();
     const int last_op = static_cast<int>(program.ops.size()) - 1;
     measure_layers();
+    const model::BatchShape& shape = run_.local(program).batch;
     // Tokens are written before the program starts; losses are read after it ends.
     add(BufferKind::batch, 0, 0, 0, last_op, "tokens, labels, positions, samples", Category::data,
-        program.micro_batches * round_up(shape_.tokens() * 16 + shape_.batch * 4, kAlignment));
+        program.micro_batches * round_up(shape.tokens() * 16 + shape.batch * 4, kAlignment));
     if (program.generates()) {
       add(BufferKind::logits, 0, 0, 0, last_op, "logits", Category::activations, run_.config.vocab * 4);
     } else {
       add(BufferKind::losses, 0, 0, 0, last_op, "losses per token", Category::activations,
-          program.micro_batches * round_up(shape_.tokens() * 4, kAlignment));
+          program.micro_batches * round_up(shape.tokens() * 4, kAlignment));
     }
     const Dataflow dataflow(run_.config, run_.sharding, program);
     for (int at = 0; at <= last_op; ++at) {
@@ -120,7 +120,7 @@ class Builder {
       const int64_t bytes = scratch_bytes(op);
       if (bytes == 0) continue;
       add(BufferKind::scratch, at, op.micro, at, at, fmt::format("scratch of {}", op.name()), Category::workspace,
-          bytes);
+          bytes, shared_by_slices());
       buffers_.back().last_on[static_cast<size_t>(op.stream())] = at;
     }
   }
@@ -166,11 +166,12 @@ class Builder {
       add(kind, index, micro, at, at, fmt::format(fmt::runtime(what), segment.name), Category::communication,
           extent_of(segment, run_.sharding).whole * size_of(dtype), space);
     };
-    const int64_t hidden = shape_.tokens() * run_.config.width * size_of(shape_.dtype);
+    const model::LocalShape local = run_.local(*program_);
+    const int64_t hidden = local.tokens().count * run_.config.width * size_of(local.batch.dtype);
     switch (kind) {
       case BufferKind::activation:
         return add(kind, index, micro, at, at, fmt::format("output of {}", name_of_element(index)),
-                   Category::activations, hidden);
+                   Category::activations, hidden, index < 0 ? shared_by_slices() : Space::host);
       case BufferKind::saved:
         return add(kind, index, micro, at, at, fmt::format("saved for backward of block {}", index),
                    Category::activations, blocks_[static_cast<size_t>(index)].saved);
@@ -188,18 +189,21 @@ class Builder {
     }
   }
 
+  // Where something lies that slices sum.
+  Space shared_by_slices() const { return run_.sharding.slices() > 1 ? Space::peer_visible : Space::host; }
+
   // Saved values and scratch of a block: every micro-batch takes the same.
   void measure_layers() {
     blocks_.clear();
-    if (generates_) {  // all alike
-      const int64_t scratch = carved([&](model::Carver& carver) {
-        model::carve_cached_scratch(carver, run_.config, shape_.dtype, shape_.sequence, run_.cached, shape_.team_size);
-      });
+    if (program_->generates()) {  // all alike
+      const int64_t scratch = carved(
+          [&](model::Carver& carver) { model::carve_cached_scratch(carver, run_.local(*program_), run_.cached); });
       blocks_.assign(static_cast<size_t>(layers_), {0, scratch, 0});
       return;
     }
     for (int layer = 0; layer < layers_; ++layer) {
-      const model::LocalShape shape{run_.config, shape_, step_ ? run_.recompute_of(layer) : model::Recompute::none};
+      const model::LocalShape shape =
+          run_.local(*program_, program_->trains() ? run_.recompute_of(layer) : model::Recompute::none);
       const auto scratch = [&](model::Pass pass) {
         return carved([&](model::Carver& carver) { model::carve_block_scratch(carver, shape, pass); });
       };
@@ -210,20 +214,24 @@ class Builder {
 
   int64_t scratch_bytes(const Op& op) const {
     const bool block = op.index >= 0 && op.index < layers_;
+    const model::LocalShape shape = run_.local(*program_);
+    const auto of_embedding = [&](bool backward) {
+      return carved([&](model::Carver& carver) { model::carve_embedding_scratch(carver, shape, backward); });
+    };
     switch (op.kind) {
       case OpKind::predict:
-        return carved([&](model::Carver& carver) { model::carve_logits_scratch(carver, run_.config, shape_); });
+        return carved([&](model::Carver& carver) {
+          const model::BatchShape one = model::one_token(shape.batch);
+          model::carve_loss_scratch(carver, {shape.config, one, shape.recompute, shape.slice}, false);
+        });
       case OpKind::forward:
-        return block ? blocks_[static_cast<size_t>(op.index)].forward_scratch : 0;
+        return block ? blocks_[static_cast<size_t>(op.index)].forward_scratch : of_embedding(false);
       case OpKind::loss:
       case OpKind::evaluate:
-        return carved([&](model::Carver& carver) {
-          model::carve_loss_scratch(carver, {run_.config, shape_}, op.kind == OpKind::loss);
-        });
+        return carved(
+            [&](model::Carver& carver) { model::carve_loss_scratch(carver, shape, op.kind == OpKind::loss); });
       case OpKind::backward:
-        return block ? blocks_[static_cast<size_t>(op.index)].backward_scratch : carved([&](model::Carver& carver) {
-          model::carve_embedding_scratch(carver, {run_.config, shape_});
-        });
+        return block ? blocks_[static_cast<size_t>(op.index)].backward_scratch : of_embedding(true);
       default:
         RL_REQUIRE(traits_of(op.kind).subject != Subject::element, "the scratch of '{}' is not known", op.name());
         return 0;
@@ -236,8 +244,7 @@ class Builder {
   const int layers_;
   // Of the program whose buffers are added.
   int number_ = 0;
-  bool step_ = false, generates_ = false;
-  model::BatchShape shape_;
+  const Program* program_ = nullptr;
   static constexpr size_t kEmpty = std::numeric_limits<size_t>::max();  // of no bytes: a block that keeps nothing
   std::unordered_map<Key, size_t, KeyHash> open_;                       // in buffers_, of kind, index, micro
   struct BlockBytes {
@@ -403,6 +410,7 @@ std::optional<BufferId> buffer_of(const Value& value, const Sharding& sharding) 
     case ValueKind::weights:
       return where(micro != kResident && sharding.cuts(Shard::parameters), BufferKind::gathered);
     case ValueKind::gradient:
+    case ValueKind::joined_gradient:
       return where(gradient, BufferKind::segment_gradient);
     case ValueKind::packed_gradient:
       return where(wire, BufferKind::wire_gradient);

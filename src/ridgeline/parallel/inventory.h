@@ -102,6 +102,16 @@ struct RunShape {
   int64_t positions() const { return std::max({batch.sequence, evaluation_batch.sequence, cached}); }
 
   comm::Placement place() const { return {sharding.mesh, rank}; }
+  // What this rank computes of the model, on a micro-batch of a program.
+  model::LocalShape local(const Program& program, model::Recompute what = model::Recompute::none) const {
+    return {
+        config, program.trains() ? batch : evaluation_batch, what,
+        model::slice_of(config, place().tensor_rank(), sharding.slices(), sharding.sequence && !program.generates())};
+  }
+  // The segments of its slice.
+  std::vector<model::Segment> segments() const {
+    return model::declare(config, sharding.partition(), place().tensor_rank());
+  }
   // The same run on another rank.
   RunShape on_rank(int other) const {
     RunShape shape = *this;

@@ -28,6 +28,8 @@ constexpr std::array kOps = {
              Phase::backward},
     OpTraits{OpKind::backward_weight, "backward of the weights of", Subject::element, StreamId::compute, Group::none,
              Phase::backward},
+    OpTraits{OpKind::join, "join gradient of", Subject::segment_of_micro, StreamId::compute, Group::slices,
+             Phase::reduce},
     OpTraits{OpKind::pack, "pack gradient of", Subject::segment_of_micro, StreamId::compute, Group::none,
              Phase::reduce},
     OpTraits{OpKind::reduce, "reduce", Subject::segment_of_micro, StreamId::reduce, Group::shards, Phase::reduce},
@@ -74,7 +76,7 @@ std::vector<Residence> residences(const model::ElementSegments& elements, const 
 class Lowering {
  public:
   Lowering(const model::TransformerConfig& config, const Sharding& sharding, std::vector<Op> computations)
-      : elements_(config, sharding.segmentation),
+      : elements_(config, sharding.partition()),
         sharding_(sharding),
         computations_(std::move(computations)),
         residences_(residences(elements_, computations_, sharding)) {
@@ -162,6 +164,7 @@ class Lowering {
     if (++seen_[segment] < contributions_[segment]) return;
     seen_[segment] = 0;
     if (!window_ends(micro)) return;
+    if (elements_.partial(segment)) emit(OpKind::join, segment, micro);
     if (sharding_.packs()) emit(OpKind::pack, segment, micro);
     const int position = transfer(OpKind::reduce, segment, micro);
     pending_.push_back({segment, micro, now_, position, sharding_.shards() == 1 || sharding_.replicas() == 1});
@@ -233,6 +236,8 @@ comm::AxisSet axes_of(Group group, const Sharding& sharding) {
       return sharding.shard_axes();
     case Group::replicas:
       return sharding.replica_axes();
+    case Group::slices:
+      return {comm::Axis::tp};
     case Group::stages:
       return {comm::Axis::pp};
   }

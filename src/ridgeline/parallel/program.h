@@ -24,6 +24,7 @@ enum class OpKind {
   backward,         // element `index` of `micro`
   backward_input,   // its part that the element before waits for
   backward_weight,  // and the rest: gradients of weights
+  join,             // sum segment `index`'s gradient over the slices that hold the same
   pack,             // segment `index`'s gradient in the dtype of the wire
   reduce,           // sum it over the shards: each keeps its part
   replicate,        // sum that part over the replicas
@@ -53,9 +54,10 @@ enum class Group {
   data,      // with the same part of the model
   shards,    // with one copy, together, of what is sharded
   replicas,  // with the same part of it
+  slices,    // of one model
   stages     // of one pipeline
 };
-constexpr int kGroups = 6;
+constexpr int kGroups = 7;
 comm::AxisSet axes_of(Group group, const Sharding& sharding);
 
 // Of a step's time, in the log.

@@ -9,6 +9,15 @@ RankGroups::RankGroups(comm::World& world, const RunShape& run) : ranks(world.co
   reduce = world.communicator(members(Group::shards), "shards, reduce");
   replicas = world.communicator(members(Group::replicas), "replicas, reduce");
   if (place.size(comm::kGradientAxes) != world.size()) data_ = world.communicator(members(Group::data), "data, reduce");
+  const std::vector<int> slices = members(Group::slices);
+  for (const model::Segment& segment : run.segments()) {
+    const int copies = segment.partial ? segment.copies : 1;
+    if (copies == 1 || slices_.contains(copies)) continue;
+    const auto first = slices.begin() + place.tensor_rank() / copies * copies;
+    slices_[copies] = world.communicator(std::vector<int>(first, first + copies), "copies of a segment");
+  }
+  const int all = static_cast<int>(slices.size());
+  if (all > 1 && !slices_.contains(all)) slices_[all] = world.communicator(slices, "slices");
 }
 
 }  // namespace ridgeline::parallel

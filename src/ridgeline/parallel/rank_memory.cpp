@@ -65,6 +65,7 @@ void RankMemory::locate_segments(const std::vector<model::Segment>& segments) {
     SegmentMemory memory;
     memory.extent = extent_of(segments[u], sharding);
     const comm::Placement place = run_.place();
+    memory.first_copy = place.tensor_rank() % segments[u].copies == 0;
     const int64_t first = place.index(sharding.shard_axes()) * memory.extent.part;
     memory.part = {first, first + memory.extent.part};
     memory.piece.first = first + place.index(sharding.replica_axes()) * memory.extent.piece;
@@ -100,6 +101,7 @@ Ref RankMemory::locate(int program, const Value& value) const {
     case ValueKind::weights:
       return place ? there(sharding.weights) : memory.whole_weights;
     case ValueKind::gradient:
+    case ValueKind::joined_gradient:
       return place ? there(DType::f32) : memory.whole_gradient;
     case ValueKind::packed_gradient:
     case ValueKind::shard_sum:

@@ -30,6 +30,7 @@ struct ElementRange {
 // Where a segment's state lies. `part` of a buffer is this rank's shard of it.
 struct SegmentMemory {
   Extent extent;
+  bool first_copy;       // the first of the slices that hold it: what is counted or written once is its business
   ElementRange part;     // what this rank keeps of what is cut
   ElementRange piece;    // of that, what it reads and writes for all ranks
   Ref master;            // part; as the moments null where it lies in the file

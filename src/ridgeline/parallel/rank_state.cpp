@@ -84,15 +84,24 @@ void RankState::visit(BufferKind kind, int segment, ElementRange range, const St
   }
 }
 
-std::vector<float> RankState::collect(BufferKind kind, int segment) const {
-  const SegmentMemory& memory = memory_.segment(segment);
-  std::vector<float> values(static_cast<size_t>(memory.extent.whole));
-  visit(kind, segment, memory.part, [&](int64_t first, int64_t count, ConstRef part) {
-    ops::cast(stream_, count, part, Ref(values.data() + first));
-  });
-  if (groups_.reduce->size() > 1)
-    groups_.reduce->wait(
-        groups_.reduce->all_gather(Ref(values.data()), memory.part.count(), {"state of segment", segment, -1}));
+std::vector<float> RankState::collect(BufferKind kind, const model::Tensor& tensor) const {
+  std::vector<float> values(static_cast<size_t>(model::element_count(tensor.shape)));
+  for (size_t i = 0; i < segments_.size(); ++i) {
+    const int segment = static_cast<int>(i);
+    if (segments_[i].find(tensor.name) == nullptr || !memory_.segment(segment).first_copy) continue;
+    visit(kind, segment, memory_.segment(segment).piece, [&](int64_t first, int64_t count, ConstRef piece) {
+      model::for_each_tensor_range(segments_[i], first, first + count,
+                                   [&](const model::Tensor& held, int64_t at, int64_t n, int64_t offset) {
+                                     if (held.name == tensor.name)
+                                       ops::cast(stream_, n, piece.at(offset - first), Ref(values.data() + at));
+                                   });
+    });
+  }
+  // Every element comes from one rank; the others add 0.
+  comm::Communicator& ranks = *groups_.ranks;
+  if (ranks.size() > 1)
+    ranks.wait(
+        ranks.all_reduce(Ref(values.data()), std::ssize(values), comm::ReduceOp::sum, {"state of a tensor", -1, -1}));
   return values;
 }
 

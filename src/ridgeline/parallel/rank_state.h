@@ -38,8 +38,8 @@ class RankState {
   // Elements `range` of the segment, which lies within this rank's part. What lies in the file passes through
   // the window, so that no more memory is needed. Between runs.
   void visit(BufferKind kind, int segment, ElementRange range, const StateVisitor& visitor) const;
-  // All of it as f32, [extent_of(segment).whole], on every rank. Collective; takes memory.
-  std::vector<float> collect(BufferKind kind, int segment) const;
+  // All of a global tensor as f32, on every rank. Collective over the world; takes memory.
+  std::vector<float> collect(BufferKind kind, const model::Tensor& tensor) const;
   // The masters or a moment of all segments, and with the masters their working copies: every rank asks `source` only
   // for its own piece of each segment; replicas then gather theirs. Collective. What the source throws reaches the
   // caller.

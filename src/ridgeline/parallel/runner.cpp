@@ -29,6 +29,7 @@ Runner::Runner(const RunShape& run, const std::vector<model::Segment>& segments,
       groups_(groups),
       scalars_(scalars),
       stream_(stream),
+      slices_(groups.slices()),
       overlap_(overlap && run.sharding.prefetch > 0),
       reductions_(segments.size(), -1) {
   size_t longest = 0;
@@ -48,6 +49,7 @@ StepResult Runner::run(int program, const StepInput& input, MemoryGuard* guard, 
         run_.evaluation_batch.sequence, run_.cached);
   }
   scalars_.begin();
+  slices_.begin(input.step);
   if (guard != nullptr) guard->begin(program);
   if (list.trains()) state_.begin_updates();
   for (int i = 0; i < static_cast<int>(list.ops.size()); ++i) {
@@ -132,54 +134,61 @@ void Runner::execute(const bound::Replicate& op, const Now& now) {
 // -------------------------------------------------------------------------------------------------------- computation
 
 void Runner::execute(const bound::EmbeddingForward& op, const Now& now) {
-  model::BatchShape shape = *op.shape;
-  if (programs_[static_cast<size_t>(now.program)].generates()) shape.sequence = now.input.tokens;
-  model::Operators operators(stream_, {});
-  model::embedding_forward(operators, {run_.config, shape}, op.batch, now.input.random, op.weights, op.output);
+  model::BatchShape batch = op.shape.batch;
+  if (programs_[static_cast<size_t>(now.program)].generates()) batch.sequence = now.input.tokens;
+  model::Operators operators(stream_, op.scratch.workspace, &slices_);
+  model::embedding_forward(operators, op.shape.with(batch), op.batch, now.input.random, op.weights, op.output,
+                           op.scratch);
 }
 
 void Runner::execute(const bound::EmbeddingBackward& op, const Now& now) {
-  model::Operators operators(stream_, op.scratch);
-  model::embedding_backward(operators, {run_.config, *op.shape}, op.batch, now.input.random, op.gradient, op.gradients);
+  model::Operators operators(stream_, op.scratch.workspace, &slices_);
+  model::embedding_backward(operators, op.shape, op.batch, now.input.random, op.gradient, op.gradients, op.scratch);
 }
 
 void Runner::execute(const bound::BlockForward& op, const Now& now) {
-  model::Operators operators(stream_, op.scratch.workspace);
+  model::Operators operators(stream_, op.scratch.workspace, &slices_);
   model::block_forward(operators, op.shape, {op.layer, op.batch, now.input.random}, op.weights, op.input, op.saved,
                        op.output, op.scratch);
 }
 
 void Runner::execute(const bound::BlockCached& op, const Now& now) {
-  model::BatchShape shape = *op.shape;
-  shape.sequence = now.input.tokens;
-  model::Operators operators(stream_, op.scratch.workspace);
-  model::block_cached(operators, {run_.config, shape}, {op.layer, op.batch, now.input.random}, now.input.fed,
+  model::BatchShape batch = op.shape.batch;
+  batch.sequence = now.input.tokens;
+  model::Operators operators(stream_, op.scratch.workspace, &slices_);
+  model::block_cached(operators, op.shape.with(batch), {op.layer, op.batch, now.input.random}, now.input.fed,
                       op.weights, op.cache, op.input, op.output, op.scratch);
 }
 
 void Runner::execute(const bound::Predict& op, const Now& now) {
   const ConstRef last = op.input.at((now.input.tokens - 1) * run_.config.width);
-  model::Operators operators(stream_, op.scratch.workspace);
-  model::head_forward(operators, run_.config, 1, op.weights, last, op.scratch);
-  ops::cast(stream_, run_.config.vocab, op.scratch.logits, op.logits);
+  model::Operators operators(stream_, op.scratch.workspace, &slices_);
+  model::head_forward(operators, {run_.config, op.one, model::Recompute::none, op.slice}, op.weights, last, op.logits,
+                      op.scratch);
 }
 
 void Runner::execute(const bound::BlockBackward& op, const Now& now) {
-  model::Operators operators(stream_, op.scratch.workspace);
+  model::Operators operators(stream_, op.scratch.workspace, &slices_);
   model::block_backward(operators, op.shape, {op.layer, op.batch, now.input.random}, op.weights, op.gradients, op.input,
                         op.saved, op.gradient, op.scratch);
 }
 
 void Runner::execute(const bound::Loss& op, const Now& /*now*/) {
-  model::Operators operators(stream_, op.scratch.workspace);
-  model::loss(operators, {run_.config, *op.shape}, op.batch, op.weights, op.input,
-              op.trains ? scalars_.loss_seed() : 0.0F, op.gradient, op.gradients, op.losses, op.scratch);
+  model::Operators operators(stream_, op.scratch.workspace, &slices_);
+  model::loss(operators, op.shape, op.batch, op.weights, op.input, op.trains ? scalars_.loss_seed() : 0.0F, op.gradient,
+              op.gradients, op.losses, op.scratch);
 }
 
 // --------------------------------------------------------------------------------------------- gradients and update
 
 void Runner::execute(const bound::Clear& op, const Now& /*now*/) {
   ops::zero(stream_, op.gradient.data, op.bytes);
+}
+
+void Runner::execute(const bound::Join& op, const Now& now) {
+  const comm::Label label{"gradients of copies of segment", op.segment, now.input.step};
+  comm::Communicator& copies = groups_.copies(segments_[static_cast<size_t>(op.segment)].copies);
+  copies.wait(copies.all_reduce(op.gradient, memory_.segment(op.segment).extent.whole, comm::ReduceOp::sum, label));
 }
 
 void Runner::execute(const bound::Pack& op, const Now& /*now*/) {

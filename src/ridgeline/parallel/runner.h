@@ -13,6 +13,7 @@
 #include "ridgeline/parallel/rank_groups.h"
 #include "ridgeline/parallel/rank_memory.h"
 #include "ridgeline/parallel/rank_state.h"
+#include "ridgeline/parallel/slice_communicator.h"
 #include "ridgeline/parallel/step_scalars.h"
 
 namespace ridgeline::parallel {
@@ -32,6 +33,7 @@ class Runner {
   void weights_changed() { gathered_ = false; }
   // As the loss of a program's micro-batch reads them; null where it has none.
   const bound::Loss* loss(int program, int micro) const;
+  model::SliceGroup& slices() { return slices_; }
 
  private:
   // The operation that is run, and with what.
@@ -52,6 +54,7 @@ class Runner {
   void execute(const bound::Agree& op, const Now& now);
   void execute(const bound::Gather& op, const Now& now);
   void execute(const bound::Clear& op, const Now& now);
+  void execute(const bound::Join& op, const Now& now);
   void execute(const bound::Pack& op, const Now& now);
   void execute(const bound::Reduce& op, const Now& now);
   void execute(const bound::Replicate& op, const Now& now);
@@ -74,6 +77,7 @@ class Runner {
   const RankGroups& groups_;
   StepScalars& scalars_;
   device::Stream& stream_;
+  SliceCommunicator slices_;
   const bool overlap_;
   std::vector<std::vector<BoundOp>> bound_;  // [program][position]
   std::vector<Transfer> transfers_;          // by position in the running program

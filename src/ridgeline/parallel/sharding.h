@@ -51,10 +51,14 @@ struct Sharding {
   int micro_batches = 1;       // per step and rank: the most of any step of the run
   // How units are cut into segments; null: not at all.
   model::Segmentation segmentation = nullptr;
+  bool sequence = false;  // tensor ranks share the residual stream's tokens (model::Slice)
 
   // Ranks between which the state is cut; 1 for level none.
   int shards() const { return mesh.size(shard_axes()); }
   int replicas() const { return mesh.size(replica_axes()); }
+  // Ranks that compute slices of the same model.
+  int slices() const { return mesh.size(comm::Axis::tp); }
+  model::Partition partition() const { return {segmentation, slices(), sequence}; }
   // Ranks whose gradients are summed: shards x replicas.
   int ranks() const { return mesh.size(comm::kGradientAxes); }
   comm::AxisSet shard_axes() const { return level == Shard::none ? comm::AxisSet{} : comm::kShardAxes; }

@@ -59,7 +59,8 @@ void StepScalars::measure(int segment) {
   const SegmentMemory& memory = memory_.segment(segment);
   ExactSum& squares = shared_.sums.squares;
   const int64_t finite_so_far = squares.non_finite();
-  ops::add_squares(stream_, memory.piece.count(), memory.gradient.at(memory.piece.first - memory.part.first), squares);
+  const Ref piece = memory.gradient.at(memory.piece.first - memory.part.first);
+  if (memory.first_copy) ops::add_squares(stream_, memory.piece.count(), piece, squares);
   if (finite_so_far == 0 && squares.non_finite() > 0) shared_.first_overflow = measured_;
   measure_order_[static_cast<size_t>(measured_++)] = segment;
 }
@@ -68,7 +69,8 @@ void StepScalars::agree(int program, const StepInput& input) {
   const Program& list = programs_[static_cast<size_t>(program)];
   const int64_t n = memory_.shape_of(program).tokens();
   SharedScalars::Sums& sums = shared_.sums;
-  for (int micro = 0; micro < list.micro_batches; ++micro) {
+  // All slices know the same losses.
+  for (int micro = 0; micro < (run_.place().tensor_rank() == 0 ? list.micro_batches : 0); ++micro) {
     const float* const values = memory_.losses(program, micro);
     for (int64_t i = 0; i < n; ++i) sums.losses.add(static_cast<double>(values[i]));
     if (!list.trains()) sums.tokens += valid_tokens(memory_.batch(program, micro).labels, n);

@@ -28,6 +28,8 @@ Traffic traffic_of(const Op& op, const std::vector<model::Segment>& segments, co
       return all_reduce(sharding.ranks(), size_of(DType::i64));
     case OpKind::agree:
       return all_reduce(sharding.mesh.world_size(), sizeof(SharedScalars::Sums));
+    case OpKind::join:
+      return all_reduce(segments[static_cast<size_t>(op.index)].copies, bytes(&Extent::whole, DType::f32));
     case OpKind::gather:
       return of_shards(sharding, bytes(&Extent::whole, sharding.weights));
     case OpKind::reduce:

@@ -72,6 +72,41 @@ int64_t nearest_divisor(int64_t value, int64_t wanted) {
   return nearest;
 }
 
+// The value for which `fits` holds that is nearest to `wanted`, the smaller one of two; 1 always does.
+template <typename Fits>
+int64_t nearest_fitting(int64_t wanted, Fits&& fits) {
+  for (int64_t distance = 1;; ++distance) {
+    for (const int64_t value : {wanted - distance, wanted + distance}) {
+      if (value >= 1 && fits(value)) return value;
+    }
+  }
+}
+
+void check_tensor(const Config& config) {
+  const Config::Parallel& p = config.parallel;
+  const Config::Train& t = config.train;
+  if (p.sequence && p.tensor == 1) {
+    throw Error(fmt::format("{}parallel.sequence = true: parallel.tensor = 1 leaves nobody to share tokens with",
+                            where(config, "parallel.sequence")),
+                "Set parallel.tensor, or leave parallel.sequence out.");
+  }
+  if (!config.has_model()) return;
+  const auto fits = [&](int64_t count) { return !ridgeline::model::unsliceable(config.model.transformer, count); };
+  if (const auto refusal = ridgeline::model::unsliceable(config.model.transformer, p.tensor)) {
+    throw Error(fmt::format("{}parallel.tensor = {}: {}", where(config, "parallel.tensor"), p.tensor, *refusal),
+                fmt::format("The nearest valid value is {}.", nearest_fitting(p.tensor, fits)));
+  }
+  if (!p.sequence || t.micro_batch * t.sequence % p.tensor == 0) return;
+  throw Error(
+      fmt::format("{}parallel.sequence = true: the {} tokens of train.micro_batch = {} x train.sequence = {} do not "
+                  "divide into parallel.tensor = {}",
+                  where(config, "parallel.sequence"), t.micro_batch * t.sequence, t.micro_batch, t.sequence, p.tensor),
+      fmt::format("The nearest valid value is parallel.tensor = {}; or leave parallel.sequence out.",
+                  nearest_fitting(p.tensor, [&](int64_t count) {
+                    return fits(count) && t.micro_batch * t.sequence % count == 0;
+                  })));
+}
+
 void check_batch(const Config& config, const comm::Mesh& mesh) {
   const int ranks = mesh.size(comm::kDataAxes);
   const int64_t global = config.train.global_batch, micro = config.train.micro_batch;
@@ -266,6 +301,7 @@ void check(const Config& config, int world) {
   }
   for (const Key& key : keys()) located(config, [&] { check_value(key, config); });
   check_model(config);
+  check_tensor(config);
   const comm::Mesh mesh = mesh_of(config, world);
   check_batch(config, mesh);
   check_batch_ramp(config, mesh);

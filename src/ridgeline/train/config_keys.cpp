@@ -362,15 +362,17 @@ std::vector<Key> parallel_keys() {
       {.name = "parallel.tensor",
        .unit = "ranks",
        .slot = [](Config& c) -> Slot { return &c.parallel.tensor; },
-       .meaning = "Ranks that share each layer's matrices.",
+       .meaning =
+           "Ranks that share each layer's matrices, by heads, feed-forward columns and rows of the vocabulary "
+           "(tensor parallelism); they work on the same samples. Neighbours in the world: keep them on one host.",
        .low = 1,
-       .high = kMaxRanks,
-       .default_only = true},
+       .high = kMaxRanks},
       {.name = "parallel.sequence",
        .unit = "",
        .slot = [](Config& c) -> Slot { return &c.parallel.sequence; },
-       .meaning = "Tensor-parallel ranks also share norms and residuals, by tokens.",
-       .default_only = true},
+       .meaning =
+           "Tensor-parallel ranks also share norms, dropout and residuals, by tokens (sequence parallelism): less "
+           "memory for as much communication."},
       {.name = "parallel.pipeline",
        .unit = "stages",
        .slot = [](Config& c) -> Slot { return &c.parallel.pipeline; },

@@ -104,7 +104,8 @@ parallel::Sharding sharding_of(const Config& config, const comm::Mesh& mesh) {
           .weights = activation_dtype(config),
           .masters = config.train.precision == Precision::pure_bf16 ? DType::bf16 : DType::f32,
           .moments = dtype_of(config.optimizer.state),
-          .micro_batches = micro_batches(config, config.train.global_batch, mesh)};
+          .micro_batches = micro_batches(config, config.train.global_batch, mesh),
+          .sequence = parallel.sequence};
 }
 
 parallel::RunShape run_shape(const Config& config, const device::Machine& machine, const comm::Placement& place) {

@@ -162,11 +162,10 @@ class BlockRun {
     const std::shared_ptr<std::byte> hidden = in_dtype(input_), output = in_dtype(input_);
     const int64_t row = 2 * config_.kv_heads * config_.head_width();
     const WatchedMemory cache(config_.context * row * size_of(dtype()));
-    const WatchedMemory scratch(
-        used([&](Carver& c) { carve_cached_scratch(c, config_, dtype(), kSequence, config_.context, team_.size()); }));
+    const BatchShape most{.batch = 1, .sequence = kSequence, .dtype = dtype(), .team_size = team_.size()};
+    const WatchedMemory scratch(used([&](Carver& c) { carve_cached_scratch(c, {config_, most}, config_.context); }));
     Carver carver(scratch.data());
-    const CachedScratch places =
-        carve_cached_scratch(carver, config_, dtype(), kSequence, config_.context, team_.size());
+    const CachedScratch places = carve_cached_scratch(carver, {config_, most}, config_.context);
     for (const auto& [start, count] : {std::pair{int64_t{0}, first_piece}, {first_piece, kSequence - first_piece}}) {
       Batch batch = batch_;
       batch.positions = positions_.data() + start;

@@ -48,7 +48,7 @@ TEST(Declarations, ASegmentationCutsUnitsAndLosesNoTensor) {
   for (const TransformerConfig& config : option_combinations()) {
     const std::vector<Segment> whole = declare(config);
     for (const Segmentation segmentation : {&uncut_apart, &odd_segmentation}) {
-      const std::vector<Segment> segments = declare(config, segmentation);
+      const std::vector<Segment> segments = declare(config, {segmentation});
       EXPECT_GT(segments.size(), whole.size());
       std::map<std::string, int> unit_of, found_in;
       for (const Segment& segment : whole) {
@@ -65,7 +65,7 @@ TEST(Declarations, ASegmentationCutsUnitsAndLosesNoTensor) {
         }
       }
       EXPECT_EQ(found_in, unit_of) << described(config);
-      const ElementSegments elements(config, segmentation);
+      const ElementSegments elements(config, {segmentation});
       EXPECT_EQ(elements.last(), config.layers);
       for (int element = -1; element <= config.layers; ++element) {
         std::vector<int> units = units_of_element(config, element), read;

@@ -21,7 +21,7 @@ namespace ridgeline::model {
 namespace {
 
 constexpr int kSliceLayer = 1;
-constexpr int64_t kSliceBatch = 2, kSliceSequence = 7, kSliceTokens = kSliceBatch * kSliceSequence;
+constexpr int64_t kSliceBatch = 2, kSliceSequence = 6, kSliceTokens = kSliceBatch * kSliceSequence;
 constexpr StepRandom kSliceRandom{.dropout = 11, .attention_dropout = 12};
 
 // Slices that meet although they run one after the other: round by round. In round k each slice gets what its first k
@@ -29,22 +29,22 @@ constexpr StepRandom kSliceRandom{.dropout = 11, .attention_dropout = 12};
 class Rounds : public SliceGroup {
  public:
   void sum(device::Stream& /*stream*/, Ref values, int64_t count) override {
-    const size_t at = meetings_++, bytes = static_cast<size_t>(count) * sizeof(float);
-    if (at < known_.size()) return take(at, values.data, bytes);
-    if (at > known_.size()) return;
-    next_.resize(bytes);
-    for (int64_t i = 0; i < count; ++i) {
-      float sum = 0.0F;
-      std::byte* const place = next_.data() + static_cast<size_t>(i) * sizeof sum;
-      std::memcpy(&sum, place, sizeof sum);
-      sum += values.as<float>()[i];
-      std::memcpy(place, &sum, sizeof sum);
-    }
+    const size_t at = meetings_++;
+    if (at < known_.size()) return take(at, values.data, 0, static_cast<size_t>(count) * sizeof(float));
+    if (at == known_.size()) add(values, count);
   }
-  void gather(device::Stream& /*stream*/, std::byte* all, int64_t bytes) override {
-    const size_t at = meetings_++, own = static_cast<size_t>(bytes);
-    if (at < known_.size()) return take(at, all, own * slices_);
-    if (at == known_.size()) next_.insert(next_.end(), all + own * slice_, all + own * (slice_ + 1));
+  void sum_parts(device::Stream& /*stream*/, Ref all, int64_t count) override {
+    const size_t at = meetings_++, part = static_cast<size_t>(count) * sizeof(float);
+    if (at > known_.size()) return;
+    if (at == known_.size()) return add(all, count * static_cast<int64_t>(slices_));
+    std::fill_n(all.as<float>(), static_cast<size_t>(count) * slices_, std::nanf(""));  // others' parts are undefined
+    take(at, all.at(count * static_cast<int64_t>(slice_)).data, part * slice_, part);
+  }
+  void gather(device::Stream& /*stream*/, Ref all, int64_t count) override {
+    const size_t at = meetings_++, own = static_cast<size_t>(count * size_of(all.dtype));
+    if (at < known_.size()) return take(at, all.data, 0, own * slices_);
+    const auto* const bytes = all.as<std::byte>();
+    if (at == known_.size()) next_.insert(next_.end(), bytes + own * slice_, bytes + own * (slice_ + 1));
   }
 
   // run(slice) for each, as often as there are meetings and once more: the last round computed with all of them.
@@ -64,9 +64,19 @@ class Rounds : public SliceGroup {
   }
 
  private:
-  void take(size_t at, void* to, size_t bytes) const {
-    ASSERT_EQ(known_[at].size(), bytes);
-    std::memcpy(to, known_[at].data(), bytes);
+  void take(size_t at, void* to, size_t from, size_t bytes) const {
+    ASSERT_LE(from + bytes, known_[at].size());
+    std::memcpy(to, known_[at].data() + from, bytes);
+  }
+  void add(Ref values, int64_t count) {
+    next_.resize(static_cast<size_t>(count) * sizeof(float));
+    for (int64_t i = 0; i < count; ++i) {
+      float sum = 0.0F;
+      std::byte* const place = next_.data() + static_cast<size_t>(i) * sizeof sum;
+      std::memcpy(&sum, place, sizeof sum);
+      sum += values.as<float>()[i];
+      std::memcpy(place, &sum, sizeof sum);
+    }
   }
 
   std::vector<std::vector<std::byte>> known_;
@@ -74,70 +84,49 @@ class Rounds : public SliceGroup {
   size_t slices_ = 0, slice_ = 0, meetings_ = 0;
 };
 
-struct Range {
-  int64_t first = 0, count = 0;
-};
 // `count` parts that differ by at most one.
 std::vector<Range> cut(Range all, int64_t count) {
   std::vector<Range> parts;
   for (int64_t i = 0; i < count; ++i) {
-    const int64_t begin = all.count * i / count, end = all.count * (i + 1) / count;
-    parts.push_back({all.first + begin, end - begin});
+    const Range part = part_of(all.count, i, count);
+    parts.push_back({all.first + part.first, part.count});
   }
   return parts;
 }
 
-struct Part {
-  Range heads, kv_heads, ffn, rows;
-};
-// Whole groups of heads for each slice; where there are fewer groups than slices, parts of groups.
-std::vector<Part> parts_of(const TransformerConfig& config, int64_t count) {
-  std::vector<Part> parts;
+// Uneven ones: whole groups of heads for each slice; where there are fewer groups than slices, parts of groups.
+std::vector<Slice> slices_of(const TransformerConfig& config, int64_t count, bool sequence) {
+  std::vector<Slice> slices;
   const int64_t group = config.heads / config.kv_heads;
+  const auto add = [&](const Range& heads, const Range& kv_heads) {
+    const auto index = static_cast<int64_t>(slices.size());
+    slices.push_back({.index = static_cast<int>(index),
+                      .count = static_cast<int>(count),
+                      .sequence = sequence,
+                      .heads = heads,
+                      .kv_heads = kv_heads,
+                      .ffn = part_of(config.ffn, index, count),
+                      .rows = part_of(config.vocab, index, count)});
+  };
   if (count <= config.kv_heads) {
-    for (const Range kv : cut({0, config.kv_heads}, count))
-      parts.push_back({{kv.first * group, kv.count * group}, kv, {}, {}});
-  } else {
-    const std::vector<Range> slices = cut({0, count}, config.kv_heads);
-    for (int64_t kv = 0; kv < config.kv_heads; ++kv) {
-      for (const Range heads : cut({kv * group, group}, slices[static_cast<size_t>(kv)].count))
-        parts.push_back({heads, {kv, 1}, {}, {}});
-    }
+    for (const Range kv : cut({0, config.kv_heads}, count)) add({kv.first * group, kv.count * group}, kv);
+    return slices;
   }
-  const std::vector<Range> columns = cut({0, config.ffn}, count);
-  for (size_t i = 0; i < parts.size(); ++i) parts[i].ffn = columns[i];
-  return parts;
+  const std::vector<Range> parts = cut({0, count}, config.kv_heads);
+  for (int64_t kv = 0; kv < config.kv_heads; ++kv) {
+    for (const Range heads : cut({kv * group, group}, parts[static_cast<size_t>(kv)].count)) add(heads, {kv, 1});
+  }
+  return slices;
 }
 
-// What a part holds of a tensor that is cut.
-Range range_of(const Part& part, const Tensor& tensor) {
-  const auto names = [&](const char* what) { return tensor.name.find(what) != std::string::npos; };
-  if (names("embedding.") || names("head.")) return part.rows;
-  if (names("mlp.")) return part.ffn;
-  return names("attention.kv") ? part.kv_heads : part.heads;
-}
-
-// f(offset in the whole tensor, offset in the part's, count) for contiguous pieces.
+// f(element of the whole tensor, element of what lies here, count) for contiguous pieces of tensor number `t`.
 template <typename F>
-void for_each_piece(const Tensor& whole, const Part& part, F&& f) {
-  if (whole.split_axis < 0) return f(int64_t{0}, int64_t{0}, whole.count());
-  const Range range = range_of(part, whole);
-  const auto axis = static_cast<size_t>(whole.split_axis);
-  int64_t inner = 1;
-  for (size_t i = axis + 1; i < whole.shape.size(); ++i) inner *= whole.shape[i];
-  for (int64_t outer = 0; outer < (axis == 0 ? 1 : whole.shape[0]); ++outer)
-    f((outer * whole.shape[axis] + range.first) * inner, outer * range.count * inner, range.count * inner);
-}
-
-Segment segment_of(const Segment& whole, const Part& part) {
-  Segment segment = whole;
-  segment.count = 0;
-  for (Tensor& tensor : segment.tensors) {
-    if (tensor.split_axis >= 0) tensor.shape[static_cast<size_t>(tensor.split_axis)] = range_of(part, tensor).count;
-    tensor.offset = segment.count;
-    segment.count += (tensor.count() + kTensorAlignment - 1) / kTensorAlignment * kTensorAlignment;
-  }
-  return segment;
+void for_each_piece(const Segment& segment, size_t t, F&& f) {
+  const Tensor& tensor = segment.tensors[t];
+  for_each_tensor_range(segment, tensor.offset, tensor.offset + tensor.count(),
+                        [&](const Tensor& /*tensor*/, int64_t at, int64_t count, int64_t offset) {
+                          f(at, offset - tensor.offset, count);
+                        });
 }
 
 std::vector<float> drawn_values(int64_t count, uint64_t key, float mean = 0.0F, float deviation = 1.0F) {
@@ -153,14 +142,14 @@ struct Run {
         shape{of, tokens, recompute, slice},
         weights(static_cast<size_t>(segment.count)),
         saved_memory(memory([&](Carver& c) { carve_block_saved(c, shape); })),
-        output(static_cast<size_t>(kSliceTokens * of.width)) {}
+        output(static_cast<size_t>(shape.tokens().count * of.width)) {}
 
   void forward(device::Stream& stream, const Batch& batch, const std::vector<float>& input, SliceGroup* others) {
     const Memory scratch = memory([&](Carver& c) { carve_block_scratch(c, shape, Pass::forward); });
     Carver carver(scratch.get());
     const BlockScratch places = carve_block_scratch(carver, shape, Pass::forward);
     Operators operators(stream, places.workspace, others);
-    block_forward(operators, shape, {kSliceLayer, batch, kSliceRandom}, weights_of(), ConstRef(input.data()), saved(),
+    block_forward(operators, shape, {kSliceLayer, batch, kSliceRandom}, weights_of(), own(input), saved(),
                   Ref(output.data()), places);
   }
   void backward(device::Stream& stream, const Batch& batch, const std::vector<float>& input,
@@ -169,11 +158,11 @@ struct Run {
     Carver carver(scratch.get());
     const BlockScratch places = carve_block_scratch(carver, shape, Pass::backward);
     Operators operators(stream, places.workspace, others);
-    gradient = dy;
+    gradient.assign(own(dy).as<float>(), own(dy).as<float>() + output.size());
     weight_gradients.assign(weights.size(), 0.0F);
     block_backward(operators, shape, {kSliceLayer, batch, kSliceRandom}, weights_of(),
-                   block_gradients({{&segment, weight_gradients.data()}}), ConstRef(input.data()), saved(),
-                   Ref(gradient.data()), places);
+                   block_gradients({{&segment, weight_gradients.data()}}), own(input), saved(), Ref(gradient.data()),
+                   places);
   }
 
   using Memory = std::unique_ptr<void, void (*)(void*)>;
@@ -187,6 +176,9 @@ struct Run {
     Carver carver(saved_memory.get());
     return carve_block_saved(carver, shape);
   }
+  // Of all tokens those of the residual stream.
+  ConstRef own(const std::vector<float>& all) const { return ConstRef(all.data() + own_first()); }
+  int64_t own_first() const { return shape.tokens().first * shape.config.width; }
   BlockWeights weights_of() const { return block_weights({{&segment, ConstRef(weights.data())}}); }
 
   Segment segment;
@@ -209,7 +201,8 @@ double difference(const float* a, const float* b, int64_t count, double least = 
   return norm(d.data(), count) / std::max({norm(b, count), least, 1e-30});
 }
 
-void expect_slices_make_the_whole(const TransformerConfig& config, int64_t count, Recompute recompute, int number) {
+void expect_slices_make_the_whole(const TransformerConfig& config, int64_t count, bool sequence, Recompute recompute,
+                                  int number) {
   const bool dropout = config.dropout > 0.0F;
   const BatchShape tokens{
       .batch = kSliceBatch, .sequence = kSliceSequence, .team_size = 1 + number % 2, .dropout = dropout};
@@ -236,46 +229,43 @@ void expect_slices_make_the_whole(const TransformerConfig& config, int64_t count
   whole.forward(stream, batch, input, nullptr);
   whole.backward(stream, batch, input, dy, nullptr);
 
-  const std::vector<Part> parts = parts_of(config, count);
-  ASSERT_EQ(static_cast<int64_t>(parts.size()), count);
   std::vector<std::unique_ptr<Run>> slices;
-  for (const Part& part : parts) {
-    const Slice slice{.index = static_cast<int>(slices.size()),
-                      .count = static_cast<int>(count),
-                      .first_head = part.heads.first,
-                      .heads = part.heads.count,
-                      .kv_heads = part.kv_heads.count,
-                      .ffn = part.ffn.count};
-    slices.push_back(std::make_unique<Run>(config, tokens, recompute, segment_of(whole.segment, part), slice));
+  for (const Slice& slice : slices_of(config, count, sequence)) {
+    slices.push_back(std::make_unique<Run>(config, tokens, recompute, sliced(whole.segment, slice), slice));
     Run& run = *slices.back();
     for (size_t t = 0; t < whole.segment.tensors.size(); ++t) {
       const Tensor &from = whole.segment.tensors[t], &to = run.segment.tensors[t];
-      for_each_piece(from, part, [&](int64_t at, int64_t local, int64_t n) {
+      for_each_piece(run.segment, t, [&](int64_t at, int64_t local, int64_t n) {
         std::copy_n(whole.weights.data() + from.offset + at, n, run.weights.data() + to.offset + local);
       });
     }
   }
+  ASSERT_EQ(static_cast<int64_t>(slices.size()), count);
   Rounds rounds;
-  EXPECT_EQ(rounds.complete(slices.size(), [&](size_t i) { slices[i]->forward(stream, batch, input, &rounds); }), 2U);
+  // Two sums; with tokens of their own, also two or one norm's outputs.
+  const size_t meetings = sequence ? (has_second_norm(config.residual) ? 4 : 3) : 2;
+  EXPECT_EQ(rounds.complete(slices.size(), [&](size_t i) { slices[i]->forward(stream, batch, input, &rounds); }),
+            meetings);
   rounds.complete(slices.size(), [&](size_t i) { slices[i]->backward(stream, batch, input, dy, &rounds); });
 
-  const std::string what = fmt::format("{} in {} slices, dropout {}, recompute {}", described(config), count, dropout,
+  const std::string what = fmt::format("{} in {} slices{}, dropout {}, recompute {}", described(config), count,
+                                       sequence ? " with tokens of their own" : "", dropout,
                                        words_of(recompute)[static_cast<size_t>(recompute)]);
-  const int64_t all = kSliceTokens * config.width;
   std::vector<float> gradients(whole.weights.size());
   for (size_t i = 0; i < slices.size(); ++i) {
     const Run& run = *slices[i];
-    EXPECT_LT(difference(run.output.data(), whole.output.data(), all), 5e-6) << what;
-    EXPECT_LT(difference(run.gradient.data(), whole.gradient.data(), all), 5e-6) << what;
+    const int64_t all = std::ssize(run.output);
+    EXPECT_LT(difference(run.output.data(), whole.output.data() + run.own_first(), all), 5e-6) << what;
+    EXPECT_LT(difference(run.gradient.data(), whole.gradient.data() + run.own_first(), all), 5e-6) << what;
     for (size_t t = 0; t < whole.segment.tensors.size(); ++t) {
       const Tensor &from = whole.segment.tensors[t], &to = run.segment.tensors[t];
       float* const sum = gradients.data() + from.offset;
       const float* const mine = run.weight_gradients.data() + to.offset;
-      for_each_piece(from, parts[i], [&](int64_t at, int64_t local, int64_t n) {
-        if (from.split_axis < 0) {  // whole in every slice
+      for_each_piece(run.segment, t, [&](int64_t at, int64_t local, int64_t n) {
+        if (from.split == SplitBy::nothing && !sequence) {  // whole in every slice
           if (i == 0) std::copy_n(mine, n, sum);
           EXPECT_EQ(std::memcmp(mine, sum, static_cast<size_t>(n) * sizeof(float)), 0) << from.name << " of " << what;
-        } else {  // of a key head that several slices read each has a part
+        } else {  // of a key head that several slices read each has a part, and of its tokens'
           for (int64_t k = 0; k < n; ++k) sum[at + k] += mine[local + k];
         }
       });
@@ -297,7 +287,8 @@ TEST(Slices, MakeTheWholeBlock) {
     for (const float probability : {0.0F, 0.2F}) {
       config.dropout = probability;
       for (const int64_t count : {2, 3, 4}) {
-        expect_slices_make_the_whole(config, count, kRecompute[(number + number / 3) % 3], number);
+        for (const bool sequence : {false, true})
+          expect_slices_make_the_whole(config, count, sequence, kRecompute[(number + number / 3) % 3], number);
         ++number;
       }
     }
@@ -306,21 +297,21 @@ TEST(Slices, MakeTheWholeBlock) {
 
 // A model without its blocks, or a slice of it: the output of the embedding, losses, and all gradients.
 struct EndsRun {
-  EndsRun(const TransformerConfig& of, const BatchShape& tokens, const Part& part, Slice slice)
+  EndsRun(const TransformerConfig& of, const BatchShape& tokens, const Slice& slice)
       : shape{of, tokens, Recompute::none, slice}, segments(declare(of)) {
     for (Segment& segment : segments) {
       const Segment whole = segment;
-      segment = segment_of(whole, part);
+      segment = sliced(whole, slice);
       std::vector<float>& values = weights.emplace_back(static_cast<size_t>(segment.count));
       gradients.emplace_back(values.size());
       for (size_t t = 0; t < segment.tensors.size(); ++t) {
         const std::vector<float> all = drawn_values(whole.tensors[t].count(), hash_name(whole.tensors[t].name), 0.1F);
-        for_each_piece(whole.tensors[t], part, [&](int64_t at, int64_t local, int64_t n) {
+        for_each_piece(segment, t, [&](int64_t at, int64_t local, int64_t n) {
           std::copy_n(all.data() + at, n, values.data() + segment.tensors[t].offset + local);
         });
       }
     }
-    const auto size = static_cast<size_t>(kSliceTokens * of.width);
+    const auto size = static_cast<size_t>(shape.tokens().count * of.width);
     output.resize(size);
     gradient.resize(size);
     losses.resize(static_cast<size_t>(kSliceTokens));
@@ -329,20 +320,22 @@ struct EndsRun {
   void run(device::Stream& stream, const Batch& batch, const std::vector<float>& input, const std::vector<float>& dy,
            SliceGroup* others) {
     for (std::vector<float>& values : gradients) std::fill(values.begin(), values.end(), 0.0F);
-    const auto embedding_scratch = [&](Carver& carver) { return carve_embedding_scratch(carver, shape); };
+    const auto embedding_scratch = [&](Carver& carver) { return carve_embedding_scratch(carver, shape, true); };
     const auto loss_scratch = [&](Carver& carver) { return carve_loss_scratch(carver, shape, true); };
     const Run::Memory first = Run::memory(embedding_scratch), last = Run::memory(loss_scratch);
     Carver carve_first(first.get()), carve_last(last.get());
-    Operators embedding(stream, embedding_scratch(carve_first), others);
+    const EmbeddingScratch of_embedding = embedding_scratch(carve_first);
+    Operators embedding(stream, of_embedding.workspace, others);
     embedding_forward(embedding, shape, batch, kSliceRandom, embedding_weights(placed<ConstRef>(weights)),
-                      Ref(output.data()));
-    gradient = dy;
+                      Ref(output.data()), of_embedding);
+    std::copy_n(dy.data() + own_first(), gradient.size(), gradient.data());
     embedding_backward(embedding, shape, batch, kSliceRandom, Ref(gradient.data()),
-                       embedding_gradients(placed<float*>(gradients)));
+                       embedding_gradients(placed<float*>(gradients)), of_embedding);
     const LossScratch places = loss_scratch(carve_last);
     Operators head(stream, places.workspace, others);
-    loss(head, shape, batch, head_weights(shape.config, placed<ConstRef>(weights)), ConstRef(input.data()), 3.0F,
-         Ref(gradient.data()), head_gradients(shape.config, placed<float*>(gradients)), losses.data(), places);
+    loss(head, shape, batch, head_weights(shape.config, placed<ConstRef>(weights)),
+         ConstRef(input.data() + own_first()), 3.0F, Ref(gradient.data()),
+         head_gradients(shape.config, placed<float*>(gradients)), losses.data(), places);
   }
 
   template <typename Data>
@@ -351,6 +344,8 @@ struct EndsRun {
     for (size_t i = 0; i < segments.size(); ++i) all.push_back({&segments[i], values[i].data()});
     return all;
   }
+
+  int64_t own_first() const { return shape.tokens().first * shape.config.width; }
 
   LocalShape shape;
   std::vector<Segment> segments;
@@ -383,32 +378,32 @@ TEST(Slices, MakeTheWholeEmbeddingAndLoss) {
           .inputs = inputs.data(), .labels = labels.data(), .positions = positions.data(), .samples = samples.data()};
       const std::vector<float> input = drawn_values(kSliceTokens * config.width, 7);
       const std::vector<float> dy = drawn_values(kSliceTokens * config.width, 8);
-      const Part all{{}, {}, {}, {0, config.vocab}};
-      EndsRun whole(config, tokens, all, model::whole(config));
+      EndsRun whole(config, tokens, model::whole(config));
       whole.run(stream, batch, input, dy, nullptr);
 
       // Every third time the last slice has nothing.
       std::vector<Range> rows = cut({0, config.vocab}, number % 3 == 0 ? count - 1 : count);
       rows.resize(static_cast<size_t>(count), {config.vocab, 0});
-      std::vector<Part> parts;
+      const bool sequence = number / 2 % 2 == 0;
       std::vector<std::unique_ptr<EndsRun>> slices;
       for (const Range& range : rows) {
-        parts.push_back({{}, {}, {}, range});
         const Slice slice{.index = static_cast<int>(slices.size()),
                           .count = static_cast<int>(count),
-                          .first_row = range.first,
-                          .rows = range.count};
-        slices.push_back(std::make_unique<EndsRun>(config, tokens, parts.back(), slice));
+                          .sequence = sequence,
+                          .rows = range};
+        slices.push_back(std::make_unique<EndsRun>(config, tokens, slice));
       }
       Rounds rounds;
       rounds.complete(slices.size(), [&](size_t i) { slices[i]->run(stream, batch, input, dy, &rounds); });
 
-      const std::string what = fmt::format("{} in {} slices, dropout {}", described(config), count, config.dropout);
-      const int64_t size = kSliceTokens * config.width;
+      const std::string what = fmt::format("{} in {} slices{}, dropout {}", described(config), count,
+                                           sequence ? " with tokens of their own" : "", config.dropout);
       for (const auto& slice : slices) {
-        EXPECT_EQ(std::memcmp(slice->output.data(), whole.output.data(), whole.output.size() * sizeof(float)), 0)
+        const int64_t size = std::ssize(slice->output), first = slice->own_first();
+        EXPECT_EQ(std::memcmp(slice->output.data(), whole.output.data() + first, slice->output.size() * sizeof(float)),
+                  0)
             << what;
-        EXPECT_LT(difference(slice->gradient.data(), whole.gradient.data(), size), 5e-6) << what;
+        EXPECT_LT(difference(slice->gradient.data(), whole.gradient.data() + first, size), 5e-6) << what;
         EXPECT_LT(difference(slice->losses.data(), whole.losses.data(), kSliceTokens), 5e-6) << what;
       }
       for (size_t u = 0; u < whole.segments.size(); ++u) {
@@ -416,10 +411,15 @@ TEST(Slices, MakeTheWholeEmbeddingAndLoss) {
         for (size_t t = 0; t < segment.tensors.size(); ++t) {
           const Tensor& tensor = segment.tensors[t];
           std::vector<float> joined(static_cast<size_t>(tensor.count()));
-          for (size_t i = 0; i < slices.size(); ++i) {
-            const float* const mine = slices[i]->gradients[u].data() + slices[i]->segments[u].tensors[t].offset;
-            for_each_piece(tensor, parts[i],
-                           [&](int64_t at, int64_t local, int64_t n) { std::copy_n(mine + local, n, &joined[at]); });
+          for (const auto& slice : slices) {
+            const Segment& its = slice->segments[u];
+            const float* const mine = slice->gradients[u].data() + its.tensors[t].offset;
+            for_each_piece(its, t, [&](int64_t at, int64_t local, int64_t n) {
+              float* const sum = &joined[static_cast<size_t>(at)];
+              if (!sequence || tensor.split == SplitBy::rows)
+                return static_cast<void>(std::copy_n(mine + local, n, sum));
+              for (int64_t k = 0; k < n; ++k) sum[k] += mine[local + k];
+            });
           }
           EXPECT_LT(difference(joined.data(), whole.gradients[u].data() + tensor.offset, tensor.count()), 5e-6)
               << tensor.name << " of " << what;

@@ -117,13 +117,15 @@ TEST(Embedding, IsItsFormulaForwardAndBackward) {
     const Batch batch = ends.batch();
     const StepRandom random;
     Operators forward(stream, {});
-    embedding_forward(forward, {config, shape}, batch, random, embedding_weights(ends.weights()), output.data());
+    embedding_forward(forward, {config, shape}, batch, random, embedding_weights(ends.weights()), output.data(), {});
     const std::vector<float> kept = dy;
-    const auto carve = [&](Carver& carver) { return carve_embedding_scratch(carver, {config, shape}); };
+    const auto carve = [&](Carver& carver) { return carve_embedding_scratch(carver, {config, shape}, true); };
     const Memory memory = memory_of(carve);
     Carver carver(memory.get());
-    Operators backward(stream, carve(carver));
-    embedding_backward(backward, {config, shape}, batch, random, dy.data(), embedding_gradients(ends.gradients_of()));
+    const EmbeddingScratch scratch = carve(carver);
+    Operators backward(stream, scratch.workspace);
+    embedding_backward(backward, {config, shape}, batch, random, dy.data(), embedding_gradients(ends.gradients_of()),
+                       scratch);
     const bool table = config.positions == Positions::learned;
     const float* const words = ends.segments[ends.index.vocabulary].data();
     const float* const rows = table ? ends.segments[ends.index.positions].data() : nullptr;

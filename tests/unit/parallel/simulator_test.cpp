@@ -38,7 +38,7 @@ class Stage {
   }
   // Sums, norm and update of the stage's segments.
   Program finish(const model::TransformerConfig& config, int micro_batches) {
-    const model::ElementSegments elements(config, nullptr);
+    const model::ElementSegments elements(config, {});
     std::vector<int> reduced;
     for (const int segment : segments_of(elements, program_))
       reduced.push_back(add(OpKind::reduce, segment, micro_batches - 1, {last_compute_}));
@@ -51,7 +51,7 @@ class Stage {
     return program_;
   }
   void clear_all(const model::TransformerConfig& config) {
-    const model::ElementSegments elements(config, nullptr);
+    const model::ElementSegments elements(config, {});
     for (const int segment : segments_of(elements, program_)) add(OpKind::clear, segment);
   }
 

@@ -194,7 +194,7 @@ TEST(memory, offload_moves_the_bytes_of_the_plan) {
         updates += updates_weights ? 1 : 0;
       }
       // Looking at the state waits for what is still to be written.
-      executor.collect(parallel::BufferKind::moment1, 0);
+      executor.collect(parallel::BufferKind::moment1, executor.segments()[0].tensors[0]);
       EXPECT_EQ(executor.offload_file()->bytes_read(), updates * planned);
       EXPECT_EQ(executor.offload_file()->bytes_written(), updates * planned);
     });
