@@ -309,6 +309,10 @@ Program lower(const model::TransformerConfig& config, const std::vector<Schedule
         for (int element = layers - 1; element >= -1; --element)
           computations.push_back({OpKind::backward, element, entry.micro, {}});
         break;
+      case Work::backward_input:
+      case Work::backward_weight:
+      case Work::exchange:
+        RL_REQUIRE(false, "work {} in the schedule of the only stage", static_cast<int>(entry.work));
     }
   }
   return Lowering(config, sharding, std::move(computations)).step();
