@@ -17,7 +17,6 @@ using parallel::Gather;
 using parallel::Reduce;
 using parallel::Shard;
 
-constexpr const char* kFamilies[] = {"gpt2", "gptj", "gpt_neox", "llama"};
 constexpr Shard kLevels[] = {Shard::none, Shard::optimizer, Shard::gradients, Shard::parameters};
 
 // ------------------------------------------------------------------------------------------------------ random layouts
@@ -47,7 +46,8 @@ enum Option {
 };
 using Choice = std::array<int, option_count>;
 constexpr int kMostRanks = 16;
-constexpr Choice kValues = {4, 5, 2, 4, 8, 3, 2, 2, 3, 3, 2, 3, 2, 2, 2, 2, 4, 3, 2};
+const Choice kValues = {
+    static_cast<int>(model::family_names().size()), 5, 2, 4, 8, 3, 2, 2, 3, 3, 2, 3, 2, 2, 2, 2, 4, 3, 2};
 
 // Each tensor of a unit in one of three segments, by chance.
 template <uint32_t kSeed>
@@ -65,7 +65,7 @@ Choice draw(uint32_t number) {
 
 Layout layout_of(const Choice& choice) {
   Layout layout;
-  layout.family = kFamilies[choice[family]];
+  layout.family = model::family_names()[static_cast<size_t>(choice[family])];
   constexpr DType kPrecisions[] = {DType::f32, DType::bf16, DType::f16, DType::bf16, DType::bf16};
   layout.precision = kPrecisions[choice[precision]];
   layout.pure = choice[precision] == 3;

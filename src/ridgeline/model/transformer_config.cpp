@@ -32,8 +32,6 @@ constexpr std::array<Preset, 7> kPresets = {
      {"llama3-8b", "", "llama", 32, 4096, 32, 8, 14336, 128256, 8192, 0, 500000.0},
      {"gpt-neox-20b", "", "gpt_neox", 44, 6144, 64, 0, 0, 50432, 2048, 24, kBase}}};
 
-constexpr std::array<std::string_view, 4> kFamilies = {"gpt2", "gptj", "gpt_neox", "llama"};
-
 // Limits that keep every product of sizes inside 64 bits and every index of a single axis inside 32.
 constexpr int64_t kMaxLayers = 10'000;
 constexpr int64_t kMaxExtent = int64_t{1} << 24;
@@ -267,41 +265,6 @@ ops::RotaryScaling TransformerConfig::scaling() const {
           .low_freq_factor = rotary_low_frequency_factor,
           .high_freq_factor = rotary_high_frequency_factor,
           .original_context = rotary_original_context};
-}
-
-std::span<const std::string_view> family_names() {
-  return kFamilies;
-}
-
-TransformerConfig family_options(std::string_view family) {
-  TransformerConfig config;
-  config.family = family;
-  if (family == "gpt2") return config;
-  config.positions = Positions::rotary;
-  config.tied = false;
-  if (family == "gptj") {
-    config.rotary_pairing = Pairing::interleaved;
-    config.residual = Residual::parallel_one_norm;
-    config.qkv_bias = config.out_bias = false;
-    config.head_bias = true;
-    return config;
-  }
-  if (family == "gpt_neox") {
-    config.residual = Residual::parallel;
-    config.mlp = Mlp::gelu_erf;
-    return config;
-  }
-  if (family == "llama") {
-    config.norm = Norm::rms;
-    config.mlp = Mlp::swiglu;
-    config.qkv_bias = config.out_bias = config.mlp_bias = false;
-    return config;
-  }
-  const std::vector<std::string> names(kFamilies.begin(), kFamilies.end());
-  const std::string guess = nearest(family, names);
-  throw Error(fmt::format("model.family = \"{}\": no such family", family),
-              fmt::format("{}Families: {}.", guess.empty() ? "" : fmt::format("Did you mean {}? ", guess),
-                          fmt::join(kFamilies, ", ")));
 }
 
 TransformerConfig preset(std::string_view name) {

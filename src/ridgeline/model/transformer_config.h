@@ -1,8 +1,8 @@
 // What a decoder-only transformer consists of: its sizes, its options, and the few constants that its mathematics
 // needs. Everything else about a model (tensors, offsets, names in files) follows from this by pure functions.
 //
-// A family (gpt2, gptj, gpt_neox, llama) is a set of options and, elsewhere, a table of names; the mathematics reads
-// the options alone, which combine freely.
+// A family is a set of options and, elsewhere, a table of names; the mathematics reads the options alone, which combine
+// freely.
 #pragma once
 
 #include <cstdint>
@@ -140,15 +140,10 @@ void for_each_field(Config& config, F&& f) {
   f("init_deviation", config.init_deviation);
 }
 
-// A family's options, sizes 0. Error that lists the families (and the nearest one) for any other.
-//   gpt2:      learned positions, biases everywhere, GELU (tanh), tied head (Radford et al. 2019)
-//   gptj:      interleaved rotary positions, one norm for attention and MLP in parallel, no biases in attention, GELU
-//              (tanh), head of its own with a bias (Wang & Komatsuzaki 2021)
-//   gpt_neox:  half-split rotary positions, parallel residual with two norms, GELU (erf), head of its own (Black et al.
-//              2022)
-//   llama:     half-split rotary positions, RMS norm, SwiGLU, no biases, head of its own (Touvron et al. 2023)
-TransformerConfig family_options(std::string_view family);
+// All of them, by the names that configurations and the model_type of a config.json have for them.
 std::span<const std::string_view> family_names();
+// A family's options (families.cpp), sizes 0. Error that lists the families (and the nearest one) for any other.
+TransformerConfig family_options(std::string_view family);
 
 // Sizes of a known model: gpt2 (= gpt2-124m), gpt2-medium (= gpt2-350m), gpt2-large (= gpt2-774m), gpt2-xl (=
 // gpt2-1.5b), gptj-6b, llama3-8b, gpt-neox-20b. Dropout 0. Error that lists the names (and the nearest one) for any
@@ -172,12 +167,12 @@ void validate(const TransformerConfig& config);
 nlohmann::json to_json(const TransformerConfig& config);
 TransformerConfig from_json(const nlohmann::json& json, std::string_view where);
 
-// The model that a Hugging Face config.json describes (model_type gpt2, gptj, gpt_neox or llama), validated. Where the
-// file leaves a size out, the default of Hugging Face's configuration class holds. Error that names the key for an
-// option whose mathematics is not implemented (another activation, scale_attn_by_inverse_layer_idx, rope types other
-// than default and llama3, …), for a missing or ill-typed size, and for every other model_type, with what its model has
-// that none here does. `where` names the file in errors. Where the dropout rates differ the model's is 0: there is one
-// here, and it matters in training alone.
+// The model that a Hugging Face config.json describes, validated. Its model_type is a family's name. Where the file
+// leaves a size out, the default of Hugging Face's configuration class holds. Error that names the key for an option
+// whose mathematics is not implemented (another activation, scale_attn_by_inverse_layer_idx, rope types other than
+// default and llama3, …), for a missing or ill-typed size, and for every other model_type, with what its model has that
+// none here does. `where` names the file in errors. Where the dropout rates differ the model's is 0: there is one here,
+// and it matters in training alone.
 TransformerConfig from_hugging_face(const nlohmann::json& config, std::string_view where = "config.json");
 
 // The dropout rates of a config.json that from_hugging_face accepts, by their names there.
@@ -185,9 +180,9 @@ using DropoutRates = std::vector<std::pair<std::string, double>>;
 DropoutRates hugging_face_dropout(const nlohmann::json& config, std::string_view where = "config.json");
 bool differ(const DropoutRates& rates);
 
-// config.json of a GPT2LMHeadModel, GPTJForCausalLM, GPTNeoXForCausalLM or LlamaForCausalLM (without token ids, which
-// belong to the tokenizer). from_hugging_face(to_hugging_face(c)) == c for every c that it accepts, init_deviation
-// included. Error that names the option for a model that the family's class cannot express.
+// config.json of the family's class (without token ids, which belong to the tokenizer).
+// from_hugging_face(to_hugging_face(c)) == c for every c that it accepts, init_deviation included. Error that names the
+// option for a model that the family's class cannot express.
 nlohmann::json to_hugging_face(const TransformerConfig& config);
 
 }  // namespace ridgeline::model

@@ -1,7 +1,5 @@
 #include "ridgeline/optim/learning_rate.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -75,7 +73,7 @@ double deepspeed_warmup_rate(const Schedule& schedule, const Progress& progress)
   const int64_t j = progress.successful_steps - 1, warmup = deepspeed_warmup_steps(schedule);
   if (j < 0) return schedule.min_learning_rate;
   if (j >= warmup) return schedule.learning_rate;
-  if (!schedule.log_warmup) return between(schedule, ratio(j, warmup));
+  if (schedule.warmup_shape == WarmupShape::linear) return between(schedule, ratio(j, warmup));
   return between(schedule, std::log(static_cast<double>(j + 1)) / std::log(static_cast<double>(warmup)));
 }
 
@@ -102,7 +100,7 @@ struct Kind {
 constexpr ScheduleSettings kBySteps{.steps = true}, kByStepsToMinimum{.minimum = true, .steps = true},
     kBySamples{.samples = true}, kBySamplesToMinimum{.minimum = true, .samples = true, .decay = true},
     kDeepSpeed{.minimum = true, .steps = true, .warmup_shape = true};
-constexpr std::array<Kind, 11> kKinds = {{
+constexpr auto kKinds = std::to_array<Kind>({
     {ScheduleKind::constant, "constant", kBySteps, constant_rate},
     {ScheduleKind::linear, "linear", kByStepsToMinimum, decay<linear_remainder>},
     {ScheduleKind::cosine, "cosine", kByStepsToMinimum, decay<cosine_remainder>},
@@ -114,36 +112,36 @@ constexpr std::array<Kind, 11> kKinds = {{
     {ScheduleKind::deepspeed_warmup_decay, "deepspeed_warmup_decay", kDeepSpeed, deepspeed_warmup_decay_rate},
     {ScheduleKind::hugging_face_linear, "hugging_face_linear", kBySteps, hugging_face<linear_remainder>},
     {ScheduleKind::hugging_face_cosine, "hugging_face_cosine", kBySteps, hugging_face<cosine_remainder>},
-}};
+});
+
+constexpr bool in_order() {
+  for (size_t i = 0; i < kKinds.size(); ++i) {
+    if (kKinds[i].kind != static_cast<ScheduleKind>(i)) return false;
+  }
+  return true;
+}
+static_assert(in_order(), "a row for each enumerator, in their order");
 
 const Kind& row_of(ScheduleKind kind) {
-  for (const Kind& row : kKinds) {
-    if (row.kind == kind) return row;
-  }
-  RL_REQUIRE(false, "no schedule has number {}", static_cast<int>(kind));
-  return kKinds.front();
+  const auto number = static_cast<size_t>(kind);
+  RL_CHECK(number, <, kKinds.size());
+  return kKinds[number];
 }
 
 }  // namespace
 
-std::string_view name_of(ScheduleKind kind) {
-  return row_of(kind).name;
+std::span<const std::string_view> words_of(ScheduleKind /*kind*/) {
+  static constexpr auto kWords = [] {
+    std::array<std::string_view, kKinds.size()> words;
+    std::transform(kKinds.begin(), kKinds.end(), words.begin(), [](const Kind& row) { return row.name; });
+    return words;
+  }();
+  return kWords;
 }
 
-std::vector<std::string> schedule_names() {
-  std::vector<std::string> names;
-  for (const Kind& row : kKinds) names.emplace_back(row.name);
-  return names;
-}
-
-ScheduleKind schedule_of_name(std::string_view name) {
-  for (const Kind& row : kKinds) {
-    if (row.name == name) return row.kind;
-  }
-  const std::string guess = nearest(name, schedule_names());
-  const std::string list = fmt::format("Schedules: {}.", fmt::join(schedule_names(), ", "));
-  throw Error(fmt::format("optimizer.schedule = \"{}\": no such schedule", name),
-              guess.empty() ? list : fmt::format("Did you mean {}? {}", guess, list));
+std::span<const std::string_view> words_of(WarmupShape /*shape*/) {
+  static constexpr std::array<std::string_view, 3> kWords = {"usual", "linear", "log"};
+  return kWords;
 }
 
 ScheduleSettings settings_of(ScheduleKind kind) {

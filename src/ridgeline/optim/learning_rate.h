@@ -4,9 +4,8 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
+#include <span>
 #include <string_view>
-#include <vector>
 
 namespace ridgeline::optim {
 
@@ -24,12 +23,11 @@ enum class ScheduleKind : uint8_t {
   hugging_face_linear,
   hugging_face_cosine
 };
+std::span<const std::string_view> words_of(ScheduleKind kind);  // the enumerators' own spelling
 
-// The enumerator's own spelling: "cosine", "megatron_inverse_sqrt".
-std::string_view name_of(ScheduleKind kind);
-// Error that lists the names (and the nearest one) for any other.
-ScheduleKind schedule_of_name(std::string_view name);
-std::vector<std::string> schedule_names();
+// How deepspeed_* rise; `usual` is their default, logarithmic.
+enum class WarmupShape : uint8_t { usual, linear, log };
+std::span<const std::string_view> words_of(WarmupShape shape);
 
 // Which members of Schedule a kind reads, besides `kind` and `learning_rate`. `steps` is a run's length, and no choice.
 struct ScheduleSettings {
@@ -37,7 +35,7 @@ struct ScheduleSettings {
   bool steps = false;         // warmup_steps and steps
   bool samples = false;       // warmup_samples
   bool decay = false;         // decay_samples
-  bool warmup_shape = false;  // log_warmup
+  bool warmup_shape = false;  // the member of that name
 };
 ScheduleSettings settings_of(ScheduleKind kind);
 
@@ -49,7 +47,9 @@ struct Schedule {
   int64_t steps = 0;               // N, of the whole run
   int64_t warmup_samples = 0;      // W of kinds that count samples
   int64_t decay_samples = 0;       // D, where they reach the minimum
-  bool log_warmup = false;         // deepspeed_*: logarithmic instead of linear
+  WarmupShape warmup_shape = WarmupShape::usual;
+
+  bool operator==(const Schedule&) const = default;
 };
 
 // Where a run stands when step s is about to begin. A step whose gradients overflowed is skipped: it counts as a step,
@@ -82,7 +82,7 @@ struct Progress {
 //   deepspeed_*: WarmupLR and WarmupDecayLR of DeepSpeed. j = k - 1, since the scheduler steps after the update, and W
 //   is at least 2. low + (peak - low) gamma, where
 //     j < 0                    gamma = 0. (So since 2023-10; v0.10.3 ran the very first update at the peak.)
-//     j < W                    gamma = ln(j + 1) / ln(W) with log_warmup, else j / W
+//     j < W                    gamma = j / W where the warm-up is linear, else ln(j + 1) / ln(W)
 //     j >= W, warmup           gamma = 1
 //     j >= W, warmup_decay     gamma = max(0, (N - j) / max(1, N - W))
 //

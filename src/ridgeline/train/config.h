@@ -39,8 +39,6 @@ std::span<const std::string_view> words_of(Offload);
 // How weight decay enters: beside the gradient's step, or as a part of the gradient.
 enum class AdamForm : uint8_t { adamw, adam };
 std::span<const std::string_view> words_of(AdamForm);
-enum class WarmupShape : uint8_t { usual, linear, log };
-std::span<const std::string_view> words_of(WarmupShape);
 // When gradients are reduced; `automatic` ("auto") decides by the level of sharding.
 enum class Cadence : uint8_t { automatic, every, last };
 std::span<const std::string_view> words_of(Cadence);
@@ -87,13 +85,7 @@ struct Config {
     int64_t loss_scale_hysteresis = 0;
   };
   struct Optimizer {
-    double learning_rate = 3e-4;
-    double min_learning_rate = 0.0;
-    std::string schedule = "cosine";
-    int64_t warmup_steps = 0;
-    WarmupShape warmup_shape = WarmupShape::usual;
-    int64_t warmup_samples = 0;
-    int64_t decay_samples = 0;  // 0 = those of the whole run
+    optim::Schedule schedule = {.learning_rate = 3e-4};  // as given; schedule_of completes it
     AdamForm form = AdamForm::adamw;
     Storage state = Storage::fp32;
     Offload offload = Offload::none;
@@ -192,7 +184,7 @@ DType activation_dtype(const Config& config);
 DType dtype_of(Storage storage);
 // The batch of every step; without a ramp always train.global_batch.
 optim::BatchRamp batch_ramp_of(const Config& config);
-// Complete: decay_samples where it is 0, and the shape of the warm-up, are filled in.
+// Complete: with the run's steps, and its samples where decay_samples is 0.
 optim::Schedule schedule_of(const Config& config);
 // Of fp16, with the kind's own numbers where a key is 0; none for other precisions. Error for a key that the kind does
 // not read, for `constant` without a scale, and for a minimum above the initial scale.

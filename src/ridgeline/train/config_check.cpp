@@ -191,39 +191,22 @@ void check_batch_ramp(const Config& config, const comm::Mesh& mesh) {
   }
 }
 
-// The names of schedules whose settings satisfy `reads`.
-template <typename Reads>
-std::string schedules_that(Reads reads) {
-  std::vector<std::string> names;
-  for (const std::string& name : optim::schedule_names()) {
-    if (reads(optim::settings_of(optim::schedule_of_name(name)))) names.push_back(name);
-  }
-  return fmt::format("{}", fmt::join(names, ", "));
-}
-
 // A key that the chosen schedule does not read must not be given another value than its default.
 void check_schedule_keys(const Config& config) {
-  using Settings = optim::ScheduleSettings;
-  struct Reader {
-    std::string_view key;
-    bool Settings::*reads;
-  };
-  constexpr Reader kReaders[] = {{"optimizer.min_learning_rate", &Settings::minimum},
-                                 {"optimizer.warmup_steps", &Settings::steps},
-                                 {"optimizer.warmup_samples", &Settings::samples},
-                                 {"optimizer.decay_samples", &Settings::decay},
-                                 {"optimizer.warmup_shape", &Settings::warmup_shape}};
-  const Settings settings = optim::settings_of(optim::schedule_of_name(config.optimizer.schedule));
+  const optim::ScheduleKind kind = config.optimizer.schedule.kind;
   const Config defaults;
-  for (const Reader& reader : kReaders) {
-    const Key& key = *find_key(reader.key);
+  for (const Key& key : keys()) {
+    if (key.read_by == nullptr || optim::settings_of(kind).*key.read_by) continue;
     const std::string value = value_text(slot_of(key, config));
     // A linear warm-up is what the others have.
-    if (settings.*reader.reads || value == value_text(slot_of(key, defaults)) || value == "\"linear\"") continue;
+    if (value == value_text(slot_of(key, defaults)) || value == "\"linear\"") continue;
+    std::vector<std::string_view> readers;
+    for (const std::string_view word : words_of(kind)) {
+      if (optim::settings_of(*of_word<optim::ScheduleKind>(word)).*key.read_by) readers.push_back(word);
+    }
     throw Error(fmt::format("{}{} = {}: not read by optimizer.schedule = \"{}\"", where(config, key.name), key.name,
-                            value, config.optimizer.schedule),
-                fmt::format("Leave it out, or choose a schedule that reads it: {}.",
-                            schedules_that([&](const Settings& s) { return s.*reader.reads; })));
+                            value, word_of(kind)),
+                fmt::format("Leave it out, or choose a schedule that reads it: {}.", fmt::join(readers, ", ")));
   }
 }
 
@@ -241,25 +224,25 @@ void check_offload(const Config& config) {
 }
 
 void check_optimizer(const Config& config) {
-  const Config::Optimizer& o = config.optimizer;
   check_schedule_keys(config);
   check_offload(config);
-  if (o.min_learning_rate > o.learning_rate) {
-    throw Error(fmt::format("{}optimizer.min_learning_rate = {}: above optimizer.learning_rate = {}",
-                            where(config, "optimizer.min_learning_rate"), o.min_learning_rate, o.learning_rate),
-                fmt::format("The nearest valid value is {}.", o.learning_rate));
+  const optim::Schedule schedule = schedule_of(config);
+  if (schedule.min_learning_rate > schedule.learning_rate) {
+    throw Error(
+        fmt::format("{}optimizer.min_learning_rate = {}: above optimizer.learning_rate = {}",
+                    where(config, "optimizer.min_learning_rate"), schedule.min_learning_rate, schedule.learning_rate),
+        fmt::format("The nearest valid value is {}.", schedule.learning_rate));
   }
-  if (o.warmup_steps >= config.train.steps) {
+  if (schedule.warmup_steps >= config.train.steps) {
     throw Error(fmt::format("{}optimizer.warmup_steps = {}: must be below train.steps = {}",
-                            where(config, "optimizer.warmup_steps"), o.warmup_steps, config.train.steps),
+                            where(config, "optimizer.warmup_steps"), schedule.warmup_steps, config.train.steps),
                 fmt::format("The nearest valid value is {}; or raise train.steps.", config.train.steps - 1));
   }
-  const optim::Schedule schedule = schedule_of(config);
-  if (optim::settings_of(schedule.kind).decay && o.warmup_samples >= schedule.decay_samples) {
-    const bool given = o.decay_samples != 0;
+  if (optim::settings_of(schedule.kind).decay && schedule.warmup_samples >= schedule.decay_samples) {
+    const bool given = config.optimizer.schedule.decay_samples != 0;
     throw Error(
         fmt::format("{}optimizer.warmup_samples = {}: must be below {} = {}", where(config, "optimizer.warmup_samples"),
-                    o.warmup_samples, given ? "optimizer.decay_samples" : "the sequences of the whole run",
+                    schedule.warmup_samples, given ? "optimizer.decay_samples" : "the sequences of the whole run",
                     schedule.decay_samples),
         fmt::format("The nearest valid value is {}; or raise {}.", schedule.decay_samples - 1,
                     given ? "optimizer.decay_samples" : "train.steps"));

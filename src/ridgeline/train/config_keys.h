@@ -53,6 +53,8 @@ struct Key {
   // Of words; both empty: any text.
   std::vector<std::string> words = {};
   std::vector<std::string> later_words = {};  // known, but not in this version
+  // Of a schedule's settings: which schedules read it; beside others it must be at its default. Null: all do.
+  bool optim::ScheduleSettings::*read_by = nullptr;
 
   std::string_view group() const { return name.substr(0, name.find('.')); }
   std::string_view member() const { return name.substr(name.find('.') + 1); }

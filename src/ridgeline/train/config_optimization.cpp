@@ -43,19 +43,11 @@ optim::BatchRamp batch_ramp_of(const Config& config) {
 }
 
 optim::Schedule schedule_of(const Config& config) {
-  const Config::Optimizer& o = config.optimizer;
-  const optim::ScheduleKind kind = optim::schedule_of_name(o.schedule);
-  const optim::ScheduleSettings settings = optim::settings_of(kind);
-  const bool whole_run = settings.decay && o.decay_samples == 0;
-  return {
-      .kind = kind,
-      .learning_rate = o.learning_rate,
-      .min_learning_rate = o.min_learning_rate,
-      .warmup_steps = o.warmup_steps,
-      .steps = config.train.steps,
-      .warmup_samples = o.warmup_samples,
-      .decay_samples = whole_run ? optim::samples_of_steps(batch_ramp_of(config), config.train.steps) : o.decay_samples,
-      .log_warmup = settings.warmup_shape && o.warmup_shape != WarmupShape::linear};
+  optim::Schedule schedule = config.optimizer.schedule;
+  schedule.steps = config.train.steps;
+  if (optim::settings_of(schedule.kind).decay && schedule.decay_samples == 0)
+    schedule.decay_samples = optim::samples_of_steps(batch_ramp_of(config), config.train.steps);
+  return schedule;
 }
 
 std::optional<optim::LossScaleRule> loss_scale_of(const Config& config) {

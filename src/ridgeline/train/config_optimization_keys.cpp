@@ -74,57 +74,63 @@ std::vector<Key> batch_and_scale_keys() {
 }
 
 std::vector<Key> optimizer_keys() {
+  using Settings = optim::ScheduleSettings;
   return {
       {.name = "optimizer.learning_rate",
        .unit = "",
-       .slot = [](Config& c) -> Slot { return &c.optimizer.learning_rate; },
+       .slot = [](Config& c) -> Slot { return &c.optimizer.schedule.learning_rate; },
        .meaning = "Peak learning rate, reached after the warm-up.",
        .low = 0,
        .high = 1000},
       {.name = "optimizer.min_learning_rate",
        .unit = "",
-       .slot = [](Config& c) -> Slot { return &c.optimizer.min_learning_rate; },
+       .slot = [](Config& c) -> Slot { return &c.optimizer.schedule.min_learning_rate; },
        .meaning =
            "Learning rate where the schedule ends: linear, cosine, megatron_*; deepspeed_*: where it begins too. "
            "constant and hugging_face_* have none.",
        .low = 0,
-       .high = 1000},
+       .high = 1000,
+       .read_by = &Settings::minimum},
       {.name = "optimizer.schedule",
        .unit = "",
-       .slot = [](Config& c) -> Slot { return &c.optimizer.schedule; },
+       .slot = [](Config& c) -> Slot { return choice(c.optimizer.schedule.kind); },
        .meaning =
            "How the learning rate rises and falls. constant, linear, cosine: by steps; the peak is reached at step "
            "warmup_steps, the minimum at step train.steps. The others are those trainers' own, update for update: "
            "megatron_* by samples, deepspeed_* (WarmupLR, WarmupDecayLR) and hugging_face_* by steps that were not "
            "skipped; each of them begins at or near 0. Formulas: docs/schedules.md.",
-       .words = optim::schedule_names()},
+       .words = words_for(optim::ScheduleKind{})},
       {.name = "optimizer.warmup_steps",
        .unit = "steps",
-       .slot = [](Config& c) -> Slot { return &c.optimizer.warmup_steps; },
+       .slot = [](Config& c) -> Slot { return &c.optimizer.schedule.warmup_steps; },
        .meaning = "Steps over which the learning rate rises to its peak; fewer than train.steps. Of every schedule but "
                   "megatron_*.",
        .low = 0,
-       .high = kNoLimit},
+       .high = kNoLimit,
+       .read_by = &Settings::steps},
       {.name = "optimizer.warmup_shape",
        .unit = "",
-       .slot = [](Config& c) -> Slot { return choice(c.optimizer.warmup_shape); },
+       .slot = [](Config& c) -> Slot { return choice(c.optimizer.schedule.warmup_shape); },
        .meaning =
            "How it rises. usual: log for deepspeed_* (their default), linear for all others. Only deepspeed_* knows "
            "log.",
-       .words = words_for(Config{}.optimizer.warmup_shape)},
+       .words = words_for(optim::WarmupShape{}),
+       .read_by = &Settings::warmup_shape},
       {.name = "optimizer.warmup_samples",
        .unit = "sequences",
-       .slot = [](Config& c) -> Slot { return &c.optimizer.warmup_samples; },
+       .slot = [](Config& c) -> Slot { return &c.optimizer.schedule.warmup_samples; },
        .meaning = "megatron_*: training sequences over which the learning rate rises to its peak.",
        .low = 0,
-       .high = kNoLimit},
+       .high = kNoLimit,
+       .read_by = &Settings::samples},
       {.name = "optimizer.decay_samples",
        .unit = "sequences",
-       .slot = [](Config& c) -> Slot { return &c.optimizer.decay_samples; },
+       .slot = [](Config& c) -> Slot { return &c.optimizer.schedule.decay_samples; },
        .meaning = "megatron_linear, _cosine, _inverse_sqrt: training sequences after which the learning rate is at its "
                   "minimum, the warm-up's included. 0: those of the whole run.",
        .low = 0,
-       .high = kNoLimit},
+       .high = kNoLimit,
+       .read_by = &Settings::decay},
       {.name = "optimizer.form",
        .unit = "",
        .slot = [](Config& c) -> Slot { return choice(c.optimizer.form); },

@@ -94,11 +94,6 @@ std::span<const std::string_view> words_of(AdamForm /*type*/) {
   return kWords;
 }
 
-std::span<const std::string_view> words_of(WarmupShape /*type*/) {
-  static constexpr Words<3> kWords = {"usual", "linear", "log"};
-  return kWords;
-}
-
 std::span<const std::string_view> words_of(Cadence /*type*/) {
   static constexpr Words<3> kWords = {"auto", "every", "last"};
   return kWords;

@@ -1,6 +1,5 @@
 #include "ridgeline/train/hugging_face_names.h"
 
-#include <array>
 #include <nlohmann/json.hpp>
 #include <span>
 
@@ -118,21 +117,20 @@ struct Family {
 };
 
 const Family& family_of(std::string_view name) {
-  static const std::array<Family, 4> kFamilies = {
-      {{"gpt2", kGpt2, "transformer.", "lm_head.weight", {"h.*.attn.bias", "h.*.attn.masked_bias"}},
-       {"gptj", kGptj, "transformer.", "lm_head.weight", {"h.*.attn.bias", "h.*.attn.masked_bias"}},
-       {"gpt_neox",
-        kGptNeox,
-        "gpt_neox.",
-        "embed_out.weight",
-        {"layers.*.attention.bias", "layers.*.attention.masked_bias", "layers.*.rotary_emb.inv_freq"},
-        {{"lm_head.weight", "embed_out.weight"}}},  // its name inside transformers 5
-       {"llama", kLlama, "model.", "lm_head.weight", {"layers.*.rotary_emb.inv_freq"}}}};
+  static const Family kFamilies[] = {
+      {"gpt2", kGpt2, "transformer.", "lm_head.weight", {"h.*.attn.bias", "h.*.attn.masked_bias"}},
+      {"gptj", kGptj, "transformer.", "lm_head.weight", {"h.*.attn.bias", "h.*.attn.masked_bias"}},
+      {"gpt_neox",
+       kGptNeox,
+       "gpt_neox.",
+       "embed_out.weight",
+       {"layers.*.attention.bias", "layers.*.attention.masked_bias", "layers.*.rotary_emb.inv_freq"},
+       {{"lm_head.weight", "embed_out.weight"}}},  // its name inside transformers 5
+      {"llama", kLlama, "model.", "lm_head.weight", {"layers.*.rotary_emb.inv_freq"}}};
   for (const Family& family : kFamilies) {
     if (family.name == name) return family;
   }
-  throw Error(fmt::format("the family '{}' has no table of Hugging Face names", name),
-              "Families with one: gpt2, gptj, gpt_neox, llama.");
+  throw Error(fmt::format("the family '{}' has no table of Hugging Face names", name));
 }
 
 }  // namespace

@@ -29,7 +29,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
 
 std::vector<std::string> seeds() {
   std::vector<std::string> texts;
-  for (const char* name : {"gpt2", "gptj-6b", "gpt-neox-20b", "llama3-8b"}) {
+  for (const std::string& name : model::preset_names()) {
     texts.push_back(model::to_hugging_face(model::preset(name)).dump());
     texts.push_back(model::to_json(model::preset(name)).dump());
   }

@@ -51,7 +51,6 @@ constexpr std::array<Recomputed, 5> kRecompute = {{{model::Recompute::none, 1},
                                                    {model::Recompute::selective, 2},
                                                    {model::Recompute::full, 1},
                                                    {model::Recompute::full, 2}}};
-constexpr std::array<const char*, 4> kFamilies = {"gpt2", "gptj", "gpt_neox", "llama"};
 
 // A step's sequences: micro-batches x ranks, or a number that does not ask how many ranks there are.
 struct Batch {
@@ -92,7 +91,7 @@ const std::vector<Dimension>& dimensions() {
       {"optimizer.offload", static_cast<int>(kOffload.size())},
       {"optimizer.form", static_cast<int>(kForm.size())},
       {"recompute", static_cast<int>(kRecompute.size())},
-      {"family", static_cast<int>(kFamilies.size())},
+      {"family", static_cast<int>(model::family_names().size())},
   };
   return all;
 }
@@ -117,7 +116,7 @@ Choice choice_of(int64_t number) {
 const train::Config& base_of(int number) {
   static const std::vector<train::Config> all = [] {
     std::vector<train::Config> configs;
-    for (const char* const name : kFamilies) {
+    for (const std::string_view name : model::family_names()) {
       configs.push_back(train::parse_config_text(
           fmt::format("[model]\nfamily = \"{}\"\nlayers = 2\nwidth = 32\nheads = 2\nvocab = 61\ncontext = 16\n"
                       "[train]\nsteps = 4\nmicro_batch = 1\nthreads = 1\nhead_chunk = 16\n",

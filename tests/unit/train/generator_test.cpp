@@ -12,7 +12,8 @@ namespace ridgeline::train {
 namespace {
 
 TEST_F(SmallRun, the_cache_gives_the_same_logits_as_one_pass) {
-  for (const std::string family : {"gpt2", "gptj", "gpt_neox", "llama"}) {
+  for (const std::string_view name : model::family_names()) {
+    const std::string family(name);
     std::vector<std::string> overrides = {"model.family=" + family, "train.steps=4"};
     if (family == "llama") overrides.emplace_back("model.kv_heads=2");
     run(config(overrides), 1, family);
@@ -95,7 +96,8 @@ TEST_F(SmallRun, what_is_not_finite_is_named) {
 }
 
 TEST_F(SmallRun, every_family_learns_and_resumes) {
-  for (const std::string family : {"gptj", "gpt_neox", "llama"}) {
+  for (const std::string_view name : model::family_names()) {
+    const std::string family(name);
     std::vector<std::string> overrides = {"model.family=" + family, "model.dropout=0.1"};
     if (family == "llama") overrides.emplace_back("model.kv_heads=1");
     run(config(overrides), 2, family + "_whole");

@@ -25,7 +25,7 @@ std::vector<float> values_of(const checkpoint::HuggingFaceModel& weights, const 
   return values;
 }
 
-class HuggingFaceFolders : public testing::TestWithParam<const char*> {
+class HuggingFaceFolders : public testing::TestWithParam<std::string_view> {
  protected:
   static fs::path reference() { return fs::path(RIDGELINE_TEST_DATA) / "reference" / GetParam(); }
   void SetUp() override {
@@ -73,8 +73,7 @@ TEST_P(HuggingFaceFolders, TiedByNameWithTwoMatricesIsReadUntiedAndSaysSo) {
   EXPECT_FALSE(opened.config.tied);
   ASSERT_EQ(opened.notes.size(), 1U);
   EXPECT_NE(opened.notes[0].find("tie_word_embeddings"), std::string::npos) << opened.notes[0];
-  EXPECT_NE(opened.notes[0].find(GetParam() == std::string("gpt_neox") ? "embed_out.weight" : "lm_head.weight"),
-            std::string::npos)
+  EXPECT_NE(opened.notes[0].find(GetParam() == "gpt_neox" ? "embed_out.weight" : "lm_head.weight"), std::string::npos)
       << opened.notes[0];
   std::vector<float> expected = embedding();
   EXPECT_EQ(values_of(*opened.weights, "embedding.weight", vocabulary_), expected);
@@ -131,7 +130,7 @@ TEST_P(HuggingFaceFolders, DropoutRatesThatDifferAskForTheRunsOwn) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, HuggingFaceFolders, testing::Values("gpt2", "gptj", "gpt_neox", "llama"),
+INSTANTIATE_TEST_SUITE_P(Families, HuggingFaceFolders, testing::ValuesIn(model::family_names()),
                          [](const auto& family) { return std::string(family.param); });
 
 TEST(HuggingFaceFolder, WithoutWeightsServesAPlanAlone) {

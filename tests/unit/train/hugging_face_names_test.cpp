@@ -15,7 +15,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-class HuggingFaceNames : public testing::TestWithParam<const char*> {
+class HuggingFaceNames : public testing::TestWithParam<std::string_view> {
  protected:
   fs::path reference() const { return fs::path(RIDGELINE_TEST_DATA) / "reference" / GetParam(); }
   void SetUp() override {
@@ -67,7 +67,7 @@ TEST_P(HuggingFaceNames, ImportExportImportIsBitwise) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, HuggingFaceNames, testing::Values("gpt2", "gptj", "gpt_neox", "llama"),
+INSTANTIATE_TEST_SUITE_P(Families, HuggingFaceNames, testing::ValuesIn(model::family_names()),
                          [](const auto& family) { return std::string(family.param); });
 
 TEST(HuggingFaceNameTables, NameEveryTensorOfEveryOptionThatTheClassHas) {

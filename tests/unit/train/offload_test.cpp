@@ -146,7 +146,7 @@ TEST_F(OffloadTest, what_is_not_finite_is_found_in_the_file) {
   const auto said = [&](const Keys& keys, const std::string& name) {
     try {
       run(config(keys), 2, name, false,
-          [](Config& checked) { checked.optimizer.learning_rate = std::numeric_limits<double>::infinity(); });
+          [](Config& checked) { checked.optimizer.schedule.learning_rate = std::numeric_limits<double>::infinity(); });
     } catch (const Error& error) {
       return error.message().substr(error.message().find("step"));  // whichever rank says it
     }

@@ -149,7 +149,7 @@ TEST_F(SmallRun, a_signal_stops_all_ranks_at_one_step_with_a_checkpoint) {
 TEST_F(SmallRun, a_non_finite_loss_stops_before_the_update_and_names_the_unit) {
   const std::string text = error_of([this] {
     Config diverging = config({"optimizer.clip=0", "optimizer.warmup_steps=0", "train.save_every=0"});
-    run(diverging, 2, "diverged", false, [](Config& checked) { checked.optimizer.learning_rate = 1e30; });
+    run(diverging, 2, "diverged", false, [](Config& checked) { checked.optimizer.schedule.learning_rate = 1e30; });
   });
   EXPECT_NE(text.find("step 2: the loss or a gradient is not finite"), std::string::npos) << text;
   EXPECT_NE(text.find("weights were not updated"), std::string::npos) << text;
@@ -165,8 +165,9 @@ TEST_F(SmallRun, what_diverged_is_not_saved_and_the_good_checkpoint_before_stays
   const std::string before = state("run", 8);
   std::vector<std::string> longer = keys;
   longer.emplace_back("train.steps=12");
-  const std::string text = error_of(
-      [&] { run(config(longer), 2, "run", true, [](Config& checked) { checked.optimizer.learning_rate = 1e30; }); });
+  const std::string text = error_of([&] {
+    run(config(longer), 2, "run", true, [](Config& checked) { checked.optimizer.schedule.learning_rate = 1e30; });
+  });
   EXPECT_NE(text.find("step 9: the loss after the update is not finite"), std::string::npos) << text;
   EXPECT_NE(text.find("last good checkpoint is"), std::string::npos) << text;
   EXPECT_NE(text.find("step_00000008'"), std::string::npos) << text;

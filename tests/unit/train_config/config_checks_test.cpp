@@ -25,8 +25,8 @@ Config good(std::vector<std::string> overrides = {}) {
 
 TEST(ConfigCheck, AcceptsWhatFits) {
   for (const int ranks : {1, 2, 4}) EXPECT_NO_THROW(check(good(), ranks)) << ranks;
-  for (const char* preset : {"gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "gptj-6b", "gpt-neox-20b", "llama3-8b"}) {
-    EXPECT_NO_THROW(check(good({std::string("model.preset=") + preset}), 2)) << preset;
+  for (const std::string& preset : ridgeline::model::preset_names()) {
+    EXPECT_NO_THROW(check(good({"model.preset=" + preset}), 2)) << preset;
   }
 }
 

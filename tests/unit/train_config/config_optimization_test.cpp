@@ -1,5 +1,8 @@
 // Keys of the learning rate, the batch ramp, the loss scale and the optimizer: what they become, and what is refused.
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <set>
 
 #include "expect_error.h"
 #include "ridgeline/train/config.h"
@@ -34,30 +37,63 @@ void expect_refused(const std::vector<std::string>& overrides, std::initializer_
 // ------------------------------------------------------------------------------------------------------------
 // schedules
 
-TEST(ConfigSchedules, EveryScheduleIsValidWithItsOwnKeysAndRefusesTheOthers) {
-  struct Setting {
-    const char* assignment;
-    bool optim::ScheduleSettings::*reads;
-  };
-  constexpr Setting kSettings[] = {{"optimizer.min_learning_rate=1e-5", &optim::ScheduleSettings::minimum},
-                                   {"optimizer.warmup_steps=10", &optim::ScheduleSettings::steps},
-                                   {"optimizer.warmup_samples=240", &optim::ScheduleSettings::samples},
-                                   {"optimizer.decay_samples=2000", &optim::ScheduleSettings::decay},
-                                   {"optimizer.warmup_shape=log", &optim::ScheduleSettings::warmup_shape}};
-  for (const std::string& name : optim::schedule_names()) {
-    const std::string schedule = "optimizer.schedule=" + name;
+// Of a run of 100 steps of 4 sequences.
+std::vector<double> rates(const Config& config) {
+  std::vector<double> all;
+  for (int64_t k = 0; k < 100; ++k) {
+    all.push_back(
+        optim::learning_rate(schedule_of(config), {.step = k + 1, .successful_steps = k, .successful_samples = 4 * k}));
+  }
+  return all;
+}
+
+// Another value, which is not the default either.
+struct Change {
+  void operator()(int64_t* v) const { *v += 10; }
+  void operator()(double* v) const { *v = *v / 2 + 1e-5; }
+  void operator()(float* v) const { *v = *v / 2 + 1e-5F; }
+  void operator()(bool* v) const { *v = !*v; }
+  void operator()(std::string* v) const { *v += "x"; }
+  void operator()(const Choice<uint8_t>& v) const {
+    *v.value = static_cast<uint8_t>((*v.value + size_t{1}) % v.words.size());
+  }
+};
+
+// Whatever key sets a part of the schedule: nobody has to list it here.
+TEST(ConfigSchedules, AKeyIsAcceptedExactlyWhereItChangesTheLearningRate) {
+  std::set<std::string_view> refused;
+  for (const std::string_view name : words_of(optim::ScheduleKind{})) {
+    const std::string schedule = fmt::format("optimizer.schedule={}", name);
     EXPECT_NO_THROW(check(scheduled({schedule}), 1)) << name;
     EXPECT_NO_THROW(check(scheduled({schedule, "optimizer.warmup_shape=linear"}), 1)) << name;
-    for (const Setting& setting : kSettings) {
-      const std::string key = std::string(setting.assignment).substr(0, std::string(setting.assignment).find('='));
-      if (optim::settings_of(optim::schedule_of_name(name)).*setting.reads) {
-        EXPECT_NO_THROW(check(scheduled({schedule, setting.assignment}), 1)) << name << ", " << setting.assignment;
+    const Config before = [&] {
+      Config config = scheduled({schedule});
+      config.optimizer.schedule = {.kind = config.optimizer.schedule.kind,
+                                   .learning_rate = 1e-3,
+                                   .min_learning_rate = 2.5e-4,
+                                   .warmup_steps = 10,
+                                   .warmup_samples = 40,
+                                   .decay_samples = 300,
+                                   .warmup_shape = optim::WarmupShape::linear};
+      return config;
+    }();
+    for (const Key& key : keys()) {
+      Config after = before;
+      std::visit(Change{}, key.slot(after));
+      if (after.optimizer.schedule == before.optimizer.schedule) continue;
+      const std::string value = value_text(slot_of(key, after));
+      const std::vector<std::string> overrides = {schedule, fmt::format("{}={}", key.name, value)};
+      if (rates(after) != rates(before)) {
+        EXPECT_NO_THROW(check(scheduled(overrides), 1)) << name << ", " << overrides.back();
       } else {
-        expect_refused({schedule, setting.assignment},
-                       {"--set: " + key + " = ", "not read by optimizer.schedule = \"" + name + "\""});
+        refused.insert(key.name);
+        expect_refused(overrides,
+                       {fmt::format("--set: {} = {}: not read by optimizer.schedule = \"{}\"", key.name, value, name)});
       }
     }
   }
+  EXPECT_EQ(std::ssize(refused),
+            std::count_if(keys().begin(), keys().end(), [](const Key& key) { return key.read_by != nullptr; }));
 }
 
 TEST(ConfigSchedules, ARefusedKeyNamesTheSchedulesThatReadIt) {
@@ -73,8 +109,8 @@ TEST(ConfigSchedules, ARefusedKeyNamesTheSchedulesThatReadIt) {
 
 TEST(ConfigSchedules, KeysAtTheirDefaultAreNoChoice) {
   // So that the effective configuration that a run leaves behind, which holds every key, can be used again.
-  for (const std::string& name : optim::schedule_names()) {
-    const Config config = scheduled({"optimizer.schedule=" + name});
+  for (const std::string_view name : words_of(optim::ScheduleKind{})) {
+    const Config config = scheduled({fmt::format("optimizer.schedule={}", name)});
     EXPECT_NO_THROW(check(parse_config_text(to_toml(config, Detail::documented), "config.toml"), 1)) << name;
   }
 }
@@ -97,13 +133,6 @@ TEST(ConfigSchedules, MegatronsWarmUpMustEndBeforeTheDecay) {
                   "nearest valid value is 2399; or raise train.steps"});
   expect_refused({megatron, "optimizer.warmup_samples=90", "optimizer.decay_samples=80"},
                  {"optimizer.warmup_samples = 90: must be below optimizer.decay_samples = 80", "79"});
-}
-
-TEST(ConfigSchedules, WarmUpIsLogarithmicOnlyForDeepSpeed) {
-  EXPECT_TRUE(schedule_of(scheduled({"optimizer.schedule=deepspeed_warmup"})).log_warmup);
-  EXPECT_FALSE(
-      schedule_of(scheduled({"optimizer.schedule=deepspeed_warmup", "optimizer.warmup_shape=linear"})).log_warmup);
-  EXPECT_FALSE(schedule_of(scheduled()).log_warmup);
 }
 
 // ------------------------------------------------------------------------------------------------------------ batch

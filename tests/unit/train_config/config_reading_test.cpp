@@ -40,7 +40,7 @@ TEST(ConfigReading, TakesValuesAndLeavesTheRestAtDefault) {
   EXPECT_EQ(config.train.steps, 300);
   EXPECT_EQ(config.train.precision, Precision::bf16);
   EXPECT_EQ(activation_dtype(config), DType::bf16);
-  EXPECT_EQ(config.optimizer.learning_rate, 1e-3);
+  EXPECT_EQ(config.optimizer.schedule.learning_rate, 1e-3);
   EXPECT_EQ(config.optimizer.clip, 1.0) << "a whole number serves as a number";
   EXPECT_EQ(config.optimizer.beta2, Config{}.optimizer.beta2);
 }
@@ -145,7 +145,7 @@ TEST(ConfigReading, ReadsAFileAndTheDefaultsWithoutOne) {
 
 TEST(ConfigWriting, ReadsBackExactly) {
   Config config = parse(kSmall);
-  config.optimizer.learning_rate = 0.1 + 0.2;
+  config.optimizer.schedule.learning_rate = 0.1 + 0.2;
   config.optimizer.epsilon = 1e-8;
   config.optimizer.weight_decay = 1.0 / 3.0;
   config.model.transformer.dropout = 0.1F;
@@ -156,7 +156,7 @@ TEST(ConfigWriting, ReadsBackExactly) {
   for (const Detail detail : {Detail::values, Detail::documented}) {
     const Config back = parse_config_text(to_toml(config, detail), "back.toml");
     EXPECT_THAT(differences(config, back), ElementsAre());
-    EXPECT_EQ(back.optimizer.learning_rate, 0.1 + 0.2);
+    EXPECT_EQ(back.optimizer.schedule.learning_rate, 0.1 + 0.2);
     EXPECT_EQ(back.model.transformer, config.model.transformer);
     EXPECT_EQ(back.data.train, config.data.train);
   }

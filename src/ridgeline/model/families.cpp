@@ -1,4 +1,4 @@
-// config.json of Hugging Face's model classes, in and out: one reader and one writer per family.
+// The families (kFamilies): what options each stands for, and config.json of its Hugging Face class, in and out.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -214,15 +214,16 @@ json openai_sizes(const TransformerConfig& config) {
           {"vocab_size", config.vocab}};
 }
 
-TransformerConfig read_gpt2(const Reader& reader) {
+// Radford et al. 2019: learned positions, biases everywhere, GELU (tanh), tied head.
+void set_gpt2(TransformerConfig& /*config*/) {}  // the defaults
+
+void read_gpt2(const Reader& reader, TransformerConfig& config) {
   reader.require("scale_attn_weights", true);
   reader.require("scale_attn_by_inverse_layer_idx", false);
   reader.require("reorder_and_upcast_attn", false);
   reader.require("add_cross_attention", false);
-  TransformerConfig config = family_options("gpt2");
   read_openai_sizes(reader, preset("gpt2"), config);
   config.tied = reader.truth("tie_word_embeddings", true);
-  return config;
 }
 
 json write_gpt2(const TransformerConfig& config) {
@@ -234,12 +235,21 @@ json write_gpt2(const TransformerConfig& config) {
   return result;
 }
 
-TransformerConfig read_gptj(const Reader& reader) {
-  TransformerConfig config = family_options("gptj");
+// Wang & Komatsuzaki 2021: interleaved rotary positions, one norm for attention and MLP in parallel, no biases in
+// attention, GELU (tanh), head of its own with a bias.
+void set_gptj(TransformerConfig& config) {
+  config.positions = Positions::rotary;
+  config.rotary_pairing = Pairing::interleaved;
+  config.residual = Residual::parallel_one_norm;
+  config.qkv_bias = config.out_bias = false;
+  config.tied = false;
+  config.head_bias = true;
+}
+
+void read_gptj(const Reader& reader, TransformerConfig& config) {
   read_openai_sizes(reader, preset("gptj-6b"), config);
   config.rotary_width = reader.integer("rotary_dim", 64);
   config.tied = reader.truth("tie_word_embeddings", false);
-  return config;
 }
 
 json write_gptj(const TransformerConfig& config) {
@@ -274,15 +284,21 @@ json common_sizes(const TransformerConfig& config) {
           {"vocab_size", config.vocab}};
 }
 
-TransformerConfig read_gpt_neox(const Reader& reader) {
-  TransformerConfig config = family_options("gpt_neox");
+// Black et al. 2022: half-split rotary positions, parallel residual with two norms, GELU (erf), head of its own.
+void set_gpt_neox(TransformerConfig& config) {
+  config.positions = Positions::rotary;
+  config.residual = Residual::parallel;
+  config.mlp = Mlp::gelu_erf;
+  config.tied = false;
+}
+
+void read_gpt_neox(const Reader& reader, TransformerConfig& config) {
   read_common_sizes(reader, preset("gpt-neox-20b"), config);
   config.norm_epsilon = reader.rate("layer_norm_eps", 1e-5F);
   config.mlp = reader.activation("hidden_act", "gelu", false);
   config.residual = reader.truth("use_parallel_residual", true) ? Residual::parallel : Residual::sequential;
   config.qkv_bias = config.out_bias = reader.truth("attention_bias", true);
   read_rotary(reader, "rotary_emb_base", "rotary_pct", 0.25, config);
-  return config;
 }
 
 json write_gpt_neox(const TransformerConfig& config) {
@@ -295,8 +311,16 @@ json write_gpt_neox(const TransformerConfig& config) {
   return result;
 }
 
-TransformerConfig read_llama(const Reader& reader) {
-  TransformerConfig config = family_options("llama");
+// Touvron et al. 2023: half-split rotary positions, RMS norm, SwiGLU, no biases, head of its own.
+void set_llama(TransformerConfig& config) {
+  config.positions = Positions::rotary;
+  config.norm = Norm::rms;
+  config.mlp = Mlp::swiglu;
+  config.qkv_bias = config.out_bias = config.mlp_bias = false;
+  config.tied = false;
+}
+
+void read_llama(const Reader& reader, TransformerConfig& config) {
   config.mlp = reader.activation("hidden_act", "silu", true);
   TransformerConfig defaults = preset("llama3-8b");
   defaults.ffn = 11008;
@@ -309,7 +333,6 @@ TransformerConfig read_llama(const Reader& reader) {
   config.qkv_bias = config.out_bias = reader.truth("attention_bias", false);
   config.mlp_bias = reader.truth("mlp_bias", false);
   read_rotary(reader, "rope_theta", "partial_rotary_factor", 1.0, config);
-  return config;
 }
 
 json write_llama(const TransformerConfig& config) {
@@ -324,22 +347,38 @@ json write_llama(const TransformerConfig& config) {
 }
 
 struct Family {
-  std::string_view name, architecture;
-  TransformerConfig (*read)(const Reader& reader);
+  std::string_view name;  // in configurations, and the model_type of a config.json
+  void (*set)(TransformerConfig& config);
+  std::string_view architecture;
+  void (*read)(const Reader& reader, TransformerConfig& config);  // into the family's options
   json (*write)(const TransformerConfig& config);
   std::array<const char*, 3> dropout;  // the names of its rates, null behind the last
   double usual_dropout;
 };
-constexpr std::array<Family, 4> kHuggingFaceFamilies = {
-    {{"gpt2", "GPT2LMHeadModel", read_gpt2, write_gpt2, {"resid_pdrop", "embd_pdrop", "attn_pdrop"}, 0.1},
-     {"gptj", "GPTJForCausalLM", read_gptj, write_gptj, {"resid_pdrop", "embd_pdrop", "attn_pdrop"}, 0.0},
-     {"gpt_neox", "GPTNeoXForCausalLM", read_gpt_neox, write_gpt_neox, {"hidden_dropout", "attention_dropout"}, 0.0},
-     {"llama", "LlamaForCausalLM", read_llama, write_llama, {"attention_dropout"}, 0.0}}};
+constexpr auto kFamilies = std::to_array<Family>(
+    {{"gpt2", set_gpt2, "GPT2LMHeadModel", read_gpt2, write_gpt2, {"resid_pdrop", "embd_pdrop", "attn_pdrop"}, 0.1},
+     {"gptj", set_gptj, "GPTJForCausalLM", read_gptj, write_gptj, {"resid_pdrop", "embd_pdrop", "attn_pdrop"}, 0.0},
+     {"gpt_neox",
+      set_gpt_neox,
+      "GPTNeoXForCausalLM",
+      read_gpt_neox,
+      write_gpt_neox,
+      {"hidden_dropout", "attention_dropout"},
+      0.0},
+     {"llama", set_llama, "LlamaForCausalLM", read_llama, write_llama, {"attention_dropout"}, 0.0}});
 
 const Family* find_family(std::string_view name) {
-  const auto* const found = std::find_if(kHuggingFaceFamilies.begin(), kHuggingFaceFamilies.end(),
-                                         [&](const Family& family) { return family.name == name; });
-  return found == kHuggingFaceFamilies.end() ? nullptr : found;
+  const auto* const found =
+      std::find_if(kFamilies.begin(), kFamilies.end(), [&](const Family& family) { return family.name == name; });
+  return found == kFamilies.end() ? nullptr : found;
+}
+
+const Family& family_of(std::string_view name) {
+  if (const Family* const family = find_family(name)) return *family;
+  const std::string guess = nearest(name, {family_names().begin(), family_names().end()});
+  throw Error(fmt::format("model.family = \"{}\": no such family", name),
+              fmt::format("{}Families: {}.", guess.empty() ? "" : fmt::format("Did you mean {}? ", guess),
+                          fmt::join(family_names(), ", ")));
 }
 
 DropoutRates dropout_of(const Family& family, const Reader& reader) {
@@ -354,6 +393,22 @@ DropoutRates dropout_of(const Family& family, const Reader& reader) {
 }
 
 }  // namespace
+
+std::span<const std::string_view> family_names() {
+  static constexpr auto kNames = [] {
+    std::array<std::string_view, kFamilies.size()> names;
+    std::transform(kFamilies.begin(), kFamilies.end(), names.begin(), [](const Family& family) { return family.name; });
+    return names;
+  }();
+  return kNames;
+}
+
+TransformerConfig family_options(std::string_view family) {
+  TransformerConfig config;
+  config.family = family;
+  family_of(family).set(config);
+  return config;
+}
 
 bool differ(const DropoutRates& rates) {
   return std::any_of(rates.begin(), rates.end(), [&](const auto& rate) { return rate.second != rates.front().second; });
@@ -373,7 +428,8 @@ TransformerConfig from_hugging_face(const json& config, std::string_view where) 
   if (family == nullptr) refuse_foreign_family(config, where);
   // An explicit name of the file of weights; this is the usual one.
   reader.require("transformers_weights", "model.safetensors");
-  TransformerConfig result = family->read(reader);
+  TransformerConfig result = family_options(type);
+  family->read(reader, result);
   const DropoutRates rates = dropout_of(*family, reader);
   result.dropout = differ(rates) ? 0.0F : static_cast<float>(rates.front().second);
   try {
@@ -389,11 +445,10 @@ TransformerConfig from_hugging_face(const json& config, std::string_view where) 
 json to_hugging_face(const TransformerConfig& config) {
   validate(config);
   const TransformerConfig whole = with_usual_sizes(config);
-  const Family* const family = find_family(whole.family);
-  RL_REQUIRE(family != nullptr, "family {} has no row in kHuggingFaceFamilies", whole.family);
-  json result = family->write(whole);
+  const Family& family = family_of(whole.family);
+  json result = family.write(whole);
   result["model_type"] = whole.family;
-  result["architectures"] = {family->architecture};
+  result["architectures"] = {family.architecture};
   result["tie_word_embeddings"] = whole.tied;
 
   // The class can express the model exactly when its file means the same model.
@@ -401,7 +456,7 @@ json to_hugging_face(const TransformerConfig& config) {
   for (const auto& [name, value] : ours.items()) {
     if (value == theirs.at(name)) continue;
     throw Error(fmt::format("model.{} = {}: Hugging Face's {} cannot express it (there it is {})", name,
-                            json_text(value), family->architecture, json_text(theirs.at(name))),
+                            json_text(value), family.architecture, json_text(theirs.at(name))),
                 "Only models with a family's own options can be written for Hugging Face; checkpoints hold any model.");
   }
   return result;
