@@ -56,13 +56,15 @@ Tensors collect(const parallel::Executor& executor, parallel::BufferKind kind) {
 std::string Layout::describe() const {
   const parallel::Sharding& s = sharding;
   return fmt::format(
-      "{} {}{} moments {} dropout {} | {} slices{}, {} ranks, shard {} in groups of {}, {} x {} rows, reduce {}, "
+      "{} {}{} moments {} dropout {} | {} stages {} of [{}] blocks | {} slices{}, {} ranks, shard {} in groups of {}, "
+      "{} x {} rows, reduce {}, "
       "gather {}, "
       "prefetch {}, wire {} "
       "| "
       "recompute {} every {}, overlap {}, team {}, offload {}, {} segments",
-      family, pure ? "pure " : "", name_of(precision), name_of(moments), dropout, s.slices(),
-      s.sequence ? " of tokens too" : "", s.ranks(), word_of(s.level), s.shards(), s.micro_batches, micro_batch,
+      family, pure ? "pure " : "", name_of(precision), name_of(moments), dropout, s.pipeline.stages(),
+      word_of(s.pipeline.kind), fmt::join(s.pipeline.blocks, " "), s.slices(), s.sequence ? " of tokens too" : "",
+      s.ranks(), word_of(s.level), s.shards(), s.micro_batches, micro_batch,
       s.reduce == parallel::Reduce::every ? "every" : "last", word_of(s.gather), s.prefetch, name_of(s.wire),
       word_of(recompute), recompute_every, overlap, team, offload_window,
       model::declare(small_model(family, dropout), s.partition()).size());
@@ -70,7 +72,7 @@ std::string Layout::describe() const {
 
 model::TransformerConfig small_model(const std::string& family, float dropout) {
   model::TransformerConfig config = model::family_options(family);
-  config.layers = 3;
+  config.layers = 4;
   config.width = 36;
   config.heads = 6;
   config.kv_heads = family == "llama" ? 2 : 6;
@@ -114,8 +116,10 @@ Outcome run(const Layout& layout, int steps, comm::World& world, const Change& c
   shape.offload_window = layout.offload_window;
   const int micro_batches = shape.sharding.micro_batches;
   const comm::Placement place = shape.place();
-  std::vector<parallel::Program> programs = {
-      parallel::lower(shape.config, parallel::schedule(1, micro_batches)[0], shape.sharding)};
+  const std::vector<std::vector<parallel::ScheduleEntry>> schedule =
+      parallel::schedule(shape.sharding.pipeline.shape(micro_batches));
+  std::vector<parallel::Program> programs = {parallel::lower(shape.config, schedule[static_cast<size_t>(place.stage())],
+                                                             shape.sharding, place.stage(), shape.recomputed())};
   if (change) change(programs[0]);
 
   device::WorkerTeam team(layout.team);

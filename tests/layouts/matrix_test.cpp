@@ -42,12 +42,15 @@ enum Option {
   segmentation,
   slices,
   sequence,
+  stages,
+  schedule,
+  cut,
   option_count
 };
 using Choice = std::array<int, option_count>;
 constexpr int kMostRanks = 16;
 const Choice kValues = {
-    static_cast<int>(model::family_names().size()), 5, 2, 4, 8, 3, 2, 2, 3, 3, 2, 3, 2, 2, 2, 2, 4, 3, 2};
+    static_cast<int>(model::family_names().size()), 5, 2, 4, 8, 3, 2, 2, 3, 3, 2, 3, 2, 2, 2, 2, 4, 3, 2, 3, 4, 2};
 
 // Each tensor of a unit in one of three segments, by chance.
 template <uint32_t kSeed>
@@ -63,6 +66,27 @@ Choice draw(uint32_t number) {
   return choice;
 }
 
+// The stages of a choice, in `sharding`; returns how many.
+int pipeline_of(const Choice& choice, parallel::Sharding& sharding) {
+  const int count = choice[stages] == 2 ? 4 : choice[stages] + 1;
+  if (count == 1) return 1;
+  parallel::Pipeline& pipeline = sharding.pipeline;
+  pipeline.kind = static_cast<parallel::ScheduleKind>(choice[schedule]);
+  if (pipeline.kind == parallel::ScheduleKind::interleaved) {
+    sharding.micro_batches = (sharding.micro_batches + count - 1) / count * count;
+    if (count == 2) pipeline.chunks = 2;
+  }
+  // Four blocks.
+  if (count * pipeline.chunks == 4) {
+    pipeline.blocks = {1, 1, 1, 1};
+  } else if (choice[cut] == 0) {
+    pipeline.blocks = {2, 2};
+  } else {
+    pipeline.blocks = {1, 3};
+  }
+  return count;
+}
+
 Layout layout_of(const Choice& choice) {
   Layout layout;
   layout.family = model::family_names()[static_cast<size_t>(choice[family])];
@@ -75,17 +99,18 @@ Layout layout_of(const Choice& choice) {
   layout.sharding.level = kLevels[choice[level]];
   // llama has two key heads: three copies of each in six slices.
   const int tensor = choice[slices] + 1 + (layout.family == "llama" && choice[slices] == 2 ? 3 : 0);
+  layout.sharding.micro_batches = choice[micro_batches] + 1;
+  const int pipeline = pipeline_of(choice, layout.sharding);
   // All data-parallel ranks, the smallest divisor above 1, or 1.
-  const int data = std::min(choice[ranks] + 1, kMostRanks / tensor);
+  const int data = std::clamp(kMostRanks / (tensor * pipeline), 1, choice[ranks] + 1);
   int divisor = 2;
   while (divisor < data && data % divisor != 0) ++divisor;
   const int group_size = choice[group] == 0 ? 0 : (choice[group] == 1 ? std::min(divisor, data) : 1);
-  layout.sharding.mesh = comm::Mesh::of_world(data * tensor, 1, tensor, 1, group_size);
+  layout.sharding.mesh = comm::Mesh::of_world(data * tensor * pipeline, pipeline, tensor, 1, group_size);
   layout.sharding.sequence = choice[sequence] == 1;
   layout.sharding.reduce = choice[cadence] == 0 ? Reduce::last : Reduce::every;
   layout.sharding.gather = choice[gather] == 0 ? Gather::per_use : Gather::per_step;
   layout.sharding.prefetch = choice[prefetch];
-  layout.sharding.micro_batches = choice[micro_batches] + 1;
   layout.recompute = static_cast<Recompute>(choice[recompute]);
   layout.recompute_every = choice[recompute_every] + 1;
   layout.overlap = choice[overlap] == 0;
@@ -138,7 +163,8 @@ TEST(layouts, any_layout_gives_one_ranks_gradients) {
     Outcome& reference = references[one.describe()];
     if (reference.losses.empty()) reference = run(one, 1);
     const Outcome outcome = run(layout, 1);
-    const bool whole = layout.sharding.slices() == 1, single = layout.precision == DType::f32;
+    const bool whole = layout.sharding.slices() * layout.sharding.pipeline.stages() == 1,
+               single = layout.precision == DType::f32;
     const double difference = gradient_difference(outcome, reference), cosine = gradient_cosine(outcome, reference);
     if (whole || single) {
       // Other orders of summation, in f32 whatever the activations are: the micro-batches are the same. Slices add

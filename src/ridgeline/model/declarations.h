@@ -63,6 +63,8 @@ struct Segment {
   int layer = -1;                   // of a block
   int unit = 0;                     // which it is of the model's
   int copies = 1;                   // how many slices, neighbours, hold the same
+  bool here = true;                 // false: another pipeline stage's, of which this rank holds nothing
+  bool counts = true;               // false: others hold the same, and one of them counts and writes it
   bool partial = false;  // each copy's gradient is a part of it, to be summed over the copies; else they are the same
   std::vector<Tensor> tensors;
   int64_t count = 0;    // elements with alignment gaps, before padding for shards

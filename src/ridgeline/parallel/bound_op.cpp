@@ -41,6 +41,8 @@ class Binder {
         return bound::Replicate{op.index, part_of(op.index, value(Access::read))};
       case OpKind::accumulate:
         return bound::Accumulate{op.index, run_.sharding.window(op.micro) == 0, part_of(op.index, value(Access::read))};
+      case OpKind::tie:
+        return bound::Tie{op.index};
       case OpKind::measure:
         return bound::Measure{op.index};
       case OpKind::update:
@@ -58,12 +60,15 @@ class Binder {
       case OpKind::predict:
         return predict(op);
       case OpKind::backward_input:
+        return block_backward_input(op);
       case OpKind::backward_weight:
+        return block_backward_weight(op);
+      case OpKind::settle:
+        return bound::Settle{};
       case OpKind::exchange:
-        break;
+        return exchange(op);
     }
-    RL_REQUIRE(false, "no schedule of one stage has '{}'", op.name());
-    return bound::Count{};
+    RL_NO_CASE(op.kind);
   }
 
  private:
@@ -101,9 +106,6 @@ class Binder {
     return {tokens.inputs,  tokens.labels,        tokens.positions,
             tokens.samples, tokens.sample_of_row, memory_.rotary_table()};
   }
-  Ref stream_gradient(int micro) const {
-    return {memory_.find(BufferKind::stream_gradient, 0, micro, number_), shape().batch.dtype};
-  }
   model::Carver scratch(int micro) const {
     return model::Carver(memory_.find(BufferKind::scratch, position_, micro, number_));
   }
@@ -128,7 +130,7 @@ class Binder {
   }
   BoundOp embedding_backward(const Op& op) const {
     model::Carver carver = scratch(op.micro);
-    return bound::EmbeddingBackward{shape(), batch(op.micro), stream_gradient(op.micro),
+    return bound::EmbeddingBackward{shape(), batch(op.micro), memory_.gradient(number_, op.index, op.micro),
                                     model::embedding_gradients(gradients()),
                                     model::carve_embedding_scratch(carver, shape(), true)};
   }
@@ -172,8 +174,53 @@ class Binder {
                                 model::block_gradients(gradients()),
                                 memory_.output(number_, op.index - 1, op.micro),
                                 saved(op),
-                                stream_gradient(op.micro),
+                                memory_.gradient(number_, op.index, op.micro),
                                 block_scratch(op, model::Pass::backward)};
+  }
+  model::BlockWeightInputs weight_inputs(const Op& op) const {
+    model::Carver carver(memory_.find(BufferKind::weight_inputs, op.index, op.micro, number_));
+    return model::carve_block_weight_inputs(carver, block_shape(op));
+  }
+  BoundOp block_backward_input(const Op& op) const {
+    return bound::BlockBackwardInput{block_shape(op),
+                                     batch(op.micro),
+                                     op.index,
+                                     model::block_weights(weights()),
+                                     memory_.output(number_, op.index - 1, op.micro),
+                                     saved(op),
+                                     memory_.gradient(number_, op.index, op.micro),
+                                     memory_.gradient(number_, op.index - 1, op.micro),
+                                     weight_inputs(op),
+                                     block_scratch(op, model::Pass::backward_input)};
+  }
+  BoundOp block_backward_weight(const Op& op) const {
+    return bound::BlockBackwardWeight{block_shape(op),
+                                      batch(op.micro),
+                                      op.index,
+                                      model::block_weights(weights()),
+                                      model::block_gradients(gradients()),
+                                      memory_.output(number_, op.index - 1, op.micro),
+                                      saved(op),
+                                      weight_inputs(op),
+                                      block_scratch(op, model::Pass::backward_weight)};
+  }
+  BoundOp exchange(const Op& op) const {
+    const model::LocalShape of = shape();
+    bound::Exchange exchange;
+    for (const Message& message : op.messages) {
+      const Ref values = message.backward ? memory_.gradient(number_, message.element, message.micro)
+                                          : memory_.output(number_, message.element, message.micro);
+      // Of a generation as many as are fed; all are sent.
+      const int64_t count = of.tokens().count * config_.width;
+      if (message.sends) {
+        exchange.sends.push_back({message.stage, values, count});
+        if (!message.backward) exchange.forward_sends.push_back(exchange.sends.back());
+      } else {
+        exchange.receives.push_back({message.stage, values, count});
+        if (!message.backward) exchange.forward_receives.push_back(exchange.receives.back());
+      }
+    }
+    return exchange;
   }
   BoundOp loss(const Op& op) const {
     const bool trains = op.kind == OpKind::loss;
@@ -184,7 +231,7 @@ class Binder {
                        model::head_weights(config_, weights()),
                        trains ? model::head_gradients(config_, gradients()) : model::HeadGradients{},
                        memory_.output(number_, op.index - 1, op.micro),
-                       trains ? stream_gradient(op.micro) : Ref(),
+                       trains ? memory_.gradient(number_, op.index - 1, op.micro) : Ref(),
                        memory_.losses(number_, op.micro),
                        model::carve_loss_scratch(carver, shape(), trains)};
   }

@@ -5,6 +5,7 @@
 #include <variant>
 #include <vector>
 
+#include "ridgeline/comm/communicator.h"
 #include "ridgeline/model/transformer.h"
 #include "ridgeline/parallel/dataflow.h"
 #include "ridgeline/parallel/rank_memory.h"
@@ -45,6 +46,9 @@ struct Accumulate {
   int segment;
   bool first;  // of the step: copied instead of added
   ConstRef sum;
+};
+struct Tie {
+  int segment;
 };
 struct Measure {
   int segment;
@@ -105,6 +109,36 @@ struct BlockBackward {
   Ref gradient;  // of the output; the input's when it is done
   model::BlockScratch scratch;
 };
+struct BlockBackwardInput {
+  model::LocalShape shape;
+  model::Batch batch;
+  int layer;
+  model::BlockWeights weights;
+  ConstRef input;
+  model::BlockSaved saved;
+  ConstRef output_gradient;
+  Ref input_gradient;
+  model::BlockWeightInputs left;
+  model::BlockScratch scratch;
+};
+struct BlockBackwardWeight {
+  model::LocalShape shape;
+  model::Batch batch;
+  int layer;
+  model::BlockWeights weights;
+  model::BlockGradients gradients;
+  ConstRef input;
+  model::BlockSaved saved;
+  model::BlockWeightInputs left;
+  model::BlockScratch scratch;
+};
+struct Exchange {
+  std::vector<comm::Send> sends;
+  std::vector<comm::Receive> receives;
+  std::vector<comm::Send> forward_sends;  // of outputs alone
+  std::vector<comm::Receive> forward_receives;
+};
+struct Settle {};
 struct Loss {
   model::LocalShape shape;
   model::Batch batch;
@@ -120,9 +154,10 @@ struct Loss {
 }  // namespace bound
 
 using BoundOp = std::variant<bound::Count, bound::Agree, bound::Gather, bound::Clear, bound::Join, bound::Pack,
-                             bound::Reduce, bound::Replicate, bound::Accumulate, bound::Measure, bound::Update,
-                             bound::EmbeddingForward, bound::EmbeddingBackward, bound::BlockForward, bound::BlockCached,
-                             bound::BlockBackward, bound::Loss, bound::Predict>;
+                             bound::Reduce, bound::Replicate, bound::Accumulate, bound::Tie, bound::Measure,
+                             bound::Update, bound::EmbeddingForward, bound::EmbeddingBackward, bound::BlockForward,
+                             bound::BlockCached, bound::BlockBackward, bound::BlockBackwardInput,
+                             bound::BlockBackwardWeight, bound::Exchange, bound::Settle, bound::Loss, bound::Predict>;
 
 // All operations of program number `program`, in order.
 std::vector<BoundOp> bind(const RunShape& run, const std::vector<model::Segment>& segments,

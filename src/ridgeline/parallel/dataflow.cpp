@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <set>
 #include <string_view>
 
 #include "ridgeline/base/error.h"
@@ -36,6 +37,7 @@ constexpr std::array kValues = {
     ValueTraits{ValueKind::shard_sum, "gradient summed over the shards", Subject::segment_of_micro, true, false},
     ValueTraits{ValueKind::sum, "gradient summed over all ranks", Subject::segment_of_micro, true, false},
     ValueTraits{ValueKind::step_gradient, "gradient of the step", Subject::segment, true, false},
+    ValueTraits{ValueKind::tied_gradient, "gradient of both ends", Subject::segment, true, false},
     ValueTraits{ValueKind::squares, "squares of the gradient", Subject::segment, true, false},
     ValueTraits{ValueKind::losses, "losses", Subject::micro, true, false},
     ValueTraits{ValueKind::cache, "kept keys and values", Subject::element, true, false},
@@ -56,7 +58,11 @@ class Collector {
  public:
   Collector(const model::ElementSegments& elements, const Sharding& sharding, const Program& program,
             std::vector<Use>& uses)
-      : elements_(elements), sharding_(sharding), program_(program), uses_(uses) {}
+      : elements_(elements), sharding_(sharding), program_(program), uses_(uses) {
+    for (const Op& op : program.ops) {
+      if (op.kind == OpKind::tie) tied_.insert(op.index);
+    }
+  }
 
   void collect(int position) {
     const Op& op = program_.ops[static_cast<size_t>(position)];
@@ -107,7 +113,9 @@ class Collector {
         return;
       case OpKind::backward_weight:
         add_gradients(op);
-        return read(ValueKind::weight_inputs, op.index, op.micro);
+        read(ValueKind::weight_inputs, op.index, op.micro);
+        read(ValueKind::saved, op.index, op.micro);
+        return read_computation(position);
       case OpKind::join:
         write(ValueKind::joined_gradient, op.index, window);
         return read(ValueKind::gradient, op.index, window);
@@ -123,6 +131,9 @@ class Collector {
       case OpKind::accumulate:
         use(window == 0 ? Access::write : Access::add, ValueKind::step_gradient, op.index, 0);
         return read(ValueKind::sum, op.index, window);
+      case OpKind::tie:
+        write(ValueKind::tied_gradient, op.index);
+        return read_summed_gradient(op.index);
       case OpKind::measure:
         write(ValueKind::squares, op.index);
         return read_step_gradient(op.index);
@@ -133,6 +144,7 @@ class Collector {
         read(ValueKind::state, op.index);
         read_step_gradient(op.index);
         return read(ValueKind::step_scalars);
+      case OpKind::settle:
       case OpKind::exchange:
         for (const Message& message : op.messages) {
           const ValueKind kind = message.backward ? ValueKind::output_gradient : ValueKind::activation;
@@ -173,12 +185,16 @@ class Collector {
       use(Access::add, ValueKind::gradient, segment, sharding_.window(op.micro));
   }
   void read_step_gradient(int segment) {
+    if (tied_.contains(segment)) return read(ValueKind::tied_gradient, segment);
+    read_summed_gradient(segment);
+  }
+  void read_summed_gradient(int segment) {
     if (sharding_.accumulates()) return read(ValueKind::step_gradient, segment);
     read(ValueKind::sum, segment, 0);
   }
   void agree() {
     write(ValueKind::step_scalars);
-    if (program_.last_element == elements_.last()) {
+    if (program_.computes(elements_.last())) {
       for (int micro = 0; micro < program_.micro_batches; ++micro) read(ValueKind::losses, 0, micro);
     }
     if (!program_.trains()) return;
@@ -189,6 +205,7 @@ class Collector {
   const Sharding& sharding_;
   const Program& program_;
   std::vector<Use>& uses_;
+  std::set<int> tied_;  // segments
 };
 
 }  // namespace
@@ -236,9 +253,9 @@ std::vector<int> segments_read(const model::ElementSegments& elements, const Op&
       return elements.of(op.index);
     case OpKind::backward:
     case OpKind::backward_input:
+    case OpKind::backward_weight:  // makes norm outputs again that were not kept
       // The embedding's gradient depends on tokens alone.
       return op.index < 0 ? std::vector<int>{} : elements.of(op.index);
-    case OpKind::backward_weight:
     case OpKind::count:
     case OpKind::gather:
     case OpKind::clear:
@@ -247,9 +264,11 @@ std::vector<int> segments_read(const model::ElementSegments& elements, const Op&
     case OpKind::reduce:
     case OpKind::replicate:
     case OpKind::accumulate:
+    case OpKind::tie:
     case OpKind::measure:
     case OpKind::agree:
     case OpKind::update:
+    case OpKind::settle:
     case OpKind::exchange:
       return {};
   }
@@ -281,8 +300,9 @@ Dataflow::Dataflow(const model::TransformerConfig& config, const Sharding& shard
     wanted_.push_back({ValueKind::step_scalars});
     return;
   }
-  wanted_.push_back({ValueKind::logits});
+  if (program.computes(elements.last())) wanted_.push_back({ValueKind::logits});
   for (int layer = 0; layer < elements.last(); ++layer) {
+    if (!program.computes(layer)) continue;
     given_.push_back({ValueKind::cache, layer});
     wanted_.push_back({ValueKind::updated_cache, layer});
   }

@@ -31,6 +31,7 @@ enum class ValueKind {
   shard_sum,        // [segment][window] summed over the shards, where replicas are still to be summed
   sum,              // [segment][window] summed over all ranks
   step_gradient,    // [segment] this rank's part of the sum of all windows, where that is kept apart
+  tied_gradient,    // [segment] the same of the first and the last stage, where both hold the segment
   squares,          // [segment] of its part
   losses,           // [0][micro] per token
   cache,            // [element] keys and values of the tokens that were fed before: given

@@ -29,6 +29,10 @@ class Search {
     const std::vector<model::Segment>& segments = executor_.segments();
     for (size_t i = 0; i < segments.size(); ++i) {
       const int u = static_cast<int>(reverse ? segments.size() - 1 - i : i);
+      if (!segments[static_cast<size_t>(u)].here) {
+        place_ += std::ssize(segments[static_cast<size_t>(u)].tensors);
+        continue;
+      }
       const ElementRange own = executor_.part(u);
       for (const model::Tensor& tensor : segments[static_cast<size_t>(u)].tensors) {
         const int64_t first = std::clamp(tensor.offset, own.first, own.last);
@@ -101,7 +105,8 @@ std::string first_non_finite(Executor& executor, int program, const StepInput& i
 
 std::vector<float> logits(Executor& executor, int program, int micro) {
   const bound::Loss* const loss = executor.loss(program, micro);
-  RL_REQUIRE(loss != nullptr && !loss->trains, "program {} does not evaluate micro-batch {}", program, micro);
+  if (loss == nullptr) return {};
+  RL_REQUIRE(!loss->trains, "program {} does not evaluate micro-batch {}", program, micro);
   model::BatchShape batch = loss->shape.batch;
   batch.head_chunk = batch.tokens();
   const model::LocalShape shape = loss->shape.with(batch);

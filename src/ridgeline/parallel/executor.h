@@ -64,8 +64,6 @@ class Executor {
   // What this rank keeps of a segment's sharded state, and the piece of that which it reads and writes for all ranks.
   ElementRange part(int segment) const { return memory_.segment(segment).part; }
   ElementRange piece(int segment) const { return memory_.segment(segment).piece; }
-  // Whether it writes what several slices hold.
-  bool first_copy(int segment) const { return memory_.segment(segment).first_copy; }
   // State of a segment is its master, gradient, moment1, moment2; see RankState.
   DType state_dtype(BufferKind kind) const { return state_.dtype(kind); }
   void visit(BufferKind kind, int segment, ElementRange range, const StateVisitor& visitor) const;

@@ -6,6 +6,7 @@
 #include <iterator>
 #include <limits>
 #include <map>
+#include <set>
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/parallel/offload.h"
@@ -48,6 +49,7 @@ class Builder {
                           .bytes = offload_.window_bytes});
     }
     for (size_t i = 0; i < segments_.size(); ++i) {
+      if (!segments_[i].here) continue;
       const int segment = static_cast<int>(i);
       const Extent extent = extent_of(segments_[i], sharding);
       const auto add = [&](BufferKind kind, std::string_view what, Category category, bool communicated, bool cut,
@@ -81,6 +83,7 @@ class Builder {
     const model::Slice slice = model::slice_of(run_.config, run_.place().tensor_rank(), sharding.slices());
     const int64_t cache = run_.cached * 2 * slice.kv_heads.count * run_.config.head_width();
     for (int layer = 0; layer < (run_.cached > 0 ? layers_ : 0); ++layer) {
+      if (!computes(layer)) continue;
       buffers_.push_back({.kind = BufferKind::cache,
                           .index = layer,
                           .name = fmt::format("keys and values of block {}", layer),
@@ -107,9 +110,14 @@ class Builder {
     // Tokens are written before the program starts; losses are read after it ends.
     add(BufferKind::batch, 0, 0, 0, last_op, "tokens, labels, positions, samples", Category::data,
         program.micro_batches * round_up(shape.tokens() * 16 + shape.batch * 4, kAlignment));
-    if (program.generates()) {
+    exchanged_.clear();
+    for (const Op& op : program.ops) {
+      if (op.kind != OpKind::exchange) continue;
+      for (const Message& message : op.messages) exchanged_.insert({message.backward, message.element});
+    }
+    if (program.generates()) {  // of the last stage; it tells the others
       add(BufferKind::logits, 0, 0, 0, last_op, "logits", Category::activations, run_.config.vocab * 4);
-    } else {
+    } else if (program.computes(layers_)) {
       add(BufferKind::losses, 0, 0, 0, last_op, "losses per token", Category::activations,
           program.micro_batches * round_up(shape.tokens() * 4, kAlignment));
     }
@@ -145,7 +153,7 @@ class Builder {
 
   // The buffer of a value lives from its first use to its last.
   void touch(const Value& value, int at, StreamId stream) {
-    const std::optional<BufferId> place = buffer_of(value, run_.sharding);
+    const std::optional<BufferId> place = buffer_of(value, run_.sharding, *program_);
     if (!place) return;
     const auto [found, is_new] =
         open_.try_emplace({static_cast<int>(place->kind), place->index, place->micro, 0}, buffers_.size());
@@ -170,13 +178,19 @@ class Builder {
     const int64_t hidden = local.tokens().count * run_.config.width * size_of(local.batch.dtype);
     switch (kind) {
       case BufferKind::activation:
-        return add(kind, index, micro, at, at, fmt::format("output of {}", name_of_element(index)),
-                   Category::activations, hidden, index < 0 ? shared_by_slices() : Space::host);
+        return add(
+            kind, index, micro, at, at, fmt::format("output of {}", name_of_element(index)), Category::activations,
+            hidden,
+            exchanged_.contains({false, index}) ? Space::peer_visible : (index < 0 ? shared_by_slices() : Space::host));
       case BufferKind::saved:
         return add(kind, index, micro, at, at, fmt::format("saved for backward of block {}", index),
                    Category::activations, blocks_[static_cast<size_t>(index)].saved);
       case BufferKind::stream_gradient:
-        return add(kind, index, micro, at, at, "gradient of the residual stream", Category::activations, hidden);
+        return add(kind, index, micro, at, at, "gradient of the residual stream", Category::activations, hidden,
+                   exchanges_gradient(index) ? Space::peer_visible : Space::host);
+      case BufferKind::weight_inputs:
+        return add(kind, index, micro, at, at, fmt::format("left for the weight part of block {}", index),
+                   Category::activations, blocks_[static_cast<size_t>(index)].weight_inputs, shared_by_slices());
       case BufferKind::gathered:
         return add_of_segment("gathered weights of {}", run_.sharding.weights, Space::peer_visible);
       case BufferKind::segment_gradient:
@@ -189,6 +203,16 @@ class Builder {
     }
   }
 
+  // Whether the stage computes a block.
+  bool computes(int layer) const {
+    const std::vector<Elements> chunks = run_.sharding.pipeline.of_stage(run_.config, run_.place().stage());
+    return std::any_of(chunks.begin(), chunks.end(), [&](const Elements& these) { return these.contains(layer); });
+  }
+  bool exchanges_gradient(int home) const {
+    return std::any_of(exchanged_.begin(), exchanged_.end(), [&](const std::pair<bool, int>& message) {
+      return message.first && program_->gradient_home(message.second) == home;
+    });
+  }
   // Where something lies that slices sum.
   Space shared_by_slices() const { return run_.sharding.slices() > 1 ? Space::peer_visible : Space::host; }
 
@@ -198,17 +222,25 @@ class Builder {
     if (program_->generates()) {  // all alike
       const int64_t scratch = carved(
           [&](model::Carver& carver) { model::carve_cached_scratch(carver, run_.local(*program_), run_.cached); });
-      blocks_.assign(static_cast<size_t>(layers_), {0, scratch, 0});
+      blocks_.assign(static_cast<size_t>(layers_), {.forward_scratch = scratch});
       return;
     }
+    blocks_.resize(static_cast<size_t>(layers_));
     for (int layer = 0; layer < layers_; ++layer) {
+      if (!program_->computes(layer)) continue;
       const model::LocalShape shape =
           run_.local(*program_, program_->trains() ? run_.recompute_of(layer) : model::Recompute::none);
       const auto scratch = [&](model::Pass pass) {
         return carved([&](model::Carver& carver) { model::carve_block_scratch(carver, shape, pass); });
       };
-      blocks_.push_back({carved([&](model::Carver& carver) { model::carve_block_saved(carver, shape); }),
-                         scratch(model::Pass::forward), scratch(model::Pass::backward)});
+      BlockBytes& block = blocks_[static_cast<size_t>(layer)];
+      block = {.saved = carved([&](model::Carver& carver) { model::carve_block_saved(carver, shape); }),
+               .forward_scratch = scratch(model::Pass::forward),
+               .backward_scratch = scratch(model::Pass::backward)};
+      if (!program_->in_parts[static_cast<size_t>(layer + 1)]) continue;
+      block.weight_inputs = carved([&](model::Carver& carver) { model::carve_block_weight_inputs(carver, shape); });
+      block.input_scratch = scratch(model::Pass::backward_input);
+      block.weight_scratch = scratch(model::Pass::backward_weight);
     }
   }
 
@@ -232,6 +264,10 @@ class Builder {
             [&](model::Carver& carver) { model::carve_loss_scratch(carver, shape, op.kind == OpKind::loss); });
       case OpKind::backward:
         return block ? blocks_[static_cast<size_t>(op.index)].backward_scratch : of_embedding(true);
+      case OpKind::backward_input:
+        return blocks_[static_cast<size_t>(op.index)].input_scratch;
+      case OpKind::backward_weight:
+        return blocks_[static_cast<size_t>(op.index)].weight_scratch;
       default:
         RL_REQUIRE(traits_of(op.kind).subject != Subject::element, "the scratch of '{}' is not known", op.name());
         return 0;
@@ -248,9 +284,11 @@ class Builder {
   static constexpr size_t kEmpty = std::numeric_limits<size_t>::max();  // of no bytes: a block that keeps nothing
   std::unordered_map<Key, size_t, KeyHash> open_;                       // in buffers_, of kind, index, micro
   struct BlockBytes {
-    int64_t saved, forward_scratch, backward_scratch;
+    int64_t saved = 0, forward_scratch = 0, backward_scratch = 0;
+    int64_t weight_inputs = 0, input_scratch = 0, weight_scratch = 0;  // where its backward has two parts
   };
   std::vector<BlockBytes> blocks_;
+  std::set<std::pair<bool, int>> exchanged_;  // backward, element
   std::vector<Buffer> buffers_;
 };
 
@@ -287,6 +325,23 @@ int64_t place_transient(std::vector<Buffer*>& buffers, size_t operations, int64_
 }
 
 }  // namespace
+
+std::vector<model::Segment> RunShape::segments() const {
+  const comm::Placement where = place();
+  std::vector<model::Segment> segments = model::declare(config, sharding.partition(), where.tensor_rank());
+  const model::ElementSegments elements(config, sharding.partition());
+  const int last = sharding.pipeline.stages() - 1;
+  for (model::Segment& segment : segments) {
+    segment.here = false;
+    segment.counts = where.tensor_rank() % segment.copies == 0;
+  }
+  for (const Elements& chunk : sharding.pipeline.of_stage(config, where.stage())) {
+    for (const int segment : elements.of(chunk.first, chunk.last)) segments[static_cast<size_t>(segment)].here = true;
+  }
+  if (!sharding.ties_stages(config) || where.stage() != last) return segments;
+  for (const int segment : elements.of(-1)) segments[static_cast<size_t>(segment)].counts = false;
+  return segments;
+}
 
 Extent extent_of(const model::Segment& segment, const Sharding& sharding) {
   const int64_t whole = segment.padded(sharding.ranks());
@@ -394,7 +449,7 @@ Inventory make_inventory(const RunShape& run, const std::vector<model::Segment>&
   return inventory;
 }
 
-std::optional<BufferId> buffer_of(const Value& value, const Sharding& sharding) {
+std::optional<BufferId> buffer_of(const Value& value, const Sharding& sharding, const Program& program) {
   const int index = value.index, micro = value.micro;
   const bool gradient = sharding.separate_gradient(), wire = sharding.separate_wire();
   const auto where = [&](bool there, BufferKind buffer) {
@@ -405,8 +460,10 @@ std::optional<BufferId> buffer_of(const Value& value, const Sharding& sharding) 
       return BufferId{BufferKind::activation, index, micro};
     case ValueKind::saved:
       return BufferId{BufferKind::saved, index, micro};
-    case ValueKind::output_gradient:  // one after the other in one place
-      return BufferId{BufferKind::stream_gradient, 0, micro};
+    case ValueKind::output_gradient:
+      return BufferId{BufferKind::stream_gradient, program.gradient_home(index), micro};
+    case ValueKind::weight_inputs:
+      return BufferId{BufferKind::weight_inputs, index, micro};
     case ValueKind::weights:
       return where(micro != kResident && sharding.cuts(Shard::parameters), BufferKind::gathered);
     case ValueKind::gradient:
@@ -417,14 +474,12 @@ std::optional<BufferId> buffer_of(const Value& value, const Sharding& sharding) 
     case ValueKind::shard_sum:
     case ValueKind::sum:  // in place of what has travelled
       return sharding.packs() ? where(wire, BufferKind::wire_gradient) : where(gradient, BufferKind::segment_gradient);
-    case ValueKind::weight_inputs:
-      RL_REQUIRE(false, "a backward in two parts has no memory yet: {}", value.name());
-      return std::nullopt;
     case ValueKind::tokens:
     case ValueKind::token_count:
     case ValueKind::state:
     case ValueKind::updated_state:
     case ValueKind::step_gradient:
+    case ValueKind::tied_gradient:
     case ValueKind::squares:
     case ValueKind::losses:
     case ValueKind::cache:

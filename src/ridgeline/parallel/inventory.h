@@ -42,7 +42,8 @@ enum class BufferKind {
   wire_gradient,     // [segment][window] in the dtype of the wire
   activation,        // [element][micro] output of the embedding or a block
   saved,             // [layer][micro] what a block's backward needs
-  stream_gradient,   // [micro] gradient of the residual stream
+  stream_gradient,   // [Program::gradient_home][micro] gradient of the residual stream
+  weight_inputs,     // [layer][micro] what the input part of a block's backward leaves for the weight part
   scratch,           // [operation] of one operation
   losses,            // f32 per token, of all micro-batches one after the other
   rotary_table,      // cosines and sines of rotary positions
@@ -57,7 +58,7 @@ struct BufferId {
   BufferKind kind;
   int index = 0, micro = 0;
 };
-std::optional<BufferId> buffer_of(const Value& value, const Sharding& sharding);
+std::optional<BufferId> buffer_of(const Value& value, const Sharding& sharding, const Program& program);
 
 // No operation of any stream.
 constexpr std::array<int, kStreams> kNowhere = {-1, -1, -1, -1, -1};
@@ -97,6 +98,14 @@ struct RunShape {
     return layer % recompute_every == 0 ? recompute : model::Recompute::none;
   }
 
+  // Of each block, whether its backward has no parts: it runs the forward again.
+  std::vector<bool> recomputed() const {
+    std::vector<bool> all;
+    for (int layer = 0; layer < static_cast<int>(config.layers); ++layer)
+      all.push_back(recompute_of(layer) == model::Recompute::full);
+    return all;
+  }
+
   bool mixed() const { return sharding.mixed(); }
   // That tokens may have.
   int64_t positions() const { return std::max({batch.sequence, evaluation_batch.sequence, cached}); }
@@ -108,10 +117,8 @@ struct RunShape {
         config, program.trains() ? batch : evaluation_batch, what,
         model::slice_of(config, place().tensor_rank(), sharding.slices(), sharding.sequence && !program.generates())};
   }
-  // The segments of its slice.
-  std::vector<model::Segment> segments() const {
-    return model::declare(config, sharding.partition(), place().tensor_rank());
-  }
+  // All segments as this rank has them: its slice of those of its stage (Segment::here).
+  std::vector<model::Segment> segments() const;
   // The same run on another rank.
   RunShape on_rank(int other) const {
     RunShape shape = *this;

@@ -25,6 +25,7 @@ Offload offload_of(const RunShape& run, const std::vector<model::Segment>& segme
   for (const Offload::State& state : offload.states) offload.element_bytes += size_of(state.dtype);
   int64_t largest = 0, all = 0;
   for (const model::Segment& segment : segments) {
+    if (!segment.here) continue;
     const int64_t part = extent_of(segment, sharding).part;
     largest = std::max(largest, part);
     all += part;
@@ -38,7 +39,7 @@ Offload offload_of(const RunShape& run, const std::vector<model::Segment>& segme
   }
   int64_t chunks = 0;
   for (const model::Segment& segment : segments)
-    chunks += (extent_of(segment, sharding).part + offload.chunk - 1) / offload.chunk;
+    chunks += segment.here ? (extent_of(segment, sharding).part + offload.chunk - 1) / offload.chunk : 0;
   offload.window_bytes = std::max(std::min(kSlots, chunks) * offload.slot_bytes,
                                   sharding.replicas() * model::kShardBlock * size_of(DType::f32));
   return offload;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <deque>
 #include <map>
 #include <set>
 
@@ -37,9 +38,11 @@ constexpr std::array kOps = {
              Phase::reduce},
     OpTraits{OpKind::accumulate, "accumulate", Subject::segment_of_micro, StreamId::compute, Group::none,
              Phase::reduce},
+    OpTraits{OpKind::tie, "tie gradient of", Subject::segment, StreamId::compute, Group::ends, Phase::reduce},
     OpTraits{OpKind::measure, "measure", Subject::segment, StreamId::compute, Group::none, Phase::reduce},
     OpTraits{OpKind::agree, "agree", Subject::step, StreamId::reduce, Group::world, Phase::reduce},
     OpTraits{OpKind::update, "update", Subject::segment, StreamId::compute, Group::none, Phase::update},
+    OpTraits{OpKind::settle, "settle", Subject::messages, StreamId::compute, Group::none, Phase::exchange},
     OpTraits{OpKind::exchange, "exchange", Subject::messages, StreamId::exchange, Group::stages, Phase::exchange},
 };
 static_assert(kOps.size() == kOpKinds);
@@ -75,19 +78,25 @@ std::vector<Residence> residences(const model::ElementSegments& elements, const 
 
 class Lowering {
  public:
-  Lowering(const model::TransformerConfig& config, const Sharding& sharding, std::vector<Op> computations)
+  // `computations`: what the stage computes, and its exchanges.
+  Lowering(const model::TransformerConfig& config, const Sharding& sharding, int stage, std::vector<Op> computations)
       : elements_(config, sharding.partition()),
+        ties_stages_(sharding.ties_stages(config)),
         sharding_(sharding),
         computations_(std::move(computations)),
         residences_(residences(elements_, computations_, sharding)) {
-    program_.last_element = elements_.last();
-    for (const Op& op : computations_) program_.micro_batches = std::max(program_.micro_batches, op.micro + 1);
+    program_.chunks = sharding.pipeline.of_stage(config, stage);
+    program_.in_parts.resize(static_cast<size_t>(elements_.last()) + 2);
+    for (const Op& op : computations_) {
+      program_.micro_batches = std::max(program_.micro_batches, op.micro + 1);
+      if (op.kind == OpKind::backward_input) program_.in_parts[static_cast<size_t>(op.index + 1)] = true;
+    }
   }
 
   Program step() {
     program_.name = "step";
     for (const Op& op : computations_) {
-      if (op.micro != 0) continue;
+      if (op.micro != 0 || op.kind == OpKind::exchange) continue;
       for (const int segment : segments_added_to(elements_, op)) ++contributions_[segment];
     }
     const int counted = emit(OpKind::count, 0, 0);
@@ -99,9 +108,14 @@ class Lowering {
       progress(sharding_.prefetch);
     }
     while (!pending_.empty()) progress(-1);
+    settle(-1);
+    for (auto& [segment, position] : reduced_) {
+      if (!tied(segment)) continue;
+      emit(OpKind::tie, segment, 0, sharding_.accumulates() ? std::vector<int>{} : std::vector<int>{position});
+    }
     for (const auto& [segment, position] : reduced_) {
-      measured_ =
-          sharding_.accumulates() ? emit(OpKind::measure, segment, 0) : emit(OpKind::measure, segment, 0, {position});
+      const bool waited = sharding_.accumulates() || tied(segment);
+      measured_ = waited ? emit(OpKind::measure, segment, 0) : emit(OpKind::measure, segment, 0, {position});
     }
     const int agreed = emit(OpKind::agree, 0, 0, {measured_});
     for (const auto& [segment, unused] : contributions_) emit(OpKind::update, segment, 0, {agreed});
@@ -110,13 +124,13 @@ class Lowering {
 
   Program generation() {
     program_.name = "generate";
-    for (now_ = 0; now_ < static_cast<int>(computations_.size()); ++now_) compute({});
+    forward();
     return std::move(program_);
   }
 
   Program evaluation() {
     program_.name = "evaluate";
-    for (now_ = 0; now_ < static_cast<int>(computations_.size()); ++now_) compute({});
+    forward();
     emit(OpKind::agree, 0, 0, {last_compute_});
     return std::move(program_);
   }
@@ -127,15 +141,59 @@ class Lowering {
     bool summed;  // over the replicas too, or there are none
   };
 
-  int emit(OpKind kind, int index, int micro, std::vector<int> after = {}) {
+  // What was sent, by the position of its exchange, and when that began.
+  struct Sent {
+    int position, begun;
+    std::vector<Message> messages;
+  };
+
+  void forward() {
+    for (now_ = 0; now_ < static_cast<int>(computations_.size()); ++now_) {
+      compute({});
+      settle(sharding_.prefetch);
+    }
+    settle(-1);
+  }
+
+  int emit(OpKind kind, int index, int micro, std::vector<int> after = {}, std::vector<Message> messages = {}) {
     const int position = static_cast<int>(program_.ops.size());
-    program_.ops.push_back({kind, index, micro, std::move(after)});
+    program_.ops.push_back({kind, index, micro, std::move(after), std::move(messages)});
     if (traits_of(kind).stream == StreamId::compute) last_compute_ = position;
     return position;
   }
   // A transfer that starts now may use memory that computation has just left.
-  int transfer(OpKind kind, int index, int micro) {
-    return emit(kind, index, micro, last_compute_ < 0 ? std::vector<int>{} : std::vector<int>{last_compute_});
+  int transfer(OpKind kind, int index, int micro, std::vector<Message> messages = {}) {
+    return emit(kind, index, micro, last_compute_ < 0 ? std::vector<int>{} : std::vector<int>{last_compute_},
+                std::move(messages));
+  }
+
+  void exchange(const std::vector<Message>& messages) {
+    const int position = transfer(OpKind::exchange, 0, 0, messages);
+    Sent sent{position, now_, {}};
+    for (const Message& message : messages) {
+      if (message.sends)
+        sent.messages.push_back(message);
+      else
+        received_[{message.backward, message.element, message.micro}] = position;
+    }
+    if (!sent.messages.empty()) sent_.push_back(std::move(sent));
+  }
+  // Waits for what was sent at least `age` computations ago.
+  void settle(int age) {
+    for (; !sent_.empty() && now_ - sent_.front().begun >= age; sent_.pop_front())
+      emit(OpKind::settle, 0, 0, {sent_.front().position}, std::move(sent_.front().messages));
+  }
+  // The operation waits for what came from another stage, if that is what it works on.
+  void wait_for_message(const Op& op, std::vector<int>& after) const {
+    const bool backward = op.kind == OpKind::backward || op.kind == OpKind::backward_input;
+    const auto found = received_.find({backward, backward ? op.index : op.index - 1, op.micro});
+    if (found != received_.end()) after.push_back(found->second);
+  }
+
+  bool tied(int segment) const { return ties_stages_ && reads(-1, segment) && reads(elements_.last(), segment); }
+  bool reads(int element, int segment) const {
+    const std::vector<int>& all = elements_.of(element);
+    return std::find(all.begin(), all.end(), segment) != all.end();
   }
 
   // Emits computation `now_` behind the gathers that start here.
@@ -145,10 +203,12 @@ class Lowering {
       const Residence& residence = residences_[next_residence_];
       gathered_[residence.segment] = transfer(OpKind::gather, residence.segment, residence.instance);
     }
+    if (op.kind == OpKind::exchange) return exchange(op.messages);
     for (const int segment : segments_read(elements_, op)) {
       const auto found = gathered_.find(segment);
       if (found != gathered_.end()) after.push_back(found->second);
     }
+    wait_for_message(op, after);
     emit(op.kind, op.index, op.micro, std::move(after));
   }
 
@@ -172,6 +232,7 @@ class Lowering {
 
   // Goes on with the reductions that started at least `age` computations ago, oldest first.
   void progress(int age) {
+    settle(age);
     std::vector<Pending> rest;
     for (Pending pending : pending_) {
       if (now_ - pending.begun < age) {
@@ -190,6 +251,7 @@ class Lowering {
   }
 
   const model::ElementSegments elements_;
+  const bool ties_stages_;
   const Sharding& sharding_;
   const std::vector<Op> computations_;
   const std::vector<Residence> residences_;
@@ -199,12 +261,88 @@ class Lowering {
   std::map<int, int> gathered_;              // segment -> position of its latest gather
   std::map<int, int> contributions_, seen_;  // per segment: in a micro-batch, and of the present one so far
   std::vector<Pending> pending_;
-  std::vector<std::pair<int, int>> reduced_;  // segment, position of its last reduction
+  std::deque<Sent> sent_;
+  std::map<std::array<int, 3>, int> received_;  // backward, element, micro-batch -> position of the exchange
+  std::vector<std::pair<int, int>> reduced_;    // segment, position of its last reduction
 };
 
-void add_forward(std::vector<Op>& list, const model::TransformerConfig& config, int micro) {
-  for (int element = -1; element < static_cast<int>(config.layers); ++element)
-    list.push_back({OpKind::forward, element, micro, {}});
+// What a stage's schedule computes and exchanges; the loss as `loss`.
+class Computations {
+ public:
+  Computations(const model::TransformerConfig& config, const Pipeline& pipeline, OpKind loss,
+               const std::vector<bool>& recomputed = {})
+      : config_(config), pipeline_(pipeline), loss_(loss), recomputed_(recomputed) {}
+
+  std::vector<Op> of(const std::vector<ScheduleEntry>& schedule) {
+    for (const ScheduleEntry& entry : schedule) add(entry);
+    return std::move(list_);
+  }
+
+ private:
+  void add(const ScheduleEntry& entry) {
+    const int layers = static_cast<int>(config_.layers);
+    const Elements elements = pipeline_.elements(config_, entry.chunk);
+    const int last = std::min(elements.last, layers - 1);
+    switch (entry.work) {
+      case Work::forward:
+        for (int element = elements.first; element <= last; ++element) add(OpKind::forward, element, entry.micro);
+        return;
+      case Work::loss:
+        return add(loss_, layers, entry.micro);
+      case Work::backward:
+        for (int element = last; element >= elements.first; --element) add(OpKind::backward, element, entry.micro);
+        return;
+      case Work::backward_input:
+        for (int element = last; element >= std::max(elements.first, 0); --element)
+          add(has_parts(element) ? OpKind::backward_input : OpKind::backward, element, entry.micro);
+        return;
+      case Work::backward_weight:  // the embedding's backward is nothing else
+        for (int element = last; element >= elements.first; --element) {
+          if (element < 0)
+            add(OpKind::backward, element, entry.micro);
+          else if (has_parts(element))
+            add(OpKind::backward_weight, element, entry.micro);
+        }
+        return;
+      case Work::exchange: {
+        Op& op = list_.emplace_back(Op{OpKind::exchange, 0, entry.micro, {}});
+        for (const Transfer& transfer : entry.transfers)
+          op.messages.push_back({transfer.stage, transfer.sends, transfer.backward,
+                                 pipeline_.elements(config_, transfer.chunk).last, transfer.micro});
+        return;
+      }
+    }
+    RL_NO_CASE(entry.work);
+  }
+  void add(OpKind kind, int element, int micro) { list_.push_back({kind, element, micro, {}}); }
+  bool has_parts(int element) const { return recomputed_.empty() || !recomputed_[static_cast<size_t>(element)]; }
+
+  const model::TransformerConfig& config_;
+  const Pipeline& pipeline_;
+  const OpKind loss_;
+  const std::vector<bool>& recomputed_;
+  std::vector<Op> list_;
+};
+
+// One micro-batch after the other through the virtual stages; every stage's list is a part of one order, in which
+// what is sent comes right behind what computes it.
+std::vector<ScheduleEntry> forward_schedule(const Pipeline& pipeline, int stage, int micro_batches) {
+  std::vector<ScheduleEntry> list;
+  const int stages = pipeline.stages(), all = pipeline.virtual_stages();
+  const auto message = [&](int chunk, int micro, int other, bool sends) {
+    list.push_back({Work::exchange, micro, chunk, {Transfer{other, sends, false, chunk, micro}}});
+  };
+  for (int micro = 0; micro < micro_batches; ++micro) {
+    for (int chunk = stage; chunk < all; chunk += stages) {
+      if (chunk > 0) message(chunk - 1, micro, (chunk - 1) % stages, false);
+      list.push_back({Work::forward, micro, chunk});
+      if (chunk + 1 < all)
+        message(chunk, micro, (chunk + 1) % stages, true);
+      else
+        list.push_back({Work::loss, micro, chunk});
+    }
+  }
+  return list;
 }
 
 }  // namespace
@@ -239,6 +377,7 @@ comm::AxisSet axes_of(Group group, const Sharding& sharding) {
     case Group::slices:
       return {comm::Axis::tp};
     case Group::stages:
+    case Group::ends:
       return {comm::Axis::pp};
   }
   RL_REQUIRE(false, "group {}", static_cast<int>(group));
@@ -288,50 +427,51 @@ int Program::gather_of(int position, int segment) const {
   return -1;
 }
 
+bool Program::computes(int element) const {
+  return std::any_of(chunks.begin(), chunks.end(), [&](const Elements& these) { return these.contains(element); });
+}
+
+int Program::gradient_home(int element) const {
+  int last = element;
+  for (const Elements& these : chunks) {
+    // What a chunk begins with is the output of the element before it.
+    if (these.first - 1 <= element && element <= these.last) last = these.last;
+  }
+  const auto in_place = [&](int backward) {
+    const auto at = static_cast<size_t>(backward + 1);
+    return at >= in_parts.size() || !in_parts[at];
+  };
+  while (element < last && in_place(element + 1)) ++element;
+  return element;
+}
+
 std::vector<int> segments_of(const model::ElementSegments& elements, const Program& program) {
-  return elements.of(program.first_element, program.last_element);
+  std::set<int> all;
+  for (const Elements& these : program.chunks) {
+    const std::vector<int> some = elements.of(these.first, these.last);
+    all.insert(some.begin(), some.end());
+  }
+  return {all.begin(), all.end()};
 }
 
 Program lower(const model::TransformerConfig& config, const std::vector<ScheduleEntry>& schedule,
-              const Sharding& sharding) {
-  std::vector<Op> computations;
-  const int layers = static_cast<int>(config.layers);
-  for (const ScheduleEntry& entry : schedule) {
+              const Sharding& sharding, int stage, const std::vector<bool>& recomputed) {
+  for (const ScheduleEntry& entry : schedule)
     RL_REQUIRE(entry.micro < sharding.micro_batches, "micro-batch {} of {}", entry.micro, sharding.micro_batches);
-    switch (entry.work) {
-      case Work::forward:
-        add_forward(computations, config, entry.micro);
-        break;
-      case Work::loss:
-        computations.push_back({OpKind::loss, layers, entry.micro, {}});
-        break;
-      case Work::backward:
-        for (int element = layers - 1; element >= -1; --element)
-          computations.push_back({OpKind::backward, element, entry.micro, {}});
-        break;
-      case Work::backward_input:
-      case Work::backward_weight:
-      case Work::exchange:
-        RL_REQUIRE(false, "work {} in the schedule of the only stage", static_cast<int>(entry.work));
-    }
-  }
-  return Lowering(config, sharding, std::move(computations)).step();
+  Computations computations(config, sharding.pipeline, OpKind::loss, recomputed);
+  return Lowering(config, sharding, stage, computations.of(schedule)).step();
 }
 
-Program evaluation(const model::TransformerConfig& config, int micro_batches, const Sharding& sharding) {
-  std::vector<Op> computations;
-  for (int micro = 0; micro < micro_batches; ++micro) {
-    add_forward(computations, config, micro);
-    computations.push_back({OpKind::evaluate, static_cast<int>(config.layers), micro, {}});
-  }
-  return Lowering(config, sharding, std::move(computations)).evaluation();
+Program evaluation(const model::TransformerConfig& config, int micro_batches, const Sharding& sharding, int stage) {
+  Computations computations(config, sharding.pipeline, OpKind::evaluate);
+  const std::vector<ScheduleEntry> schedule = forward_schedule(sharding.pipeline, stage, micro_batches);
+  return Lowering(config, sharding, stage, computations.of(schedule)).evaluation();
 }
 
-Program generation(const model::TransformerConfig& config, const Sharding& sharding) {
-  std::vector<Op> computations;
-  add_forward(computations, config, 0);
-  computations.push_back({OpKind::predict, static_cast<int>(config.layers), 0, {}});
-  return Lowering(config, sharding, std::move(computations)).generation();
+Program generation(const model::TransformerConfig& config, const Sharding& sharding, int stage) {
+  Computations computations(config, sharding.pipeline, OpKind::predict);
+  const std::vector<ScheduleEntry> schedule = forward_schedule(sharding.pipeline, stage, 1);
+  return Lowering(config, sharding, stage, computations.of(schedule)).generation();
 }
 
 Order::Order(const Program& program) {

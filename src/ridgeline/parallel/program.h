@@ -29,9 +29,11 @@ enum class OpKind {
   reduce,           // sum it over the shards: each keeps its part
   replicate,        // sum that part over the replicas
   accumulate,       // add that part to the accumulated gradient
+  tie,              // sum the accumulated part over the first and the last stage, which both hold segment `index`
   measure,          // squares of this rank's part of segment `index`'s gradient
   agree,            // the step's scalars: norm, loss, non-finite, stop
   update,           // optimizer on this rank's part of segment `index`
+  settle,           // wait until `messages` have been sent, so that their memory is free
   exchange          // outputs and gradients with other stages: `messages`
 };
 constexpr int kOpKinds = static_cast<int>(OpKind::exchange) + 1;
@@ -42,8 +44,7 @@ enum class StreamId { compute, gather, reduce, exchange, copy };
 constexpr int kStreams = 5;
 std::string_view name_of(StreamId stream);
 
-// What the numbers of an operation, or of a value, mean. An element is a part of the computation: -1 the embedding,
-// 0 … L-1 the blocks, L the loss.
+// What the numbers of an operation, or of a value, mean. Elements: parallel/pipeline.h.
 enum class Subject { step, micro, segment, segment_of_micro, element, messages };
 std::string name_of_element(int element);  // "embedding", "block 3"
 
@@ -55,9 +56,10 @@ enum class Group {
   shards,    // with one copy, together, of what is sharded
   replicas,  // with the same part of it
   slices,    // of one model
-  stages     // of one pipeline
+  stages,    // of one pipeline
+  ends       // the first and the last of them
 };
-constexpr int kGroups = 7;
+constexpr int kGroups = 8;
 comm::AxisSet axes_of(Group group, const Sharding& sharding);
 
 // Of a step's time, in the log.
@@ -97,30 +99,37 @@ struct Program {
   std::string name;  // "step", "evaluate", "generate"
   std::vector<Op> ops;
   int micro_batches = 1;
-  int first_element = -1, last_element = 0;  // of the stage; the last of all is L
+  std::vector<Elements> chunks;  // what its stage computes, ascending
+  std::vector<bool> in_parts;    // [element + 1] whether its backward runs in two parts
 
   bool trains() const { return name == "step"; }
   bool generates() const { return name == "generate"; }
   // The gather that provides segment `segment` to the computation at `position`; -1 when it reads weights that always
   // lie there.
   int gather_of(int position, int segment) const;
+  bool computes(int element) const;
+  // The gradients of the outputs of some elements lie in one place, one after the other, since the backwards between
+  // them work in place: the last of these elements.
+  int gradient_home(int element) const;
 };
 
 // Segments of a program's stage, ascending.
 std::vector<int> segments_of(const model::ElementSegments& elements, const Program& program);
 
-// The training step of a rank of the only stage. Weights that are cut are gathered `prefetch` computations before their
-// use; backward of micro-batch m accumulates; a segment's gradient is reduced as soon as its last contribution is in,
-// and the reduction is waited for `prefetch` computations later. Every transfer starts after the computation before it,
-// so memory that was free then may be its target.
+// The training step of a rank of pipeline stage `stage`, whose schedule it is. Weights that are cut are gathered
+// `prefetch` computations before their use; backward of micro-batch m accumulates; a segment's gradient is reduced as
+// soon as its last contribution is in, and the reduction is waited for `prefetch` computations later. Every transfer
+// starts after the computation before it, so memory that was free then may be its target; what was sent is free when a
+// `settle`, likewise later, says so. `recomputed`: blocks whose backward has no parts (model::Recompute::full); empty:
+// none.
 Program lower(const model::TransformerConfig& config, const std::vector<ScheduleEntry>& schedule,
-              const Sharding& sharding);
+              const Sharding& sharding, int stage = 0, const std::vector<bool>& recomputed = {});
 
 // Forward-only: losses of `micro_batches` micro-batches.
-Program evaluation(const model::TransformerConfig& config, int micro_batches, const Sharding& sharding);
+Program evaluation(const model::TransformerConfig& config, int micro_batches, const Sharding& sharding, int stage = 0);
 
 // Forward-only, of one sequence's new tokens, behind those whose keys and values are kept: logits of what follows.
-Program generation(const model::TransformerConfig& config, const Sharding& sharding);
+Program generation(const model::TransformerConfig& config, const Sharding& sharding, int stage = 0);
 
 // Whether operation `first` has finished before `second` starts, on any machine that keeps the order of each stream and
 // the dependencies; `first` < `second`.

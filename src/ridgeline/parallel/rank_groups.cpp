@@ -16,6 +16,11 @@ RankGroups::RankGroups(comm::World& world, const RunShape& run) : ranks(world.co
     const auto first = slices.begin() + place.tensor_rank() / copies * copies;
     slices_[copies] = world.communicator(std::vector<int>(first, first + copies), "copies of a segment");
   }
+  const std::vector<int> stages = members(Group::stages);
+  if (stages.size() > 1) stages_ = world.communicator(stages, "stages, exchange");
+  const bool is_end = run.rank == stages.front() || run.rank == stages.back();
+  if (is_end && run.sharding.ties_stages(run.config))
+    ends_ = world.communicator(std::vector<int>{stages.front(), stages.back()}, "first and last stage");
   const int all = static_cast<int>(slices.size());
   if (all > 1 && !slices_.contains(all)) slices_[all] = world.communicator(slices, "slices");
 }

@@ -19,6 +19,9 @@ struct RankGroups {
   comm::Communicator* slices() const { return slices_.empty() ? nullptr : slices_.rbegin()->second.get(); }
   // Of them those that hold the same of what `copies` neighbours hold.
   comm::Communicator& copies(int copies) const { return *slices_.at(copies); }
+  // The stages of this rank's pipeline, and the first and the last of them where they hold the same; else null.
+  comm::Communicator* stages() const { return stages_.get(); }
+  comm::Communicator* ends() const { return ends_.get(); }
 
   std::unique_ptr<comm::Communicator> ranks;           // all of the run
   std::unique_ptr<comm::Communicator> gather, reduce;  // of the shard group, one per stream
@@ -26,7 +29,8 @@ struct RankGroups {
 
  private:
   std::map<int, std::unique_ptr<comm::Communicator>> slices_;  // by their number
-  std::unique_ptr<comm::Communicator> data_;                   // where these are not all ranks
+  std::unique_ptr<comm::Communicator> stages_, ends_;
+  std::unique_ptr<comm::Communicator> data_;  // where these are not all ranks
 };
 
 }  // namespace ridgeline::parallel

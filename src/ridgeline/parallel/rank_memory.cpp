@@ -65,11 +65,16 @@ void RankMemory::locate_segments(const std::vector<model::Segment>& segments) {
     SegmentMemory memory;
     memory.extent = extent_of(segments[u], sharding);
     const comm::Placement place = run_.place();
-    memory.first_copy = place.tensor_rank() % segments[u].copies == 0;
     const int64_t first = place.index(sharding.shard_axes()) * memory.extent.part;
     memory.part = {first, first + memory.extent.part};
     memory.piece.first = first + place.index(sharding.replica_axes()) * memory.extent.piece;
     memory.piece.last = memory.piece.first + memory.extent.piece;
+    memory.here = segments[u].here;
+    memory.counts = segments[u].counts;
+    if (!memory.here) {
+      segments_.push_back(memory);
+      continue;
+    }
     const Buffer* const master = inventory_.find(BufferKind::master, segment, 0, -1);
     const bool whole_master = master->bytes >= memory.extent.whole * size_of(sharding.masters);
     const Ref values(find(BufferKind::master, segment, 0, -1), sharding.masters);
@@ -92,7 +97,7 @@ void RankMemory::locate_segments(const std::vector<model::Segment>& segments) {
 Ref RankMemory::locate(int program, const Value& value) const {
   const Sharding& sharding = run_.sharding;
   const SegmentMemory& memory = segment(value.index);
-  const std::optional<BufferId> place = buffer_of(value, sharding);
+  const std::optional<BufferId> place = buffer_of(value, sharding, programs_[static_cast<size_t>(program)]);
   const auto there = [&](DType dtype) { return Ref(find(place->kind, place->index, place->micro, program), dtype); };
   switch (value.kind) {
     case ValueKind::state:
@@ -108,6 +113,7 @@ Ref RankMemory::locate(int program, const Value& value) const {
     case ValueKind::sum:
       return place ? there(sharding.wire) : memory.whole_gradient;
     case ValueKind::step_gradient:
+    case ValueKind::tied_gradient:
       return memory.gradient;
     case ValueKind::tokens:
     case ValueKind::token_count:
@@ -145,11 +151,17 @@ BatchBuffers RankMemory::batch(int program, int micro) const {
 }
 
 float* RankMemory::losses(int program, int micro) const {
+  if (inventory_.find(BufferKind::losses, 0, 0, program) == nullptr) return nullptr;
   return reinterpret_cast<float*>(find_micro(BufferKind::losses, program, micro));
 }
 
 Ref RankMemory::output(int program, int element, int micro) const {
   return {find(BufferKind::activation, element, micro, program), shape_of(program).dtype};
+}
+
+Ref RankMemory::gradient(int program, int element, int micro) const {
+  const int home = programs_[static_cast<size_t>(program)].gradient_home(element);
+  return {find(BufferKind::stream_gradient, home, micro, program), shape_of(program).dtype};
 }
 
 Ref RankMemory::cache(int layer) const {

@@ -30,7 +30,8 @@ struct ElementRange {
 // Where a segment's state lies. `part` of a buffer is this rank's shard of it.
 struct SegmentMemory {
   Extent extent;
-  bool first_copy;       // the first of the slices that hold it: what is counted or written once is its business
+  bool here = true;      // false: another stage's; nothing below is there
+  bool counts = true;    // Segment::counts
   ElementRange part;     // what this rank keeps of what is cut
   ElementRange piece;    // of that, what it reads and writes for all ranks
   Ref master;            // part; as the moments null where it lies in the file
@@ -58,11 +59,12 @@ class RankMemory {
 
   const model::BatchShape& shape_of(int program) const;
   BatchBuffers batch(int program, int micro) const;
-  float* losses(int program, int micro) const;            // per token, [N]
-  Ref output(int program, int element, int micro) const;  // activation of the embedding or a block, [N][C]
-  const float* rotary_table() const;                      // null where the model has none
-  Ref cache(int layer) const;                             // keys and values, [cached][2][KV][D]
-  float* logits(int program) const;                       // [V]
+  float* losses(int program, int micro) const;              // per token, [N]; null where the stage has no loss
+  Ref gradient(int program, int element, int micro) const;  // of the output of an element, [M][C]
+  Ref output(int program, int element, int micro) const;    // activation of the embedding or a block, [N][C]
+  const float* rotary_table() const;                        // null where the model has none
+  Ref cache(int layer) const;                               // keys and values, [cached][2][KV][D]
+  float* logits(int program) const;                         // [V]
 
  private:
   std::byte* find_micro(BufferKind kind, int program, int micro) const;

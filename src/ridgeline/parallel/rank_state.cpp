@@ -52,6 +52,11 @@ void RankState::open_file(const std::vector<Program>& programs, const Options& o
       ranges_of(offload_, chunks, inventory_), options.processors);
 }
 
+DType RankState::dtype(BufferKind kind) const {
+  const auto here = std::find_if(segments_.begin(), segments_.end(), [](const model::Segment& s) { return s.here; });
+  return memory_.segment(static_cast<int>(here - segments_.begin())).state(kind).dtype;
+}
+
 int64_t RankState::window_elements(BufferKind kind, int parts) const {
   return offload_.window_bytes / (parts * size_of(dtype(kind))) / model::kShardBlock * model::kShardBlock;
 }
@@ -88,7 +93,7 @@ std::vector<float> RankState::collect(BufferKind kind, const model::Tensor& tens
   std::vector<float> values(static_cast<size_t>(model::element_count(tensor.shape)));
   for (size_t i = 0; i < segments_.size(); ++i) {
     const int segment = static_cast<int>(i);
-    if (segments_[i].find(tensor.name) == nullptr || !memory_.segment(segment).first_copy) continue;
+    if (segments_[i].find(tensor.name) == nullptr || !segments_[i].here || !segments_[i].counts) continue;
     visit(kind, segment, memory_.segment(segment).piece, [&](int64_t first, int64_t count, ConstRef piece) {
       model::for_each_tensor_range(segments_[i], first, first + count,
                                    [&](const model::Tensor& held, int64_t at, int64_t n, int64_t offset) {
@@ -108,6 +113,7 @@ std::vector<float> RankState::collect(BufferKind kind, const model::Tensor& tens
 void RankState::fill(BufferKind kind, const StateSource& source) {
   for (size_t u = 0; u < segments_.size(); ++u) {
     const int segment = static_cast<int>(u);
+    if (!segments_[u].here) continue;
     const SegmentMemory& memory = memory_.segment(segment);
     if (offload_.find(kind) != nullptr) {
       fill_file(kind, segment, source);

@@ -34,7 +34,7 @@ class RankState {
             const Inventory& inventory, const RankMemory& memory, const RankGroups& groups, device::Stream& stream,
             const Options& options);
 
-  DType dtype(BufferKind kind) const { return memory_.segment(0).state(kind).dtype; }
+  DType dtype(BufferKind kind) const;
   // Elements `range` of the segment, which lies within this rank's part. What lies in the file passes through
   // the window, so that no more memory is needed. Between runs.
   void visit(BufferKind kind, int segment, ElementRange range, const StateVisitor& visitor) const;

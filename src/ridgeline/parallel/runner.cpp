@@ -69,6 +69,11 @@ void Runner::run_forward(int program, const StepInput& input, const std::functio
   for (int i = 0; i < count; ++i) {
     const Op& op = list.ops[static_cast<size_t>(i)];
     if (op.kind == OpKind::gather || op.kind == OpKind::forward) run_op({program, i, input});
+    if (op.kind == OpKind::exchange) {
+      const auto& exchange = std::get<bound::Exchange>(bound_[static_cast<size_t>(program)][static_cast<size_t>(i)]);
+      comm::Communicator& stages = *groups_.stages();
+      stages.wait(stages.exchange(exchange.forward_sends, exchange.forward_receives, {"outputs", -1, input.step}));
+    }
     after(op);
   }
   for (int i = 0; i < count; ++i) finish(i);
@@ -131,6 +136,11 @@ void Runner::execute(const bound::Replicate& op, const Now& now) {
                                      {"gradient shard of segment", op.segment, now.input.step}));
 }
 
+void Runner::execute(const bound::Exchange& op, const Now& now) {
+  comm::Communicator& stages = *groups_.stages();
+  start(now.position, stages, stages.exchange(op.sends, op.receives, {"outputs and gradients", -1, now.input.step}));
+}
+
 // -------------------------------------------------------------------------------------------------------- computation
 
 void Runner::execute(const bound::EmbeddingForward& op, const Now& now) {
@@ -173,6 +183,18 @@ void Runner::execute(const bound::BlockBackward& op, const Now& now) {
                         op.saved, op.gradient, op.scratch);
 }
 
+void Runner::execute(const bound::BlockBackwardInput& op, const Now& now) {
+  model::Operators operators(stream_, op.scratch.workspace, &slices_);
+  model::block_backward_input(operators, op.shape, {op.layer, op.batch, now.input.random}, op.weights, op.input,
+                              op.saved, op.output_gradient, op.input_gradient, op.left, op.scratch);
+}
+
+void Runner::execute(const bound::BlockBackwardWeight& op, const Now& now) {
+  model::Operators operators(stream_, op.scratch.workspace, &slices_);
+  model::block_backward_weight(operators, op.shape, {op.layer, op.batch, now.input.random}, op.weights, op.gradients,
+                               op.input, op.saved, op.left, op.scratch);
+}
+
 void Runner::execute(const bound::Loss& op, const Now& /*now*/) {
   model::Operators operators(stream_, op.scratch.workspace, &slices_);
   model::loss(operators, op.shape, op.batch, op.weights, op.input, op.trains ? scalars_.loss_seed() : 0.0F, op.gradient,
@@ -203,6 +225,13 @@ void Runner::execute(const bound::Accumulate& op, const Now& /*now*/) {
 
 void Runner::execute(const bound::Count& /*op*/, const Now& now) {
   scalars_.count_tokens(now.program, now.input);
+}
+
+void Runner::execute(const bound::Tie& op, const Now& now) {
+  const SegmentMemory& memory = memory_.segment(op.segment);
+  comm::Communicator& ends = *groups_.ends();
+  ends.wait(ends.all_reduce(memory.gradient, memory.extent.part, comm::ReduceOp::sum,
+                            {"gradient of both ends of segment", op.segment, now.input.step}));
 }
 
 void Runner::execute(const bound::Measure& op, const Now& /*now*/) {

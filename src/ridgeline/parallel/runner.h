@@ -59,6 +59,7 @@ class Runner {
   void execute(const bound::Reduce& op, const Now& now);
   void execute(const bound::Replicate& op, const Now& now);
   void execute(const bound::Accumulate& op, const Now& now);
+  void execute(const bound::Tie& op, const Now& now);
   void execute(const bound::Measure& op, const Now& now);
   void execute(const bound::Update& op, const Now& now);
   void execute(const bound::EmbeddingForward& op, const Now& now);
@@ -67,6 +68,10 @@ class Runner {
   void execute(const bound::BlockCached& op, const Now& now);
   void execute(const bound::Predict& op, const Now& now);
   void execute(const bound::BlockBackward& op, const Now& now);
+  void execute(const bound::BlockBackwardInput& op, const Now& now);
+  void execute(const bound::BlockBackwardWeight& op, const Now& now);
+  void execute(const bound::Exchange& op, const Now& now);
+  void execute(const bound::Settle& /*op*/, const Now& /*now*/) {}  // it has waited
   void execute(const bound::Loss& op, const Now& now);
 
   const RunShape& run_;

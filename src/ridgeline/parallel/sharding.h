@@ -9,6 +9,7 @@
 #include "ridgeline/base/dtype.h"
 #include "ridgeline/comm/mesh.h"
 #include "ridgeline/model/declarations.h"
+#include "ridgeline/parallel/pipeline.h"
 
 namespace ridgeline::parallel {
 
@@ -36,8 +37,8 @@ enum class Gather : uint8_t {
 std::span<const std::string_view> words_of(Shard);
 std::span<const std::string_view> words_of(Gather);
 
-// A run's data parallelism: the ranks along the mesh's shard axes share one copy of what is sharded, replicas of it sum
-// their gradients (hybrid sharding: HSDP, MiCS).
+// A run's parallelism: the ranks along the mesh's shard axes share one copy of what is sharded, replicas of it sum
+// their gradients (hybrid sharding: HSDP, MiCS); tensor ranks compute slices of the model, stages parts of its depth.
 struct Sharding {
   Shard level = Shard::none;
   comm::Mesh mesh;
@@ -51,6 +52,7 @@ struct Sharding {
   int micro_batches = 1;       // per step and rank: the most of any step of the run
   // How units are cut into segments; null: not at all.
   model::Segmentation segmentation = nullptr;
+  Pipeline pipeline;      // of the mesh's stages
   bool sequence = false;  // tensor ranks share the residual stream's tokens (model::Slice)
 
   // Ranks between which the state is cut; 1 for level none.
@@ -58,6 +60,8 @@ struct Sharding {
   int replicas() const { return mesh.size(replica_axes()); }
   // Ranks that compute slices of the same model.
   int slices() const { return mesh.size(comm::Axis::tp); }
+  // The first and the last stage hold the same vocabulary matrix; each has a part of its gradient.
+  bool ties_stages(const model::TransformerConfig& config) const { return config.tied && pipeline.stages() > 1; }
   model::Partition partition() const { return {segmentation, slices(), sequence}; }
   // Ranks whose gradients are summed: shards x replicas.
   int ranks() const { return mesh.size(comm::kGradientAxes); }

@@ -260,6 +260,9 @@ std::vector<std::string> simulate(const model::TransformerConfig& config, const 
     for (int group = 0; group < kGroups; ++group) {
       list.back().group[static_cast<size_t>(group)] = place.first(axes_of(static_cast<Group>(group), sharding));
     }
+    // Only the ends meet as such.
+    const bool middle = place.stage() > 0 && place.stage() + 1 < place.size({comm::Axis::pp});
+    if (middle) list.back().group[static_cast<size_t>(Group::ends)] = -1 - static_cast<int>(rank);
   }
   return simulate(config, sharding, list);
 }

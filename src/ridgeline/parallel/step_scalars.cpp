@@ -24,14 +24,13 @@ StepScalars::StepScalars(const RunShape& run, const std::vector<Program>& progra
       groups_(groups),
       stream_(stream),
       shared_(shared),
-      measure_order_(static_cast<size_t>(segments)) {}
+      segments_(segments) {}
 
 void StepScalars::begin() {
   result_ = StepResult{};
   shared_ = SharedScalars{};
-  shared_.first_overflow = static_cast<int64_t>(measure_order_.size()) - 1;
+  shared_.first_overflow = segments_;
   seed_scale_ = 1.0F;
-  measured_ = 0;
 }
 
 void StepScalars::count_tokens(int program, const StepInput& input) {
@@ -60,9 +59,10 @@ void StepScalars::measure(int segment) {
   ExactSum& squares = shared_.sums.squares;
   const int64_t finite_so_far = squares.non_finite();
   const Ref piece = memory.gradient.at(memory.piece.first - memory.part.first);
-  if (memory.first_copy) ops::add_squares(stream_, memory.piece.count(), piece, squares);
-  if (finite_so_far == 0 && squares.non_finite() > 0) shared_.first_overflow = measured_;
-  measure_order_[static_cast<size_t>(measured_++)] = segment;
+  if (memory.counts) ops::add_squares(stream_, memory.piece.count(), piece, squares);
+  // A step's backward comes to the last segments first.
+  if (finite_so_far == 0 && squares.non_finite() > 0)
+    shared_.first_overflow = std::min<int64_t>(shared_.first_overflow, segments_ - 1 - segment);
 }
 
 void StepScalars::agree(int program, const StepInput& input) {
@@ -70,7 +70,8 @@ void StepScalars::agree(int program, const StepInput& input) {
   const int64_t n = memory_.shape_of(program).tokens();
   SharedScalars::Sums& sums = shared_.sums;
   // All slices know the same losses.
-  for (int micro = 0; micro < (run_.place().tensor_rank() == 0 ? list.micro_batches : 0); ++micro) {
+  const bool knows = run_.place().tensor_rank() == 0 && memory_.losses(program, 0) != nullptr;
+  for (int micro = 0; micro < (knows ? list.micro_batches : 0); ++micro) {
     const float* const values = memory_.losses(program, micro);
     for (int64_t i = 0; i < n; ++i) sums.losses.add(static_cast<double>(values[i]));
     if (!list.trains()) sums.tokens += valid_tokens(memory_.batch(program, micro).labels, n);
@@ -101,7 +102,7 @@ void StepScalars::judge(const StepInput& input) {
       ranks.wait(ranks.all_reduce(Ref(&shared_.first_overflow), 1, comm::ReduceOp::min,
                                   {"first segment that overflowed", -1, input.step}));
     }
-    result_.overflow_segment = measure_order_[static_cast<size_t>(shared_.first_overflow)];
+    result_.overflow_segment = static_cast<int>(segments_ - 1 - shared_.first_overflow);
   }
   const double factor = input.clip > 0.0F ? static_cast<double>(input.clip) / (norm + 1e-6) : 1.0;
   adam_ = {.learning_rate = input.learning_rate,

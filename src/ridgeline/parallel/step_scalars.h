@@ -26,7 +26,7 @@ struct SharedScalars {
   };
   Sums sums;
   int64_t valid_tokens = 0;    // of the data ranks
-  int64_t first_overflow = 0;  // the place, in the order of measuring, of the first segment that overflowed on a rank
+  int64_t first_overflow = 0;  // how many segments stand behind the last one that overflowed on a rank
 };
 
 class StepScalars {
@@ -59,9 +59,8 @@ class StepScalars {
   SharedScalars& shared_;
   StepResult result_;
   ops::AdamScalars adam_;
-  float seed_scale_ = 1.0F;         // of the running step's gradients
-  std::vector<int> measure_order_;  // segments in the order in which they were measured
-  int64_t measured_ = 0;
+  float seed_scale_ = 1.0F;  // of the running step's gradients
+  const int64_t segments_;   // how many
 };
 
 }  // namespace ridgeline::parallel

@@ -19,7 +19,8 @@ Traffic of_shards(const Sharding& sharding, int64_t bytes) {
 
 }  // namespace
 
-Traffic traffic_of(const Op& op, const std::vector<model::Segment>& segments, const Sharding& sharding) {
+Traffic traffic_of(const Op& op, const std::vector<model::Segment>& segments, const Sharding& sharding,
+                   int64_t message_bytes) {
   const auto bytes = [&](int64_t Extent::*elements, DType dtype) {
     return extent_of(segments[static_cast<size_t>(op.index)], sharding).*elements * size_of(dtype);
   };
@@ -30,6 +31,15 @@ Traffic traffic_of(const Op& op, const std::vector<model::Segment>& segments, co
       return all_reduce(sharding.mesh.world_size(), sizeof(SharedScalars::Sums));
     case OpKind::join:
       return all_reduce(segments[static_cast<size_t>(op.index)].copies, bytes(&Extent::whole, DType::f32));
+    case OpKind::tie:
+      return all_reduce(2, bytes(&Extent::part, sharding.gradient_dtype()));
+    case OpKind::exchange: {
+      Traffic traffic;
+      for (const Message& message : op.messages) {
+        if (message.sends) traffic += {1, message_bytes};
+      }
+      return traffic;
+    }
     case OpKind::gather:
       return of_shards(sharding, bytes(&Extent::whole, sharding.weights));
     case OpKind::reduce:
@@ -43,9 +53,10 @@ Traffic traffic_of(const Op& op, const std::vector<model::Segment>& segments, co
   }
 }
 
-Traffic traffic_of(const Program& program, const std::vector<model::Segment>& segments, const Sharding& sharding) {
+Traffic traffic_of(const Program& program, const std::vector<model::Segment>& segments, const Sharding& sharding,
+                   int64_t message_bytes) {
   Traffic sum;
-  for (const Op& op : program.ops) sum += traffic_of(op, segments, sharding);
+  for (const Op& op : program.ops) sum += traffic_of(op, segments, sharding, message_bytes);
   return sum;
 }
 

@@ -21,11 +21,14 @@ struct Traffic {
   bool operator==(const Traffic&) const = default;
 };
 
-// Of one operation; none where its group has one rank.
-Traffic traffic_of(const Op& op, const std::vector<model::Segment>& segments, const Sharding& sharding);
+// Of one operation; none where its group has one rank. `message_bytes`: of a micro-batch's residual stream, which
+// stages exchange.
+Traffic traffic_of(const Op& op, const std::vector<model::Segment>& segments, const Sharding& sharding,
+                   int64_t message_bytes = 0);
 
 // Of a whole program that follows an update (gathers of weights that lie whole on every rank happen after an update
 // only).
-Traffic traffic_of(const Program& program, const std::vector<model::Segment>& segments, const Sharding& sharding);
+Traffic traffic_of(const Program& program, const std::vector<model::Segment>& segments, const Sharding& sharding,
+                   int64_t message_bytes = 0);
 
 }  // namespace ridgeline::parallel

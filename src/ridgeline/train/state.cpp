@@ -164,7 +164,7 @@ std::filesystem::path save_state(Executor& executor, const std::filesystem::path
       for (const Part& part : kParts) {
         for (size_t i = 0; i < executor.segments().size(); ++i) {
           const int segment = static_cast<int>(i);
-          if (!executor.first_copy(segment)) continue;
+          if (!executor.segments()[i].here || !executor.segments()[i].counts) continue;
           const ElementRange piece = executor.piece(segment);
           executor.visit(part.kind, segment, piece, [&](int64_t first, int64_t elements, ConstRef values) {
             model::for_each_tensor_range(executor.segments()[i], first, first + elements,

@@ -22,8 +22,7 @@ class Stage {
   Stage(int first, int last, int micro_batches) {
     program_.name = "step";
     program_.micro_batches = micro_batches;
-    program_.first_element = first;
-    program_.last_element = last;
+    program_.chunks = {{first, last}};
   }
   int add(OpKind kind, int index = 0, int micro = 0, std::vector<int> after = {}) {
     program_.ops.push_back({kind, index, micro, std::move(after)});
