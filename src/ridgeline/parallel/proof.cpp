@@ -41,8 +41,8 @@ std::vector<std::string> simulate_stages(const RunShape& run, const Program& pro
     programs.push_back(stage == mine ? program : of_stage(run, program, stage));
   std::vector<SimulatedRank> ranks;
   for (int stage = 0; stage < stages; ++stage) {
-    SimulatedRank& rank = ranks.emplace_back(
-        SimulatedRank{.program = &programs[static_cast<size_t>(stage)], .stage = stage});
+    SimulatedRank& rank =
+        ranks.emplace_back(SimulatedRank{.program = &programs[static_cast<size_t>(stage)], .stage = stage});
     rank.group.fill(stage);  // alone, but for those that stages share
     rank.group[static_cast<size_t>(Group::world)] = rank.group[static_cast<size_t>(Group::stages)] = 0;
     if (stage + 1 == stages) rank.group[static_cast<size_t>(Group::ends)] = 0;

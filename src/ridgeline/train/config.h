@@ -108,8 +108,9 @@ struct Config {
     int64_t tensor = 1;
     bool sequence = false;
     int64_t pipeline = 1;
-    std::string schedule = "1f1b";
+    ridgeline::parallel::ScheduleKind schedule = ridgeline::parallel::ScheduleKind::one_f_one_b;
     int64_t chunks = 1;
+    std::string stages;  // blocks of each virtual stage, "12,12,11"; "" = balanced by their cost
     int64_t context = 1;
     double timeout = 600.0;  // seconds
   };
@@ -154,6 +155,9 @@ void check(const Config& config, int world);
 // The mesh of a run on so many ranks, the only place where their number becomes one. Error that names the key whose
 // degree does not divide.
 comm::Mesh mesh_of(const Config& config, int world);
+// Which blocks lie on which stage: as parallel.stages says, or so that the largest stage computes as little as can be,
+// embedding and loss counted. One stage without a pipeline.
+parallel::Pipeline pipeline_of(const Config& config);
 // Part of it: what keys make together (weights, activations, operations, tokens of the run) must be countable. Names
 // the keys. Costs nothing, however large they are.
 void check_sizes(const Config& config, const comm::Mesh& mesh);

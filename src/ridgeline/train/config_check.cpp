@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <cstdlib>
 
@@ -105,6 +106,78 @@ void check_tensor(const Config& config) {
                   nearest_fitting(p.tensor, [&](int64_t count) {
                     return fits(count) && t.micro_batch * t.sequence % count == 0;
                   })));
+}
+
+// "7,8,8,7"
+std::vector<int> blocks_of(const Config& config) {
+  const std::string& text = config.parallel.stages;
+  const auto refuse = [&](const std::string& what) {
+    const Config::Parallel& p = config.parallel;
+    throw Error(fmt::format("{}parallel.stages = \"{}\": {}", where(config, "parallel.stages"), text, what),
+                fmt::format("Give parallel.pipeline x parallel.chunks = {} numbers of at least 1 that add up to "
+                            "model.layers = {}; or leave it out.",
+                            p.pipeline * p.chunks, config.model.transformer.layers));
+  };
+  std::vector<int> blocks;
+  int64_t sum = 0;
+  for (size_t at = 0; at <= text.size();) {
+    const size_t end = std::min(text.find(',', at), text.size());
+    int value = 0;
+    const char* const last = text.data() + end;
+    const auto [rest, problem] = std::from_chars(text.data() + at, last, value);
+    if (problem != std::errc() || rest != last || value < 1)
+      refuse(fmt::format("'{}' is no whole number of at least 1", text.substr(at, end - at)));
+    blocks.push_back(value);
+    sum += value;
+    at = end + 1;
+  }
+  if (std::ssize(blocks) != config.parallel.pipeline * config.parallel.chunks)
+    refuse(fmt::format("{} numbers", blocks.size()));
+  if (sum != config.model.transformer.layers) refuse(fmt::format("{} blocks in all", sum));
+  return blocks;
+}
+
+void check_pipeline(const Config& config, const comm::Mesh& mesh) {
+  using ridgeline::parallel::ScheduleKind;
+  const Config::Parallel& p = config.parallel;
+  const auto refuse = [&](std::string_view key, const std::string& what, const std::string& next) {
+    throw Error(fmt::format("{}{} = {}", where(config, key), key, what), next);
+  };
+  if (p.chunks > 1 && p.schedule != ScheduleKind::interleaved)
+    refuse("parallel.chunks", fmt::format("{}: only parallel.schedule = \"interleaved\" has more than one", p.chunks),
+           "Set that, or leave parallel.chunks out.");
+  if (p.pipeline == 1) {
+    const std::string_view next = "Set parallel.pipeline, or leave it out.";
+    if (p.chunks > 1)
+      refuse("parallel.chunks", fmt::format("{}: parallel.pipeline = 1 has no stages", p.chunks), std::string(next));
+    if (!p.stages.empty())
+      refuse("parallel.stages", fmt::format("\"{}\": parallel.pipeline = 1 has no stages", p.stages),
+             std::string(next));
+    return;
+  }
+  if (!config.has_model()) return;
+  const int64_t layers = config.model.transformer.layers;
+  if (p.pipeline * p.chunks > layers) {
+    const std::string parts = p.chunks > 1 ? fmt::format(" x parallel.chunks = {}", p.chunks) : "";
+    refuse("parallel.pipeline",
+           fmt::format("{}{}: more stages than model.layers = {}, and each needs a block", p.pipeline, parts, layers),
+           layers / p.chunks > 0 ? fmt::format("The nearest valid value is {}.", layers / p.chunks)
+                                 : fmt::format("The nearest valid value is parallel.chunks = {}.",
+                                               std::max<int64_t>(layers / p.pipeline, 1)));
+  }
+  const parallel::Pipeline pipeline = pipeline_of(config);
+  const int64_t unit = int64_t{mesh.size(comm::kDataAxes)} * config.train.micro_batch;
+  for (const int64_t batch : optim::batch_sizes(batch_ramp_of(config))) {
+    const auto micro_batches = static_cast<int>(batch / unit);
+    const auto refusal = parallel::refusal(pipeline.shape(micro_batches));
+    if (!refusal) continue;
+    const int64_t whole = unit * p.pipeline;
+    refuse("parallel.schedule",
+           fmt::format("\"{}\": a batch of {} is {} micro-batches: {}",
+                       parallel::words_of(p.schedule)[static_cast<size_t>(p.schedule)], batch, micro_batches, *refusal),
+           fmt::format("The nearest valid value is train.global_batch = {}; or take another parallel.schedule.",
+                       nearest_multiple(batch, whole)));
+  }
 }
 
 void check_batch(const Config& config, const comm::Mesh& mesh) {
@@ -262,6 +335,24 @@ std::vector<int64_t> divisors(int64_t value) {
   return small;
 }
 
+parallel::Pipeline pipeline_of(const Config& config) {
+  const Config::Parallel& p = config.parallel;
+  if (p.pipeline == 1) return {};
+  parallel::Pipeline pipeline{.kind = p.schedule, .chunks = static_cast<int>(p.chunks)};
+  if (!p.stages.empty()) {
+    pipeline.blocks = blocks_of(config);
+    return pipeline;
+  }
+  // A look-up costs nothing beside a product.
+  const ridgeline::model::TransformerConfig& t = config.model.transformer;
+  const double head = 6.0 * static_cast<double>(t.width) * static_cast<double>(t.vocab);
+  const double block =
+      (ridgeline::model::training_flops(t, config.train.sequence).per_token() - head) / static_cast<double>(t.layers);
+  pipeline.blocks = parallel::balanced(std::vector<double>(static_cast<size_t>(t.layers), block), 0, head,
+                                       static_cast<int>(p.pipeline * p.chunks));
+  return pipeline;
+}
+
 comm::Mesh mesh_of(const Config& config, int world) {
   const Config::Parallel& p = config.parallel;
   const int64_t per_copy = p.pipeline * p.tensor * p.context;
@@ -288,6 +379,7 @@ void check(const Config& config, int world) {
   const comm::Mesh mesh = mesh_of(config, world);
   check_batch(config, mesh);
   check_batch_ramp(config, mesh);
+  check_pipeline(config, mesh);
   check_length(config);
   check_sizes(config, mesh);
   check_optimizer(config);

@@ -105,6 +105,7 @@ parallel::Sharding sharding_of(const Config& config, const comm::Mesh& mesh) {
           .masters = config.train.precision == Precision::pure_bf16 ? DType::bf16 : DType::f32,
           .moments = dtype_of(config.optimizer.state),
           .micro_batches = micro_batches(config, config.train.global_batch, mesh),
+          .pipeline = pipeline_of(config),
           .sequence = parallel.sequence};
 }
 
@@ -131,10 +132,17 @@ parallel::RunShape run_shape(const Config& config, const device::Machine& machin
 std::vector<parallel::Program> run_programs(const Config& config, const comm::Placement& place) {
   const model::TransformerConfig& model = config.model.transformer;
   const parallel::Sharding sharding = sharding_of(config, place.mesh());
-  std::vector<parallel::Program> programs = {parallel::evaluation(model, 1, sharding)};
+  const int stage = place.stage();
+  std::vector<bool> recomputed;  // blocks whose backward has no parts
+  for (int64_t layer = 0; layer < model.layers; ++layer)
+    recomputed.push_back(config.train.recompute == ridgeline::model::Recompute::full &&
+                         layer % config.train.recompute_every == 0);
+  std::vector<parallel::Program> programs = {parallel::evaluation(model, 1, sharding, stage)};
   for (const int64_t batch : optim::batch_sizes(batch_ramp_of(config))) {
     const int count = micro_batches(config, batch, place.mesh());
-    programs.push_back(parallel::lower(model, parallel::schedule(1, count)[0], sharding));
+    const std::vector<std::vector<parallel::ScheduleEntry>> schedule =
+        parallel::schedule(sharding.pipeline.shape(count));
+    programs.push_back(parallel::lower(model, schedule[static_cast<size_t>(stage)], sharding, stage, recomputed));
   }
   return programs;
 }

@@ -115,8 +115,47 @@ TEST(ConfigCheck, SingleValuesAreCheckedAgain) {
   config.train.steps = -5;
   expect_error([&] { check(config, 1); }, {"a.toml:8: train.steps = -5: must be at least 1"});
   config = good();
-  config.parallel.tensor = 2;
-  expect_error([&] { check(config, 2); }, {"parallel.tensor = 2: not in this version"});
+  config.parallel.context = 2;
+  expect_error([&] { check(config, 2); }, {"parallel.context = 2: not in this version"});
+}
+
+TEST(ConfigCheck, TensorParallelismNeedsWhatDivides) {
+  // 6 heads of a width of 36, 78 feed-forward columns, 11 tokens a sequence.
+  const auto refuse = [](const std::vector<std::string>& keys, int ranks, std::vector<std::string> parts) {
+    std::vector<std::string> all = {"model.width=36",    "model.heads=6",       "model.ffn=78",
+                                    "train.sequence=11", "train.micro_batch=2", "train.global_batch=4"};
+    all.insert(all.end(), keys.begin(), keys.end());
+    expect_error([&] { check(good(all), ranks); }, parts);
+  };
+  refuse({"parallel.tensor=4"}, 4, {"parallel.tensor = 4: model.heads = 6 is no multiple", "nearest valid value is 3"});
+  refuse({"model.ffn=75", "parallel.tensor=2"}, 2, {"parallel.tensor = 2: model.ffn = 75 is no multiple", "is 1"});
+  refuse({"model.kv_heads=2", "parallel.tensor=3"}, 3, {"parallel.tensor = 3", "model.kv_heads = 2", "is 2"});
+  refuse({"parallel.sequence=true"}, 2, {"parallel.sequence = true: parallel.tensor = 1", "Set parallel.tensor"});
+  refuse({"parallel.tensor=3", "parallel.sequence=true"}, 3, {"the 22 tokens", "parallel.tensor = 3", "= 2"});
+  refuse({"parallel.tensor=2"}, 3, {"3"});
+}
+
+TEST(ConfigCheck, APipelineNeedsBlocksAndMicroBatches) {
+  const auto refuse = [](const std::vector<std::string>& keys, int ranks, std::vector<std::string> parts) {
+    std::vector<std::string> all = {"model.layers=4", "train.micro_batch=1", "train.global_batch=4"};
+    all.insert(all.end(), keys.begin(), keys.end());
+    expect_error([&] { check(good(all), ranks); }, parts);
+  };
+  refuse({"parallel.pipeline=5"}, 5, {"parallel.pipeline = 5: more stages than model.layers = 4", "value is 4"});
+  refuse({"parallel.chunks=2"}, 1, {"parallel.chunks = 2: only parallel.schedule = \"interleaved\""});
+  refuse({"parallel.chunks=2", "parallel.schedule=interleaved"}, 1, {"parallel.chunks = 2: parallel.pipeline = 1"});
+  refuse({"parallel.chunks=3", "parallel.pipeline=2", "parallel.schedule=interleaved"}, 2,
+         {"parallel.pipeline = 2 x parallel.chunks = 3: more stages", "value is 1"});
+  refuse({"parallel.pipeline=3", "parallel.schedule=interleaved"}, 3,
+         {"parallel.schedule = \"interleaved\": a batch of 4 is 4 micro-batches", "train.global_batch = 3"});
+  refuse({"parallel.pipeline=2", "parallel.stages=1,2"}, 2, {"parallel.stages = \"1,2\": 3 blocks in all", "= 4"});
+  refuse({"parallel.pipeline=2", "parallel.stages=4"}, 2, {"parallel.stages = \"4\": 1 numbers", "= 2 numbers"});
+  refuse({"parallel.pipeline=2", "parallel.stages=4,x"}, 2, {"'x' is no whole number"});
+  refuse({"parallel.pipeline=2", "parallel.stages=4,0"}, 2, {"'0' is no whole number of at least 1"});
+  refuse({"parallel.stages=4"}, 1, {"parallel.stages = \"4\": parallel.pipeline = 1 has no stages"});
+  EXPECT_NO_THROW(check(good({"model.layers=4", "train.micro_batch=1", "train.global_batch=4", "parallel.pipeline=2",
+                              "parallel.stages=1,3"}),
+                        4));
 }
 
 TEST(ConfigCheck, DataIsAskedForSeparately) {
