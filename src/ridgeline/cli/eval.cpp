@@ -12,12 +12,14 @@
 #include "ridgeline/cli/command.h"
 #include "ridgeline/cli/failures.h"
 #include "ridgeline/cli/limits.h"
+#include "ridgeline/cli/ranks.h"
 #include "ridgeline/comm/communicator.h"
 #include "ridgeline/data/bigram.h"
 #include "ridgeline/data/sampler.h"
 #include "ridgeline/device/machine.h"
 #include "ridgeline/train/evaluator.h"
 #include "ridgeline/train/held_out.h"
+#include "ridgeline/train/model_cut.h"
 
 namespace ridgeline::cli {
 namespace {
@@ -25,14 +27,17 @@ namespace {
 struct EvalOptions {
   std::string checkpoint, data, split, split_rule, tokenizer, precision = "fp32";
   int64_t sequence = 0, micro_batch = 0;
-  int ranks = 1, threads = 0;
+  int ranks = 0, threads = 0;
+  train::ModelCut cut;
   bool bigram = false, whole = false, json = false;
 };
 
-void run(const EvalOptions& options) {
-  const device::Machine machine = device::Machine::read();
+// As one of the ranks; `speaks`: the one that prints.
+void run_as_rank(const EvalOptions& options, const device::Machine& machine, comm::World& world) {
+  const bool speaks = world.rank() == 0;
+  const int here = comm::launched_by_mpi() ? 1 : world.size();  // ranks of this process
   const train::ModelSource source = train::ModelSource::open(options.checkpoint);
-  print_notes(source.notes());
+  if (speaks) print_notes(source.notes());
   const std::shared_ptr<const data::IndexedDataset> dataset = data::IndexedDataset::open(options.data);
   std::optional<train::RunState> state;
   if (source.reader() != nullptr)
@@ -40,32 +45,34 @@ void run(const EvalOptions& options) {
   const train::DocumentsChosen chosen = train::choose_documents(
       *dataset, state, {.split = options.split, .split_rule = options.split_rule, .whole = options.whole});
   const data::DocumentRange documents = chosen.documents, train_documents = chosen.train;
-  fmt::print(stderr, "{}\n", chosen.text);
-  if (chosen.trained > 0)
+  if (speaks) fmt::print(stderr, "{}\n", chosen.text);
+  if (speaks && chosen.trained > 0)
     fmt::print(stderr, "not held out: the run trained on {} of these {} documents\n", chosen.trained,
                documents.last - documents.first);
+  const DType dtype = options.precision == "bf16" ? DType::bf16 : DType::f32;
   const train::EvaluationSettings settings{
       .sequence = options.sequence > 0 ? options.sequence : source.config().context,
       .micro_batch = options.micro_batch,
-      .mesh = comm::Mesh::of_data(options.ranks),
-      .threads = options.threads > 0 ? options.threads : machine.threads_per_rank(options.ranks),
-      .dtype = options.precision == "bf16" ? DType::bf16 : DType::f32,
+      .sharding = train::sharding_of(options.cut, source.config(), world.size(), dtype),
+      .threads = options.threads > 0 ? options.threads : machine.threads_per_rank(here),
+      .dtype = dtype,
       .guard = parallel::guard_requested(),
       .console = stderr};
   std::vector<std::string> notes;
   const std::optional<data::Tokenizer> tokenizer = source.tokenizer_if_readable(options.tokenizer, notes);
-  print_notes(notes);
+  if (speaks) print_notes(notes);
   const std::string asked = fmt::format("--micro-batch {}, --sequence {}, --ranks {}, --threads {}",
-                                        settings.micro_batch, settings.sequence, options.ranks, options.threads);
+                                        settings.micro_batch, settings.sequence, world.size(), options.threads);
   if (settings.sequence > source.config().context) {
     throw Error(
         fmt::format("--sequence {}: longer than the model's context of {}", settings.sequence, source.config().context),
         fmt::format("The nearest valid value is {}.", source.config().context));
   }
-  require_threads(machine, options.ranks, settings.threads, asked);
+  require_threads(machine, here, settings.threads, asked);
   const train::EvaluationSettings fitted = train::fitted_to(settings, dataset, documents, source.config().vocab);
-  require_bytes(machine, train::evaluation_bytes(source.config(), fitted) * options.ranks, asked);
-  const train::Evaluation model = train::evaluate(source, dataset, documents, settings);
+  if (speaks) require_bytes(machine, train::evaluation_bytes(source.config(), fitted) * here, asked);
+  const train::Evaluation model = train::evaluate(world, source, dataset, documents, settings);
+  if (!speaks) return;
   const double bytes_per_token = train::text_bytes_per_prediction(*dataset, documents, tokenizer);
   nlohmann::json json = {{"step", source.step()},
                          {"tokens", model.tokens},
@@ -95,6 +102,12 @@ void run(const EvalOptions& options) {
   fmt::print("{} tokens of {} documents\n", model.tokens, documents.last - documents.first);
   line("model", model.loss);
   if (options.bigram) line("interpolated bigram", json["bigram_nats_per_token"].get<double>());
+}
+
+void run(const EvalOptions& options) {
+  const device::Machine machine = device::Machine::read();
+  run_ranks(options.ranks > 0 ? options.ranks : options.cut.ranks(),
+            [&](comm::World& world) { run_as_rank(options, machine, world); });
 }
 
 }  // namespace
@@ -128,7 +141,10 @@ void add_eval(const Command& program) {
   command.option("--micro-batch", options->micro_batch, Range{0, kMicroBatch.last},
                  "Windows at once per rank; 0: 4, fewer where these are more than 8192 tokens");
   command.choice("--precision", options->precision, {"fp32", "bf16"}, "Of the weights");
-  command.option("--ranks", options->ranks, kThreadRanks, "Thread ranks");
+  command.option("--ranks", options->ranks, Range{0, kThreadRanks.last},
+                 "Thread ranks; 0: as many as hold the model once, --tensor x --pipeline");
+  command.option("--tensor", options->cut.tensor, kThreadRanks, "Ranks that share each layer's matrices");
+  command.option("--pipeline", options->cut.pipeline, kThreadRanks, "Stages");
   command.option("--threads", options->threads, kThreads, "Threads per rank; 0: all CPUs");
   command.flag("--bigram", options->bigram, "Also an interpolated bigram fitted on the training part");
   command.flag("--json", options->json, "As JSON");
