@@ -199,6 +199,7 @@ class Check {
       for (int64_t b = 0; b < micro_; ++b) write_row(buffers, 0, row_of(micro, b), b);
       executor_->run(kEvaluation, {});
       const std::vector<float> logits = parallel::logits(*executor_, kEvaluation, 0);
+      if (logits.empty()) continue;  // the last stage knows them
       for (int64_t b = 0; b < micro_; ++b) {
         const float* const expected = reference_.logits.data() + row_of(micro, b) * per_row;
         for (int64_t i = 0; i < per_row; ++i) {
