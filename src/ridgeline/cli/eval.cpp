@@ -32,60 +32,75 @@ struct EvalOptions {
   bool bigram = false, whole = false, json = false;
 };
 
-// As one of the ranks; `speaks`: the one that prints.
-void run_as_rank(const EvalOptions& options, const device::Machine& machine, comm::World& world) {
-  const bool speaks = world.rank() == 0;
-  const int here = comm::launched_by_mpi() ? 1 : world.size();  // ranks of this process
-  const train::ModelSource source = train::ModelSource::open(options.checkpoint);
-  if (speaks) print_notes(source.notes());
-  const std::shared_ptr<const data::IndexedDataset> dataset = data::IndexedDataset::open(options.data);
+// What is evaluated, on what.
+struct Subject {
+  train::ModelSource source;
+  std::shared_ptr<const data::IndexedDataset> dataset;
+  train::DocumentsChosen chosen;
+  std::optional<data::Tokenizer> tokenizer;
+};
+
+Subject open_subject(const EvalOptions& options) {
+  train::ModelSource source = train::ModelSource::open(options.checkpoint);
+  print_notes(source.notes());
+  std::shared_ptr<const data::IndexedDataset> dataset = data::IndexedDataset::open(options.data);
   std::optional<train::RunState> state;
   if (source.reader() != nullptr)
     state = train::run_state_from_json(source.reader()->extra(), source.folder().string());
-  const train::DocumentsChosen chosen = train::choose_documents(
+  train::DocumentsChosen chosen = train::choose_documents(
       *dataset, state, {.split = options.split, .split_rule = options.split_rule, .whole = options.whole});
-  const data::DocumentRange documents = chosen.documents, train_documents = chosen.train;
-  if (speaks) fmt::print(stderr, "{}\n", chosen.text);
-  if (speaks && chosen.trained > 0)
-    fmt::print(stderr, "not held out: the run trained on {} of these {} documents\n", chosen.trained,
-               documents.last - documents.first);
+  std::vector<std::string> notes;
+  std::optional<data::Tokenizer> tokenizer = source.tokenizer_if_readable(options.tokenizer, notes);
+  print_notes(notes);
+  if (options.sequence > source.config().context) {
+    throw Error(
+        fmt::format("--sequence {}: longer than the model's context of {}", options.sequence, source.config().context),
+        fmt::format("The nearest valid value is {}.", source.config().context));
+  }
+  return {std::move(source), std::move(dataset), std::move(chosen), std::move(tokenizer)};
+}
+
+// On `ranks` ranks, `here` of them in this process; checked.
+train::EvaluationSettings settings_of(const EvalOptions& options, const Subject& subject, int ranks, int here) {
+  const device::Machine machine = device::Machine::read();
+  const model::TransformerConfig& config = subject.source.config();
   const DType dtype = options.precision == "bf16" ? DType::bf16 : DType::f32;
   const train::EvaluationSettings settings{
-      .sequence = options.sequence > 0 ? options.sequence : source.config().context,
+      .sequence = options.sequence > 0 ? options.sequence : config.context,
       .micro_batch = options.micro_batch,
-      .sharding = train::sharding_of(options.cut, source.config(), world.size(), dtype),
+      .sharding = train::sharding_of(options.cut, config, ranks, dtype),
       .threads = options.threads > 0 ? options.threads : machine.threads_per_rank(here),
       .dtype = dtype,
       .guard = parallel::guard_requested(),
       .console = stderr};
-  std::vector<std::string> notes;
-  const std::optional<data::Tokenizer> tokenizer = source.tokenizer_if_readable(options.tokenizer, notes);
-  if (speaks) print_notes(notes);
   const std::string asked = fmt::format("--micro-batch {}, --sequence {}, --ranks {}, --threads {}",
-                                        settings.micro_batch, settings.sequence, world.size(), options.threads);
-  if (settings.sequence > source.config().context) {
-    throw Error(
-        fmt::format("--sequence {}: longer than the model's context of {}", settings.sequence, source.config().context),
-        fmt::format("The nearest valid value is {}.", source.config().context));
-  }
+                                        settings.micro_batch, settings.sequence, ranks, options.threads);
   require_threads(machine, here, settings.threads, asked);
-  const train::EvaluationSettings fitted = train::fitted_to(settings, dataset, documents, source.config().vocab);
-  if (speaks) require_bytes(machine, train::evaluation_bytes(source.config(), fitted) * here, asked);
-  const train::Evaluation model = train::evaluate(world, source, dataset, documents, settings);
-  if (!speaks) return;
-  const double bytes_per_token = train::text_bytes_per_prediction(*dataset, documents, tokenizer);
-  nlohmann::json json = {{"step", source.step()},
+  const train::EvaluationSettings fitted =
+      train::fitted_to(settings, subject.dataset, subject.chosen.documents, config.vocab);
+  require_bytes(machine, train::evaluation_bytes(config, fitted) * here, asked);
+  return settings;
+}
+
+void report(const EvalOptions& options, const Subject& subject, const train::Evaluation& model) {
+  const data::DocumentRange documents = subject.chosen.documents, train_documents = subject.chosen.train;
+  fmt::print(stderr, "{}\n", subject.chosen.text);
+  if (subject.chosen.trained > 0)
+    fmt::print(stderr, "not held out: the run trained on {} of these {} documents\n", subject.chosen.trained,
+               documents.last - documents.first);
+  const double bytes_per_token = train::text_bytes_per_prediction(*subject.dataset, documents, subject.tokenizer);
+  nlohmann::json json = {{"step", subject.source.step()},
                          {"tokens", model.tokens},
                          {"nats_per_token", model.loss},
                          {"documents", {documents.first, documents.last}},
-                         {"trained_documents", chosen.trained}};
+                         {"trained_documents", subject.chosen.trained}};
   const auto bits_per_byte = [&](double nats) { return nats / std::numbers::ln2 / bytes_per_token; };
   if (bytes_per_token > 0) json["bits_per_byte"] = bits_per_byte(model.loss);
   if (options.bigram) {
     if (train_documents.empty())
       throw Error("--bigram needs training documents", "Leave --whole away, so that --split says which they are.");
-    const double bigram = data::BigramModel::fit(*dataset, train_documents, source.config().vocab)
-                              .evaluate(*dataset, documents)
+    const double bigram = data::BigramModel::fit(*subject.dataset, train_documents, subject.source.config().vocab)
+                              .evaluate(*subject.dataset, documents)
                               .nats_per_token();
     json["bigram_nats_per_token"] = bigram;
     if (bytes_per_token > 0) json["bigram_bits_per_byte"] = bits_per_byte(bigram);
@@ -105,9 +120,16 @@ void run_as_rank(const EvalOptions& options, const device::Machine& machine, com
 }
 
 void run(const EvalOptions& options) {
-  const device::Machine machine = device::Machine::read();
-  run_ranks(options.ranks > 0 ? options.ranks : options.cut.ranks(),
-            [&](comm::World& world) { run_as_rank(options, machine, world); });
+  const Subject subject = open_subject(options);
+  const int ranks = options.ranks > 0 ? options.ranks : options.cut.ranks();
+  std::optional<train::EvaluationSettings> on_threads;
+  if (!comm::launched_by_mpi()) on_threads = settings_of(options, subject, ranks, ranks);
+  run_ranks(ranks, [&](comm::World& world) {
+    const train::Evaluation result =
+        train::evaluate(world, subject.source, subject.dataset, subject.chosen.documents,
+                        on_threads ? *on_threads : settings_of(options, subject, world.size(), 1));
+    if (world.rank() == 0) report(options, subject, result);
+  });
 }
 
 }  // namespace

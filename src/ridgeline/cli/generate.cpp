@@ -28,16 +28,21 @@ struct GenerateOptions {
   bool keep_going = false;
 };
 
-// As one of the ranks that hold the model; `speaks`: the one that prints.
-void run_as_rank(const GenerateOptions& options, comm::World& world, bool speaks) {
-  const int threads = threads_of_rank(options.threads, comm::launched_by_mpi() ? 1 : world.size());
-  const train::ModelSource source = train::ModelSource::open(options.checkpoint);
-  if (speaks) print_notes(source.notes());
-  const std::optional<data::Tokenizer> tokenizer = source.tokenizer(options.tokenizer);
+// What continues which text.
+struct Work {
+  train::ModelSource source;
+  data::Tokenizer tokenizer;
+  std::vector<int32_t> prompt;
+  int64_t tokens;  // to draw at most
+};
+
+Work open_work(const GenerateOptions& options) {
+  train::ModelSource source = train::ModelSource::open(options.checkpoint);
+  print_notes(source.notes());
+  std::optional<data::Tokenizer> tokenizer = source.tokenizer(options.tokenizer);
   if (!tokenizer)
     throw Error(fmt::format("'{}' has no tokenizer beside it", options.checkpoint), "Name one with --tokenizer DIR.");
   const std::optional<int32_t> end = tokenizer->end_of_document();
-  const std::vector<int32_t>& stop = tokenizer->special().stop;
   std::vector<int32_t> ids = tokenizer->encode_prompt(options.prompt);
   if (ids.empty()) {
     if (!end)
@@ -51,29 +56,35 @@ void run_as_rank(const GenerateOptions& options, comm::World& world, bool speaks
                 "Shorten the prompt.");
   }
   const int64_t tokens = std::min(options.tokens, context - prompt);
-  if (speaks && tokens < options.tokens) {
-    fmt::print(stderr, "note: only {} of {} tokens fit into the model's context of {}\n", tokens, options.tokens,
-               context);
-  }
-  train::Generator generator(world, source, options.precision == "bf16" ? DType::bf16 : DType::f32, threads,
-                             options.cut, prompt + tokens, parallel::guard_requested());
-  data::StreamDecoder decoder(*tokenizer);
+  if (tokens < options.tokens)
+    print_notes(std::vector<std::string>{
+        fmt::format("only {} of {} tokens fit into the model's context of {}", tokens, options.tokens, context)});
+  return {std::move(source), std::move(*tokenizer), std::move(ids), tokens};
+}
+
+// As one of the ranks that hold the model; all of them draw the same tokens, the first prints them.
+void run_as_rank(const GenerateOptions& options, const Work& work, comm::World& world, int threads, DType dtype) {
+  const bool speaks = world.rank() == 0;
+  train::Generator generator(world, work.source, dtype, threads, options.cut, std::ssize(work.prompt) + work.tokens,
+                             parallel::guard_requested());
+  data::StreamDecoder decoder(work.tokenizer);
+  const std::vector<int32_t>& stop = work.tokenizer.special().stop;
   const auto print = [&](std::string_view text) {
     if (!speaks) return;
     fmt::print("{}", text);
     std::fflush(stdout);  // both streams may lead to one place
   };
   const auto begin = std::chrono::steady_clock::now();
-  std::span<const float> logits = generator.feed(ids);
+  std::span<const float> logits = generator.feed(work.prompt);
   print(options.prompt);
   int64_t drawn = 0;
-  for (; drawn < tokens; ++drawn) {
-    const int32_t id = train::sample_token(
-        logits.first(static_cast<size_t>(std::min<int64_t>(tokenizer->vocab_size(), generator.config().vocab))),
-        options.sampling, static_cast<uint64_t>(drawn));
+  for (; drawn < work.tokens; ++drawn) {
+    const int64_t vocab = std::min<int64_t>(work.tokenizer.vocab_size(), generator.config().vocab);
+    const int32_t id =
+        train::sample_token(logits.first(static_cast<size_t>(vocab)), options.sampling, static_cast<uint64_t>(drawn));
     if (std::binary_search(stop.begin(), stop.end(), id) && !options.keep_going) break;
     print(decoder.push(id));
-    if (drawn + 1 < tokens) logits = generator.feed({&id, 1});
+    if (drawn + 1 < work.tokens) logits = generator.feed({&id, 1});
   }
   print(decoder.finish() + "\n");
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
@@ -85,7 +96,12 @@ void run_as_rank(const GenerateOptions& options, comm::World& world, bool speaks
 
 void run(const GenerateOptions& options) {
   train::check(options.sampling);
-  run_ranks(options.cut.ranks(), [&](comm::World& world) { run_as_rank(options, world, world.rank() == 0); });
+  const int ranks = options.cut.ranks(),
+            threads = threads_of_rank(options.threads, comm::launched_by_mpi() ? 1 : ranks);
+  const DType dtype = options.precision == "bf16" ? DType::bf16 : DType::f32;
+  const Work work = open_work(options);
+  train::sharding_of(options.cut, work.source.config(), ranks, dtype);  // before any rank starts
+  run_ranks(ranks, [&](comm::World& world) { run_as_rank(options, work, world, threads, dtype); });
 }
 
 }  // namespace

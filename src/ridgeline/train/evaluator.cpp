@@ -27,20 +27,24 @@ Evaluation evaluate_windows(parallel::Executor& executor, int program, const dat
   const int64_t t = shape.sequence;
   const comm::Placement place = executor.run_shape().place();
   const int64_t rank = place.data_rank(), ranks = place.data_ranks();
+  const int micro_batches = executor.programs()[static_cast<size_t>(program)].micro_batches;
+  const int64_t at_once = micro_batches * ranks * shape.batch;
   Evaluation sum;
-  for (int64_t first = 0; first < limit; first += shape.batch * ranks) {
-    const parallel::BatchBuffers buffers = executor.batch(program, 0);
-    for (int64_t b = 0; b < shape.batch; ++b) {
-      const int64_t window = first + rank * shape.batch + b;
-      windows.window(window < limit ? window : windows.size(), {buffers.inputs + b * t, static_cast<size_t>(t)},
-                     {buffers.labels + b * t, static_cast<size_t>(t)});
-      place_row(buffers, b, t, 0);
+  for (int64_t first = 0; first < limit; first += at_once) {
+    for (int micro = 0; micro < micro_batches; ++micro) {
+      const parallel::BatchBuffers buffers = executor.batch(program, micro);
+      for (int64_t b = 0; b < shape.batch; ++b) {
+        const int64_t window = first + (micro * ranks + rank) * shape.batch + b;
+        windows.window(window < limit ? window : windows.size(), {buffers.inputs + b * t, static_cast<size_t>(t)},
+                       {buffers.labels + b * t, static_cast<size_t>(t)});
+        place_row(buffers, b, t, 0);
+      }
     }
     const parallel::StepResult result = executor.run(program, {.step = step, .stop_requested = stop && stop()});
     sum.loss += result.loss * static_cast<double>(result.tokens);
     sum.tokens += result.tokens;
     if (!result.finite) sum.not_finite = first;
-    sum.stopped = result.stop && first + shape.batch * ranks < limit;  // one that is through is not interrupted
+    sum.stopped = result.stop && first + at_once < limit;  // one that is through is not interrupted
     if (sum.stopped || sum.not_finite) break;
   }
   sum.loss /= static_cast<double>(std::max<int64_t>(sum.tokens, 1));
@@ -90,7 +94,8 @@ double evaluation_bytes(const model::TransformerConfig& model, const EvaluationS
   int64_t most = 0;
   for (const comm::AlikeRanks& alike : comm::alike_ranks(settings.sharding.mesh)) {
     const parallel::RunShape its = run.on_rank(alike.first.rank());
-    const std::vector<parallel::Program> programs = {parallel::evaluation(model, 1, run.sharding, alike.first.stage())};
+    const std::vector<parallel::Program> programs = {
+        parallel::evaluation(model, run.sharding.pipeline.stages(), run.sharding, alike.first.stage())};
     most = std::max(most, parallel::make_inventory(its, its.segments(), programs).total_bytes());
   }
   return static_cast<double>(most);
@@ -111,7 +116,8 @@ Evaluation evaluate(comm::World& world, const ModelSource& source,
   device::WorkerTeam team(settings.threads);
   device::Stream stream(team);
   parallel::Executor executor(
-      run, {parallel::evaluation(run.config, 1, run.sharding, run.place().stage())}, world, stream,
+      run, {parallel::evaluation(run.config, run.sharding.pipeline.stages(), run.sharding, run.place().stage())}, world,
+      stream,
       {.packing = settings.guard ? parallel::Packing::separate : parallel::Packing::shared, .guard = settings.guard});
   executor.fill(parallel::BufferKind::master,
                 [&](const model::Tensor& tensor, int64_t first, int64_t count, float* values) {
