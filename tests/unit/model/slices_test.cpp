@@ -28,7 +28,10 @@ constexpr StepRandom kSliceRandom{.dropout = 11, .attention_dropout = 12};
 // meetings gave and hands in its part of the next one.
 class Rounds : public SliceGroup {
  public:
-  void sum(device::Stream& /*stream*/, Ref values, int64_t count) override {
+  bool travels() const override { return travels_; }
+  void travel(bool yes) { travels_ = yes; }
+  void finish(device::Stream& /*stream*/) override {}
+  void start_sum(device::Stream& /*stream*/, Ref values, int64_t count) override {
     const size_t at = meetings_++;
     if (at < known_.size()) return take(at, values.data, 0, static_cast<size_t>(count) * sizeof(float));
     if (at == known_.size()) add(values, count);
@@ -82,6 +85,7 @@ class Rounds : public SliceGroup {
   std::vector<std::vector<std::byte>> known_;
   std::vector<std::byte> next_;
   size_t slices_ = 0, slice_ = 0, meetings_ = 0;
+  bool travels_ = false;
 };
 
 // `count` parts that differ by at most one.
@@ -242,8 +246,10 @@ void expect_slices_make_the_whole(const TransformerConfig& config, int64_t count
   }
   ASSERT_EQ(static_cast<int64_t>(slices.size()), count);
   Rounds rounds;
-  // Two sums; with tokens of their own, also two or one norm's outputs.
-  const size_t meetings = sequence ? (has_second_norm(config.residual) ? 4 : 3) : 2;
+  rounds.travel(number % 2 == 0);
+  // Two sums, in two chunks each where they travel; with tokens of their own, also two or one norm's outputs.
+  const size_t sums = number % 2 == 0 ? 4 : 2;
+  const size_t meetings = sequence ? (has_second_norm(config.residual) ? 4 : 3) : sums;
   EXPECT_EQ(rounds.complete(slices.size(), [&](size_t i) { slices[i]->forward(stream, batch, input, &rounds); }),
             meetings);
   rounds.complete(slices.size(), [&](size_t i) { slices[i]->backward(stream, batch, input, dy, &rounds); });
