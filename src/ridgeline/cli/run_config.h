@@ -19,6 +19,8 @@ struct RunConfigOptions {
 // Registers --config, --set and --ranks.
 void add_run_config(const Command& command, RunConfigOptions& options, Range ranks);
 
+// Reads and completes, without asking whether it suits the ranks.
+train::Config read_config_for_any_ranks(const RunConfigOptions& options, const std::filesystem::path& resumed = {});
 // Reads, completes (train.init_from says the model; once there is a checkpoint to go on from, `resumed`, that does, and
 // the folder is not needed any more) and checks.
 train::Config read_run_config(const RunConfigOptions& options, const std::filesystem::path& resumed = {});

@@ -345,9 +345,8 @@ parallel::Pipeline pipeline_of(const Config& config) {
   }
   // A look-up costs nothing beside a product.
   const ridgeline::model::TransformerConfig& t = config.model.transformer;
-  const double head = 6.0 * static_cast<double>(t.width) * static_cast<double>(t.vocab);
-  const double block =
-      (ridgeline::model::training_flops(t, config.train.sequence).per_token() - head) / static_cast<double>(t.layers);
+  const double head = ridgeline::model::head_flops(t).per_token();
+  const double block = ridgeline::model::block_flops(t, config.train.sequence).per_token();
   pipeline.blocks = parallel::balanced(std::vector<double>(static_cast<size_t>(t.layers), block), 0, head,
                                        static_cast<int>(p.pipeline * p.chunks));
   return pipeline;

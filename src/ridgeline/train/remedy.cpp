@@ -86,11 +86,11 @@ std::optional<plan::MemoryReport> report_of(const Config& config, const device::
 
 plan::MemoryReport memory_report(const Config& config, const device::Machine& machine, const comm::Mesh& mesh) {
   plan::MemoryReport largest;
-  for (const comm::AlikeRanks& alike : comm::alike_ranks(mesh)) {
+  for (const comm::AlikeRanks& alike : parallel::alike_ranks(run_shape(config, machine, {mesh, 0}))) {
     const std::vector<parallel::Program> programs = run_programs(config, alike.first);
     const parallel::RunShape shape = run_shape(config, machine, alike.first);
     plan::MemoryReport report =
-        plan::memory_report(parallel::make_inventory(shape, model::declare(shape.config), programs), programs);
+        plan::memory_report(parallel::make_inventory(shape, shape.segments(), programs), programs);
     if (report.total > largest.total) largest = std::move(report);
   }
   return largest;
