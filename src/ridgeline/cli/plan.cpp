@@ -409,8 +409,10 @@ void add_plan(const Command& program) {
       "Examples:\n"
       "  ridgeline plan --config configs/gpt2_124m.toml --ranks 2\n"
       "  ridgeline plan --config configs/gpt2_124m.toml --ranks 2 --json\n"
-      "  ridgeline plan --config configs/gptj_6b_fsdp.toml --ranks 16 --ranks-per-host 8 --memory 64GiB");
-  add_run_config(command, options->run, Range{1, 1 << 20});
+      "  ridgeline plan --config configs/gptj_6b_fsdp.toml --ranks 16 --ranks-per-host 8 --memory 64GiB\n"
+      "  ridgeline plan configs/gpt_22b_3d.toml --ranks 32 --memory 64GiB --schedule\n"
+      "  ridgeline plan --search --gpus 32 --memory 64GiB configs/gpt_22b_3d.toml");
+  add_run_config(command, options->run, Range{1, 1 << 20}, "--config,CONFIG");
   command
       .size("--memory", options->memory, Range{1},
             "Memory of the device that each rank will have, elsewhere (64GiB, 80GB, …); default: what is free "

@@ -10,8 +10,8 @@
 
 namespace ridgeline::cli {
 
-void add_run_config(const Command& command, RunConfigOptions& options, Range ranks) {
-  command.option("--config,CONFIG", options.config, "Configuration of the run").placeholder("FILE.toml");
+void add_run_config(const Command& command, RunConfigOptions& options, Range ranks, const std::string& config) {
+  command.option(config, options.config, "Configuration of the run").placeholder("FILE.toml");
   command.list("--set", options.overrides, "Override a key of the configuration; may be given often")
       .placeholder("KEY=VALUE");
   command.option("--ranks", options.ranks, ranks,

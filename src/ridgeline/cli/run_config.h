@@ -16,8 +16,9 @@ struct RunConfigOptions {
   int ranks = 1;
 };
 
-// Registers --config, --set and --ranks.
-void add_run_config(const Command& command, RunConfigOptions& options, Range ranks);
+// Registers --config (or what it is called), --set and --ranks.
+void add_run_config(const Command& command, RunConfigOptions& options, Range ranks,
+                    const std::string& config = "--config");
 
 // Reads and completes, without asking whether it suits the ranks.
 train::Config read_config_for_any_ranks(const RunConfigOptions& options, const std::filesystem::path& resumed = {});

@@ -71,6 +71,7 @@ TEST(TutorialLayouts, TakeWhatTheirStagesHold) {
     // Padded vocabularies are cut into equal slices.
     ASSERT_EQ(std::ssize(placements), config.parallel.pipeline) << of.name;
     double elements = 0;
+    int64_t fullest = 0;
     for (const comm::AlikeRanks& ranks : placements) {
       EXPECT_EQ(ranks.ranks * config.parallel.pipeline, of.ranks);
       const int stage = ranks.first.stage();
@@ -85,14 +86,18 @@ TEST(TutorialLayouts, TakeWhatTheirStagesHold) {
       };
       const double state = bytes(parallel::Category::parameters) + bytes(parallel::Category::gradients) +
                            bytes(parallel::Category::optimizer);
-      const double here = plan::matrix_elements(run, stage);
+      // The table of positions is not cut.
+      const model::TransformerConfig& model = run.config;
+      const auto table = static_cast<double>(stage == 0 ? model.context * model.width : 0);
+      const double here = plan::matrix_elements(run, stage) + table;
       EXPECT_GT(state, 18 * here) << of.name << " stage " << stage;
       EXPECT_LT(state, 18 * here * 1.01) << of.name << " stage " << stage;
-      EXPECT_LE(least_bytes(run), memory_report(config, {}, run.sharding.mesh).total) << of.name;
+      fullest = std::max(fullest, report.total);
       EXPECT_LT(static_cast<double>(report.total), 64 * kGiB) << of.name << " stage " << stage;
       elements = std::max(elements, here);
     }
     EXPECT_GT(elements * of.ranks, static_cast<double>(of.parameters)) << of.name;
+    EXPECT_LE(least_bytes(first), fullest) << of.name;
   }
 }
 
@@ -204,8 +209,8 @@ SearchSpace space_of(int64_t memory, int most = 1000) {
 TEST(LayoutSearch, ListsWhatFitsFastestFirst) {
   const Config config = small_run({"train.batch_ramp_start=16", "train.batch_ramp_increment=16",
                                    "train.batch_ramp_samples=64"});
-  for (const double mib : {16.0, 24.0, 64.0}) {
-    const SearchSpace space = space_of(static_cast<int64_t>(mib * (1 << 20)));
+  for (const int64_t mib : {18, 24, 64}) {
+    const SearchSpace space = space_of(mib << 20);
     const LayoutSearch found = search_layouts(config, space, {});
     ASSERT_FALSE(found.layouts.empty()) << mib;
     double before = 0;
@@ -227,7 +232,7 @@ TEST(LayoutSearch, ListsWhatFitsFastestFirst) {
 }
 
 TEST(LayoutSearch, CountsWhyTheOthersAreRefused) {
-  const LayoutSearch found = search_layouts(small_run({"model.layers=3"}), space_of(int64_t{16} << 20), {});
+  const LayoutSearch found = search_layouts(small_run(), space_of(int64_t{18} << 20), {});
   std::vector<std::string> reasons;
   for (const auto& [reason, count] : found.refused) {
     EXPECT_GT(count, 0) << reason;
