@@ -4,20 +4,25 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <map>
+#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "ridgeline/base/json.h"
+#include "ridgeline/base/output.h"
 #include "ridgeline/base/words.h"
 #include "ridgeline/cli/command.h"
+#include "ridgeline/cli/plan_search.h"
 #include "ridgeline/cli/run_config.h"
 #include "ridgeline/device/arena.h"
 #include "ridgeline/device/machine.h"
 #include "ridgeline/observe/format.h"
+#include "ridgeline/optim/batch_ramp.h"
 #include "ridgeline/parallel/proof.h"
 #include "ridgeline/plan/memory_report.h"
+#include "ridgeline/plan/pipeline_use.h"
 #include "ridgeline/plan/program_listing.h"
+#include "ridgeline/plan/schedule_picture.h"
 #include "ridgeline/plan/traffic.h"
 #include "ridgeline/train/remedy.h"
 #include "ridgeline/train/sample_order.h"
@@ -28,7 +33,9 @@ namespace {
 
 struct PlanOptions {
   RunConfigOptions run;
-  bool json = false, all = false, program = false;
+  PlanSearchOptions search;
+  bool json = false, all = false, program = false, schedule = false;
+  std::filesystem::path svg;  // of the schedule; empty: as text
   int64_t memory = 0;      // of a rank's device; 0: this host's
   int ranks_per_host = 0;  // 0: all
 };
@@ -39,51 +46,193 @@ struct RankPlan {
   parallel::RunShape shape;
   std::vector<parallel::Program> programs;
   parallel::Inventory inventory;
-  parallel::Proof proof;
   plan::MemoryReport report;
 };
+struct Plans {
+  std::vector<RankPlan> all;  // of every placement that differs, by first rank
+  size_t fullest = 0;         // which of them takes most memory
+  parallel::Proof proof;      // of the fullest; of the others the layout is proved, too
 
-// Of every placement that differs, the one that takes most memory first.
-std::vector<RankPlan> plans_of(const train::Config& config, const device::Machine& machine, const comm::Mesh& mesh) {
-  std::vector<RankPlan> plans;
-  for (const comm::AlikeRanks& ranks : comm::alike_ranks(mesh)) {
+  const RankPlan& most() const { return all[fullest]; }
+};
+
+Plans plans_of(const train::Config& config, const device::Machine& machine, const comm::Mesh& mesh) {
+  Plans plans;
+  for (const comm::AlikeRanks& ranks : parallel::alike_ranks(train::run_shape(config, machine, {mesh, 0}))) {
     RankPlan plan{.ranks = ranks,
                   .shape = train::run_shape(config, machine, ranks.first),
                   .programs = train::run_programs(config, ranks.first)};
-    plan.inventory = parallel::make_inventory(plan.shape, model::declare(plan.shape.config), plan.programs);
-    plan.proof = parallel::prove(plan.shape, plan.programs, plan.inventory);
+    plan.inventory = parallel::make_inventory(plan.shape, plan.shape.segments(), plan.programs);
     plan.report = plan::memory_report(plan.inventory, plan.programs);
-    plans.push_back(std::move(plan));
+    plans.all.push_back(std::move(plan));
+    if (plans.all.back().report.total > plans.most().report.total) plans.fullest = plans.all.size() - 1;
   }
-  std::stable_sort(plans.begin(), plans.end(),
-                   [](const RankPlan& a, const RankPlan& b) { return a.report.total > b.report.total; });
+  plans.proof = parallel::prove(plans.most().shape, plans.most().programs, plans.most().inventory);
+  for (const RankPlan& plan : plans.all) {
+    if (&plan != &plans.most()) parallel::prove_layout(plan.programs, plan.inventory);
+  }
   return plans;
 }
 
+// How the pipeline's stages spend a step with `micro_batches`.
+plan::PipelineUse use_of(const parallel::RunShape& shape, int micro_batches) {
+  return plan::pipeline_use(shape.sharding.pipeline.shape(micro_batches), plan::stage_costs(shape));
+}
+
+// "embedding, blocks 0 to 5", of several virtual stages separated by " + ".
+std::string computed_by(const parallel::RunShape& shape) {
+  const int layers = static_cast<int>(shape.config.layers);
+  std::string text;
+  for (const parallel::Elements& elements :
+       shape.sharding.pipeline.of_stage(shape.config, shape.place().stage())) {
+    const int first = std::max(elements.first, 0), last = std::min(elements.last, layers - 1);
+    if (!text.empty()) text += " + ";
+    if (elements.contains(-1)) text += "embedding, ";
+    text += first == last ? fmt::format("block {}", first) : fmt::format("blocks {} to {}", first, last);
+    if (elements.contains(layers)) text += ", loss";
+  }
+  return text;
+}
+
+// A line of the table of stages: one, or neighbours that have nothing but their blocks to tell them apart.
+struct StageLine {
+  int first = 0, last = 0, ranks = 0, rank = 0;
+  std::string computes;
+  int64_t bytes = 0;
+  int alive = 0;
+  std::string idle;
+
+  bool continues(const StageLine& before) const {
+    return bytes == before.bytes && alive == before.alive && idle == before.idle && first == before.last + 1;
+  }
+};
+
+void print_stages(const std::vector<RankPlan>& plans, const plan::PipelineUse& use) {
+  std::vector<StageLine> lines;
+  for (const RankPlan& plan : plans) {
+    const int stage = plan.ranks.first.stage();
+    StageLine line{.first = stage,
+                   .last = stage,
+                   .ranks = plan.ranks.ranks,
+                   .rank = plan.ranks.first.rank(),
+                   .computes = computed_by(plan.shape),
+                   .bytes = plan.report.total,
+                   .alive = use.timeline.peak_live[static_cast<size_t>(stage)],
+                   .idle = fmt::format("{:.1f} %", 100 * use.idle_of(stage))};
+    if (lines.empty() || !line.continues(lines.back())) {
+      lines.push_back(std::move(line));
+      continue;
+    }
+    lines.back().last = stage;
+    lines.back().ranks += line.ranks;
+    lines.back().computes = fmt::format("{} … {}", lines.back().computes.substr(0, lines.back().computes.find(" …")),
+                                        line.computes);
+  }
+  observe::Table table({{"stage", observe::Table::left},
+                        {"ranks", observe::Table::right},
+                        {"from rank", observe::Table::right},
+                        {"computes", observe::Table::left},
+                        {"memory of each", observe::Table::right},
+                        {"", observe::Table::right},
+                        {"micro-batches alive", observe::Table::right},
+                        {"idle", observe::Table::right}});
+  for (const StageLine& line : lines) {
+    table.row({line.first == line.last ? std::to_string(line.first) : fmt::format("{} to {}", line.first, line.last),
+               std::to_string(line.ranks), std::to_string(line.rank), line.computes,
+               observe::format_integer(line.bytes), observe::format_bytes(static_cast<double>(line.bytes)),
+               std::to_string(line.alive), line.idle});
+  }
+  fmt::print("{}", table.text());
+}
+
+void print_bubble(const parallel::RunShape& shape, const train::Config& config, const plan::PipelineUse& use) {
+  const parallel::Pipeline& pipeline = shape.sharding.pipeline;
+  const auto counted = [](int micro_batches) {
+    return fmt::format("{} micro-batch{}", micro_batches, micro_batches == 1 ? "" : "es");
+  };
+  fmt::print("{}, {}: of equal stages {:.1f} % of a step are idle; with this cut {:.1f} %: {:.1f} % in "
+             "which all wait, {:.1f} % because stages differ\n",
+             word_of(pipeline.kind), counted(shape.sharding.micro_batches), 100 * use.idle_if_equal,
+             100 * use.timeline.idle_share, 100 * use.waiting, 100 * use.imbalance);
+  const int64_t first = optim::batch_sizes(train::batch_ramp_of(config)).front();
+  if (first == config.train.global_batch) return;
+  const auto micro_batches = static_cast<int>(shape.sharding.micro_batches * first / config.train.global_batch);
+  const plan::PipelineUse ramp = use_of(shape, micro_batches);
+  fmt::print("in the ramp's first steps, of {}: {:.1f} %; with this cut {:.1f} %\n", counted(micro_batches), 100 * ramp.idle_if_equal, 100 * ramp.timeline.idle_share);
+}
+
 // Which ranks do what; nothing of a rank alone.
-void print_placements(const comm::Mesh& mesh, const std::vector<RankPlan>& plans) {
+void print_placements(const train::Config& config, const comm::Mesh& mesh, const std::vector<RankPlan>& plans) {
   if (mesh.world_size() == 1) return;
   fmt::print("{}\n", mesh.describe());
-  for (const RankPlan& plan : plans) {
-    const comm::Placement& first = plan.ranks.first;
-    fmt::print("  {} rank{} as rank {} (stage {}, tensor rank {}): {} each\n", plan.ranks.ranks,
-               plan.ranks.ranks == 1 ? "" : "s", first.rank(), first.stage(), first.tensor_rank(),
-               observe::format_bytes(static_cast<double>(plan.report.total)));
+  const parallel::RunShape& shape = plans.front().shape;
+  if (shape.sharding.pipeline.stages() > 1) {
+    const plan::PipelineUse use = use_of(shape, shape.sharding.micro_batches);
+    print_stages(plans, use);
+    print_bubble(shape, config, use);
+  } else {
+    for (const RankPlan& plan : plans) {
+      fmt::print("  {} rank{} as rank {}: {} each\n", plan.ranks.ranks, plan.ranks.ranks == 1 ? "" : "s",
+                 plan.ranks.first.rank(), observe::format_bytes(static_cast<double>(plan.report.total)));
+    }
   }
   fmt::print("\n");
 }
 
+// The picture of the pipeline's work, for a terminal or (`svg`) in a file.
+void draw_schedule(const parallel::RunShape& shape, const std::filesystem::path& svg) {
+  const parallel::PipelineShape pipeline = shape.sharding.pipeline.shape(shape.sharding.micro_batches);
+  const std::vector<parallel::Cost> costs = plan::stage_costs(shape);
+  if (svg.empty()) {
+    constexpr int kColumns = 120;
+    fmt::print("\n{}", plan::schedule_text(pipeline, costs, kColumns));
+    return;
+  }
+  require_writable(svg, fmt::format("--svg {}", svg.string()), {}, [](std::string_view start) { return start.starts_with("<svg "); });
+  write_output(svg, plan::schedule_svg(pipeline, costs));
+  fmt::print("\nschedule drawn: {}\n", svg.string());
+}
+
 nlohmann::json placements_json(const std::vector<RankPlan>& plans) {
   nlohmann::json json = nlohmann::json::array();
+  const parallel::RunShape& shape = plans.front().shape;
+  const plan::PipelineUse use = use_of(shape, shape.sharding.micro_batches);
   for (const RankPlan& plan : plans) {
     const comm::Placement& first = plan.ranks.first;
+    const int layers = static_cast<int>(shape.config.layers);
+    nlohmann::json blocks = nlohmann::json::array();
+    bool embedding = false, loss = false;
+    for (const parallel::Elements& elements : shape.sharding.pipeline.of_stage(shape.config, first.stage())) {
+      for (int block = std::max(elements.first, 0); block <= std::min(elements.last, layers - 1); ++block)
+        blocks.push_back(block);
+      embedding = embedding || elements.contains(-1);
+      loss = loss || elements.contains(layers);
+    }
     json.push_back({{"first_rank", first.rank()},
                     {"ranks", plan.ranks.ranks},
                     {"stage", first.stage()},
                     {"tensor_rank", first.tensor_rank()},
+                    {"embedding", embedding},
+                    {"blocks", blocks},
+                    {"loss", loss},
+                    {"micro_batches_alive", use.timeline.peak_live[static_cast<size_t>(first.stage())]},
+                    {"idle_share", use.idle_of(first.stage())},
                     {"bytes_per_rank", plan.report.total}});
   }
   return json;
+}
+
+nlohmann::json pipeline_json(const parallel::RunShape& shape) {
+  const parallel::Pipeline& pipeline = shape.sharding.pipeline;
+  const plan::PipelineUse use = use_of(shape, shape.sharding.micro_batches);
+  return {{"stages", pipeline.stages()},
+          {"schedule", word_of(pipeline.kind)},
+          {"chunks", pipeline.chunks},
+          {"micro_batches", shape.sharding.micro_batches},
+          {"idle_share_of_equal_stages", use.idle_if_equal},
+          {"idle_share", use.timeline.idle_share},
+          {"waiting_share", use.waiting},
+          {"imbalance_share", use.imbalance}};
 }
 
 // Buffers of one kind and category as one line: the list per unit and operation is --all's.
@@ -146,22 +295,26 @@ void print_traffic(const train::Config& config, const device::Machine& machine, 
                         {"bytes per rank", observe::Table::right},
                         {"a step sends: weights", observe::Table::right},
                         {"gradients", observe::Table::right},
+                        {"to slices", observe::Table::right},
+                        {"to stages", observe::Table::right},
                         {"", observe::Table::left}});
   for (const parallel::Reduce reduce : {parallel::Reduce::every, parallel::Reduce::last}) {
     if (!both && reduce != given.reduce) continue;
     train::Config choice = config;
     choice.parallel.reduce = reduce == parallel::Reduce::every ? train::Cadence::every : train::Cadence::last;
     const parallel::RunShape shape = train::run_shape(choice, machine, place);
-    const std::vector<model::Segment> segments = model::declare(shape.config);
     const std::vector<parallel::Program> programs = train::run_programs(choice, place);
-    const int64_t bytes =
-        reduce == given.reduce ? plan.report.total : parallel::make_inventory(shape, segments, programs).total_bytes();
-    const plan::TrafficByPurpose traffic = plan::traffic_by_purpose(programs.back(), segments, shape.sharding);
+    const int64_t bytes = reduce == given.reduce
+                              ? plan.report.total
+                              : parallel::make_inventory(shape, shape.segments(), programs).total_bytes();
+    const plan::TrafficByPurpose traffic = plan::traffic_by_purpose(programs.back(), shape);
     table.row({given.micro_batches == 1            ? "once per step"
                : reduce == parallel::Reduce::every ? fmt::format("every micro-batch of {}", given.micro_batches)
                                                    : fmt::format("once, after {} micro-batches", given.micro_batches),
                observe::format_integer(bytes), observe::format_bytes(static_cast<double>(traffic.gathers)),
                observe::format_bytes(static_cast<double>(traffic.reductions)),
+               observe::format_bytes(static_cast<double>(traffic.slices)),
+               observe::format_bytes(static_cast<double>(traffic.stages)),
                both && reduce == given.reduce ? "chosen" : ""});
   }
   fmt::print("\n{}", table.text());
@@ -194,16 +347,19 @@ void require_memory(const PlanOptions& options, const train::Config& config, con
 }
 
 void run(const PlanOptions& options) {
+  if (options.search.search) return search_plan(options.search, options.run, options.memory, options.json);
   const device::Machine machine = device::Machine::read();
   const train::Config config = read_run_config(options.run);
   const comm::Mesh mesh = train::mesh_of(config, options.run.ranks);
-  const std::vector<RankPlan> plans = plans_of(config, machine, mesh);
-  const auto& [ranks, shape, programs, inventory, proof, report] = plans.front();
+  const Plans plans = plans_of(config, machine, mesh);
+  const auto& [ranks, shape, programs, inventory, report] = plans.most();
+  const parallel::Proof& proof = plans.proof;
   const int64_t outside = device::resident_memory().now;
   const data::SampleIndexSize order = train::planned_index(config);
   if (options.json) {
     nlohmann::json json = plan::to_json(inventory, report, programs, mesh);
-    json["placements"] = placements_json(plans);
+    json["placements"] = placements_json(plans.all);
+    if (shape.sharding.pipeline.stages() > 1) json["pipeline"] = pipeline_json(shape);
     json["code_and_libraries_bytes"] = outside;
     json["sample_order"] = {{"bytes_per_process", order.bytes}, {"samples", order.samples}, {"epochs", order.epochs}};
     json["parameters"] = config.model.transformer.parameters();
@@ -220,7 +376,7 @@ void run(const PlanOptions& options) {
       options.run.ranks, options.run.ranks == 1 ? "" : "s", shape.batch.team_size,
       shape.batch.team_size == 1 ? "" : "s", word_of(config.train.precision), config.train.global_batch,
       config.train.sequence, config.train.micro_batch, flops.per_token() * static_cast<double>(tokens) * 1e-12);
-  print_placements(mesh, plans);
+  print_placements(config, mesh, plans.all);
   print_summary(inventory, report);
   if (config.optimizer.offload == train::Offload::host)
     fmt::print(
@@ -235,9 +391,10 @@ void run(const PlanOptions& options) {
   fmt::print("proved in {}: {} operations complete and free of deadlock, {} buffers kept apart\n",
              observe::format_duration(proof.seconds), observe::format_integer(proof.operations),
              observe::format_integer(proof.buffers));
-  print_traffic(config, machine, plans.front());
+  print_traffic(config, machine, plans.most());
   if (options.all) print_buffers(inventory, programs);
   if (options.program) print_programs(shape, programs);
+  if (options.schedule || !options.svg.empty()) draw_schedule(shape, options.svg);
   require_memory(options, config, machine, mesh, report, order.bytes);
 }
 
@@ -252,8 +409,10 @@ void add_plan(const Command& program) {
       "Examples:\n"
       "  ridgeline plan --config configs/gpt2_124m.toml --ranks 2\n"
       "  ridgeline plan --config configs/gpt2_124m.toml --ranks 2 --json\n"
-      "  ridgeline plan --config configs/gptj_6b_fsdp.toml --ranks 16 --ranks-per-host 8 --memory 64GiB");
-  add_run_config(command, options->run, Range{1, 1 << 20});
+      "  ridgeline plan --config configs/gptj_6b_fsdp.toml --ranks 16 --ranks-per-host 8 --memory 64GiB\n"
+      "  ridgeline plan configs/gpt_22b_3d.toml --ranks 32 --memory 64GiB --schedule\n"
+      "  ridgeline plan --search --gpus 32 --memory 64GiB configs/gpt_22b_3d.toml");
+  add_run_config(command, options->run, Range{1, 1 << 20}, "--config,CONFIG");
   command
       .size("--memory", options->memory, Range{1},
             "Memory of the device that each rank will have, elsewhere (64GiB, 80GB, …); default: what is free "
@@ -267,6 +426,9 @@ void add_plan(const Command& program) {
   command.flag("--all", options->all, "Every buffer, as a table");
   command.flag("--program", options->program,
                "Every operation of a rank's programs: what it waits for, writes, adds to and reads");
+  command.flag("--schedule", options->schedule, "The pipeline's schedule as a picture: a row per stage, time to the right");
+  command.option("--svg", options->svg, "Draw it into this file instead").placeholder("FILE.svg");
+  add_plan_search(command, options->search);
   command.action([options] { run(*options); });
 }
 

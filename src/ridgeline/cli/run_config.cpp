@@ -10,15 +10,15 @@
 
 namespace ridgeline::cli {
 
-void add_run_config(const Command& command, RunConfigOptions& options, Range ranks) {
-  command.option("--config", options.config, "Configuration of the run").placeholder("FILE.toml");
+void add_run_config(const Command& command, RunConfigOptions& options, Range ranks, const std::string& config) {
+  command.option(config, options.config, "Configuration of the run").placeholder("FILE.toml");
   command.list("--set", options.overrides, "Override a key of the configuration; may be given often")
       .placeholder("KEY=VALUE");
   command.option("--ranks", options.ranks, ranks,
-                 "Data-parallel ranks, as threads of this process (under mpirun or srun: the processes)");
+                 "Ranks, as threads of this process (under mpirun or srun: the processes)");
 }
 
-train::Config read_run_config(const RunConfigOptions& options, const std::filesystem::path& resumed) {
+train::Config read_config_for_any_ranks(const RunConfigOptions& options, const std::filesystem::path& resumed) {
   train::Config config = train::parse_config(options.config, options.overrides);
   if (!config.train.init_from.empty() && !resumed.empty()) {
     config = train::with_imported_model(
@@ -29,6 +29,11 @@ train::Config read_run_config(const RunConfigOptions& options, const std::filesy
     print_notes(folder.notes);
     config = train::with_imported_folder(std::move(config), folder);
   }
+  return config;
+}
+
+train::Config read_run_config(const RunConfigOptions& options, const std::filesystem::path& resumed) {
+  train::Config config = read_config_for_any_ranks(options, resumed);
   train::check(config, options.ranks);
   return config;
 }

@@ -472,7 +472,8 @@ class BlockWork {
   const bool sequential_, one_norm_;
 };
 
-int64_t workspace_bytes(const LocalShape& shape, Pass pass) {
+// What a pass asks of them.
+Operators counted(const LocalShape& shape, Pass pass) {
   Operators operators(shape.batch.team_size);
   Carver carver(placeholder());
   const Segment segment = declare_block(shape.config, 0);
@@ -498,15 +499,19 @@ int64_t workspace_bytes(const LocalShape& shape, Pass pass) {
       work.backward_weight(any, saved, carve_block_weight_inputs(carver, shape), gradients, scratch);
       break;
   }
-  return operators.workspace_bytes();
+  return operators;
 }
 
 }  // namespace
 
 BlockScratch carve_block_scratch(Carver& carver, const LocalShape& shape, Pass pass) {
   BlockScratch scratch = carve_block_buffers(carver, shape, pass);
-  scratch.workspace = carver.workspace("packing and partial sums", workspace_bytes(shape, pass));
+  scratch.workspace = carver.workspace("packing and partial sums", counted(shape, pass).workspace_bytes());
   return scratch;
+}
+
+SliceTraffic block_traffic(const LocalShape& shape, Pass pass) {
+  return counted(shape, pass).traffic();
 }
 
 void block_forward(Operators& operators, const LocalShape& shape, const BlockContext& context,

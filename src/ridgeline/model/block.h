@@ -113,6 +113,8 @@ struct BlockScratch {
 };
 enum class Pass : uint8_t { forward, backward, backward_input, backward_weight };
 BlockScratch carve_block_scratch(Carver& carver, const LocalShape& shape, Pass pass);
+// What a pass shares with the other slices.
+SliceTraffic block_traffic(const LocalShape& shape, Pass pass);
 
 // output = block(input). `output` must not alias input. `saved` and `scratch` are carved for the same shape. Of a slice
 // all slices run at the same time; each has the whole output, or its tokens of it.

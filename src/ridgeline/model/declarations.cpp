@@ -328,13 +328,22 @@ void initial_values(const Tensor& tensor, uint64_t seed, int64_t first, int64_t 
   RL_NO_CASE(tensor.init);
 }
 
-Flops training_flops(const TransformerConfig& config, int64_t sequence) {
+Flops block_flops(const TransformerConfig& config, int64_t sequence) {
   const double c = static_cast<double>(config.width), f = static_cast<double>(config.ffn);
-  const double layers = static_cast<double>(config.layers);
   const double attended = static_cast<double>(config.heads * config.head_width());
   const double qkv = static_cast<double>(config.qkv_width()), up = static_cast<double>(config.up_width());
-  const double weights = layers * c * (qkv + attended + up + f) + c * static_cast<double>(config.vocab);
-  return {.products = 6 * weights, .attention = 3 * layers * 4 * attended * (static_cast<double>(sequence) + 1) / 2};
+  return {.products = 6 * c * (qkv + attended + up + f),
+          .attention = 3 * 4 * attended * (static_cast<double>(sequence) + 1) / 2};
+}
+
+Flops head_flops(const TransformerConfig& config) {
+  return {.products = 6 * static_cast<double>(config.width) * static_cast<double>(config.vocab)};
+}
+
+Flops training_flops(const TransformerConfig& config, int64_t sequence) {
+  const double layers = static_cast<double>(config.layers);
+  const Flops block = block_flops(config, sequence);
+  return {.products = layers * block.products + head_flops(config).products, .attention = layers * block.attention};
 }
 
 }  // namespace ridgeline::model

@@ -183,5 +183,8 @@ struct Flops {
   double per_token() const { return products + attention; }
 };
 Flops training_flops(const TransformerConfig& config, int64_t sequence);
+// Parts of it: one block, and the head.
+Flops block_flops(const TransformerConfig& config, int64_t sequence);
+Flops head_flops(const TransformerConfig& config);
 
 }  // namespace ridgeline::model

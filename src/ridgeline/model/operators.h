@@ -1,5 +1,5 @@
 // The operators as model code calls them. Without a stream nothing runs: the same code then only finds out how many
-// bytes of workspace it needs, so that a plan and a run cannot disagree.
+// bytes of workspace it needs and how many it shares with other slices, so that a plan and a run cannot disagree.
 #pragma once
 
 #include <algorithm>
@@ -34,6 +34,7 @@ class Operators {
   explicit Operators(int team_size) : team_size_(team_size) {}
 
   int64_t workspace_bytes() const { return bytes_; }
+  const SliceTraffic& traffic() const { return traffic_; }
   bool counting() const { return stream_ == nullptr; }
 
   void matmul(const ops::Matmul& product) {
@@ -92,7 +93,7 @@ class Operators {
   }
   // The same, of which nothing may be read or written until finish_sums().
   void start_sum_over_slices(Ref values, int64_t count) {
-    if (counting()) return;
+    if (counting()) return share(traffic_.whole, values, count);
     RL_REQUIRE(others_ != nullptr, "a slice of a block without the ranks that compute the others");
     others_->start_sum(*stream_, values, count);
   }
@@ -104,13 +105,13 @@ class Operators {
 
   // all [slices][count], of which each slice needs the sum of its own part only.
   void sum_parts_over_slices(Ref all, int64_t count) {
-    if (counting()) return;
+    if (counting()) return share(traffic_.part, all, count);
     RL_REQUIRE(others_ != nullptr, "a slice of a block without the ranks that compute the others");
     others_->sum_parts(*stream_, all, count);
   }
   // all [slices][count], of which each slice has written its own part.
   void gather_from_slices(Ref all, int64_t count) {
-    if (counting()) return;
+    if (counting()) return share(traffic_.part, all, count);
     RL_REQUIRE(others_ != nullptr, "a slice without the ranks that compute the others");
     others_->gather(*stream_, all, count);
   }
@@ -130,12 +131,14 @@ class Operators {
 
  private:
   void need(int64_t bytes) { bytes_ = std::max(bytes_, bytes); }
+  static void share(int64_t& bytes, Ref values, int64_t count) { bytes += count * size_of(values.dtype); }
 
   device::Stream* stream_ = nullptr;
   ops::Workspace workspace_;
   SliceGroup* others_ = nullptr;
   int team_size_ = 1;
   int64_t bytes_ = 0;
+  SliceTraffic traffic_;
 };
 
 // --------------------------------------------------------------------------------------------------------- products

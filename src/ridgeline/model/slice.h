@@ -55,6 +55,19 @@ std::optional<std::string> unsliceable(const TransformerConfig& config, int64_t 
 // How many slices read the same key heads.
 int key_head_copies(const TransformerConfig& config, int slices);
 
+// What a slice shares with the others: bytes of values that are summed whole, and of its own part of those that are
+// summed or gathered by parts.
+struct SliceTraffic {
+  int64_t whole = 0, part = 0;
+
+  SliceTraffic& operator+=(const SliceTraffic& other) {
+    whole += other.whole;
+    part += other.part;
+    return *this;
+  }
+  bool operator==(const SliceTraffic&) const = default;
+};
+
 // The ranks that compute the other slices of the same products at the same time. Complete on return, or ordered on the
 // stream, but for what is started.
 class SliceGroup {

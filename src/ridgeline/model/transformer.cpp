@@ -211,6 +211,18 @@ void embedding_backward(Operators& operators, const LocalShape& shape, const Bat
                                gradient, gradients.positions);
 }
 
+SliceTraffic embedding_traffic(const LocalShape& shape, bool backward) {
+  Operators operators(shape.batch.team_size);
+  const Ref any(placeholder(), shape.batch.dtype);
+  const Batch batch{.positions = static_cast<const int32_t*>(placeholder())};
+  if (backward) {
+    embedding_backward(operators, shape, batch, {}, any, {}, {any, {}});
+  } else {
+    embedding_forward(operators, shape, batch, {}, {}, any, {any, {}});
+  }
+  return operators.traffic();
+}
+
 LossScratch carve_loss_scratch(Carver& carver, const LocalShape& shape, bool with_gradient) {
   const DType dtype = shape.batch.dtype;
   const int64_t c = shape.config.width, v = shape.slice.rows.count;
@@ -263,6 +275,17 @@ void loss(Operators& operators, const LocalShape& shape, const Batch& batch, con
     if (with_gradient) logits_backward(operators, shape, chunk, weights, x, gradient.at(first * c), gradients, scratch);
     first += chunk.own;
   }
+}
+
+SliceTraffic loss_traffic(const LocalShape& shape, bool with_gradient) {
+  Operators operators(shape.batch.team_size);
+  Carver carver(placeholder());
+  const Ref any(placeholder(), shape.batch.dtype);
+  auto* const floats = static_cast<float*>(placeholder());
+  const Batch batch{.labels = static_cast<const int32_t*>(placeholder())};
+  loss(operators, shape, batch, {{any}, any, any, {}}, any, 1, with_gradient ? any : Ref(), {}, floats,
+       carve_loss_scratch(carver, shape, with_gradient));
+  return operators.traffic();
 }
 
 }  // namespace ridgeline::model

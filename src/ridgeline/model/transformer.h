@@ -49,6 +49,9 @@ EmbeddingScratch carve_embedding_scratch(Carver& carver, const LocalShape& shape
 void embedding_forward(Operators& operators, const LocalShape& shape, const Batch& batch, const StepRandom& random,
                        const EmbeddingWeights& weights, Ref output, const EmbeddingScratch& scratch);
 
+// What either shares with the other slices.
+SliceTraffic embedding_traffic(const LocalShape& shape, bool backward);
+
 // `gradient` is overwritten (dropout's mask is applied in place). Of a slice: the gradient of its rows, and the whole
 // gradient of the positions, or its tokens' part of it.
 void embedding_backward(Operators& operators, const LocalShape& shape, const Batch& batch, const StepRandom& random,
@@ -73,6 +76,9 @@ LossScratch carve_loss_scratch(Carver& carver, const LocalShape& shape, bool wit
 // of it.
 void loss(Operators& operators, const LocalShape& shape, const Batch& batch, const HeadWeights& weights, ConstRef input,
           float scale, Ref gradient, const HeadGradients& gradients, float* losses, const LossScratch& scratch);
+
+// What it shares with the other slices, with gradients or without.
+SliceTraffic loss_traffic(const LocalShape& shape, bool with_gradient);
 
 // logits f32 [N][V] of shape.batch's tokens, whose block output is `input` [M][C]: final norm and head only. For
 // generation and tests. scratch: carved with head_chunk = N. Of a slice: all of them, in every slice.

@@ -343,6 +343,21 @@ std::vector<model::Segment> RunShape::segments() const {
   return segments;
 }
 
+std::vector<comm::AlikeRanks> alike_ranks(const RunShape& run) {
+  std::vector<comm::AlikeRanks> all;
+  std::map<std::pair<int, int64_t>, size_t> found;  // by stage and rows
+  for (const comm::AlikeRanks& ranks : comm::alike_ranks(run.sharding.mesh)) {
+    const model::Slice slice = model::slice_of(run.config, ranks.first.tensor_rank(), run.sharding.slices());
+    const auto [at, is_new] = found.try_emplace({ranks.first.stage(), slice.rows.count}, all.size());
+    if (is_new) {
+      all.push_back(ranks);
+    } else {
+      all[at->second].ranks += ranks.ranks;
+    }
+  }
+  return all;
+}
+
 Extent extent_of(const model::Segment& segment, const Sharding& sharding) {
   const int64_t whole = segment.padded(sharding.ranks());
   return {whole, whole / sharding.shards(), whole / sharding.ranks()};

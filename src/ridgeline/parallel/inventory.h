@@ -127,6 +127,10 @@ struct RunShape {
   }
 };
 
+// Ranks that do the same on as much of the model, by first rank: those of a stage whose slices have as many rows of the
+// vocabulary, the only thing that slices are not cut into equally.
+std::vector<comm::AlikeRanks> alike_ranks(const RunShape& run);
+
 // Elements of a segment. Padded so that the pieces of all ranks are equal and of whole blocks. Shard s of
 // S, `part` long, is cut into one piece per replica: what a rank reads, writes and measures for all.
 struct Extent {

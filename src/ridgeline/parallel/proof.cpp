@@ -60,9 +60,13 @@ Proof prove(const RunShape& run, const std::vector<Program>& programs, const Inv
     refuse_if(simulate_stages(run, program), fmt::format("the program '{}' is wrong", program.name));
   }
   proof.buffers = static_cast<int64_t>(inventory.buffers.size());
-  refuse_if(overlapping(inventory, programs), "buffers share memory that the programs do not keep apart");
+  prove_layout(programs, inventory);
   proof.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   return proof;
+}
+
+void prove_layout(const std::vector<Program>& programs, const Inventory& inventory) {
+  refuse_if(overlapping(inventory, programs), "buffers share memory that the programs do not keep apart");
 }
 
 }  // namespace ridgeline::parallel

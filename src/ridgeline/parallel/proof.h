@@ -16,5 +16,7 @@ struct Proof {
 
 // Error, naming operations and buffers, when something is wrong: a defect of ours, that must not train.
 Proof prove(const RunShape& run, const std::vector<Program>& programs, const Inventory& inventory);
+// Its second half alone, on another rank of the same run: the first has shown its program right, too.
+void prove_layout(const std::vector<Program>& programs, const Inventory& inventory);
 
 }  // namespace ridgeline::parallel

@@ -2,10 +2,8 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
-#include "ridgeline/model/declarations.h"
-#include "ridgeline/parallel/program.h"
+#include "ridgeline/parallel/inventory.h"
 
 namespace ridgeline::plan {
 
@@ -14,10 +12,19 @@ namespace ridgeline::plan {
 struct TrafficByPurpose {
   int64_t gathers = 0;     // of weights
   int64_t reductions = 0;  // of gradients
+  int64_t slices = 0;      // between the slices of a model: what their products have in common
+  int64_t stages = 0;      // between stages: outputs and their gradients, and the gradient of what two of them hold
+
+  int64_t total() const { return gathers + reductions + slices + stages; }
 };
 
-// Pure. `segments` are the model's, `program` was lowered with `sharding`.
-TrafficByPurpose traffic_by_purpose(const parallel::Program& program, const std::vector<model::Segment>& segments,
-                                    const parallel::Sharding& sharding);
+// Pure. `program` is one of the run's rank.
+TrafficByPurpose traffic_by_purpose(const parallel::Program& program, const parallel::RunShape& run);
+
+// Bytes that a slice sends to the others in a pass over one micro-batch: all-reduces and all-gathers or reduce-scatters
+// of activations.
+int64_t slice_bytes(const model::LocalShape& shape, const model::SliceTraffic& traffic);
+// Of a micro-batch's output, or its gradient, which a stage sends to the next.
+int64_t message_bytes(const model::LocalShape& shape);
 
 }  // namespace ridgeline::plan

@@ -86,7 +86,7 @@ std::optional<plan::MemoryReport> report_of(const Config& config, const device::
 
 plan::MemoryReport memory_report(const Config& config, const device::Machine& machine, const comm::Mesh& mesh) {
   plan::MemoryReport largest;
-  for (const comm::AlikeRanks& alike : comm::alike_ranks(mesh)) {
+  for (const comm::AlikeRanks& alike : parallel::alike_ranks(run_shape(config, machine, {mesh, 0}))) {
     const std::vector<parallel::Program> programs = run_programs(config, alike.first);
     const parallel::RunShape shape = run_shape(config, machine, alike.first);
     plan::MemoryReport report =

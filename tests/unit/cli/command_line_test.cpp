@@ -3,11 +3,15 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
+#include <vector>
 
+#include "ridgeline/base/file.h"
 #include "ridgeline/base/json.h"
 
 namespace ridgeline {
@@ -66,6 +70,63 @@ TEST(CommandLine, PlanListsEveryPlacementThatDiffers) {
   EXPECT_EQ(placement.at("bytes_per_rank"), json.at("bytes_per_rank"));
   EXPECT_THAT(ridgeline(arguments).text,
               AllOf(HasSubstr("pp 1 × dp_replicate 2 × dp_shard 4 × cp 1 × tp 1\n"), HasSubstr("8 ranks as rank 0")));
+}
+
+// A pipeline small enough to plan in milliseconds.
+constexpr std::string_view kPipeline =
+    "plan --set model.layers=4 --set model.width=32 --set model.heads=2 --set model.vocab=300 --set model.context=16 "
+    "--set train.global_batch=6 --set train.micro_batch=1 --set parallel.pipeline=2 ";
+
+TEST(CommandLine, PlanSaysWhatEachStageOfAPipelineDoes) {
+  const std::string arguments = std::string(kPipeline) + "--ranks 4 --set parallel.tensor=2";
+  const auto json = parse_json(ridgeline(arguments + " --json").text);
+  ASSERT_EQ(json.at("placements").size(), 2U);
+  const auto &first = json.at("placements").at(0), &last = json.at("placements").at(1);
+  EXPECT_EQ(first.at("blocks"), std::vector<int>({0, 1}));
+  EXPECT_EQ(last.at("blocks"), std::vector<int>({2, 3}));
+  EXPECT_TRUE(first.at("embedding") == true && first.at("loss") == false && last.at("loss") == true);
+  EXPECT_EQ(first.at("micro_batches_alive"), 2);
+  EXPECT_EQ(last.at("micro_batches_alive"), 1);
+  EXPECT_EQ(json.at("bytes_per_rank"), std::max(first.at("bytes_per_rank"), last.at("bytes_per_rank")));
+  const auto& pipeline = json.at("pipeline");
+  EXPECT_NEAR(pipeline.at("idle_share_of_equal_stages").get<double>(), 1.0 / 7, 1e-9);
+  EXPECT_NEAR(pipeline.at("waiting_share").get<double>() + pipeline.at("imbalance_share").get<double>(),
+              pipeline.at("idle_share").get<double>(), 1e-12);
+  EXPECT_THAT(ridgeline(arguments).text, AllOf(HasSubstr("embedding, blocks 0 to 1"), HasSubstr("blocks 2 to 3, loss"),
+                                               HasSubstr("of equal stages 14.3 % of a step are idle")));
+}
+
+TEST(CommandLine, PlanDrawsTheScheduleAndKeepsForeignFiles) {
+  const std::string arguments = std::string(kPipeline) + "--ranks 2";
+  EXPECT_THAT(ridgeline(arguments + " --schedule").text,
+              AllOf(HasSubstr("1f1b: 2 stages, 6 micro-batches"), HasSubstr("\nstage 1  .")));
+  const std::string svg = testing::TempDir() + "schedule.svg";
+  for (int twice = 0; twice < 2; ++twice) {
+    EXPECT_EQ(ridgeline(arguments + " --svg " + svg).code, 0);
+    EXPECT_THAT(read_text(svg), AllOf(StartsWith("<svg "), HasSubstr("stage 1")));
+  }
+  write_atomically(svg, "mine");
+  EXPECT_EQ(ridgeline(arguments + " --svg " + svg + " 2>&1").code, 1);
+  EXPECT_EQ(read_text(svg), "mine");
+}
+
+TEST(CommandLine, PlanSearchWritesAConfigurationThatPlans) {
+  const std::string best = testing::TempDir() + "best.toml", search = std::string(kPipeline) + "--search ";
+  const Outcome found = ridgeline(search + "--gpus 4 --memory 64MiB --out " + best);
+  EXPECT_EQ(found.code, 0);
+  EXPECT_THAT(found.text, AllOf(HasSubstr("assumed: 191.5 TFLOP/s each"), HasSubstr("TFLOP/s per rank"),
+                                HasSubstr("refused: "), HasSubstr("the best: " + best)));
+  EXPECT_EQ(ridgeline("plan " + best + " --ranks 4 --memory 64MiB").code, 0);
+  const auto json = parse_json(ridgeline(search + "--gpus 4 --memory 64MiB --show 3 --json --out " + best).text);
+  EXPECT_EQ(json.at("layouts").size(), 3U);
+  write_atomically(best, "mine");
+  EXPECT_EQ(ridgeline(search + "--gpus 4 --memory 64MiB --out " + best + " 2>&1").code, 1);
+  EXPECT_EQ(read_text(best), "mine");
+  EXPECT_EQ(ridgeline(search + "--memory 64MiB 2>&1").code, 2);
+  EXPECT_EQ(ridgeline(search + "--gpus 4 2>&1").code, 2);
+  const Outcome none = ridgeline(search + "--gpus 4 --memory 64KiB --out /dev/null 2>&1");
+  EXPECT_EQ(none.code, 1);
+  EXPECT_THAT(none.text, HasSubstr("no layout fits 4 ranks of 64.0 KiB"));
 }
 
 TEST(CommandLine, VersionSaysWhatABugReportNeeds) {

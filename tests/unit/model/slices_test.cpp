@@ -32,11 +32,13 @@ class Rounds : public SliceGroup {
   void travel(bool yes) { travels_ = yes; }
   void finish(device::Stream& /*stream*/) override {}
   void start_sum(device::Stream& /*stream*/, Ref values, int64_t count) override {
+    traffic_.whole += count * size_of(values.dtype);
     const size_t at = meetings_++;
     if (at < known_.size()) return take(at, values.data, 0, static_cast<size_t>(count) * sizeof(float));
     if (at == known_.size()) add(values, count);
   }
   void sum_parts(device::Stream& /*stream*/, Ref all, int64_t count) override {
+    traffic_.part += count * size_of(all.dtype);
     const size_t at = meetings_++, part = static_cast<size_t>(count) * sizeof(float);
     if (at > known_.size()) return;
     if (at == known_.size()) return add(all, count * static_cast<int64_t>(slices_));
@@ -44,6 +46,7 @@ class Rounds : public SliceGroup {
     take(at, all.at(count * static_cast<int64_t>(slice_)).data, part * slice_, part);
   }
   void gather(device::Stream& /*stream*/, Ref all, int64_t count) override {
+    traffic_.part += count * size_of(all.dtype);
     const size_t at = meetings_++, own = static_cast<size_t>(count * size_of(all.dtype));
     if (at < known_.size()) return take(at, all.data, 0, own * slices_);
     const auto* const bytes = all.as<std::byte>();
@@ -59,12 +62,15 @@ class Rounds : public SliceGroup {
       next_.clear();
       for (slice_ = 0; slice_ < slices; ++slice_) {
         meetings_ = 0;
+        traffic_ = {};
         run(slice_);
       }
       if (!next_.empty()) known_.push_back(next_);
     } while (!next_.empty());
     return known_.size();
   }
+  // Of the last slice.
+  const SliceTraffic& traffic() const { return traffic_; }
 
  private:
   void take(size_t at, void* to, size_t from, size_t bytes) const {
@@ -84,6 +90,7 @@ class Rounds : public SliceGroup {
 
   std::vector<std::vector<std::byte>> known_;
   std::vector<std::byte> next_;
+  SliceTraffic traffic_;
   size_t slices_ = 0, slice_ = 0, meetings_ = 0;
   bool travels_ = false;
 };
@@ -252,7 +259,9 @@ void expect_slices_make_the_whole(const TransformerConfig& config, int64_t count
   const size_t meetings = sequence ? (has_second_norm(config.residual) ? 4 : 3) : sums;
   EXPECT_EQ(rounds.complete(slices.size(), [&](size_t i) { slices[i]->forward(stream, batch, input, &rounds); }),
             meetings);
+  EXPECT_EQ(rounds.traffic(), block_traffic(slices.back()->shape, Pass::forward));
   rounds.complete(slices.size(), [&](size_t i) { slices[i]->backward(stream, batch, input, dy, &rounds); });
+  EXPECT_EQ(rounds.traffic(), block_traffic(slices.back()->shape, Pass::backward));
 
   const std::string what = fmt::format("{} in {} slices{}, dropout {}, recompute {}", described(config), count,
                                        sequence ? " with tokens of their own" : "", dropout,
@@ -401,6 +410,10 @@ TEST(Slices, MakeTheWholeEmbeddingAndLoss) {
       }
       Rounds rounds;
       rounds.complete(slices.size(), [&](size_t i) { slices[i]->run(stream, batch, input, dy, &rounds); });
+      SliceTraffic counted = embedding_traffic(slices.back()->shape, false);
+      counted += embedding_traffic(slices.back()->shape, true);
+      counted += loss_traffic(slices.back()->shape, true);
+      EXPECT_EQ(rounds.traffic(), counted);
 
       const std::string what = fmt::format("{} in {} slices{}, dropout {}", described(config), count,
                                            sequence ? " with tokens of their own" : "", config.dropout);

@@ -12,15 +12,15 @@ namespace {
 TEST(TrafficOf, IsWhatTheLevelsAreKnownFor) {
   model::TransformerConfig config = model::preset("gpt2");
   config.layers = 3;
-  const std::vector<model::Segment> segments = model::declare(config);
   constexpr int kRanks = 4, kMicro = 3;
   const auto traffic = [&](parallel::Shard level, parallel::Reduce reduce, int group = 0) {
     const parallel::Sharding sharding{
         .level = level, .mesh = comm::Mesh::of_data(kRanks, group), .reduce = reduce, .micro_batches = kMicro};
-    return traffic_by_purpose(parallel::lower(config, parallel::schedule(1, kMicro)[0], sharding), segments, sharding);
+    return traffic_by_purpose(parallel::lower(config, parallel::schedule(1, kMicro)[0], sharding),
+                              {.config = config, .sharding = sharding});
   };
   int64_t bytes = 0;
-  for (const model::Segment& segment : segments) bytes += segment.padded(kRanks) * 4;
+  for (const model::Segment& segment : model::declare(config)) bytes += segment.padded(kRanks) * 4;
   const int64_t once = bytes / kRanks * (kRanks - 1);
   using parallel::Reduce;
   using parallel::Shard;
