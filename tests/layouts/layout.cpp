@@ -97,6 +97,7 @@ Layout one_rank(const Layout& layout) {
   Layout one{.family = layout.family,
              .vocab = layout.vocab,
              .same_rows = layout.same_rows,
+             .epsilon = layout.epsilon,
              .precision = layout.precision,
              .pure = layout.pure,
              .moments = layout.moments,
@@ -135,7 +136,7 @@ parallel::RunShape Layout::run_shape(int rank) const {
 
 Training::Training(const Layout& layout, comm::World& world, const Change& change)
     : layout_(layout),
-      team_(layout.team),
+      team_(layout.team, {.crowded = true}),
       stream_(team_),
       executor_(layout.run_shape(world.rank()), programs_of(layout.run_shape(world.rank()), change), world, stream_,
                 options_of(layout)) {}
@@ -154,7 +155,7 @@ parallel::StepResult Training::step(int64_t step) {
   return executor_.run(
       0, {.step = step,
           .random = {random_key(3, number, Purpose::dropout), random_key(3, number, Purpose::attention_dropout)},
-          .optimizer = {.beta2 = 0.95, .weight_decay = 0.1F},
+          .optimizer = {.beta2 = 0.95, .epsilon = layout_.epsilon, .weight_decay = 0.1F},
           .learning_rate = 0.01F,
           .correction1 = static_cast<float>(1.0 - std::pow(0.9, static_cast<double>(step + 1))),
           .correction2 = static_cast<float>(1.0 - std::pow(0.95, static_cast<double>(step + 1))),
@@ -211,6 +212,21 @@ double gradient_difference(const Outcome& outcome, const Outcome& reference) {
     if (!(relative <= worst)) worst = std::isnan(relative) ? HUGE_VAL : relative;
   }
   return worst;
+}
+
+std::string difference_from_one_rank(const Layout& layout, const Outcome& outcome, const Outcome& reference) {
+  const double gradients = gradient_difference(outcome, reference);
+  if (!(gradients <= gradient_bound(layout))) return fmt::format("gradients by {:.1e}", gradients);
+  const auto far = [](double value, double expected, double bound) {
+    return !(std::fabs(value - expected) <= bound * expected);
+  };
+  for (size_t step = 0; step < reference.losses.size(); ++step) {
+    if (far(outcome.losses[step], reference.losses[step], 1e-5))
+      return fmt::format("loss of step {}: {} instead of {}", step, outcome.losses[step], reference.losses[step]);
+    if (far(outcome.norms[step], reference.norms[step], step == 0 ? 1e-5 : 1e-4))
+      return fmt::format("norm of step {}: {} instead of {}", step, outcome.norms[step], reference.norms[step]);
+  }
+  return "";
 }
 
 double gradient_cosine(const Outcome& outcome, const Outcome& reference) {

@@ -19,6 +19,7 @@ struct Layout {
   std::string family = "gpt2";
   int64_t vocab = 0;             // 0: small_model's
   bool same_rows = false;        // every step learns the first one's
+  float epsilon = 1e-8F;         // Adam's
   DType precision = DType::f32;  // of activations
   bool pure = false;             // masters are as the activations; else f32
   DType moments = DType::f32;
@@ -87,15 +88,17 @@ Outcome run(const Layout& layout, int steps, comm::World& world, const Change& c
 // One rank, the same micro-batches one after the other, nothing cut or computed again.
 Layout one_rank(const Layout& layout);
 
-// By how much single-precision sums in another order may differ: gradient_difference() of a layout against one rank
-// that computes in fp32. Slices cut the sums inside the model too.
-inline double gradient_bound(const Layout& layout) {
-  return layout.sharding.slices() > 1 ? 1e-5 : 1e-6;
-}
-
 // The largest relative difference of a tensor of the first gradients: ||a - b|| over max(||b||, a thousandth of its
 // segment's norm), since some gradients (a key bias's) are zero in theory.
 double gradient_difference(const Outcome& outcome, const Outcome& reference);
+// By how much sums in another order may differ in fp32: of gradient_difference() against one rank. Slices cut the sums
+// inside the model too.
+inline double gradient_bound(const Layout& layout) {
+  return layout.sharding.slices() > 1 ? 1e-5 : 1e-6;
+}
+// "" or what an outcome in fp32 has not as one rank: the first gradients, a loss to 1e-5 of it, the first norm to 1e-5
+// and later ones, of weights that differ by then, to 1e-4.
+std::string difference_from_one_rank(const Layout& layout, const Outcome& outcome, const Outcome& reference);
 // The cosine of the angle between all first gradients.
 double gradient_cosine(const Outcome& outcome, const Outcome& reference);
 // "" or the first tensor whose weights, or the first step whose loss or norm, differ in a bit.

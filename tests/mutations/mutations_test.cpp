@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cmath>
 #include <functional>
 
 #include "../layouts/layout.h"
@@ -273,12 +272,7 @@ std::string red(const Layout& layout, const Outcome& reference, const Change& ch
   } catch (const std::exception& error) {
     return error.what();
   }
-  if (!(gradient_difference(outcome, reference) <= gradient_bound(layout))) return "gradients";
-  for (size_t step = 0; step < reference.losses.size(); ++step) {
-    if (!(std::fabs(outcome.losses[step] - reference.losses[step]) <= 1e-5 * reference.losses[step])) return "loss";
-    if (!(std::fabs(outcome.norms[step] - reference.norms[step]) <= 1e-5 * reference.norms[step])) return "norm";
-  }
-  return "";
+  return difference_from_one_rank(layout, outcome, reference);
 }
 
 TEST(mutations, each_turns_the_comparison_of_layouts_red) {
