@@ -13,6 +13,10 @@ using parallel::Reduce;
 using parallel::ScheduleKind;
 using parallel::Shard;
 
+constexpr Shard kLevels[] = {Shard::none, Shard::optimizer, Shard::gradients, Shard::parameters};
+constexpr ScheduleKind kKinds[] = {ScheduleKind::gpipe, ScheduleKind::one_f_one_b, ScheduleKind::interleaved,
+                                   ScheduleKind::zero_bubble};
+
 // Three steps, so that clipping, updates and gathers after them are all seen.
 void expect_same_bits(const Layout& layout, const Layout& reference) {
   EXPECT_EQ(bitwise_difference(run(layout, 3), run(reference, 3)), "")
@@ -43,7 +47,7 @@ TEST(same_bits, however_units_are_cut_into_segments) {
       layout.sharding.level = shard;
       layout.sharding.segmentation = nullptr;
       const Layout whole = layout;
-      for (const model::Segmentation segmentation : {&model::uncut_apart, &by_chance<3>, &by_chance<4>}) {
+      for (const model::Segmentation segmentation : {kSegmentations[1], kSegmentations[2], kSegmentations[3]}) {
         layout.sharding.segmentation = segmentation;
         expect_same_bits(layout, whole);
       }
@@ -137,6 +141,138 @@ TEST(same_bits, buffers_unreadable_outside_their_lifetime) {
       layout.guard = true;
       layout.offload_window = shard == Shard::gradients ? 1 : 0;
       expect_same_bits(layout, plain);
+    }
+  });
+}
+
+// --------------------------------------------------------------------------------------------- slices and stages
+
+// Two stages of two slices, or more of one kind, in every precision, alone and over several replicas and shards.
+template <typename F>
+void for_some_of_slices_and_stages(F&& f) {
+  struct Case {
+    const char* family;
+    DType precision;
+    bool pure, sequence;
+    int stages, slices, data;
+  };
+  for (const Case& some :
+       {Case{"gpt2", DType::f32, false, true, 2, 2, 2}, Case{"llama", DType::bf16, true, false, 2, 6, 1},
+        Case{"gptj", DType::f16, false, true, 4, 1, 2}, Case{"gpt_neox", DType::bf16, false, true, 1, 3, 3}}) {
+    Layout layout{.family = some.family, .precision = some.precision, .pure = some.pure, .dropout = 0.1F};
+    layout.moments = some.pure ? DType::bf16 : DType::f32;
+    layout.sharding = {
+        .mesh = comm::Mesh::of_world(some.stages * some.slices * some.data, some.stages, some.slices, 1, 0),
+        .micro_batches = 4,
+        .sequence = some.sequence};
+    if (some.stages == 2) layout.sharding.pipeline.blocks = {3, 1};
+    if (some.stages == 4) layout.sharding.pipeline.blocks = {1, 1, 1, 1};
+    f(layout);
+  }
+}
+
+// The same layout on another schedule; two stages with two parts each where parts take turns.
+Layout with_kind(Layout layout, ScheduleKind kind) {
+  parallel::Pipeline& pipeline = layout.sharding.pipeline;
+  pipeline.kind = kind;
+  if (kind == ScheduleKind::interleaved && pipeline.stages() == 2) {
+    pipeline.chunks = 2;
+    pipeline.blocks = {1, 1, 1, 1};
+  }
+  return layout;
+}
+
+TEST(same_bits_of_slices_and_stages, the_same_layout_twice_and_without_overlap) {
+  for_some_of_slices_and_stages([](Layout layout) {
+    layout.sharding.level = Shard::parameters;
+    const Layout plain = layout;
+    expect_same_bits(layout, plain);
+    layout.overlap = false;
+    expect_same_bits(layout, plain);
+  });
+}
+
+// Which blocks lie on which stage does not matter either, only which stages there are: the ends' parts of the tied
+// gradient are summed apart.
+TEST(same_bits_of_slices_and_stages, every_schedule) {
+  for_some_of_slices_and_stages([](const Layout& layout) {
+    for (const ScheduleKind kind : kKinds) expect_same_bits(with_kind(layout, kind), layout);
+  });
+}
+
+TEST(same_bits_of_slices_and_stages, every_level_of_sharding) {
+  for_some_of_slices_and_stages([](Layout layout) {
+    for (const Reduce reduce : {Reduce::last, Reduce::every}) {
+      layout.sharding.reduce = reduce;
+      const Layout plain = layout;
+      for (const Shard shard : kLevels) {
+        layout.sharding.level = shard;
+        expect_same_bits(layout, plain);
+      }
+      layout.sharding.level = plain.sharding.level;
+    }
+  });
+}
+
+TEST(same_bits_of_slices_and_stages, prefetch_and_lifetime_of_gathered_weights) {
+  for_some_of_slices_and_stages([](Layout layout) {
+    layout.sharding.level = Shard::parameters;
+    const Layout plain = layout;
+    for (const int depth : {0, 3}) {
+      layout.sharding.prefetch = depth;
+      expect_same_bits(layout, plain);
+    }
+    layout.sharding.gather = Gather::per_step;
+    expect_same_bits(layout, plain);
+  });
+}
+
+// On the schedule whose backwards come in parts, unless what they need is computed again.
+TEST(same_bits_of_slices_and_stages, recomputation) {
+  for_some_of_slices_and_stages([](const Layout& layout) {
+    for (const ScheduleKind kind : {ScheduleKind::one_f_one_b, ScheduleKind::zero_bubble}) {
+      for (const Recompute what : {Recompute::selective, Recompute::full}) {
+        for (const int every : {1, 2}) {
+          Layout again = with_kind(layout, kind);
+          again.recompute = what;
+          again.recompute_every = every;
+          expect_same_bits(again, layout);
+        }
+      }
+    }
+  });
+}
+
+TEST(same_bits_of_slices_and_stages, team_of_any_size) {
+  for_some_of_slices_and_stages([](Layout layout) {
+    const Layout plain = layout;
+    layout.team = 2;
+    EXPECT_EQ(bitwise_difference(run(layout, 2), run(plain, 2)), "") << layout.describe();
+  });
+}
+
+TEST(same_bits_of_slices_and_stages, however_units_are_cut_into_segments) {
+  for_some_of_slices_and_stages([](Layout layout) {
+    const Layout plain = layout;
+    for (const size_t number : {1, 2}) {
+      layout.sharding.segmentation = kSegmentations[number];
+      expect_same_bits(layout, plain);
+    }
+  });
+}
+
+TEST(same_bits_of_slices_and_stages, buffers_unreadable_outside_their_lifetime) {
+  for_some_of_slices_and_stages([](const Layout& layout) {
+    for (const ScheduleKind kind : kKinds) {
+      for (const Shard shard : {Shard::none, Shard::gradients, Shard::parameters}) {
+        Layout guarded = with_kind(layout, kind);
+        guarded.sharding.level = shard;
+        guarded.sharding.prefetch = 2;
+        guarded.recompute = shard == Shard::gradients ? Recompute::full : Recompute::none;
+        guarded.recompute_every = 2;
+        guarded.guard = true;
+        EXPECT_EQ(bitwise_difference(run(guarded, 1), run(layout, 1)), "") << guarded.describe();
+      }
     }
   });
 }

@@ -15,7 +15,7 @@ constexpr std::array<int, 4> kMicroBatches = {1, 2, 3, 5};
 // How many values each option takes.
 const Choice& values() {
   static const Choice all = {
-      static_cast<int>(model::family_names().size()), 5, 2, 4, 8, 3, 2, 2, 3, 4, 2, 3, 2, 2, 2, 2, 4, 3, 2, 4, 4, 2};
+      static_cast<int>(model::family_names().size()), 5, 2, 4, 8, 3, 2, 2, 3, 4, 2, 3, 2, 2, 2, 4, 4, 3, 2, 4, 4, 2};
   return all;
 }
 
@@ -59,6 +59,11 @@ int shard_group(const Choice& choice) {
   return divisor;
 }
 
+// One layout of four keeps its state in a file, which takes time.
+bool offloads(const Choice& choice) {
+  return choice[offload] == values()[offload] - 1;
+}
+
 // With what makes no difference beside the other options set to its first value.
 Choice effective(Choice choice) {
   const int data = data_ranks(choice);
@@ -70,6 +75,7 @@ Choice effective(Choice choice) {
   if (choice[stages] == 0 || choice[stages] == 3 || (choice[stages] == 1 && interleaved)) choice[cut] = 0;
   if (choice[recompute] == 0) choice[recompute_every] = 0;
   choice[team] = has_helpers(choice) ? 1 : 0;
+  choice[offload] = offloads(choice) ? 1 : 0;
   return choice;
 }
 

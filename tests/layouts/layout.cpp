@@ -217,13 +217,10 @@ double gradient_difference(const Outcome& outcome, const Outcome& reference) {
 std::string difference_from_one_rank(const Layout& layout, const Outcome& outcome, const Outcome& reference) {
   const double gradients = gradient_difference(outcome, reference);
   if (!(gradients <= gradient_bound(layout))) return fmt::format("gradients by {:.1e}", gradients);
-  const auto far = [](double value, double expected, double bound) {
-    return !(std::fabs(value - expected) <= bound * expected);
-  };
   for (size_t step = 0; step < reference.losses.size(); ++step) {
-    if (far(outcome.losses[step], reference.losses[step], 1e-5))
+    if (!(std::fabs(outcome.losses[step] - reference.losses[step]) <= 1e-5 * reference.losses[0]))
       return fmt::format("loss of step {}: {} instead of {}", step, outcome.losses[step], reference.losses[step]);
-    if (far(outcome.norms[step], reference.norms[step], step == 0 ? 1e-5 : 1e-4))
+    if (!(std::fabs(outcome.norms[step] / reference.norms[step] - 1) <= (step == 0 ? 1e-5 : 1e-4)))
       return fmt::format("norm of step {}: {} instead of {}", step, outcome.norms[step], reference.norms[step]);
   }
   return "";

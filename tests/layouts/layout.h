@@ -96,8 +96,8 @@ double gradient_difference(const Outcome& outcome, const Outcome& reference);
 inline double gradient_bound(const Layout& layout) {
   return layout.sharding.slices() > 1 ? 1e-5 : 1e-6;
 }
-// "" or what an outcome in fp32 has not as one rank: the first gradients, a loss to 1e-5 of it, the first norm to 1e-5
-// and later ones, of weights that differ by then, to 1e-4.
+// "" or what an outcome in fp32 has not as one rank: the first gradients, a loss to 1e-5 of the first, the first norm
+// to 1e-5 and later ones, of weights that differ by then, to 1e-4.
 std::string difference_from_one_rank(const Layout& layout, const Outcome& outcome, const Outcome& reference);
 // The cosine of the angle between all first gradients.
 double gradient_cosine(const Outcome& outcome, const Outcome& reference);

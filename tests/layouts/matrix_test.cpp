@@ -90,6 +90,7 @@ void expect_one_ranks_steps(const Layout& layout, References& references) {
 Layout learning(Layout layout) {
   layout.precision = layout.moments = DType::f32;
   layout.pure = false;
+  layout.offload_window = 0;
   layout.same_rows = true;
   layout.epsilon = 1e-3F;  // or Adam makes whole steps of the rounding of gradients that are nearly nothing
   return layout;
