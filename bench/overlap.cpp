@@ -31,11 +31,9 @@ WorkerOptions work_of(const OverlapOptions& options, const std::string& level, b
 // What a step of this level sends, from its program.
 parallel::Traffic step_traffic(const WorkerOptions& work) {
   const train::Config config = config_of(work);
-  const parallel::RunShape run =
-      train::run_shape(config, device::Machine::read(), {train::mesh_of(config, work.ranks), 0});
-  const parallel::Program program =
-      parallel::lower(run.config, parallel::schedule(1, run.sharding.micro_batches)[0], run.sharding);
-  return parallel::traffic_of(program, model::declare(run.config), run.sharding);
+  const comm::Placement place(train::mesh_of(config, work.ranks), 0);
+  const parallel::RunShape run = train::run_shape(config, device::Machine::read(), place);
+  return parallel::traffic_of(train::run_programs(config, place).back(), run.segments(), run.sharding);
 }
 
 // A link on which that traffic takes `seconds`.

@@ -173,6 +173,60 @@ void add_choice(const TrainBenchOptions& options, const std::string& precision, 
                   .ratio = static_cast<double>(pair[0].resident) / static_cast<double>(pair[1].resident)});
 }
 
+// The same micro-batches of one sequence on a rank of one thread per CPU, cut as `set` says, beside one rank with all
+// threads that is not.
+void add_cut(const TrainBenchOptions& options, const std::string& precision, const Machine& machine,
+             const std::string& name, const std::vector<std::string>& set, std::vector<Row>& rows) {
+  TrainBenchOptions single = options;
+  single.work.micro_batch = 1;
+  single.work.batch = options.cut_batch;
+  std::vector<Contender> pair;
+  pair.push_back(start_ours(single, precision, options.cpus, 1, name, set));
+  pair.push_back(start_ours(single, precision, 1, options.cpus, "1 rank, all threads"));
+  race(options.race, pair);
+  add_speed(single, precision, machine, pair[0], "_" + name, rows);
+  rows.back().peer = pair[1].name;
+  rows.back().ratio = speed_ratio(pair[0], pair[1]);
+}
+
+// What keeps a pipeline from all of it: stages that wait for each other, apart from those that have less to do.
+void add_pipeline(const TrainBenchOptions& options, const std::string& precision, const Machine& machine,
+                  const std::string& schedule, std::vector<Row>& rows) {
+  const std::string name = fmt::format("pipeline_{}_{}", options.cpus, schedule);
+  const std::vector<std::string> set = {fmt::format("parallel.pipeline={}", options.cpus),
+                                        "parallel.schedule=" + schedule};
+  add_cut(options, precision, machine, name, set, rows);
+  WorkerOptions work = options.work;
+  work.ranks = options.cpus;
+  work.micro_batch = 1;
+  work.batch = options.cut_batch;
+  work.set.insert(work.set.end(), set.begin(), set.end());
+  const train::Config config = config_of(work);
+  const model::TransformerConfig& model = config.model.transformer;
+  const parallel::Pipeline pipeline = train::pipeline_of(config);
+  // In FLOPs of a token; a third of a block's each is forward, input and weight part.
+  const double head = 6.0 * static_cast<double>(model.width) * static_cast<double>(model.vocab);
+  const double block =
+      (model::training_flops(model, work.sequence).per_token() - head) / static_cast<double>(model.layers);
+  std::vector<parallel::Cost> costs;
+  double most = 0;
+  for (const int blocks : pipeline.blocks) {
+    const double third = block * blocks / 3;
+    costs.push_back({third, third, third});
+    most = std::max(most, block * blocks);
+  }
+  costs.back().loss = head;
+  most = std::max(most, block * pipeline.blocks.back() + head);
+  const double mean = (block * static_cast<double>(model.layers) + head) / pipeline.stages();
+  const auto all = parallel::schedule(pipeline.shape(static_cast<int>(work.batch)));
+  rows.push_back({.name = row_name(options, precision, "_" + name + "_imbalance"),
+                  .value = 1 - mean / most,
+                  .unit = "of the time: the largest stage"});
+  rows.push_back({.name = row_name(options, precision, "_" + name + "_idle"),
+                  .value = parallel::timeline(all, costs).idle_share,
+                  .unit = "of the time, imbalance and bubble"});
+}
+
 void add_bandwidth(const std::string& name, const std::vector<double>& bandwidth, std::vector<Row>& rows) {
   const Statistics all = statistics(bandwidth);
   rows.push_back({.name = name, .value = all.median * 1e-9, .unit = "GB/s", .spread = all.spread});
@@ -285,6 +339,16 @@ std::vector<Row> train_rows(const TrainBenchOptions& options) {
       if (options.cpus == 1 && name == "shard") continue;  // nothing to cut
       if (wanted(fmt::format("{}_{}_{}", precision, name, value)))
         add_choice(options, precision, machine, key, value, rows);
+    }
+    if (options.cpus > 1) {
+      if (wanted(fmt::format("{}_tensor", precision))) {
+        add_cut(options, precision, machine, fmt::format("tensor_{}", options.cpus),
+                {fmt::format("parallel.tensor={}", options.cpus)}, rows);
+      }
+      for (const std::string schedule : {"1f1b", "zero-bubble"}) {
+        if (wanted(fmt::format("{}_pipeline_{}", precision, schedule)))
+          add_pipeline(options, precision, machine, schedule, rows);
+      }
     }
     if (wanted(fmt::format("{}_offload_file", precision))) add_offload(options, precision, machine, rows);
     if (options.peers.empty() || precision == "fp16") continue;  // the peers' program has no fp16

@@ -14,8 +14,8 @@ struct TrainBenchOptions {
   std::vector<std::string> precisions = {"fp32", "bf16"};
   int cpus = 2;
   RaceOptions race;
-  // Only the races whose name contains one of these: PRECISION_own, _shard_LEVEL, _recompute_KIND, _offload_file,
-  // _beside_PEERMODE; empty: all.
+  // Only the races whose name contains one of these: PRECISION_own, _shard_LEVEL, _recompute_KIND, _tensor,
+  // _pipeline_SCHEDULE, _offload_file, _beside_PEERMODE; empty: all.
   std::vector<std::string> rows;
   std::string program;  // this executable
   std::string peers;    // environment made by bench/peers/setup.sh; "" for none
@@ -24,6 +24,7 @@ struct TrainBenchOptions {
   std::vector<std::string> peer_modes = {"eager",           "eager-tuned", "compile-tuned",   "ddp",
                                          "zero_redundancy", "fsdp2",       "deepspeed_zero1", "deepspeed_zero2",
                                          "deepspeed_zero3"};
+  int64_t cut_batch = 8;          // sequences, and micro-batches, of a step of the rows _tensor and _pipeline
   std::string offload_directory;  // on the disk to offload to; "": the system's folder for temporary files
   int64_t offload_buffer = train::Config().optimizer.offload_buffer;
   double peer_limit = 120;  // s: a peer that would take longer for a step gets fewer tokens, and its row says so

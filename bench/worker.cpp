@@ -71,9 +71,7 @@ train::Config config_of(const WorkerOptions& options) {
 void run_worker(const WorkerOptions& options) {
   const train::Config config = config_of(options);
   const device::Machine machine = device::Machine::read();
-  const parallel::RunShape run = train::run_shape(config, machine, {train::mesh_of(config, options.ranks), 0});
-  const std::vector<parallel::Program> programs = {
-      parallel::lower(run.config, parallel::schedule(1, run.sharding.micro_batches)[0], run.sharding)};
+  const comm::Mesh mesh = train::mesh_of(config, options.ranks);
   const comm::WorldOptions world_options{.timeout = std::chrono::hours(24),
                                          .processors = machine.count(),
                                          .link = {.bytes_per_second = options.link_bytes_per_second,
@@ -84,7 +82,10 @@ void run_worker(const WorkerOptions& options) {
                                                  ? machine.place_of_rank(world.rank(), world.size(), options.threads)
                                                  : device::WorkerTeam::Place{});
     device::Stream stream(team);
-    parallel::Executor executor(run.on_rank(world.rank()), programs, world, stream,
+    const comm::Placement place(mesh, world.rank());
+    const parallel::RunShape run = train::run_shape(config, machine, place);
+    const std::vector<parallel::Program> programs = {train::run_programs(config, place).back()};  // the step
+    parallel::Executor executor(run, programs, world, stream,
                                 {.overlap = config.parallel.overlap,
                                  .offload_folder = config.optimizer.offload_directory,
                                  .processors = machine.processors});

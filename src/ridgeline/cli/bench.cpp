@@ -109,7 +109,8 @@ void add_bench_train(const Command& command, const std::shared_ptr<BenchOptions>
   command
       .list("--rows", train.rows,
             "Only races whose name contains one of these: PRECISION_own, PRECISION_shard_LEVEL, "
-            "PRECISION_recompute_KIND, PRECISION_offload_file, PRECISION_beside_PEERMODE")
+            "PRECISION_recompute_KIND, PRECISION_tensor, PRECISION_pipeline_SCHEDULE, PRECISION_offload_file, "
+            "PRECISION_beside_PEERMODE")
       .separated_by(',');
   command
       .option("--offload-directory", train.offload_directory,

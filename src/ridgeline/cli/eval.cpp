@@ -12,12 +12,14 @@
 #include "ridgeline/cli/command.h"
 #include "ridgeline/cli/failures.h"
 #include "ridgeline/cli/limits.h"
+#include "ridgeline/cli/ranks.h"
 #include "ridgeline/comm/communicator.h"
 #include "ridgeline/data/bigram.h"
 #include "ridgeline/data/sampler.h"
 #include "ridgeline/device/machine.h"
 #include "ridgeline/train/evaluator.h"
 #include "ridgeline/train/held_out.h"
+#include "ridgeline/train/model_cut.h"
 
 namespace ridgeline::cli {
 namespace {
@@ -25,60 +27,80 @@ namespace {
 struct EvalOptions {
   std::string checkpoint, data, split, split_rule, tokenizer, precision = "fp32";
   int64_t sequence = 0, micro_batch = 0;
-  int ranks = 1, threads = 0;
+  int ranks = 0, threads = 0;
+  train::ModelCut cut;
   bool bigram = false, whole = false, json = false;
 };
 
-void run(const EvalOptions& options) {
-  const device::Machine machine = device::Machine::read();
-  const train::ModelSource source = train::ModelSource::open(options.checkpoint);
+// What is evaluated, on what.
+struct Subject {
+  train::ModelSource source;
+  std::shared_ptr<const data::IndexedDataset> dataset;
+  train::DocumentsChosen chosen;
+  std::optional<data::Tokenizer> tokenizer;
+};
+
+Subject open_subject(const EvalOptions& options) {
+  train::ModelSource source = train::ModelSource::open(options.checkpoint);
   print_notes(source.notes());
-  const std::shared_ptr<const data::IndexedDataset> dataset = data::IndexedDataset::open(options.data);
+  std::shared_ptr<const data::IndexedDataset> dataset = data::IndexedDataset::open(options.data);
   std::optional<train::RunState> state;
   if (source.reader() != nullptr)
     state = train::run_state_from_json(source.reader()->extra(), source.folder().string());
-  const train::DocumentsChosen chosen = train::choose_documents(
+  train::DocumentsChosen chosen = train::choose_documents(
       *dataset, state, {.split = options.split, .split_rule = options.split_rule, .whole = options.whole});
-  const data::DocumentRange documents = chosen.documents, train_documents = chosen.train;
-  fmt::print(stderr, "{}\n", chosen.text);
-  if (chosen.trained > 0)
-    fmt::print(stderr, "not held out: the run trained on {} of these {} documents\n", chosen.trained,
-               documents.last - documents.first);
-  const train::EvaluationSettings settings{
-      .sequence = options.sequence > 0 ? options.sequence : source.config().context,
-      .micro_batch = options.micro_batch,
-      .mesh = comm::Mesh::of_data(options.ranks),
-      .threads = options.threads > 0 ? options.threads : machine.threads_per_rank(options.ranks),
-      .dtype = options.precision == "bf16" ? DType::bf16 : DType::f32,
-      .guard = parallel::guard_requested(),
-      .console = stderr};
   std::vector<std::string> notes;
-  const std::optional<data::Tokenizer> tokenizer = source.tokenizer_if_readable(options.tokenizer, notes);
+  std::optional<data::Tokenizer> tokenizer = source.tokenizer_if_readable(options.tokenizer, notes);
   print_notes(notes);
-  const std::string asked = fmt::format("--micro-batch {}, --sequence {}, --ranks {}, --threads {}",
-                                        settings.micro_batch, settings.sequence, options.ranks, options.threads);
-  if (settings.sequence > source.config().context) {
+  if (options.sequence > source.config().context) {
     throw Error(
-        fmt::format("--sequence {}: longer than the model's context of {}", settings.sequence, source.config().context),
+        fmt::format("--sequence {}: longer than the model's context of {}", options.sequence, source.config().context),
         fmt::format("The nearest valid value is {}.", source.config().context));
   }
-  require_threads(machine, options.ranks, settings.threads, asked);
-  const train::EvaluationSettings fitted = train::fitted_to(settings, dataset, documents, source.config().vocab);
-  require_bytes(machine, train::evaluation_bytes(source.config(), fitted) * options.ranks, asked);
-  const train::Evaluation model = train::evaluate(source, dataset, documents, settings);
-  const double bytes_per_token = train::text_bytes_per_prediction(*dataset, documents, tokenizer);
-  nlohmann::json json = {{"step", source.step()},
+  return {std::move(source), std::move(dataset), std::move(chosen), std::move(tokenizer)};
+}
+
+// On `ranks` ranks, `here` of them in this process; checked.
+train::EvaluationSettings settings_of(const EvalOptions& options, const Subject& subject, int ranks, int here) {
+  const device::Machine machine = device::Machine::read();
+  const model::TransformerConfig& config = subject.source.config();
+  const DType dtype = options.precision == "bf16" ? DType::bf16 : DType::f32;
+  const train::EvaluationSettings settings{
+      .sequence = options.sequence > 0 ? options.sequence : config.context,
+      .micro_batch = options.micro_batch,
+      .sharding = train::sharding_of(options.cut, config, ranks, dtype),
+      .threads = options.threads > 0 ? options.threads : machine.threads_per_rank(here),
+      .dtype = dtype,
+      .guard = parallel::guard_requested(),
+      .console = stderr};
+  const std::string asked = fmt::format("--micro-batch {}, --sequence {}, --ranks {}, --threads {}",
+                                        settings.micro_batch, settings.sequence, ranks, options.threads);
+  require_threads(machine, here, settings.threads, asked);
+  const train::EvaluationSettings fitted =
+      train::fitted_to(settings, subject.dataset, subject.chosen.documents, config.vocab);
+  require_bytes(machine, train::evaluation_bytes(config, fitted) * here, asked);
+  return settings;
+}
+
+void report(const EvalOptions& options, const Subject& subject, const train::Evaluation& model) {
+  const data::DocumentRange documents = subject.chosen.documents, train_documents = subject.chosen.train;
+  fmt::print(stderr, "{}\n", subject.chosen.text);
+  if (subject.chosen.trained > 0)
+    fmt::print(stderr, "not held out: the run trained on {} of these {} documents\n", subject.chosen.trained,
+               documents.last - documents.first);
+  const double bytes_per_token = train::text_bytes_per_prediction(*subject.dataset, documents, subject.tokenizer);
+  nlohmann::json json = {{"step", subject.source.step()},
                          {"tokens", model.tokens},
                          {"nats_per_token", model.loss},
                          {"documents", {documents.first, documents.last}},
-                         {"trained_documents", chosen.trained}};
+                         {"trained_documents", subject.chosen.trained}};
   const auto bits_per_byte = [&](double nats) { return nats / std::numbers::ln2 / bytes_per_token; };
   if (bytes_per_token > 0) json["bits_per_byte"] = bits_per_byte(model.loss);
   if (options.bigram) {
     if (train_documents.empty())
       throw Error("--bigram needs training documents", "Leave --whole away, so that --split says which they are.");
-    const double bigram = data::BigramModel::fit(*dataset, train_documents, source.config().vocab)
-                              .evaluate(*dataset, documents)
+    const double bigram = data::BigramModel::fit(*subject.dataset, train_documents, subject.source.config().vocab)
+                              .evaluate(*subject.dataset, documents)
                               .nats_per_token();
     json["bigram_nats_per_token"] = bigram;
     if (bytes_per_token > 0) json["bigram_bits_per_byte"] = bits_per_byte(bigram);
@@ -95,6 +117,19 @@ void run(const EvalOptions& options) {
   fmt::print("{} tokens of {} documents\n", model.tokens, documents.last - documents.first);
   line("model", model.loss);
   if (options.bigram) line("interpolated bigram", json["bigram_nats_per_token"].get<double>());
+}
+
+void run(const EvalOptions& options) {
+  const Subject subject = open_subject(options);
+  const int ranks = options.ranks > 0 ? options.ranks : options.cut.ranks();
+  std::optional<train::EvaluationSettings> on_threads;
+  if (!comm::launched_by_mpi()) on_threads = settings_of(options, subject, ranks, ranks);
+  run_ranks(ranks, [&](comm::World& world) {
+    const train::Evaluation result =
+        train::evaluate(world, subject.source, subject.dataset, subject.chosen.documents,
+                        on_threads ? *on_threads : settings_of(options, subject, world.size(), 1));
+    if (world.rank() == 0) report(options, subject, result);
+  });
 }
 
 }  // namespace
@@ -128,7 +163,10 @@ void add_eval(const Command& program) {
   command.option("--micro-batch", options->micro_batch, Range{0, kMicroBatch.last},
                  "Windows at once per rank; 0: 4, fewer where these are more than 8192 tokens");
   command.choice("--precision", options->precision, {"fp32", "bf16"}, "Of the weights");
-  command.option("--ranks", options->ranks, kThreadRanks, "Thread ranks");
+  command.option("--ranks", options->ranks, Range{0, kThreadRanks.last},
+                 "Thread ranks; 0: as many as hold the model once, --tensor x --pipeline");
+  command.option("--tensor", options->cut.tensor, kThreadRanks, "Ranks that share each layer's matrices");
+  command.option("--pipeline", options->cut.pipeline, kThreadRanks, "Stages");
   command.option("--threads", options->threads, kThreads, "Threads per rank; 0: all CPUs");
   command.flag("--bigram", options->bigram, "Also an interpolated bigram fitted on the training part");
   command.flag("--json", options->json, "As JSON");

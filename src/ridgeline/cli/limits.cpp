@@ -19,10 +19,16 @@ void require_threads(const device::Machine& machine, int64_t ranks, int64_t thre
 }
 
 int threads_or_all(int threads) {
+  return threads_of_rank(threads, 1);
+}
+
+int threads_of_rank(int threads, int ranks) {
   const device::Machine machine = device::Machine::read();
-  if (threads <= 0) return machine.count();
-  require_threads(machine, 1, threads, fmt::format("--threads {}", threads));
-  return threads;
+  const int each = threads > 0 ? threads : machine.threads_per_rank(ranks);
+  require_threads(
+      machine, ranks, each,
+      ranks == 1 ? fmt::format("--threads {}", threads) : fmt::format("{} ranks, --threads {}", ranks, threads));
+  return each;
 }
 
 void require_bytes(const device::Machine& machine, double bytes, std::string_view asked) {

@@ -82,6 +82,8 @@ class Executor {
   // Null where the program does not evaluate this micro-batch.
   const bound::Loss* loss(int program, int micro) const { return runner_.loss(program, micro); }
   model::SliceGroup& slices() { return runner_.slices(); }
+  // The stages of this rank's pipeline; null where there is one.
+  comm::Communicator* stages() const { return groups_.stages(); }
 
   void observe(OpObserver* observer) { observer_ = observer; }
   // Guard mode: buffers whose last page was not written between the first and last operation of their interval.

@@ -42,4 +42,8 @@ struct Pipeline {
   }
 };
 
+// Cut so that the largest virtual stage computes as little as can be, FLOPs of blocks and loss counted.
+Pipeline balanced_pipeline(const model::TransformerConfig& config, int64_t sequence, ScheduleKind kind, int stages,
+                           int chunks = 1);
+
 }  // namespace ridgeline::parallel

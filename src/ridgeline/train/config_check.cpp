@@ -338,19 +338,9 @@ std::vector<int64_t> divisors(int64_t value) {
 parallel::Pipeline pipeline_of(const Config& config) {
   const Config::Parallel& p = config.parallel;
   if (p.pipeline == 1) return {};
-  parallel::Pipeline pipeline{.kind = p.schedule, .chunks = static_cast<int>(p.chunks)};
-  if (!p.stages.empty()) {
-    pipeline.blocks = blocks_of(config);
-    return pipeline;
-  }
-  // A look-up costs nothing beside a product.
-  const ridgeline::model::TransformerConfig& t = config.model.transformer;
-  const double head = 6.0 * static_cast<double>(t.width) * static_cast<double>(t.vocab);
-  const double block =
-      (ridgeline::model::training_flops(t, config.train.sequence).per_token() - head) / static_cast<double>(t.layers);
-  pipeline.blocks = parallel::balanced(std::vector<double>(static_cast<size_t>(t.layers), block), 0, head,
-                                       static_cast<int>(p.pipeline * p.chunks));
-  return pipeline;
+  const auto stages = static_cast<int>(p.pipeline), chunks = static_cast<int>(p.chunks);
+  if (!p.stages.empty()) return {p.schedule, chunks, blocks_of(config)};
+  return parallel::balanced_pipeline(config.model.transformer, config.train.sequence, p.schedule, stages, chunks);
 }
 
 comm::Mesh mesh_of(const Config& config, int world) {

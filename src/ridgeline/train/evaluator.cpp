@@ -27,20 +27,24 @@ Evaluation evaluate_windows(parallel::Executor& executor, int program, const dat
   const int64_t t = shape.sequence;
   const comm::Placement place = executor.run_shape().place();
   const int64_t rank = place.data_rank(), ranks = place.data_ranks();
+  const int micro_batches = executor.programs()[static_cast<size_t>(program)].micro_batches;
+  const int64_t at_once = micro_batches * ranks * shape.batch;
   Evaluation sum;
-  for (int64_t first = 0; first < limit; first += shape.batch * ranks) {
-    const parallel::BatchBuffers buffers = executor.batch(program, 0);
-    for (int64_t b = 0; b < shape.batch; ++b) {
-      const int64_t window = first + rank * shape.batch + b;
-      windows.window(window < limit ? window : windows.size(), {buffers.inputs + b * t, static_cast<size_t>(t)},
-                     {buffers.labels + b * t, static_cast<size_t>(t)});
-      place_row(buffers, b, t, 0);
+  for (int64_t first = 0; first < limit; first += at_once) {
+    for (int micro = 0; micro < micro_batches; ++micro) {
+      const parallel::BatchBuffers buffers = executor.batch(program, micro);
+      for (int64_t b = 0; b < shape.batch; ++b) {
+        const int64_t window = first + (micro * ranks + rank) * shape.batch + b;
+        windows.window(window < limit ? window : windows.size(), {buffers.inputs + b * t, static_cast<size_t>(t)},
+                       {buffers.labels + b * t, static_cast<size_t>(t)});
+        place_row(buffers, b, t, 0);
+      }
     }
     const parallel::StepResult result = executor.run(program, {.step = step, .stop_requested = stop && stop()});
     sum.loss += result.loss * static_cast<double>(result.tokens);
     sum.tokens += result.tokens;
     if (!result.finite) sum.not_finite = first;
-    sum.stopped = result.stop && first + shape.batch * ranks < limit;  // one that is through is not interrupted
+    sum.stopped = result.stop && first + at_once < limit;  // one that is through is not interrupted
     if (sum.stopped || sum.not_finite) break;
   }
   sum.loss /= static_cast<double>(std::max<int64_t>(sum.tokens, 1));
@@ -67,11 +71,7 @@ parallel::RunShape evaluation_shape(const model::TransformerConfig& model, const
                           .dtype = settings.dtype,
                           .team_size = settings.threads};
   shape.head_chunk = std::min(shape.head_chunk, shape.tokens());
-  return {.config = model,
-          .batch = shape,
-          .evaluation_batch = shape,
-          .sharding = {.mesh = settings.mesh, .weights = settings.dtype},
-          .training = false};
+  return {.config = model, .batch = shape, .evaluation_batch = shape, .sharding = settings.sharding, .training = false};
 }
 
 }  // namespace
@@ -82,7 +82,7 @@ EvaluationSettings fitted_to(EvaluationSettings settings, const std::shared_ptr<
   const int64_t there = data::EvaluationWindows(dataset, documents, 1, vocab).predictions();
   settings.sequence = std::clamp<int64_t>(there, 1, settings.sequence);
   const int64_t windows = data::EvaluationWindows(dataset, documents, settings.sequence, vocab).size();
-  const int64_t ranks = settings.mesh.size(comm::kDataAxes), per_rank = (windows + ranks - 1) / ranks;
+  const int64_t ranks = settings.sharding.mesh.size(comm::kDataAxes), per_rank = (windows + ranks - 1) / ranks;
   settings.micro_batch = std::clamp<int64_t>(per_rank, 1, micro_batch_of(settings, settings.sequence));
   return settings;
 }
@@ -91,12 +91,19 @@ double evaluation_bytes(const model::TransformerConfig& model, const EvaluationS
   const double tokens = static_cast<double>(settings.micro_batch) * static_cast<double>(settings.sequence);
   if (tokens > 0x1p31) return tokens * static_cast<double>(model.width);
   const parallel::RunShape run = evaluation_shape(model, settings);
-  const std::vector<parallel::Program> programs = {parallel::evaluation(model, 1, run.sharding)};
-  return static_cast<double>(parallel::make_inventory(run, model::declare(model), programs).total_bytes());
+  int64_t most = 0;
+  for (const comm::AlikeRanks& alike : comm::alike_ranks(settings.sharding.mesh)) {
+    const parallel::RunShape its = run.on_rank(alike.first.rank());
+    const std::vector<parallel::Program> programs = {
+        parallel::evaluation(model, run.sharding.pipeline.stages(), run.sharding, alike.first.stage())};
+    most = std::max(most, parallel::make_inventory(its, its.segments(), programs).total_bytes());
+  }
+  return static_cast<double>(most);
 }
 
-Evaluation evaluate(const ModelSource& source, const std::shared_ptr<const data::IndexedDataset>& dataset,
-                    data::DocumentRange documents, const EvaluationSettings& settings) {
+Evaluation evaluate(comm::World& world, const ModelSource& source,
+                    const std::shared_ptr<const data::IndexedDataset>& dataset, data::DocumentRange documents,
+                    const EvaluationSettings& settings) {
   const int64_t vocab = source.config().vocab;
   const EvaluationSettings fitted = fitted_to(settings, dataset, documents, vocab);
   const data::EvaluationWindows windows(dataset, documents, fitted.sequence, vocab);
@@ -105,25 +112,32 @@ Evaluation evaluate(const ModelSource& source, const std::shared_ptr<const data:
     throw Error(fmt::format("windows of {} tokens are longer than the model's context of {}", settings.sequence,
                             source.config().context));
   }
-  const parallel::RunShape run = evaluation_shape(source.config(), fitted);
+  const parallel::RunShape run = evaluation_shape(source.config(), fitted).on_rank(world.rank());
+  device::WorkerTeam team(settings.threads);
+  device::Stream stream(team);
+  parallel::Executor executor(
+      run, {parallel::evaluation(run.config, run.sharding.pipeline.stages(), run.sharding, run.place().stage())}, world,
+      stream,
+      {.packing = settings.guard ? parallel::Packing::separate : parallel::Packing::shared, .guard = settings.guard});
+  executor.fill(parallel::BufferKind::master,
+                [&](const model::Tensor& tensor, int64_t first, int64_t count, float* values) {
+                  source.read(tensor.name, tensor.shape, first, count, Ref(values));
+                });
+  const Evaluation result = evaluate_windows(executor, 0, windows, windows.size(), source.step());
+  if (result.not_finite) {
+    throw Error(
+        fmt::format("the loss of '{}' is not finite from window {} on; first seen in {}", source.folder().string(),
+                    *result.not_finite, parallel::first_non_finite(executor, 0, {.step = source.step()})),
+        "The model's weights are damaged, or its training diverged: use an earlier checkpoint.");
+  }
+  return result;
+}
+
+Evaluation evaluate(const ModelSource& source, const std::shared_ptr<const data::IndexedDataset>& dataset,
+                    data::DocumentRange documents, const EvaluationSettings& settings) {
   Evaluation result;
-  comm::run_threads(settings.mesh.world_size(), {}, [&](comm::World& world) {
-    device::WorkerTeam team(settings.threads);
-    device::Stream stream(team);
-    parallel::Executor executor(
-        run.on_rank(world.rank()), {parallel::evaluation(run.config, 1, run.sharding)}, world, stream,
-        {.packing = settings.guard ? parallel::Packing::separate : parallel::Packing::shared, .guard = settings.guard});
-    executor.fill(parallel::BufferKind::master,
-                  [&](const model::Tensor& tensor, int64_t first, int64_t count, float* values) {
-                    source.read(tensor.name, tensor.shape, first, count, Ref(values));
-                  });
-    const Evaluation mine = evaluate_windows(executor, 0, windows, windows.size(), source.step());
-    if (mine.not_finite) {
-      throw Error(
-          fmt::format("the loss of '{}' is not finite from window {} on; first seen in {}", source.folder().string(),
-                      *mine.not_finite, parallel::first_non_finite(executor, 0, {.step = source.step()})),
-          "The model's weights are damaged, or its training diverged: use an earlier checkpoint.");
-    }
+  comm::run_threads(settings.sharding.mesh.world_size(), {}, [&](comm::World& world) {
+    const Evaluation mine = evaluate(world, source, dataset, documents, settings);
     if (world.rank() == 0) result = mine;
   });
   return result;

@@ -34,10 +34,10 @@ Evaluation evaluate_windows(parallel::Executor& executor, int program, const dat
 void require_predictions(const data::EvaluationWindows& windows);
 
 struct EvaluationSettings {
-  int64_t sequence = 0;     // at most; windows are shorter when there are fewer tokens
-  int64_t micro_batch = 0;  // windows at once on a rank; 0: 4, fewer where these are more than 8192 tokens
-  comm::Mesh mesh;          // of thread ranks
-  int threads = 1;          // of each
+  int64_t sequence = 0;         // at most; windows are shorter when there are fewer tokens
+  int64_t micro_batch = 0;      // windows at once on a rank; 0: 4, fewer where these are more than 8192 tokens
+  parallel::Sharding sharding;  // of all ranks: sharding_of(ModelCut, …)
+  int threads = 1;              // of each rank
   DType dtype = DType::f32;
   bool guard = parallel::kGuardByDefault;  // every buffer is watched: parallel::MemoryGuard
   std::FILE* console = nullptr;
@@ -47,7 +47,11 @@ EvaluationSettings fitted_to(EvaluationSettings settings, const std::shared_ptr<
                              data::DocumentRange documents, int64_t vocab);
 // What a rank of evaluate() allocates for fitted settings: exactly, or, where that cannot be counted in 64 bits, about.
 double evaluation_bytes(const model::TransformerConfig& model, const EvaluationSettings& settings);
-// A stored model on documents of a dataset.
+// A stored model on documents of a dataset. Collective.
+Evaluation evaluate(comm::World& world, const ModelSource& source,
+                    const std::shared_ptr<const data::IndexedDataset>& dataset, data::DocumentRange documents,
+                    const EvaluationSettings& settings);
+// The same on thread ranks.
 Evaluation evaluate(const ModelSource& source, const std::shared_ptr<const data::IndexedDataset>& dataset,
                     data::DocumentRange documents, const EvaluationSettings& settings);
 

@@ -18,13 +18,15 @@ namespace {
 constexpr int64_t kPiece = 256;
 constexpr int kProgram = 0;
 
-parallel::RunShape shape_of(const model::TransformerConfig& config, DType dtype, int threads, int64_t limit) {
+parallel::RunShape shape_of(const comm::World& world, const model::TransformerConfig& config, DType dtype, int threads,
+                            const ModelCut& cut, int64_t limit) {
   const int64_t room = limit > 0 ? std::min(limit, config.context) : config.context;
   const model::BatchShape piece{.batch = 1, .sequence = std::min(kPiece, room), .dtype = dtype, .team_size = threads};
   return {.config = config,
           .batch = piece,
           .evaluation_batch = piece,
-          .sharding = {.weights = dtype, .masters = dtype},
+          .sharding = sharding_of(cut, config, world.size(), dtype),
+          .rank = world.rank(),
           .training = false,
           .cached = room};
 }
@@ -87,12 +89,13 @@ int32_t sample_token(std::span<const float> logits, const Sampling& sampling, ui
   return order[static_cast<size_t>(kept - 1)];
 }
 
-Generator::Generator(comm::World& world, const ModelSource& source, DType dtype, int threads, int64_t limit, bool guard)
-    : run_(shape_of(source.config(), dtype, threads, limit)),
+Generator::Generator(comm::World& world, const ModelSource& source, DType dtype, int threads, const ModelCut& cut,
+                     int64_t limit, bool guard)
+    : run_(shape_of(world, source.config(), dtype, threads, cut, limit)),
       team_(threads),
       stream_(team_),
       executor_(std::make_unique<parallel::Executor>(
-          run_, std::vector{parallel::generation(run_.config, run_.sharding)}, world, stream_,
+          run_, std::vector{parallel::generation(run_.config, run_.sharding, run_.place().stage())}, world, stream_,
           parallel::Executor::Options{.packing = guard ? parallel::Packing::separate : parallel::Packing::shared,
                                       .guard = guard})) {
   executor_->fill(parallel::BufferKind::master,
@@ -115,7 +118,7 @@ std::span<const float> Generator::feed(std::span<const int32_t> tokens) {
     if (id < 0 || id >= vocab) throw Error(fmt::format("token {} is outside the model's vocabulary of {}", id, vocab));
   }
   const parallel::BatchBuffers batch = executor_->batch(kProgram, 0);
-  const float* const logits = executor_->memory().logits(kProgram);
+  float* const logits = executor_->memory().logits(kProgram);
   for (int64_t n = 0; !tokens.empty(); tokens = tokens.subspan(static_cast<size_t>(n)), position_ += n) {
     n = std::min(static_cast<int64_t>(tokens.size()), run_.evaluation_batch.sequence);
     for (int64_t i = 0; i < n; ++i) {
@@ -124,6 +127,9 @@ std::span<const float> Generator::feed(std::span<const int32_t> tokens) {
     }
     const parallel::StepInput input{.fed = position_, .tokens = n};
     executor_->run(kProgram, input);
+    // The last stage knows them.
+    if (comm::Communicator* const stages = executor_->stages())
+      stages->wait(stages->broadcast(Ref(logits), vocab, stages->size() - 1, {"logits", -1, position_}));
     if (ops::first_non_finite(stream_, vocab, ConstRef(logits)) >= 0) fail_non_finite(input);
   }
   return {logits, static_cast<size_t>(vocab)};

@@ -12,6 +12,7 @@
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/device/stream.h"
 #include "ridgeline/parallel/executor.h"
+#include "ridgeline/train/model_cut.h"
 #include "ridgeline/train/model_source.h"
 
 namespace ridgeline::train {
@@ -36,9 +37,10 @@ class Generator {
  public:
   // Loads the weights (dtype f32 or bf16). Keys and values take memory as they come, and never for more than `limit`
   // tokens (0, or more than the model's context: the context). `guard`: every buffer is watched.
-  // Of a world of one rank, which must outlive it.
-  Generator(comm::World& world, const ModelSource& source, DType dtype, int threads, int64_t limit = 0,
-            bool guard = parallel::kGuardByDefault);
+  // Of a world of cut.ranks() ranks, which must outlive it; all of them feed the same tokens and get all logits.
+  // Collective.
+  Generator(comm::World& world, const ModelSource& source, DType dtype, int threads, const ModelCut& cut = {},
+            int64_t limit = 0, bool guard = parallel::kGuardByDefault);
   ~Generator();
 
   const model::TransformerConfig& config() const { return run_.config; }

@@ -137,7 +137,8 @@ std::vector<parallel::Program> run_programs(const Config& config, const comm::Pl
   for (int64_t layer = 0; layer < model.layers; ++layer)
     recomputed.push_back(config.train.recompute == ridgeline::model::Recompute::full &&
                          layer % config.train.recompute_every == 0);
-  std::vector<parallel::Program> programs = {parallel::evaluation(model, 1, sharding, stage)};
+  // As many micro-batches as there are stages, so that all have something to do.
+  std::vector<parallel::Program> programs = {parallel::evaluation(model, sharding.pipeline.stages(), sharding, stage)};
   for (const int64_t batch : optim::batch_sizes(batch_ramp_of(config))) {
     const int count = micro_batches(config, batch, place.mesh());
     const std::vector<std::vector<parallel::ScheduleEntry>> schedule =

@@ -90,7 +90,7 @@ plan::MemoryReport memory_report(const Config& config, const device::Machine& ma
     const std::vector<parallel::Program> programs = run_programs(config, alike.first);
     const parallel::RunShape shape = run_shape(config, machine, alike.first);
     plan::MemoryReport report =
-        plan::memory_report(parallel::make_inventory(shape, model::declare(shape.config), programs), programs);
+        plan::memory_report(parallel::make_inventory(shape, shape.segments(), programs), programs);
     if (report.total > largest.total) largest = std::move(report);
   }
   return largest;

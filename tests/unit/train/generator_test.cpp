@@ -20,7 +20,7 @@ TEST_F(SmallRun, the_cache_gives_the_same_logits_as_one_pass) {
     const ModelSource source = ModelSource::open(folder_ / family);
     EXPECT_EQ(source.config().family, family);
     comm::run_threads(1, {}, [&](comm::World& world) {
-      Generator one_by_one(world, source, DType::f32, 1, 0, true), at_once(world, source, DType::f32, 2);
+      Generator one_by_one(world, source, DType::f32, 1, {}, 0, true), at_once(world, source, DType::f32, 2);
       const std::vector<int32_t> tokens = {3, 18, 32, 41, 7, 7, 60, 0, 1, 12, 5};
       std::vector<float> last;
       for (const int32_t token : tokens) {
@@ -33,12 +33,45 @@ TEST_F(SmallRun, the_cache_gives_the_same_logits_as_one_pass) {
   }
 }
 
+// No rank holds the whole model.
+TEST_F(SmallRun, a_model_that_is_cut_gives_the_same_logits_and_losses) {
+  for (const std::string_view name : model::family_names()) {
+    const std::string family(name);
+    std::vector<std::string> overrides = {"model.family=" + family, "train.steps=4", "model.heads=4", "model.width=32",
+                                          "model.layers=3"};
+    if (family == "llama") overrides.emplace_back("model.kv_heads=2");
+    run(config(overrides), 1, family);
+    const ModelSource source = ModelSource::open(folder_ / family);
+    const std::vector<int32_t> tokens = {3, 18, 32, 41, 7, 7, 60, 0, 1, 12, 5};
+    const auto logits_of = [&](const ModelCut& cut) {
+      std::vector<float> result;
+      comm::run_threads(cut.ranks(), {}, [&](comm::World& world) {
+        Generator generator(world, source, DType::f32, 1, cut, 0, true);
+        std::vector<float> mine;
+        for (const auto& [first, count] : {std::pair{0, 4}, {4, 1}, {5, 6}}) {
+          const std::span<const float> logits = generator.feed(std::span(tokens).subspan(first, count));
+          mine.assign(logits.begin(), logits.end());
+        }
+        if (world.rank() == 0) result = mine;
+      });
+      return result;
+    };
+    const std::vector<float> whole = logits_of({});
+    for (const ModelCut& cut : {ModelCut{2, 1}, ModelCut{1, 3}, ModelCut{4, 2}}) {
+      const std::vector<float> parts = logits_of(cut);
+      ASSERT_EQ(parts.size(), whole.size());
+      for (size_t i = 0; i < whole.size(); ++i)
+        EXPECT_NEAR(parts[i], whole[i], 2e-5F) << family << ", " << cut.tensor << " x " << cut.pipeline;
+    }
+  }
+}
+
 // Pieces of many lengths, up to the limit and the context.
 TEST_F(SmallRun, the_cache_fills_without_a_trace) {
   run(config({"model.family=llama", "model.context=1100", "train.steps=1", "optimizer.warmup_steps=0"}), 1, "long");
   const ModelSource source = ModelSource::open(folder_ / "long");
   comm::run_threads(1, {}, [&](comm::World& world) {
-    Generator growing(world, source, DType::f32, 1), limited(world, source, DType::f32, 1, 1000);
+    Generator growing(world, source, DType::f32, 1), limited(world, source, DType::f32, 1, {}, 1000);
     std::vector<int32_t> tokens(1000);
     for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<int32_t>((i * i + 7) % kVocabulary);
     std::vector<float> expected, first;

@@ -121,7 +121,7 @@ TEST(ConfigCheck, SingleValuesAreCheckedAgain) {
 
 TEST(ConfigCheck, TensorParallelismNeedsWhatDivides) {
   // 6 heads of a width of 36, 78 feed-forward columns, 11 tokens a sequence.
-  const auto refuse = [](const std::vector<std::string>& keys, int ranks, std::vector<std::string> parts) {
+  const auto refuse = [](const std::vector<std::string>& keys, int ranks, std::initializer_list<std::string> parts) {
     std::vector<std::string> all = {"model.width=36",    "model.heads=6",       "model.ffn=78",
                                     "train.sequence=11", "train.micro_batch=2", "train.global_batch=4"};
     all.insert(all.end(), keys.begin(), keys.end());
@@ -136,7 +136,7 @@ TEST(ConfigCheck, TensorParallelismNeedsWhatDivides) {
 }
 
 TEST(ConfigCheck, APipelineNeedsBlocksAndMicroBatches) {
-  const auto refuse = [](const std::vector<std::string>& keys, int ranks, std::vector<std::string> parts) {
+  const auto refuse = [](const std::vector<std::string>& keys, int ranks, std::initializer_list<std::string> parts) {
     std::vector<std::string> all = {"model.layers=4", "train.micro_batch=1", "train.global_batch=4"};
     all.insert(all.end(), keys.begin(), keys.end());
     expect_error([&] { check(good(all), ranks); }, parts);
