@@ -102,7 +102,7 @@ void Runner::start(int position, comm::Communicator& communicator, comm::Ticket 
 }
 
 void Runner::finish(int position) {
-  Transfer& transfer = transfers_[static_cast<size_t>(position)];
+  InFlight& transfer = transfers_[static_cast<size_t>(position)];
   if (transfer.communicator == nullptr) return;
   transfer.communicator->wait(transfer.ticket);
   transfer.communicator = nullptr;
