@@ -36,8 +36,8 @@ struct PlanOptions {
   PlanSearchOptions search;
   bool json = false, all = false, program = false, schedule = false;
   std::filesystem::path svg;  // of the schedule; empty: as text
-  int64_t memory = 0;      // of a rank's device; 0: this host's
-  int ranks_per_host = 0;  // 0: all
+  int64_t memory = 0;         // of a rank's device; 0: this host's
+  int ranks_per_host = 0;     // 0: all
 };
 
 // What is planned for ranks that do the same work.
@@ -83,8 +83,7 @@ plan::PipelineUse use_of(const parallel::RunShape& shape, int micro_batches) {
 std::string computed_by(const parallel::RunShape& shape) {
   const int layers = static_cast<int>(shape.config.layers);
   std::string text;
-  for (const parallel::Elements& elements :
-       shape.sharding.pipeline.of_stage(shape.config, shape.place().stage())) {
+  for (const parallel::Elements& elements : shape.sharding.pipeline.of_stage(shape.config, shape.place().stage())) {
     const int first = std::max(elements.first, 0), last = std::min(elements.last, layers - 1);
     if (!text.empty()) text += " + ";
     if (elements.contains(-1)) text += "embedding, ";
@@ -125,8 +124,8 @@ void print_stages(const std::vector<RankPlan>& plans, const plan::PipelineUse& u
     }
     lines.back().last = stage;
     lines.back().ranks += line.ranks;
-    lines.back().computes = fmt::format("{} … {}", lines.back().computes.substr(0, lines.back().computes.find(" …")),
-                                        line.computes);
+    lines.back().computes =
+        fmt::format("{} … {}", lines.back().computes.substr(0, lines.back().computes.find(" …")), line.computes);
   }
   observe::Table table({{"stage", observe::Table::left},
                         {"ranks", observe::Table::right},
@@ -150,15 +149,17 @@ void print_bubble(const parallel::RunShape& shape, const train::Config& config, 
   const auto counted = [](int micro_batches) {
     return fmt::format("{} micro-batch{}", micro_batches, micro_batches == 1 ? "" : "es");
   };
-  fmt::print("{}, {}: of equal stages {:.1f} % of a step are idle; with this cut {:.1f} %: {:.1f} % in "
-             "which all wait, {:.1f} % because stages differ\n",
-             word_of(pipeline.kind), counted(shape.sharding.micro_batches), 100 * use.idle_if_equal,
-             100 * use.timeline.idle_share, 100 * use.waiting, 100 * use.imbalance);
+  fmt::print(
+      "{}, {}: of equal stages {:.1f} % of a step are idle; with this cut {:.1f} %: {:.1f} % in "
+      "which all wait, {:.1f} % because stages differ\n",
+      word_of(pipeline.kind), counted(shape.sharding.micro_batches), 100 * use.idle_if_equal,
+      100 * use.timeline.idle_share, 100 * use.waiting, 100 * use.imbalance);
   const int64_t first = optim::batch_sizes(train::batch_ramp_of(config)).front();
   if (first == config.train.global_batch) return;
   const auto micro_batches = static_cast<int>(shape.sharding.micro_batches * first / config.train.global_batch);
   const plan::PipelineUse ramp = use_of(shape, micro_batches);
-  fmt::print("in the ramp's first steps, of {}: {:.1f} %; with this cut {:.1f} %\n", counted(micro_batches), 100 * ramp.idle_if_equal, 100 * ramp.timeline.idle_share);
+  fmt::print("in the ramp's first steps, of {}: {:.1f} %; with this cut {:.1f} %\n", counted(micro_batches),
+             100 * ramp.idle_if_equal, 100 * ramp.timeline.idle_share);
 }
 
 // Which ranks do what; nothing of a rank alone.
@@ -188,7 +189,8 @@ void draw_schedule(const parallel::RunShape& shape, const std::filesystem::path&
     fmt::print("\n{}", plan::schedule_text(pipeline, costs, kColumns));
     return;
   }
-  require_writable(svg, fmt::format("--svg {}", svg.string()), {}, [](std::string_view start) { return start.starts_with("<svg "); });
+  require_writable(svg, fmt::format("--svg {}", svg.string()), {},
+                   [](std::string_view start) { return start.starts_with("<svg "); });
   write_output(svg, plan::schedule_svg(pipeline, costs));
   fmt::print("\nschedule drawn: {}\n", svg.string());
 }
@@ -426,7 +428,8 @@ void add_plan(const Command& program) {
   command.flag("--all", options->all, "Every buffer, as a table");
   command.flag("--program", options->program,
                "Every operation of a rank's programs: what it waits for, writes, adds to and reads");
-  command.flag("--schedule", options->schedule, "The pipeline's schedule as a picture: a row per stage, time to the right");
+  command.flag("--schedule", options->schedule,
+               "The pipeline's schedule as a picture: a row per stage, time to the right");
   command.option("--svg", options->svg, "Draw it into this file instead").placeholder("FILE.svg");
   add_plan_search(command, options->search);
   command.action([options] { run(*options); });

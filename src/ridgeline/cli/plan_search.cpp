@@ -100,8 +100,12 @@ nlohmann::json json_of(const LayoutSearch& found, const train::SearchSpace& spac
                        {"seconds_per_step", layout.time.seconds},
                        {"model_flops_per_rank", layout.model_flops}});
   }
-  return {{"ranks", space.ranks},     {"memory", space.memory},   {"combinations", found.combinations},
-          {"slower", found.slower},   {"refused", found.refused}, {"layouts", layouts},
+  return {{"ranks", space.ranks},
+          {"memory", space.memory},
+          {"combinations", found.combinations},
+          {"slower", found.slower},
+          {"refused", found.refused},
+          {"layouts", layouts},
           {"node_size", space.cluster.node_size}};
 }
 
@@ -125,14 +129,16 @@ train::SearchSpace space_of(const PlanSearchOptions& options, int64_t memory) {
 
 void add_plan_search(const Command& command, PlanSearchOptions& options) {
   constexpr double kMost = 1e6;
-  command.flag("--search", options.search,
-               "List the layouts that fit --gpus ranks of --memory each, ranked by a first model of time, and write the "
-               "best as a configuration");
+  command.flag(
+      "--search", options.search,
+      "List the layouts that fit --gpus ranks of --memory each, ranked by a first model of time, and write the "
+      "best as a configuration");
   command.option("--gpus", options.gpus, Range{1, train::kMostRanks}, "Ranks to lay the run out for (--search)")
       .no_default();
   command.option("--node-size", options.cluster.node_size, Range{1, train::kMostRanks}, "Ranks of a node (--search)");
-  command.option("--rank-tflops", options.teraflops, RealRange{1e-6, kMost},
-                 "TFLOP/s of a rank at its peak (--search; the default and the next three: half an MI250X of Frontier)");
+  command.option(
+      "--rank-tflops", options.teraflops, RealRange{1e-6, kMost},
+      "TFLOP/s of a rank at its peak (--search; the default and the next three: half an MI250X of Frontier)");
   command.option("--efficiency", options.cluster.efficiency, RealRange{1e-3, 1},
                  "Part of that peak which products reach (--search)");
   command.option("--node-gbps", options.inside, RealRange{1e-6, kMost},
@@ -165,16 +171,18 @@ void search_plan(const PlanSearchOptions& options, const RunConfigOptions& run, 
     fmt::print("{}\n", json_text(json_of(found, space), 2));
   } else {
     const plan::Cluster& c = space.cluster;
-    fmt::print("{} ranks of {}, {} in a node; assumed: {:.4g} TFLOP/s each, {:.0f} % of it in products, {:.4g} GB/s inside "
-               "a node and {:.4g} GB/s between nodes\n\n",
-               space.ranks, observe::format_bytes(static_cast<double>(memory)), c.node_size, c.flops * 1e-12,
-               100 * c.efficiency, c.inside * 1e-9, c.between * 1e-9);
+    fmt::print(
+        "{} ranks of {}, {} in a node; assumed: {:.4g} TFLOP/s each, {:.0f} % of it in products, {:.4g} GB/s inside "
+        "a node and {:.4g} GB/s between nodes\n\n",
+        space.ranks, observe::format_bytes(static_cast<double>(memory)), c.node_size, c.flops * 1e-12,
+        100 * c.efficiency, c.inside * 1e-9, c.between * 1e-9);
     print_layouts(found);
     print_refused(found);
   }
   if (found.layouts.empty()) {
-    throw Error(fmt::format("no layout fits {} ranks of {}", space.ranks, observe::format_bytes(static_cast<double>(memory))),
-                "Use more ranks, or optimizer.offload = \"file\", or fewer bits (train.precision, optimizer.state).");
+    throw Error(
+        fmt::format("no layout fits {} ranks of {}", space.ranks, observe::format_bytes(static_cast<double>(memory))),
+        "Use more ranks, or optimizer.offload = \"file\", or fewer bits (train.precision, optimizer.state).");
   }
   const Layout& best = found.layouts.front();
   // Of every rank, not only of those that are likely to be the fullest.

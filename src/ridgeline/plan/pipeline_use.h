@@ -36,8 +36,8 @@ inline std::vector<parallel::Cost> stage_costs(const parallel::RunShape& run) {
 struct PipelineUse {
   parallel::Timeline timeline;
   double idle_if_equal = 0;  // of equal stages, loss and messages without time: the schedule's own
-  // Idle with the given costs is timeline.idle_share, and of two kinds: the stage with the most work waits, too; and the
-  // others have less to do.
+  // Idle with the given costs is timeline.idle_share, and of two kinds: the stage with the most work waits, too; and
+  // the others have less to do.
   double waiting = 0, imbalance = 0;
 
   double idle_of(int stage) const { return 1 - timeline.busy[static_cast<size_t>(stage)] / timeline.makespan; }

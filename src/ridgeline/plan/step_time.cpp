@@ -36,8 +36,8 @@ double exposed(const parallel::RunShape& run, const Cluster& cluster, const Stag
     return static_cast<double>(traffic) / link_of(cluster, sharding.mesh, axes);
   };
   const int shards = sharding.shards(), replicas = sharding.replicas();
-  double reduction = seconds(comm::all_reduce_traffic(replicas, bytes(elements / shards, sharding.wire)),
-                             sharding.replica_axes());
+  double reduction =
+      seconds(comm::all_reduce_traffic(replicas, bytes(elements / shards, sharding.wire)), sharding.replica_axes());
   if (shards > 1)
     reduction += seconds(comm::part_traffic(shards, bytes(elements, sharding.wire)), sharding.shard_axes());
   double gather = 0;
@@ -45,11 +45,10 @@ double exposed(const parallel::RunShape& run, const Cluster& cluster, const Stag
     gather = seconds(comm::part_traffic(shards, bytes(elements, sharding.weights)), sharding.shard_axes());
   const auto beyond = [](double traffic, double hidden) { return std::max(0.0, traffic - hidden); };
   const double all = sharding.micro_batches * work.sum();
-  const double reduced = sharding.reduces_every() ? beyond(reduction * sharding.micro_batches, all)
-                                                  : beyond(reduction, work.backward);
+  const double reduced =
+      sharding.reduces_every() ? beyond(reduction * sharding.micro_batches, all) : beyond(reduction, work.backward);
   const bool every_use = sharding.cuts(Shard::parameters) && sharding.gather == parallel::Gather::per_use;
-  const double gathered =
-      every_use ? beyond(2 * gather * sharding.micro_batches, all) : beyond(gather, work.forward);
+  const double gathered = every_use ? beyond(2 * gather * sharding.micro_batches, all) : beyond(gather, work.forward);
   return reduced + gathered;
 }
 

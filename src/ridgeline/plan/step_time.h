@@ -9,7 +9,8 @@
 //            weights, once per step: the first micro-batch's forward; at every use: all of it
 //
 // A transfer takes the bytes that a rank sends at the least (comm::Link), at the rate of the slowest link of its group.
-// Neither latency, nor element-wise operators, nor the update take time, and no size of a product is better than another.
+// Neither latency, nor element-wise operators, nor the update take time, and no size of a product is better than
+// another.
 #pragma once
 
 #include <vector>
@@ -21,7 +22,7 @@ namespace ridgeline::plan {
 
 // The defaults are the tutorial's machine, Frontier: a node has 4 MI250X, of which each is two devices.
 struct Cluster {
-  int node_size = 8;       // ranks
+  int node_size = 8;        // ranks
   double flops = 191.5e12;  // of a rank, per second: dense 16-bit products at their peak
   double efficiency = 0.5;  // part of it that products reach
   // Bytes per second that a rank can send, to ranks of its node and to others.
@@ -37,9 +38,9 @@ double matrix_elements(const parallel::RunShape& run, int stage);
 
 struct StepTime {
   double seconds = 0;
-  double pipeline = 0;             // of them: the timeline
-  double idle_share = 0;           // of the timeline
-  std::vector<int> alive;          // Timeline::peak_live
+  double pipeline = 0;     // of them: the timeline
+  double idle_share = 0;   // of the timeline
+  std::vector<int> alive;  // Timeline::peak_live
 };
 StepTime step_time(const parallel::RunShape& run, const Cluster& cluster, const PartCosts& parts);
 // No more than its seconds, found without a timeline.

@@ -59,9 +59,7 @@ Config with(const Config& config, const Choice& choice) {
 // What state takes of one element of the model, in bytes.
 double state_bytes(const parallel::RunShape& run) {
   const parallel::Sharding& s = run.sharding;
-  const auto kept = [&](bool cut, DType dtype) {
-    return static_cast<double>(size_of(dtype)) / (cut ? s.shards() : 1);
-  };
+  const auto kept = [&](bool cut, DType dtype) { return static_cast<double>(size_of(dtype)) / (cut ? s.shards() : 1); };
   const bool in_file = run.offload_window > 0;
   const bool masters_cut = s.cuts(Shard::parameters) || (s.mixed() && s.cuts(Shard::optimizer));
   double bytes = kept(s.gradient_is_part(), s.gradient_dtype());
@@ -87,8 +85,8 @@ int least_alive(const parallel::PipelineShape& shape, int stage) {
   RL_NO_CASE(shape.kind);
 }
 
-// Ranks of which one takes more memory than all others: of those with the same part of the model the one that keeps most
-// micro-batches.
+// Ranks of which one takes more memory than all others: of those with the same part of the model the one that keeps
+// most micro-batches.
 std::vector<comm::Placement> maybe_fullest(const parallel::RunShape& run, const std::vector<int>& alive) {
   std::map<std::tuple<std::vector<int>, bool, bool, int64_t>, comm::Placement> fullest;
   const parallel::Pipeline& pipeline = run.sharding.pipeline;
@@ -163,15 +161,12 @@ class Search {
     const bool sliced = !model::unsliceable(t, tensor);
     const int data = space_.ranks / tensor / pipeline;
     for (const auto& [schedule, chunks] : schedules(pipeline)) {
-      for (const int64_t micro_batch : divisors(config_.train.global_batch)) {
-        if (micro_batch > kMostAtOnce) break;
-        const Choice choice{.tensor = tensor,
-                            .pipeline = pipeline,
-                            .chunks = chunks,
-                            .schedule = schedule,
-                            .micro_batch = micro_batch};
-        const std::string_view reason = !sliced ? "parallel.tensor does not divide heads or feed-forward columns"
-                                                : refusal(choice, data);
+      for (int64_t micro_batch = 1; micro_batch <= kMostAtOnce; ++micro_batch) {
+        if (config_.train.global_batch % micro_batch != 0) continue;
+        const Choice choice{
+            .tensor = tensor, .pipeline = pipeline, .chunks = chunks, .schedule = schedule, .micro_batch = micro_batch};
+        const std::string_view reason =
+            !sliced ? "parallel.tensor does not divide heads or feed-forward columns" : refusal(choice, data);
         for_each_means(choice, data, [&](const Choice& full) { consider(full, reason); });
       }
     }
@@ -239,9 +234,9 @@ class Search {
     }
     for (const comm::Placement& place : maybe_fullest(run, candidate.time->alive)) {
       const parallel::RunShape shape = run.on_rank(place.rank());
-      layout.bytes = std::max(
-          layout.bytes,
-          parallel::make_inventory(shape, shape.segments(), run_programs(layout.config, place)).total_bytes());
+      layout.bytes =
+          std::max(layout.bytes,
+                   parallel::make_inventory(shape, shape.segments(), run_programs(layout.config, place)).total_bytes());
     }
     if (layout.bytes > space_.memory) {
       refuse("memory: all buffers");
@@ -292,7 +287,8 @@ int64_t least_bytes(const parallel::RunShape& run) {
   model::Carver carver(nullptr);
   model::carve_block_saved(carver, shape);
   // A block's input, and what it keeps itself.
-  const auto of_block = static_cast<double>(plan::message_bytes(shape) + (run.recompute_every == 1 ? carver.used() : 0));
+  const auto of_block =
+      static_cast<double>(plan::message_bytes(shape) + (run.recompute_every == 1 ? carver.used() : 0));
   const double of_element = state_bytes(run);
   double most = 0;
   for (int stage = 0; stage < pipeline.stages(); ++stage) {
@@ -314,7 +310,8 @@ LayoutSearch search_layouts(const Config& config, const SearchSpace& space, cons
 
 std::string layout_file(const Layout& layout, const SearchSpace& space) {
   return fmt::format(
-      "{} for {} ranks of {}, {} in a node:\n# {} per rank at the most, {:.4g} s a step, {:.1f} TFLOP/s per rank by its "
+      "{} for {} ranks of {}, {} in a node:\n# {} per rank at the most, {:.4g} s a step, {:.1f} TFLOP/s per rank by "
+      "its "
       "first model of time.\n\n{}",
       kLayoutMark, space.ranks, observe::format_bytes(static_cast<double>(space.memory)), space.cluster.node_size,
       observe::format_bytes(static_cast<double>(layout.bytes)), layout.time.seconds, layout.model_flops * 1e-12,

@@ -40,12 +40,12 @@ struct LayoutSearch {
   int64_t slower = 0;  // that differ from one listed in the three alone, or are not faster than the last listed
 };
 
-// Tries every parallel.tensor x pipeline x data-parallel ranks that make `ranks`, with parallel.sequence, every level of
-// parallel.shard over all data-parallel ranks, every train.recompute of every block, every train.micro_batch up to 64
-// that divides, and parallel.schedule 1f1b, zero-bubble and interleaved with some numbers of chunks (gpipe takes more
-// memory for the same time). The rest is `config`'s, global batch and ramp included; it passes check() on some number of
-// ranks. Memory is the inventory's of the ranks that may be the fullest, and asked for only where a lower bound of it
-// and of the time do not rule a layout out. `listed`: called with the number of layouts that are.
+// Tries every parallel.tensor x pipeline x data-parallel ranks that make `ranks`, with parallel.sequence, every level
+// of parallel.shard over all data-parallel ranks, every train.recompute of every block, every train.micro_batch up to
+// 64 that divides, and parallel.schedule 1f1b, zero-bubble and interleaved with some numbers of chunks (gpipe takes
+// more memory for the same time). The rest is `config`'s, global batch and ramp included; it passes check() on some
+// number of ranks. Memory is the inventory's of the ranks that may be the fullest, and asked for only where a lower
+// bound of it and of the time do not rule a layout out. `listed`: called with the number of layouts that are.
 LayoutSearch search_layouts(const Config& config, const SearchSpace& space, const device::Machine& machine,
                             const std::function<void(int64_t)>& listed = {});
 

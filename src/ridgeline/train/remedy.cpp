@@ -157,7 +157,8 @@ std::string nearest_remedy(const Config& config, const device::Machine& machine,
     if (plan::fits(*report, limit)) return fmt::format("What fits: {}, with {} per rank.", all, gib(least));
   }
   return fmt::format(
-      "{} still takes {} per rank: use more ranks or hosts, a shorter train.sequence or a smaller model.",
+      "{} still takes {} per rank: use more ranks or hosts, another layout (`ridgeline plan --search`), a shorter "
+      "train.sequence or a smaller model.",
       all.empty() ? "The least that keys can do" : all, gib(least));
 }
 

@@ -1,4 +1,6 @@
 // Layouts of many ranks: what those of the tutorial take, and the search for better ones.
+#include "ridgeline/train/layout_search.h"
+
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -10,10 +12,10 @@
 #include <tuple>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/model/block.h"
 #include "ridgeline/plan/pipeline_use.h"
 #include "ridgeline/plan/step_time.h"
 #include "ridgeline/plan/traffic.h"
-#include "ridgeline/train/layout_search.h"
 #include "ridgeline/train/remedy.h"
 #include "ridgeline/train/trainer.h"
 
@@ -170,15 +172,38 @@ TEST(TrafficOfStages, IsAnOutputAndAGradientPerMicroBatch) {
   }
 }
 
+// The formulas of docs/parallel.md: what a block and its input take of a micro-batch.
+TEST(KeptByABlock, IsWhatThePageSays) {
+  const model::TransformerConfig config = small_run().model.transformer;
+  const model::BatchShape batch{.batch = 2, .sequence = 128, .dtype = DType::bf16};
+  const int64_t n = batch.tokens(), c = config.width, f = config.ffn, h = config.heads;
+  for (const int t : {1, 2, 4}) {
+    const auto kept = [&](model::Recompute recompute, bool sequence) {
+      const model::LocalShape shape{config, batch, recompute, model::slice_of(config, 0, t, sequence)};
+      model::Carver carver(nullptr);
+      model::carve_block_saved(carver, shape);
+      return carver.used() + plan::message_bytes(shape);
+    };
+    using enum model::Recompute;
+    EXPECT_EQ(kept(none, false), n * c * (8 * t + 8) / t + 4 * n * f / t + 4 * n * h / t + 16 * n);
+    EXPECT_EQ(kept(selective, false), n * c * (4 * t + 8) / t + 2 * n * f / t + 4 * n * h / t + 16 * n);
+    EXPECT_EQ(kept(full, false), 2 * n * c);
+    if (t == 1) continue;
+    EXPECT_EQ(kept(none, true), n * c * 12 / t + 4 * n * f / t + 4 * n * h / t + 16 * n / t);
+    EXPECT_EQ(kept(selective, true), n * c * 12 / t + 2 * n * f / t + 4 * n * h / t + 16 * n / t);
+    EXPECT_EQ(kept(full, true), 2 * n * c / t);
+  }
+}
+
 // ------------------------------------------------------------------------------------------------------- pipeline use
 
 TEST(PipelineUse, IsTheSchedulesOwnWhereStagesAreEqual) {
   // Without a vocabulary to speak of and with equal cuts.
   for (const auto& [schedule, chunks, idle] :
        {std::tuple{"gpipe", 1, 3.0 / 19}, {"1f1b", 1, 3.0 / 19}, {"interleaved", 2, 3.0 / 35}}) {
-    const Config config = small_run({"model.vocab=1", "train.micro_batch=2", "parallel.pipeline=4",
-                                     fmt::format("parallel.schedule={}", schedule),
-                                     fmt::format("parallel.chunks={}", chunks)});
+    const Config config =
+        small_run({"model.vocab=1", "train.micro_batch=2", "parallel.pipeline=4",
+                   fmt::format("parallel.schedule={}", schedule), fmt::format("parallel.chunks={}", chunks)});
     const parallel::RunShape run = run_shape(config, {}, {mesh_of(config, 4), 0});
     const plan::PipelineUse use = use_with(run, 16);
     EXPECT_NEAR(use.idle_if_equal, idle, 1e-9) << schedule;
@@ -188,8 +213,8 @@ TEST(PipelineUse, IsTheSchedulesOwnWhereStagesAreEqual) {
 }
 
 TEST(PipelineUse, TellsImbalanceFromWaiting) {
-  const Config config = small_run({"train.micro_batch=1", "parallel.pipeline=2", "parallel.stages=2,6",
-                                   "model.vocab=1"});
+  const Config config =
+      small_run({"train.micro_batch=1", "parallel.pipeline=2", "parallel.stages=2,6", "model.vocab=1"});
   const parallel::RunShape run = run_shape(config, {}, {mesh_of(config, 2), 0});
   const plan::PipelineUse use = use_with(run, 32);
   // Of 2 x (32 x 6 + 2) units of time the second stage computes 32 x 6, the first 32 x 2.
@@ -207,8 +232,8 @@ SearchSpace space_of(int64_t memory, int most = 1000) {
 }
 
 TEST(LayoutSearch, ListsWhatFitsFastestFirst) {
-  const Config config = small_run({"train.batch_ramp_start=16", "train.batch_ramp_increment=16",
-                                   "train.batch_ramp_samples=64"});
+  const Config config =
+      small_run({"train.batch_ramp_start=16", "train.batch_ramp_increment=16", "train.batch_ramp_samples=64"});
   for (const int64_t mib : {18, 24, 64}) {
     const SearchSpace space = space_of(mib << 20);
     const LayoutSearch found = search_layouts(config, space, {});
