@@ -346,8 +346,16 @@ parallel::Pipeline pipeline_of(const Config& config) {
 comm::Mesh mesh_of(const Config& config, int world) {
   const Config::Parallel& p = config.parallel;
   const int64_t per_copy = p.pipeline * p.tensor * p.context;
+  if (world % per_copy != 0) {
+    const std::string_view key = p.pipeline > 1 ? "parallel.pipeline" : "parallel.tensor";
+    throw Error(
+        fmt::format("{}parallel.pipeline = {} x parallel.tensor = {}: {} {} no multiple of {}", where(config, key),
+                    p.pipeline, p.tensor, world, world == 1 ? "rank is" : "ranks are", per_copy),
+        fmt::format("The nearest valid value is --ranks {}; or lower one of the two.",
+                    nearest_multiple(world, per_copy)));
+  }
   const int64_t data = world / per_copy, group = p.shard_group;
-  if (world % per_copy == 0 && group > 0 && data % group != 0) {
+  if (group > 0 && data % group != 0) {
     throw Error(fmt::format("{}parallel.shard_group = {}: does not divide {} {}ranks",
                             where(config, "parallel.shard_group"), group, data, per_copy == 1 ? "" : "data-parallel "),
                 fmt::format("The nearest valid value is {}.", nearest_divisor(data, group)));
