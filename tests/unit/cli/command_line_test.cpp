@@ -124,6 +124,7 @@ TEST(CommandLine, PlanSearchWritesAConfigurationThatPlans) {
   EXPECT_EQ(read_text(best), "mine");
   EXPECT_EQ(ridgeline(search + "--memory 64MiB 2>&1").code, 2);
   EXPECT_EQ(ridgeline(search + "--gpus 4 2>&1").code, 2);
+  EXPECT_EQ(ridgeline(std::string(kPipeline) + "--ranks 2 --gpus 4 2>&1").code, 2);
   const Outcome none = ridgeline(search + "--gpus 4 --memory 64KiB --out /dev/null 2>&1");
   EXPECT_EQ(none.code, 1);
   EXPECT_THAT(none.text, HasSubstr("no layout fits 4 ranks of 64.0 KiB"));
