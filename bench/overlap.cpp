@@ -8,6 +8,7 @@
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/parallel/traffic.h"
+#include "ridgeline/plan/traffic.h"
 #include "ridgeline/train/trainer.h"
 
 namespace ridgeline::bench {
@@ -22,9 +23,11 @@ WorkerOptions work_of(const OverlapOptions& options, const std::string& level, b
           .micro_batch = 1,
           .sequence = options.sequence,
           .head_chunk = options.sequence,
-          .set = {number("model.layers", options.layers), number("model.width", options.width),
+          // Slices in place of a level of sharding.
+          .set = {level == "tensor" ? number("parallel.tensor", options.ranks) : "parallel.shard=" + level,
+                  number("model.layers", options.layers), number("model.width", options.width),
                   number("model.heads", std::max<int64_t>(1, options.width / 64)), number("model.vocab", options.vocab),
-                  number("model.context", options.sequence), "parallel.shard=" + level, "parallel.reduce=every",
+                  number("model.context", options.sequence), "parallel.reduce=every",
                   number("parallel.prefetch", options.prefetch), fmt::format("parallel.overlap={}", overlap)}};
 }
 
@@ -33,7 +36,9 @@ parallel::Traffic step_traffic(const WorkerOptions& work) {
   const train::Config config = config_of(work);
   const comm::Placement place(train::mesh_of(config, work.ranks), 0);
   const parallel::RunShape run = train::run_shape(config, device::Machine::read(), place);
-  return parallel::traffic_of(train::run_programs(config, place).back(), run.segments(), run.sharding);
+  const parallel::Program program = train::run_programs(config, place).back();
+  const parallel::Traffic of_segments = parallel::traffic_of(program, run.segments(), run.sharding);
+  return {of_segments.transfers, plan::traffic_by_purpose(program, run).total()};
 }
 
 // A link on which that traffic takes `seconds`.

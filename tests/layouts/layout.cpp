@@ -8,7 +8,6 @@
 
 #include "ridgeline/base/random.h"
 #include "ridgeline/base/words.h"
-#include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/ops/cross_entropy.h"
 #include "ridgeline/train/state.h"
 
@@ -41,14 +40,22 @@ double square(const std::vector<float>& values) {
   return sum;
 }
 
-// All of a kind of state, on every rank.
-Tensors collect(const parallel::Executor& executor, parallel::BufferKind kind) {
-  Tensors tensors;
-  for (const model::Segment& segment : model::declare(executor.run_shape().config)) {
-    for (const model::Tensor& tensor : segment.tensors)
-      tensors[tensor.name] = {segment.unit, executor.collect(kind, tensor)};
-  }
-  return tensors;
+parallel::Executor::Options options_of(const Layout& layout) {
+  return {.packing = layout.guard ? parallel::Packing::separate : parallel::Packing::shared,
+          .guard = layout.guard,
+          .overlap = layout.overlap,
+          .prove = layout.prove,
+          .offload_folder = std::filesystem::temp_directory_path() / "ridgeline_layouts"};
+}
+
+std::vector<parallel::Program> programs_of(const parallel::RunShape& shape, const Change& change) {
+  const comm::Placement place = shape.place();
+  const std::vector<std::vector<parallel::ScheduleEntry>> schedule =
+      parallel::schedule(shape.sharding.pipeline.shape(shape.sharding.micro_batches));
+  std::vector<parallel::Program> programs = {parallel::lower(shape.config, schedule[static_cast<size_t>(place.stage())],
+                                                             shape.sharding, place.stage(), shape.recomputed())};
+  if (change) change(programs[0], place);
+  return programs;
 }
 
 }  // namespace
@@ -56,18 +63,19 @@ Tensors collect(const parallel::Executor& executor, parallel::BufferKind kind) {
 std::string Layout::describe() const {
   const parallel::Sharding& s = sharding;
   return fmt::format(
-      "{} {}{} moments {} dropout {} | {} stages {} of [{}] blocks | {} slices{}, {} ranks, shard {} in groups of {}, "
+      "{} of {} words {}{}{} moments {} dropout {} | {} stages {} of [{}] blocks | {} slices{}, {} ranks, shard {} in "
+      "groups of {}, "
       "{} x {} rows, reduce {}, "
       "gather {}, "
       "prefetch {}, wire {} "
       "| "
       "recompute {} every {}, overlap {}, team {}, offload {}, {} segments",
-      family, pure ? "pure " : "", name_of(precision), name_of(moments), dropout, s.pipeline.stages(),
-      word_of(s.pipeline.kind), fmt::join(s.pipeline.blocks, " "), s.slices(), s.sequence ? " of tokens too" : "",
-      s.ranks(), word_of(s.level), s.shards(), s.micro_batches, micro_batch,
-      s.reduce == parallel::Reduce::every ? "every" : "last", word_of(s.gather), s.prefetch, name_of(s.wire),
-      word_of(recompute), recompute_every, overlap, team, offload_window,
-      model::declare(small_model(family, dropout), s.partition()).size());
+      family, config().vocab, same_rows ? "learned by heart " : "", pure ? "pure " : "", name_of(precision),
+      name_of(moments), dropout, s.pipeline.stages(), word_of(s.pipeline.kind), fmt::join(s.pipeline.blocks, " "),
+      s.slices(), s.sequence ? " of tokens too" : "", s.ranks(), word_of(s.level), s.shards(), s.micro_batches,
+      micro_batch, s.reduce == parallel::Reduce::every ? "every" : "last", word_of(s.gather), s.prefetch,
+      name_of(s.wire), word_of(recompute), recompute_every, overlap, team, offload_window,
+      model::declare(config(), s.partition()).size());
 }
 
 model::TransformerConfig small_model(const std::string& family, float dropout) {
@@ -87,6 +95,9 @@ model::TransformerConfig small_model(const std::string& family, float dropout) {
 
 Layout one_rank(const Layout& layout) {
   Layout one{.family = layout.family,
+             .vocab = layout.vocab,
+             .same_rows = layout.same_rows,
+             .epsilon = layout.epsilon,
              .precision = layout.precision,
              .pure = layout.pure,
              .moments = layout.moments,
@@ -96,73 +107,89 @@ Layout one_rank(const Layout& layout) {
   return one;
 }
 
-Outcome run(const Layout& layout, int steps, comm::World& world, const Change& change) {
-  parallel::RunShape shape;
-  shape.config = small_model(layout.family, layout.dropout);
-  shape.batch = {.batch = layout.micro_batch,
-                 .sequence = kSequence,
-                 .dtype = layout.precision,
-                 .head_chunk = 7,
-                 .team_size = layout.planned_team > 0 ? layout.planned_team : layout.team,
-                 .dropout = layout.dropout > 0.0F};
-  shape.evaluation_batch = shape.batch;
-  shape.sharding = layout.sharding;
-  shape.rank = world.rank();
-  shape.sharding.weights = layout.precision;
-  shape.sharding.masters = layout.pure ? layout.precision : DType::f32;
-  shape.sharding.moments = layout.moments;
-  shape.recompute = layout.recompute;
-  shape.recompute_every = layout.recompute_every;
-  shape.offload_window = layout.offload_window;
-  const int micro_batches = shape.sharding.micro_batches;
-  const comm::Placement place = shape.place();
-  const std::vector<std::vector<parallel::ScheduleEntry>> schedule =
-      parallel::schedule(shape.sharding.pipeline.shape(micro_batches));
-  std::vector<parallel::Program> programs = {parallel::lower(shape.config, schedule[static_cast<size_t>(place.stage())],
-                                                             shape.sharding, place.stage(), shape.recomputed())};
-  if (change) change(programs[0]);
+model::TransformerConfig Layout::config() const {
+  model::TransformerConfig config = small_model(family, dropout);
+  if (vocab > 0) config.vocab = vocab;
+  return config;
+}
 
-  device::WorkerTeam team(layout.team);
-  device::Stream stream(team);
-  parallel::Executor executor(shape, programs, world, stream,
-                              {.packing = layout.guard ? parallel::Packing::separate : parallel::Packing::shared,
-                               .guard = layout.guard,
-                               .overlap = layout.overlap,
-                               .prove = layout.prove,
-                               .offload_folder = std::filesystem::temp_directory_path() / "ridgeline_layouts"});
-  train::initialize(executor, 5);
+parallel::RunShape Layout::run_shape(int rank) const {
+  parallel::RunShape shape;
+  shape.config = config();
+  shape.batch = {.batch = micro_batch,
+                 .sequence = kSequence,
+                 .dtype = precision,
+                 .head_chunk = 7,
+                 .team_size = planned_team > 0 ? planned_team : team,
+                 .dropout = dropout > 0.0F};
+  shape.evaluation_batch = shape.batch;
+  shape.sharding = sharding;
+  shape.rank = rank;
+  shape.sharding.weights = precision;
+  shape.sharding.masters = pure ? precision : DType::f32;
+  shape.sharding.moments = moments;
+  shape.recompute = recompute;
+  shape.recompute_every = recompute_every;
+  shape.offload_window = offload_window;
+  return shape;
+}
+
+Training::Training(const Layout& layout, comm::World& world, const Change& change)
+    : layout_(layout),
+      team_(layout.team, {.crowded = true}),
+      stream_(team_),
+      executor_(layout.run_shape(world.rank()), programs_of(layout.run_shape(world.rank()), change), world, stream_,
+                options_of(layout)) {}
+
+parallel::StepResult Training::step(int64_t step) {
+  const parallel::RunShape& shape = executor_.run_shape();
+  const comm::Placement place = shape.place();
+  for (int micro = 0; micro < shape.sharding.micro_batches; ++micro) {
+    const parallel::BatchBuffers buffers = executor_.batch(0, micro);
+    for (int64_t b = 0; b < layout_.micro_batch; ++b) {
+      const int64_t row = (int64_t{micro} * place.data_ranks() + place.data_rank()) * layout_.micro_batch + b;
+      write_row(buffers, layout_.same_rows ? 0 : step, row, b, shape.config.vocab);
+    }
+  }
+  const auto number = static_cast<uint64_t>(step);
+  return executor_.run(
+      0, {.step = step,
+          .random = {random_key(3, number, Purpose::dropout), random_key(3, number, Purpose::attention_dropout)},
+          .optimizer = {.beta2 = 0.95, .epsilon = layout_.epsilon, .weight_decay = 0.1F},
+          .learning_rate = 0.01F,
+          .correction1 = static_cast<float>(1.0 - std::pow(0.9, static_cast<double>(step + 1))),
+          .correction2 = static_cast<float>(1.0 - std::pow(0.95, static_cast<double>(step + 1))),
+          .clip = 0.5F,
+          .loss_scale = layout_.precision == DType::f16 ? 256.0F : 1.0F,
+          .rounding_key = random_key(3, number, Purpose::rounding)});
+}
+
+Tensors Training::collect(parallel::BufferKind kind) const {
+  Tensors tensors;
+  for (const model::Segment& segment : model::declare(executor_.run_shape().config)) {
+    for (const model::Tensor& tensor : segment.tensors)
+      tensors[tensor.name] = {segment.unit, executor_.collect(kind, tensor)};
+  }
+  return tensors;
+}
+
+Outcome run(const Layout& layout, int steps, comm::World& world, const Change& change) {
+  Training training(layout, world, change);
+  train::initialize(training.executor(), kInitialSeed);
   Outcome outcome;
   for (int64_t step = 0; step < steps; ++step) {
-    for (int micro = 0; micro < micro_batches; ++micro) {
-      const parallel::BatchBuffers buffers = executor.batch(0, micro);
-      for (int64_t b = 0; b < layout.micro_batch; ++b) {
-        const int64_t row = (int64_t{micro} * place.data_ranks() + place.data_rank()) * layout.micro_batch + b;
-        write_row(buffers, step, row, b, shape.config.vocab);
-      }
-    }
-    const parallel::StepInput input = {
-        .step = step,
-        .random = {random_key(3, static_cast<uint64_t>(step), Purpose::dropout),
-                   random_key(3, static_cast<uint64_t>(step), Purpose::attention_dropout)},
-        .optimizer = {.beta2 = 0.95, .weight_decay = 0.1F},
-        .learning_rate = 0.01F,
-        .correction1 = static_cast<float>(1.0 - std::pow(0.9, static_cast<double>(step + 1))),
-        .correction2 = static_cast<float>(1.0 - std::pow(0.95, static_cast<double>(step + 1))),
-        .clip = 0.5F,
-        .loss_scale = layout.precision == DType::f16 ? 256.0F : 1.0F,
-        .rounding_key = random_key(3, static_cast<uint64_t>(step), Purpose::rounding)};
-    const parallel::StepResult result = executor.run(0, input);
+    const parallel::StepResult result = training.step(step);
     outcome.losses.push_back(result.loss);
     outcome.norms.push_back(result.gradient_norm);
-    if (step == 0) outcome.first_gradients = collect(executor, parallel::BufferKind::gradient);
+    if (step == 0) outcome.first_gradients = training.collect(parallel::BufferKind::gradient);
   }
-  outcome.weights = collect(executor, parallel::BufferKind::master);
+  outcome.weights = training.collect(parallel::BufferKind::master);
   return outcome;
 }
 
 Outcome run(const Layout& layout, int steps, const Change& change) {
   Outcome outcome;
-  comm::run_threads(layout.sharding.mesh.world_size(), {.timeout = std::chrono::seconds(60)}, [&](comm::World& world) {
+  comm::run_threads(layout.sharding.mesh.world_size(), {.timeout = layout.timeout}, [&](comm::World& world) {
     Outcome mine = run(layout, steps, world, change);
     if (world.rank() == 0) outcome = std::move(mine);
   });
@@ -185,6 +212,18 @@ double gradient_difference(const Outcome& outcome, const Outcome& reference) {
     if (!(relative <= worst)) worst = std::isnan(relative) ? HUGE_VAL : relative;
   }
   return worst;
+}
+
+std::string difference_from_one_rank(const Layout& layout, const Outcome& outcome, const Outcome& reference) {
+  const double gradients = gradient_difference(outcome, reference);
+  if (!(gradients <= gradient_bound(layout))) return fmt::format("gradients by {:.1e}", gradients);
+  for (size_t step = 0; step < reference.losses.size(); ++step) {
+    if (!(std::fabs(outcome.losses[step] - reference.losses[step]) <= 1e-5 * reference.losses[0]))
+      return fmt::format("loss of step {}: {} instead of {}", step, outcome.losses[step], reference.losses[step]);
+    if (!(std::fabs(outcome.norms[step] / reference.norms[step] - 1) <= (step == 0 ? 1e-5 : 1e-4)))
+      return fmt::format("norm of step {}: {} instead of {}", step, outcome.norms[step], reference.norms[step]);
+  }
+  return "";
 }
 
 double gradient_cosine(const Outcome& outcome, const Outcome& reference) {

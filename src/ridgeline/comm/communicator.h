@@ -89,6 +89,8 @@ class Communicator {
   virtual int rank() const = 0;  // within this communicator's group
   virtual int size() const = 0;
   virtual int world_rank(int rank_in_group) const = 0;
+  // Whether what was started goes on while the caller computes; between ranks of a host those that wait do the work.
+  virtual bool travels() const { return false; }
 
   // In place over all ranks: buffer[i] = reduction of every rank's buffer[i]. dtypes f32, bf16, f16, f64, i64 (f64 and
   // i64 sum exactly as their own type).

@@ -35,6 +35,7 @@ class ThrottledCommunicator : public Communicator {
   int rank() const override { return inner_->rank(); }
   int size() const override { return inner_->size(); }
   int world_rank(int member) const override { return inner_->world_rank(member); }
+  bool travels() const override { return true; }
 
   // Sleeps until the transfer is through, then completes it. Throws the world's failure from its sleep too.
   void wait(Ticket ticket) override;

@@ -23,6 +23,7 @@ class WideCommunicator : public Communicator, public Engine {
   int rank() const override { return me_; }
   int size() const override { return n_; }
   int world_rank(int member) const override { return ranks_[static_cast<size_t>(member)]; }
+  bool travels() const override { return true; }
 
   void wait(Ticket ticket) override;
 

@@ -197,11 +197,29 @@ class BlockWork {
   void enter(Ref all) {
     if (shape_.slice.sequence) do_.gather_from_slices(all, m_ * config_.width);
   }
-  // [N][C], of which every slice has computed a part: the sum, of the residual stream's tokens.
+  // [N][C], of which every slice has computed a part: the sum, of the residual stream's tokens, after
+  // do_.finish_sums().
   void leave(Ref all) {
     if (shape_.slice.sequence) return do_.sum_parts_over_slices(all, m_ * config_.width);
-    if (!shape_.is_whole()) do_.sum_over_slices(all, n_ * config_.width);
+    if (!shape_.is_whole()) do_.start_sum_over_slices(all, n_ * config_.width);
   }
+  // The same of what the product makes: where sums travel, in chunks of rows, each while the next is computed.
+  void leave_by_chunks(const Matmul& product) {
+    constexpr int64_t kChunks = 4, kFewest = 8;
+    if (do_.counting() || !do_.sums_travel()) do_.matmul(product);
+    if (!do_.counting() && !do_.sums_travel()) return leave(product.c);
+    const int64_t rows = std::max((n_ + kChunks - 1) / kChunks, kFewest);
+    for (int64_t first = 0; first < n_; first += rows) {
+      Matmul part = product;
+      part.m = std::min(rows, n_ - first);
+      part.a.data = product.a.data.at(first * product.a.ld);
+      part.c = product.c.at(first * product.ldc);
+      do_.matmul(part);
+      do_.start_sum_over_slices(part.c, part.m * config_.width);
+    }
+  }
+  // The sum of a gradient over the slices starts before what else needs no sum, where both have their places.
+  bool input_first() const { return keeps_norms(shape_) && do_.sums_travel(); }
 
   // One product for queries, keys and values, or one for queries and one for keys and values.
   template <typename F>
@@ -260,8 +278,13 @@ class BlockWork {
       return do_.matmul(product);
     }
     product.c = branch;
-    do_.matmul(product);
-    leave(branch);
+    if (shape_.is_whole() || shape_.slice.sequence) {
+      do_.matmul(product);
+      leave(branch);
+    } else {
+      leave_by_chunks(product);
+    }
+    do_.finish_sums();
     do_.apply([&](device::Stream& stream) {
       ops::dropout_forward(stream, m_, config_.width, dropout(site), own(branch), residual, target);
     });
@@ -358,7 +381,6 @@ class BlockWork {
   void mlp_backward(Parts parts, ConstRef input, const BlockSaved& s, const Gradients& d, const BlockGradients& g) {
     const int64_t c = config_.width, u = shape_.up_width();
     const ConstRef norm_input = sequential_ ? ConstRef(s.residual) : input;
-    const bool renew_norm = parts.weight && !keeps_norms(shape_);
     if (parts.input) behind_dropout(d.output, mlp_site(context_.layer), d.of.mlp);
     if (parts.weight) {
       if (!keeps_outputs(shape_.recompute)) activate(s.up, s.activation);
@@ -366,16 +388,22 @@ class BlockWork {
       do_.bias_gradient(m_, c, own(d.of.mlp), g.down_bias);
     }
     if (parts.input) through_activation(d.of.mlp, s.up, d.of.up, d.activation);
-    if (parts.weight) {
-      if (renew_norm && one_norm_) norm1(input, s.norm1_out, nullptr, nullptr);
-      if (renew_norm && !one_norm_) norm2(norm_input, s.norm2_out, nullptr, nullptr);
+    const bool weight_first = !input_first();
+    const auto weights = [&] {
+      if (!parts.weight) return;
+      const bool renew = !keeps_norms(shape_);
+      if (renew && one_norm_) norm1(input, s.norm1_out, nullptr, nullptr);
+      if (renew && !one_norm_) norm2(norm_input, s.norm2_out, nullptr, nullptr);
       do_.matmul(weight_gradient(n_, u, c, d.of.up, u, one_norm_ ? s.norm1_out : s.norm2_out, g.up_weight, g.up_bias));
-    }
+    };
+    if (weight_first) weights();
     if (parts.input) {
       do_.matmul(input_gradient(n_, c, u, d.of.up, u, w_.up_weight, d.mlp_input));
       // With one norm it is a part of the sum that reaches that.
       if (!one_norm_) leave(d.mlp_input);
     }
+    if (!weight_first) weights();
+    do_.finish_sums();
     // In parallel the attention still needs the gradient of the block's output as it is.
     if (sequential_) norm2_backward(parts, norm_input, s, d, d.output, g);
   }
@@ -401,13 +429,16 @@ class BlockWork {
                              d.attended, s.lse, d.of.qkv, keys(d.of.qkv), values(d.of.qkv));
       rotate(d.of.qkv, true);
     }
-    if (parts.weight) {
+    const bool weight_first = !input_first();
+    const auto weights = [&] {
+      if (!parts.weight) return;
       if (!keeps_norms(shape_)) norm1(input, s.norm1_out, nullptr, nullptr);
       for_each_projection(g, [&](const Projection& p) {
         do_.matmul(
             weight_gradient(n_, p.out, c, d.of.qkv.at(p.first), qkv, s.norm1_out, p.weight_gradient, p.bias_gradient));
       });
-    }
+    };
+    if (weight_first) weights();
     if (parts.input) {
       // What the sum starts with: with one norm, its gradient by way of the MLP.
       Ref sum = one_norm_ ? d.mlp_input : Ref();
@@ -422,6 +453,8 @@ class BlockWork {
       });
       leave(d.of.norm1);
     }
+    if (!weight_first) weights();
+    do_.finish_sums();
     const bool parallel_norm2 = !sequential_ && !one_norm_;
     if (parallel_norm2) norm2_backward(parts, input, s, d, d.output, g);
     // The gradient that reaches the input past norm1 has come as far as d.input, unless nothing was added to it yet.

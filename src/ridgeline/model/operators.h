@@ -88,10 +88,20 @@ class Operators {
   // What every slice has computed a part of: outputs of products whose inputs are cut, gradients of inputs of products
   // whose outputs are.
   void sum_over_slices(Ref values, int64_t count) {
+    start_sum_over_slices(values, count);
+    finish_sums();
+  }
+  // The same, of which nothing may be read or written until finish_sums().
+  void start_sum_over_slices(Ref values, int64_t count) {
     if (counting()) return share(traffic_.whole, values, count);
     RL_REQUIRE(others_ != nullptr, "a slice of a block without the ranks that compute the others");
-    others_->sum(*stream_, values, count);
+    others_->start_sum(*stream_, values, count);
   }
+  void finish_sums() {
+    if (!counting() && others_ != nullptr) others_->finish(*stream_);
+  }
+  // Whether it pays to compute something while a sum is on its way.
+  bool sums_travel() const { return others_ != nullptr && others_->travels(); }
 
   // all [slices][count], of which each slice needs the sum of its own part only.
   void sum_parts_over_slices(Ref all, int64_t count) {

@@ -69,12 +69,15 @@ struct SliceTraffic {
 };
 
 // The ranks that compute the other slices of the same products at the same time. Complete on return, or ordered on the
-// stream.
+// stream, but for what is started.
 class SliceGroup {
  public:
   virtual ~SliceGroup() = default;
-  // values [count] become the sum over all slices, on each of them.
-  virtual void sum(device::Stream& stream, Ref values, int64_t count) = 0;
+  // Whether sums that were started go on while this rank computes.
+  virtual bool travels() const { return false; }
+  // values [count] become the sum over all slices, on each of them, when finish() returns.
+  virtual void start_sum(device::Stream& stream, Ref values, int64_t count) = 0;
+  virtual void finish(device::Stream& stream) = 0;  // all sums that were started
   // all [slices][count]: each slice's own part becomes the sum of it over all slices; the others are undefined.
   virtual void sum_parts(device::Stream& stream, Ref all, int64_t count) = 0;
   // all [slices][count]: what each slice has written to its own part comes to all of them.

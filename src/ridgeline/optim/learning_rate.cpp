@@ -92,7 +92,7 @@ double hugging_face(const Schedule& schedule, const Progress& progress) {
 }
 
 struct Kind {
-  ScheduleKind kind;
+  LearningRateKind kind;
   std::string_view name;
   ScheduleSettings settings;
   Formula formula;
@@ -101,28 +101,28 @@ constexpr ScheduleSettings kBySteps{.steps = true}, kByStepsToMinimum{.minimum =
     kBySamples{.samples = true}, kBySamplesToMinimum{.minimum = true, .samples = true, .decay = true},
     kDeepSpeed{.minimum = true, .steps = true, .warmup_shape = true};
 constexpr auto kKinds = std::to_array<Kind>({
-    {ScheduleKind::constant, "constant", kBySteps, constant_rate},
-    {ScheduleKind::linear, "linear", kByStepsToMinimum, decay<linear_remainder>},
-    {ScheduleKind::cosine, "cosine", kByStepsToMinimum, decay<cosine_remainder>},
-    {ScheduleKind::megatron_constant, "megatron_constant", kBySamples, megatron_constant_rate},
-    {ScheduleKind::megatron_linear, "megatron_linear", kBySamplesToMinimum, megatron_decay<linear_remainder>},
-    {ScheduleKind::megatron_cosine, "megatron_cosine", kBySamplesToMinimum, megatron_decay<cosine_remainder>},
-    {ScheduleKind::megatron_inverse_sqrt, "megatron_inverse_sqrt", kBySamplesToMinimum, megatron_inverse_sqrt_rate},
-    {ScheduleKind::deepspeed_warmup, "deepspeed_warmup", kDeepSpeed, deepspeed_warmup_rate},
-    {ScheduleKind::deepspeed_warmup_decay, "deepspeed_warmup_decay", kDeepSpeed, deepspeed_warmup_decay_rate},
-    {ScheduleKind::hugging_face_linear, "hugging_face_linear", kBySteps, hugging_face<linear_remainder>},
-    {ScheduleKind::hugging_face_cosine, "hugging_face_cosine", kBySteps, hugging_face<cosine_remainder>},
+    {LearningRateKind::constant, "constant", kBySteps, constant_rate},
+    {LearningRateKind::linear, "linear", kByStepsToMinimum, decay<linear_remainder>},
+    {LearningRateKind::cosine, "cosine", kByStepsToMinimum, decay<cosine_remainder>},
+    {LearningRateKind::megatron_constant, "megatron_constant", kBySamples, megatron_constant_rate},
+    {LearningRateKind::megatron_linear, "megatron_linear", kBySamplesToMinimum, megatron_decay<linear_remainder>},
+    {LearningRateKind::megatron_cosine, "megatron_cosine", kBySamplesToMinimum, megatron_decay<cosine_remainder>},
+    {LearningRateKind::megatron_inverse_sqrt, "megatron_inverse_sqrt", kBySamplesToMinimum, megatron_inverse_sqrt_rate},
+    {LearningRateKind::deepspeed_warmup, "deepspeed_warmup", kDeepSpeed, deepspeed_warmup_rate},
+    {LearningRateKind::deepspeed_warmup_decay, "deepspeed_warmup_decay", kDeepSpeed, deepspeed_warmup_decay_rate},
+    {LearningRateKind::hugging_face_linear, "hugging_face_linear", kBySteps, hugging_face<linear_remainder>},
+    {LearningRateKind::hugging_face_cosine, "hugging_face_cosine", kBySteps, hugging_face<cosine_remainder>},
 });
 
 constexpr bool in_order() {
   for (size_t i = 0; i < kKinds.size(); ++i) {
-    if (kKinds[i].kind != static_cast<ScheduleKind>(i)) return false;
+    if (kKinds[i].kind != static_cast<LearningRateKind>(i)) return false;
   }
   return true;
 }
 static_assert(in_order(), "a row for each enumerator, in their order");
 
-const Kind& row_of(ScheduleKind kind) {
+const Kind& row_of(LearningRateKind kind) {
   const auto number = static_cast<size_t>(kind);
   RL_CHECK(number, <, kKinds.size());
   return kKinds[number];
@@ -130,7 +130,7 @@ const Kind& row_of(ScheduleKind kind) {
 
 }  // namespace
 
-std::span<const std::string_view> words_of(ScheduleKind /*kind*/) {
+std::span<const std::string_view> words_of(LearningRateKind /*kind*/) {
   static constexpr auto kWords = [] {
     std::array<std::string_view, kKinds.size()> words;
     std::transform(kKinds.begin(), kKinds.end(), words.begin(), [](const Kind& row) { return row.name; });
@@ -144,7 +144,7 @@ std::span<const std::string_view> words_of(WarmupShape /*shape*/) {
   return kWords;
 }
 
-ScheduleSettings settings_of(ScheduleKind kind) {
+ScheduleSettings settings_of(LearningRateKind kind) {
   return row_of(kind).settings;
 }
 

@@ -10,7 +10,7 @@
 namespace ridgeline::optim {
 
 // The formula of each is at learning_rate().
-enum class ScheduleKind : uint8_t {
+enum class LearningRateKind : uint8_t {
   constant,
   linear,
   cosine,
@@ -23,7 +23,7 @@ enum class ScheduleKind : uint8_t {
   hugging_face_linear,
   hugging_face_cosine
 };
-std::span<const std::string_view> words_of(ScheduleKind kind);  // the enumerators' own spelling
+std::span<const std::string_view> words_of(LearningRateKind kind);  // the enumerators' own spelling
 
 // How deepspeed_* rise; `usual` is their default, logarithmic.
 enum class WarmupShape : uint8_t { usual, linear, log };
@@ -37,10 +37,10 @@ struct ScheduleSettings {
   bool decay = false;         // decay_samples
   bool warmup_shape = false;  // the member of that name
 };
-ScheduleSettings settings_of(ScheduleKind kind);
+ScheduleSettings settings_of(LearningRateKind kind);
 
 struct Schedule {
-  ScheduleKind kind = ScheduleKind::cosine;
+  LearningRateKind kind = LearningRateKind::cosine;
   double learning_rate = 0.0;      // the peak
   double min_learning_rate = 0.0;  // low
   int64_t warmup_steps = 0;        // W of kinds that count steps

@@ -29,7 +29,7 @@ Runner::Runner(const RunShape& run, const std::vector<model::Segment>& segments,
       groups_(groups),
       scalars_(scalars),
       stream_(stream),
-      slices_(groups.slices()),
+      slices_(groups.slices(), overlap),
       overlap_(overlap && run.sharding.prefetch > 0),
       reductions_(segments.size(), -1) {
   size_t longest = 0;
@@ -102,7 +102,7 @@ void Runner::start(int position, comm::Communicator& communicator, comm::Ticket 
 }
 
 void Runner::finish(int position) {
-  Transfer& transfer = transfers_[static_cast<size_t>(position)];
+  InFlight& transfer = transfers_[static_cast<size_t>(position)];
   if (transfer.communicator == nullptr) return;
   transfer.communicator->wait(transfer.ticket);
   transfer.communicator = nullptr;

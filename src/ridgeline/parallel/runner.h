@@ -42,7 +42,7 @@ class Runner {
     const StepInput& input;
   };
   // A transfer that was started and not yet waited for.
-  struct Transfer {
+  struct InFlight {
     comm::Communicator* communicator = nullptr;
     comm::Ticket ticket;
   };
@@ -85,7 +85,7 @@ class Runner {
   SliceCommunicator slices_;
   const bool overlap_;
   std::vector<std::vector<BoundOp>> bound_;  // [program][position]
-  std::vector<Transfer> transfers_;          // by position in the running program
+  std::vector<InFlight> transfers_;          // by position in the running program
   std::vector<int> reductions_;              // [segment] position of its latest reduction
   bool gathered_ = false;                    // whole weights that only the optimizer cuts are up to date
 };

@@ -99,7 +99,7 @@ std::vector<Key> optimizer_keys() {
            "warmup_steps, the minimum at step train.steps. The others are those trainers' own, update for update: "
            "megatron_* by samples, deepspeed_* (WarmupLR, WarmupDecayLR) and hugging_face_* by steps that were not "
            "skipped; each of them begins at or near 0. Formulas: docs/schedules.md.",
-       .words = words_for(optim::ScheduleKind{})},
+       .words = words_for(optim::LearningRateKind{})},
       {.name = "optimizer.warmup_steps",
        .unit = "steps",
        .slot = [](Config& c) -> Slot { return &c.optimizer.schedule.warmup_steps; },

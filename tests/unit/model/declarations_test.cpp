@@ -96,6 +96,110 @@ TEST(Declarations, SplitAxesAreFirstOrSecondBehindAtMostThree) {
   }
 }
 
+// f(config, partition) for every number of slices that a model can be cut into.
+template <typename F>
+void for_each_partition(F&& f) {
+  for (TransformerConfig config : option_combinations()) {
+    config.ffn = 54;
+    for (int count = 1; count <= static_cast<int>(config.heads); ++count) {
+      if (unsliceable(config, count)) continue;
+      for (const bool sequence : {false, true}) {
+        for (const Segmentation segmentation : {Segmentation{nullptr}, Segmentation{&odd_segmentation}})
+          f(config, Partition{segmentation, count, sequence});
+      }
+    }
+  }
+}
+
+TEST(Declarations, SlicesHoldEveryElementOnceOrAsOftenAsTheirSegmentSays) {
+  for_each_partition([](const TransformerConfig& config, const Partition& partition) {
+    std::map<std::string, std::vector<int>> held;  // [element] of each tensor: by how many slices
+    std::map<std::string, int> copies;
+    for (int slice = 0; slice < partition.slices; ++slice) {
+      for (const Segment& segment : declare(config, partition, slice)) {
+        for (const Tensor& tensor : segment.tensors) {
+          std::vector<int>& elements = held[tensor.name];
+          elements.resize(static_cast<size_t>(element_count(tensor.shape)));
+          copies[tensor.name] = segment.copies;
+          EXPECT_LE(tensor.pieces(), 3) << tensor.name;
+          int64_t local = 0;
+          for_each_tensor_range(segment, tensor.offset, tensor.offset + tensor.count(),
+                                [&](const Tensor& met, int64_t at, int64_t count, int64_t offset) {
+                                  EXPECT_EQ(met.name, tensor.name);
+                                  EXPECT_EQ(offset, tensor.offset + local);
+                                  EXPECT_EQ(at, tensor.global(local));
+                                  local += count;
+                                  for (int64_t i = at; i < at + count; ++i) ++elements.at(static_cast<size_t>(i));
+                                });
+          EXPECT_EQ(local, tensor.count()) << tensor.name;
+        }
+      }
+    }
+    for (const Segment& unit : declare(config)) {
+      for (const Tensor& tensor : unit.tensors) {
+        const std::vector<int>& elements = held[tensor.name];
+        EXPECT_EQ(std::count(elements.begin(), elements.end(), copies[tensor.name]), element_count(tensor.shape))
+            << tensor.name << " in " << partition.slices << " slices of " << described(config);
+        const bool cut = tensor.split != SplitBy::nothing && tensor.split != SplitBy::kv_heads;
+        EXPECT_TRUE(!cut || copies[tensor.name] == 1) << tensor.name;
+      }
+    }
+  });
+}
+
+TEST(Declarations, SlicesHaveTheSameSegmentsAndNeighboursTheSameCopies) {
+  for_each_partition([](const TransformerConfig& config, const Partition& partition) {
+    const std::vector<Segment> first = declare(config, partition, 0);
+    std::vector<Segment> before;
+    for (int slice = 0; slice < partition.slices; ++slice) {
+      const std::vector<Segment> segments = declare(config, partition, slice);
+      ASSERT_EQ(segments.size(), first.size());
+      for (size_t i = 0; i < segments.size(); ++i) {
+        const Segment &mine = segments[i], &theirs = first[i];
+        EXPECT_EQ(mine.name, theirs.name);
+        EXPECT_EQ(mine.unit, theirs.unit);
+        EXPECT_EQ(mine.copies, theirs.copies);
+        EXPECT_EQ(mine.partial, theirs.partial);
+        EXPECT_EQ(partition.slices % mine.copies, 0);
+        // A part of the gradient each: of a key head that several read, of what is computed by tokens.
+        const bool by_tokens = mine.tensors[0].split == SplitBy::nothing && partition.sequence;
+        EXPECT_EQ(mine.partial, mine.copies > 1 && (by_tokens || mine.tensors[0].split == SplitBy::kv_heads));
+        ASSERT_EQ(mine.tensors.size(), theirs.tensors.size());
+        for (size_t t = 0; t < mine.tensors.size(); ++t) {
+          EXPECT_EQ(mine.tensors[t].name, theirs.tensors[t].name);
+          if (slice % mine.copies == 0) continue;  // else the same as its neighbour's
+          EXPECT_EQ(mine.tensors[t].kept.first, before[i].tensors[t].kept.first) << mine.tensors[t].name;
+          EXPECT_EQ(mine.tensors[t].kept.count, before[i].tensors[t].kept.count) << mine.tensors[t].name;
+        }
+      }
+      before = segments;
+    }
+  });
+}
+
+TEST(Declarations, SlicesDecayWhatTheWholeDecays) {
+  for_each_partition([](const TransformerConfig& config, const Partition& partition) {
+    double decayed = 0, whole = 0;  // elements, each copy as its share
+    for (int slice = 0; slice < partition.slices; ++slice) {
+      for (const Segment& segment : declare(config, partition, slice)) {
+        int64_t end = 0;
+        for (const Tensor& tensor : segment.tensors) {
+          EXPECT_EQ(tensor.offset, end);
+          EXPECT_EQ(tensor.decay, tensor.offset < segment.decayed) << tensor.name;
+          end = tensor.offset + (tensor.count() + kTensorAlignment - 1) / kTensorAlignment * kTensorAlignment;
+          EXPECT_TRUE(!tensor.decay || end <= segment.decayed) << tensor.name;
+          if (tensor.decay) decayed += static_cast<double>(tensor.count()) / segment.copies;
+        }
+        EXPECT_EQ(end, segment.count) << segment.name;
+      }
+    }
+    for (const Segment& unit : declare(config)) {
+      for (const Tensor& tensor : unit.tensors) whole += tensor.decay ? static_cast<double>(tensor.count()) : 0.0;
+    }
+    EXPECT_NEAR(decayed, whole, 1e-9 * whole);  // thirds are no binary fractions
+  });
+}
+
 TEST(Declarations, ParametersAreThoseOfThePublishedModels) {
   EXPECT_EQ(preset("gpt2").parameters(), 124'439'808);
   EXPECT_EQ(preset("gpt2-medium").parameters(), 354'823'168);

@@ -14,17 +14,20 @@ double learning_rate(const Schedule& schedule, int64_t step) {
   return optim::learning_rate(schedule, {.step = step});
 }
 
-constexpr Schedule kCosine{
-    .kind = ScheduleKind::cosine, .learning_rate = 8e-4, .min_learning_rate = 2e-4, .warmup_steps = 10, .steps = 110};
+constexpr Schedule kCosine{.kind = LearningRateKind::cosine,
+                           .learning_rate = 8e-4,
+                           .min_learning_rate = 2e-4,
+                           .warmup_steps = 10,
+                           .steps = 110};
 
-Schedule with(ScheduleKind kind) {
+Schedule with(LearningRateKind kind) {
   Schedule schedule = kCosine;
   schedule.kind = kind;
   return schedule;
 }
 
 TEST(LearningRate, RisesLinearlyToThePeakAtTheLastWarmUpStep) {
-  for (const ScheduleKind kind : {ScheduleKind::constant, ScheduleKind::linear, ScheduleKind::cosine}) {
+  for (const LearningRateKind kind : {LearningRateKind::constant, LearningRateKind::linear, LearningRateKind::cosine}) {
     EXPECT_DOUBLE_EQ(learning_rate(with(kind), 1), 0.8e-4);
     EXPECT_DOUBLE_EQ(learning_rate(with(kind), 5), 4e-4);
     EXPECT_EQ(learning_rate(with(kind), 10), 8e-4);
@@ -39,7 +42,7 @@ TEST(LearningRate, CosineIsHalfWayAtHalfWayAndOnSchedulesOwnPoints) {
 }
 
 TEST(LearningRate, LinearLosesTheSameEveryStep) {
-  const Schedule linear = with(ScheduleKind::linear);
+  const Schedule linear = with(LearningRateKind::linear);
   EXPECT_DOUBLE_EQ(learning_rate(linear, 60), 5e-4);
   for (int64_t step = 11; step <= 110; ++step) {
     EXPECT_NEAR(learning_rate(linear, step - 1) - learning_rate(linear, step), 6e-6, 1e-18) << step;
@@ -47,7 +50,7 @@ TEST(LearningRate, LinearLosesTheSameEveryStep) {
 }
 
 TEST(LearningRate, EndsExactlyAtTheMinimumAndStaysThere) {
-  for (const ScheduleKind kind : {ScheduleKind::linear, ScheduleKind::cosine}) {
+  for (const LearningRateKind kind : {LearningRateKind::linear, LearningRateKind::cosine}) {
     EXPECT_EQ(learning_rate(with(kind), 110), 2e-4);
     EXPECT_EQ(learning_rate(with(kind), 1000), 2e-4);
     EXPECT_GT(learning_rate(with(kind), 109), 2e-4);
@@ -55,12 +58,12 @@ TEST(LearningRate, EndsExactlyAtTheMinimumAndStaysThere) {
 }
 
 TEST(LearningRate, ConstantIgnoresTheMinimum) {
-  EXPECT_EQ(learning_rate(with(ScheduleKind::constant), 11), 8e-4);
-  EXPECT_EQ(learning_rate(with(ScheduleKind::constant), 110), 8e-4);
+  EXPECT_EQ(learning_rate(with(LearningRateKind::constant), 11), 8e-4);
+  EXPECT_EQ(learning_rate(with(LearningRateKind::constant), 110), 8e-4);
 }
 
 TEST(LearningRate, NeverRisesAfterTheWarmUpNorLeavesItsBounds) {
-  for (const ScheduleKind kind : {ScheduleKind::constant, ScheduleKind::linear, ScheduleKind::cosine}) {
+  for (const LearningRateKind kind : {LearningRateKind::constant, LearningRateKind::linear, LearningRateKind::cosine}) {
     for (int64_t step = 11; step <= 120; ++step) {
       const double rate = learning_rate(with(kind), step);
       EXPECT_LE(rate, learning_rate(with(kind), step - 1)) << step;
@@ -70,18 +73,18 @@ TEST(LearningRate, NeverRisesAfterTheWarmUpNorLeavesItsBounds) {
 }
 
 TEST(LearningRate, WithoutWarmUpTheFirstStepHasAlreadyDecayedByOne) {
-  const Schedule schedule{.kind = ScheduleKind::linear, .learning_rate = 1.0, .steps = 4};
+  const Schedule schedule{.kind = LearningRateKind::linear, .learning_rate = 1.0, .steps = 4};
   EXPECT_DOUBLE_EQ(learning_rate(schedule, 1), 0.75);
   EXPECT_EQ(learning_rate(schedule, 4), 0.0);
 }
 
 TEST(LearningRate, ASingleStepRunEndsAtOnce) {
-  const Schedule schedule{.kind = ScheduleKind::cosine, .learning_rate = 1.0, .min_learning_rate = 0.5, .steps = 1};
+  const Schedule schedule{.kind = LearningRateKind::cosine, .learning_rate = 1.0, .min_learning_rate = 0.5, .steps = 1};
   EXPECT_EQ(learning_rate(schedule, 1), 0.5);
 }
 
 TEST(LearningRate, OwnSchedulesCountSkippedStepsToo) {
-  for (const ScheduleKind kind : {ScheduleKind::constant, ScheduleKind::linear, ScheduleKind::cosine}) {
+  for (const LearningRateKind kind : {LearningRateKind::constant, LearningRateKind::linear, LearningRateKind::cosine}) {
     EXPECT_EQ(optim::learning_rate(with(kind), {.step = 60, .successful_steps = 3, .successful_samples = 5}),
               learning_rate(with(kind), 60));
   }
@@ -90,13 +93,13 @@ TEST(LearningRate, OwnSchedulesCountSkippedStepsToo) {
 // ------------------------------------------------------------------------------------------------ Megatron, by samples
 
 // The 22-billion-parameter example: --lr 6e-5 --min-lr 6e-6 --lr-warmup-samples 100 --lr-decay-samples 10000.
-constexpr Schedule kMegatron{.kind = ScheduleKind::megatron_cosine,
+constexpr Schedule kMegatron{.kind = LearningRateKind::megatron_cosine,
                              .learning_rate = 6e-5,
                              .min_learning_rate = 6e-6,
                              .warmup_samples = 100,
                              .decay_samples = 10000};
 
-double megatron(ScheduleKind kind, int64_t samples) {
+double megatron(LearningRateKind kind, int64_t samples) {
   Schedule schedule = kMegatron;
   schedule.kind = kind;
   // The counts of steps must not matter.
@@ -104,7 +107,7 @@ double megatron(ScheduleKind kind, int64_t samples) {
 }
 
 TEST(MegatronLearningRate, CosineHasTheGoldenValues) {
-  const auto at = [](int64_t samples) { return megatron(ScheduleKind::megatron_cosine, samples); };
+  const auto at = [](int64_t samples) { return megatron(LearningRateKind::megatron_cosine, samples); };
   EXPECT_EQ(at(0), 0.0);
   // Written with seven digits: half a unit of the last one.
   for (const auto& [samples, rate] : std::vector<std::pair<int64_t, double>>{
@@ -116,7 +119,7 @@ TEST(MegatronLearningRate, CosineHasTheGoldenValues) {
 }
 
 TEST(MegatronLearningRate, LinearIsHalfWayAtHalfWay) {
-  const auto at = [](int64_t samples) { return megatron(ScheduleKind::megatron_linear, samples); };
+  const auto at = [](int64_t samples) { return megatron(LearningRateKind::megatron_linear, samples); };
   EXPECT_DOUBLE_EQ(at(50), 3e-5);
   EXPECT_DOUBLE_EQ(at(100), 6e-5);
   EXPECT_DOUBLE_EQ(at(5050), 3.3e-5);
@@ -125,7 +128,7 @@ TEST(MegatronLearningRate, LinearIsHalfWayAtHalfWay) {
 }
 
 TEST(MegatronLearningRate, InverseSquareRootHalvesAtFourTimesTheWarmUpAndKeepsTheMinimum) {
-  const auto at = [](int64_t samples) { return megatron(ScheduleKind::megatron_inverse_sqrt, samples); };
+  const auto at = [](int64_t samples) { return megatron(LearningRateKind::megatron_inverse_sqrt, samples); };
   EXPECT_DOUBLE_EQ(at(50), 3e-5);
   EXPECT_DOUBLE_EQ(at(100), 6e-5);
   EXPECT_DOUBLE_EQ(at(400), 3e-5);
@@ -133,7 +136,7 @@ TEST(MegatronLearningRate, InverseSquareRootHalvesAtFourTimesTheWarmUpAndKeepsTh
   EXPECT_DOUBLE_EQ(at(10000), 6e-6);
   EXPECT_EQ(at(10001), 6e-6);
   Schedule without = kMegatron;
-  without.kind = ScheduleKind::megatron_inverse_sqrt;
+  without.kind = LearningRateKind::megatron_inverse_sqrt;
   without.warmup_samples = 0;
   without.min_learning_rate = 1e-5;
   EXPECT_EQ(optim::learning_rate(without, {}), 6e-5);
@@ -142,7 +145,7 @@ TEST(MegatronLearningRate, InverseSquareRootHalvesAtFourTimesTheWarmUpAndKeepsTh
 }
 
 TEST(MegatronLearningRate, ConstantWarmsUpAndStays) {
-  const auto at = [](int64_t samples) { return megatron(ScheduleKind::megatron_constant, samples); };
+  const auto at = [](int64_t samples) { return megatron(LearningRateKind::megatron_constant, samples); };
   EXPECT_EQ(at(0), 0.0);
   EXPECT_DOUBLE_EQ(at(25), 1.5e-5);
   EXPECT_EQ(at(101), 6e-5);
@@ -150,8 +153,8 @@ TEST(MegatronLearningRate, ConstantWarmsUpAndStays) {
 }
 
 TEST(MegatronLearningRate, WithoutWarmUpTheFirstStepIsAtThePeak) {
-  for (const ScheduleKind kind : {ScheduleKind::megatron_constant, ScheduleKind::megatron_linear,
-                                  ScheduleKind::megatron_cosine, ScheduleKind::megatron_inverse_sqrt}) {
+  for (const LearningRateKind kind : {LearningRateKind::megatron_constant, LearningRateKind::megatron_linear,
+                                      LearningRateKind::megatron_cosine, LearningRateKind::megatron_inverse_sqrt}) {
     Schedule schedule = kMegatron;
     schedule.kind = kind;
     schedule.warmup_samples = 0;
@@ -162,7 +165,7 @@ TEST(MegatronLearningRate, WithoutWarmUpTheFirstStepIsAtThePeak) {
 // ---------------------------------------------------------------------------------- DeepSpeed, by steps not skipped
 
 constexpr Schedule kDeepSpeed{
-    .kind = ScheduleKind::deepspeed_warmup_decay, .learning_rate = 2e-4, .warmup_steps = 10, .steps = 20};
+    .kind = LearningRateKind::deepspeed_warmup_decay, .learning_rate = 2e-4, .warmup_steps = 10, .steps = 20};
 
 // The scheduler's own counter: 0 at its first step(), which follows the first update.
 double deepspeed(const Schedule& schedule, int64_t last_batch_iteration) {
@@ -200,7 +203,7 @@ TEST(DeepSpeedLearningRate, LinearWarmUpRisesTheSameEveryStep) {
 
 TEST(DeepSpeedLearningRate, WarmupStaysAtThePeak) {
   Schedule schedule = kDeepSpeed;
-  schedule.kind = ScheduleKind::deepspeed_warmup;
+  schedule.kind = LearningRateKind::deepspeed_warmup;
   EXPECT_NEAR(deepspeed(schedule, 1), 6.0206e-5, 5e-10);
   for (const int64_t k : {9, 10, 20, 1000}) EXPECT_EQ(deepspeed(schedule, k), 2e-4) << k;
 }
@@ -219,13 +222,13 @@ TEST(DeepSpeedLearningRate, TheWarmUpIsAtLeastTwoSteps) {
 // -------------------------------------------------------------------------------- Hugging Face, by steps not skipped
 
 // The tutorial's FSDP example: 100 steps, 10 of them warm-up.
-double hugging_face(ScheduleKind kind, int64_t successful_steps) {
+double hugging_face(LearningRateKind kind, int64_t successful_steps) {
   const Schedule schedule{.kind = kind, .learning_rate = 2e-4, .warmup_steps = 10, .steps = 100};
   return optim::learning_rate(schedule, {.step = 500, .successful_steps = successful_steps});
 }
 
 TEST(HuggingFaceLearningRate, LinearRisesFromZeroAndFallsToZero) {
-  constexpr ScheduleKind kLinear = ScheduleKind::hugging_face_linear;
+  constexpr LearningRateKind kLinear = LearningRateKind::hugging_face_linear;
   EXPECT_EQ(hugging_face(kLinear, 0), 0.0);
   EXPECT_DOUBLE_EQ(hugging_face(kLinear, 1), 2e-5);
   EXPECT_DOUBLE_EQ(hugging_face(kLinear, 9), 1.8e-4);
@@ -237,7 +240,7 @@ TEST(HuggingFaceLearningRate, LinearRisesFromZeroAndFallsToZero) {
 }
 
 TEST(HuggingFaceLearningRate, CosineHasTheValuesOfSixtyDegrees) {
-  constexpr ScheduleKind kCos = ScheduleKind::hugging_face_cosine;
+  constexpr LearningRateKind kCos = LearningRateKind::hugging_face_cosine;
   EXPECT_EQ(hugging_face(kCos, 0), 0.0);
   EXPECT_DOUBLE_EQ(hugging_face(kCos, 5), 1e-4);
   EXPECT_EQ(hugging_face(kCos, 10), 2e-4);

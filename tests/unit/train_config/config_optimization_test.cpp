@@ -62,7 +62,7 @@ struct Change {
 // Whatever key sets a part of the schedule: nobody has to list it here.
 TEST(ConfigSchedules, AKeyIsAcceptedExactlyWhereItChangesTheLearningRate) {
   std::set<std::string_view> refused;
-  for (const std::string_view name : words_of(optim::ScheduleKind{})) {
+  for (const std::string_view name : words_of(optim::LearningRateKind{})) {
     const std::string schedule = fmt::format("optimizer.schedule={}", name);
     EXPECT_NO_THROW(check(scheduled({schedule}), 1)) << name;
     EXPECT_NO_THROW(check(scheduled({schedule, "optimizer.warmup_shape=linear"}), 1)) << name;
@@ -109,7 +109,7 @@ TEST(ConfigSchedules, ARefusedKeyNamesTheSchedulesThatReadIt) {
 
 TEST(ConfigSchedules, KeysAtTheirDefaultAreNoChoice) {
   // So that the effective configuration that a run leaves behind, which holds every key, can be used again.
-  for (const std::string_view name : words_of(optim::ScheduleKind{})) {
+  for (const std::string_view name : words_of(optim::LearningRateKind{})) {
     const Config config = scheduled({fmt::format("optimizer.schedule={}", name)});
     EXPECT_NO_THROW(check(parse_config_text(to_toml(config, Detail::documented), "config.toml"), 1)) << name;
   }

@@ -289,7 +289,7 @@ TEST(ConfigSchedule, CarriesEverySetting) {
   const Config config =
       parse(kSmall, {"optimizer.schedule=linear", "optimizer.min_learning_rate=1e-5", "optimizer.warmup_steps=30"});
   const optim::Schedule schedule = schedule_of(config);
-  EXPECT_EQ(schedule.kind, optim::ScheduleKind::linear);
+  EXPECT_EQ(schedule.kind, optim::LearningRateKind::linear);
   EXPECT_EQ(schedule.learning_rate, 1e-3);
   EXPECT_EQ(schedule.min_learning_rate, 1e-5);
   EXPECT_EQ(schedule.warmup_steps, 30);
