@@ -266,7 +266,7 @@ void check_batch_ramp(const Config& config, const comm::Mesh& mesh) {
 
 // A key that the chosen schedule does not read must not be given another value than its default.
 void check_schedule_keys(const Config& config) {
-  const optim::ScheduleKind kind = config.optimizer.schedule.kind;
+  const optim::LearningRateKind kind = config.optimizer.schedule.kind;
   const Config defaults;
   for (const Key& key : keys()) {
     if (key.read_by == nullptr || optim::settings_of(kind).*key.read_by) continue;
@@ -275,7 +275,7 @@ void check_schedule_keys(const Config& config) {
     if (value == value_text(slot_of(key, defaults)) || value == "\"linear\"") continue;
     std::vector<std::string_view> readers;
     for (const std::string_view word : words_of(kind)) {
-      if (optim::settings_of(*of_word<optim::ScheduleKind>(word)).*key.read_by) readers.push_back(word);
+      if (optim::settings_of(*of_word<optim::LearningRateKind>(word)).*key.read_by) readers.push_back(word);
     }
     throw Error(fmt::format("{}{} = {}: not read by optimizer.schedule = \"{}\"", where(config, key.name), key.name,
                             value, word_of(kind)),
