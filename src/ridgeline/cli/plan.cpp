@@ -350,6 +350,9 @@ void require_memory(const PlanOptions& options, const train::Config& config, con
 
 void run(const PlanOptions& options) {
   if (options.search.search) return search_plan(options.search, options.run, options.memory, options.json);
+  if (options.search.gpus != 0 || !options.search.out.empty())
+    throw UsageError(fmt::format("{}: only with --search", options.search.gpus != 0 ? "--gpus" : "--out"),
+                     "Ranks of the layout that the configuration has: --ranks N");
   const device::Machine machine = device::Machine::read();
   const train::Config config = read_run_config(options.run);
   const comm::Mesh mesh = train::mesh_of(config, options.run.ranks);

@@ -2,7 +2,8 @@
 //
 //   step = the schedule's timeline, with
 //            products and attention at flops * efficiency, computed again where blocks are,
-//            what slices share (model::block_traffic, …): all of it waited for,
+//            what slices share (model::block_traffic, …): all of it waited for, although sums can travel in part beside
+//            products,
 //            messages between stages, beside computation;
 //        + what of the data-parallel traffic the work that it can run beside is too short for:
 //            gradients, once per step: the last micro-batch's backward; every micro-batch: all of it

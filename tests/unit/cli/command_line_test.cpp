@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
@@ -77,6 +78,13 @@ constexpr std::string_view kPipeline =
     "plan --set model.layers=4 --set model.width=32 --set model.heads=2 --set model.vocab=300 --set model.context=16 "
     "--set train.global_batch=6 --set train.micro_batch=1 --set parallel.pipeline=2 ";
 
+// Nothing is there, not even from a test before.
+std::string fresh_file(const std::string& name) {
+  const std::filesystem::path file = std::filesystem::path(testing::TempDir()) / ("command_line_" + name);
+  std::filesystem::remove(file);
+  return file.string();
+}
+
 TEST(CommandLine, PlanSaysWhatEachStageOfAPipelineDoes) {
   const std::string arguments = std::string(kPipeline) + "--ranks 4 --set parallel.tensor=2";
   const auto json = parse_json(ridgeline(arguments + " --json").text);
@@ -100,7 +108,7 @@ TEST(CommandLine, PlanDrawsTheScheduleAndKeepsForeignFiles) {
   const std::string arguments = std::string(kPipeline) + "--ranks 2";
   EXPECT_THAT(ridgeline(arguments + " --schedule").text,
               AllOf(HasSubstr("1f1b: 2 stages, 6 micro-batches"), HasSubstr("\nstage 1  .")));
-  const std::string svg = testing::TempDir() + "schedule.svg";
+  const std::string svg = fresh_file("schedule.svg");
   for (int twice = 0; twice < 2; ++twice) {
     EXPECT_EQ(ridgeline(arguments + " --svg " + svg).code, 0);
     EXPECT_THAT(read_text(svg), AllOf(StartsWith("<svg "), HasSubstr("stage 1")));
@@ -111,7 +119,7 @@ TEST(CommandLine, PlanDrawsTheScheduleAndKeepsForeignFiles) {
 }
 
 TEST(CommandLine, PlanSearchWritesAConfigurationThatPlans) {
-  const std::string best = testing::TempDir() + "best.toml", search = std::string(kPipeline) + "--search ";
+  const std::string best = fresh_file("best.toml"), search = std::string(kPipeline) + "--search ";
   const Outcome found = ridgeline(search + "--gpus 4 --memory 64MiB --out " + best);
   EXPECT_EQ(found.code, 0);
   EXPECT_THAT(found.text, AllOf(HasSubstr("assumed: 191.5 TFLOP/s each"), HasSubstr("TFLOP/s per rank"),
@@ -124,6 +132,7 @@ TEST(CommandLine, PlanSearchWritesAConfigurationThatPlans) {
   EXPECT_EQ(read_text(best), "mine");
   EXPECT_EQ(ridgeline(search + "--memory 64MiB 2>&1").code, 2);
   EXPECT_EQ(ridgeline(search + "--gpus 4 2>&1").code, 2);
+  EXPECT_EQ(ridgeline(std::string(kPipeline) + "--ranks 2 --gpus 4 2>&1").code, 2);
   const Outcome none = ridgeline(search + "--gpus 4 --memory 64KiB --out /dev/null 2>&1");
   EXPECT_EQ(none.code, 1);
   EXPECT_THAT(none.text, HasSubstr("no layout fits 4 ranks of 64.0 KiB"));

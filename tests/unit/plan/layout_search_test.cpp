@@ -318,6 +318,30 @@ TEST(StepTime, UsesTheLinkThatAGroupNeeds) {
   EXPECT_EQ(plan::link_of(cluster, comm::Mesh(comm::MeshSizes{.pp = 4, .tp = 6}), {comm::Axis::tp}), 1);
 }
 
+// With products that take no time a step is what data-parallel ranks send: that of the programs, but for biases, norms
+// and padding, and at level `parameters` for the weights that are at hand from the use before.
+TEST(StepTime, CountsTheBytesOfThePrograms) {
+  constexpr plan::Cluster kOnlyLinks{.flops = 1e30, .inside = 1, .between = 1};
+  for (const char* shard : {"none", "optimizer", "gradients", "parameters"}) {
+    for (const char* reduce : {"every", "last"}) {
+      for (const int group : {0, 2}) {
+        const Config config =
+            small_run({fmt::format("parallel.shard={}", shard), fmt::format("parallel.reduce={}", reduce),
+                       fmt::format("parallel.shard_group={}", group), "train.micro_batch=4"});
+        const comm::Placement place(mesh_of(config, 4), 0);
+        const parallel::RunShape run = run_shape(config, {}, place);
+        const plan::StepTime time =
+            plan::step_time(run, kOnlyLinks, plan::part_costs(run, plan::rates_of(kOnlyLinks, place.mesh())));
+        const auto sent =
+            static_cast<double>(plan::traffic_by_purpose(run_programs(config, place).back(), run).total());
+        const bool gathers = shard == std::string("parameters");
+        EXPECT_GT(time.seconds, 0.95 * sent) << shard << " " << reduce << " " << group;
+        EXPECT_LT(time.seconds, (gathers ? 1.15 : 1.0) * sent) << shard << " " << reduce << " " << group;
+      }
+    }
+  }
+}
+
 // Twice the work in twice the time; half the ranks likewise; a step that nothing but products take.
 TEST(StepTime, IsThatOfTheProductsWhereNothingTravels) {
   const Config config = small_run({"train.micro_batch=2"});
