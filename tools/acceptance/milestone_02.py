@@ -113,8 +113,8 @@ def rows():
     reference_rows()
     row("matrix", "220 random layouts within 1e-6 (fp32), 1e-5 (2 bytes) of one rank; every pair of options",
         lambda: gtest("test_layouts", "layouts.*", "tests"), "test_layouts --gtest_filter=layouts.*")
-    row("same_bits", "the table of what is bitwise equal, row by row", lambda: gtest("test_layouts", "same_bits.*", "tests"),
-        "test_layouts --gtest_filter=same_bits.*")
+    row("same_bits", "the table of what is bitwise equal, row by row", lambda: gtest("test_same_bits", "same_bits.*", "tests"),
+        "test_same_bits --gtest_filter=same_bits.*")
     row("mpi", "2 and 4 processes give the bits of as many threads", lambda: ctest("layouts_mpi_[24]"), "ctest --test-dir build/release -R layouts_mpi")
     row("mutations", "each of 12 or more seeded faults turns the matrix red", lambda: gtest("test_mutations", "*", "tests"), "test_mutations")
     row("nothing_refused", "refused for divisibility or memory alone", every_combination, "plan_test --gtest_filter=EveryCombination.*")

@@ -85,11 +85,12 @@ def rows():
         row(f"reference_{family}", "5e-6 under random layouts", lambda family=family: references(family),
             "parity_check FOLDER --against-one-rank --ranks N --set parallel.tensor=… parallel.pipeline=…")
     row("parity_matrix", "every gradient within 1e-5 of one rank, every pair of options; ten steps; corners; the same bits",
-        tests("^layouts|^same_bits|^test_layouts|layouts"), "ctest -R layouts")
+        tests("layout|same_bits"), "ctest -R 'layout|same_bits'")
     row("mutations", "each is refused before the run starts, and changes results", lambda: gtest("test_mutations", "*", "tests"),
         "build/release/test_mutations")
     row("schedules", "complete, ordered, free of deadlock after lowering; idle shares and live micro-batches exact",
-        lambda: gtest("test_parallel", "*chedule*", "tests"), "build/release/test_parallel --gtest_filter='*chedule*'")
+        lambda: gtest("test_parallel", "*chedule*:pipeline.*", "tests"),
+        "build/release/test_parallel --gtest_filter='*chedule*:pipeline.*'")
     row("memory_proofs", "no allocation in steps, every last page used, resident as planned: slices and stages too",
         lambda: gtest("test_allocation", "memory.*", "proofs"), "build/release/test_allocation")
     row("generation_and_evaluation", "on a model that is cut: logits and losses of one rank",
