@@ -1,5 +1,7 @@
 // A checkpoint knows nothing of the layout that wrote it.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <filesystem>
@@ -25,7 +27,8 @@ class Folder {
   const std::filesystem::path& path() const { return path_; }
 
  private:
-  const std::filesystem::path path_ = std::filesystem::path(testing::TempDir()) / "ridgeline_layouts_checkpoint";
+  const std::filesystem::path path_ =
+      std::filesystem::path(testing::TempDir()) / fmt::format("ridgeline_layouts_{}", getpid());
 };
 
 // Steps [first, last), from what `from` holds or from the first weights, and a checkpoint behind them; its folder and
