@@ -89,7 +89,9 @@ Segment make_segment(const Unit& unit, int number, std::vector<Tensor> tensors) 
 struct Copies {
   int count;
   bool partial;
-  auto operator<=>(const Copies&) const = default;
+  bool operator<(const Copies& other) const {
+    return count != other.count ? count < other.count : partial < other.partial;
+  }
 };
 Copies copies_of(const Tensor& tensor, const TransformerConfig& config, const Partition& partition) {
   if (tensor.split == SplitBy::nothing) return {partition.slices, partition.slices > 1 && partition.sequence};

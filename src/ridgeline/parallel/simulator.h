@@ -18,6 +18,7 @@ namespace ridgeline::parallel {
 // an exchange is with the rank of the other stage in the same Group::stages.
 struct SimulatedRank {
   const Program* program = nullptr;
+  int number = 0;  // in what is said of it
   std::array<int, kGroups> group{};
   int stage = 0;
 };
