@@ -161,7 +161,8 @@ std::vector<Mutation> mutations_of_slices() {
       {"one slice does not take part in a sum", tokens,
        [](Program& program, const comm::Placement& place) {
          if (place.tensor_rank() == 1) remove(program, position_of(program, OpKind::join, kAny));
-       }},
+       },
+       "is wrong: rank 1: '"},
   };
 }
 
@@ -237,7 +238,7 @@ std::vector<Mutation> mutations_of_stages() {
        }),
        "needs output of block "},
       {"the replicas of one stage are not summed", replicas, on_stage(1, without_op(OpKind::reduce, kAny)),
-       "is wrong: rank 1: '"},
+       "is wrong: rank 2: '"},
       {"a stage's segment is left out of the norm", plain, on_stage(1, without_op(OpKind::measure, kAny)),
        "is wrong: rank 1: '"},
       {"an output is overwritten that may still be sent", plain,

@@ -17,6 +17,9 @@ class Search {
  public:
   explicit Search(const Executor& executor) : executor_(executor) {}
 
+  int64_t place() const { return place_; }
+  void go_to(int64_t place) { place_ = place; }
+
   template <typename Text>
   void look(int64_t count, ConstRef values, Text&& text) {
     ++place_;
@@ -66,9 +69,10 @@ class Search {
   static constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
 
   void found(std::string text) {
-    if (!what_.empty()) return;
+    const int64_t key = place_ * executor_.ranks().size() + executor_.ranks().rank();
+    if (key >= key_) return;
     what_ = std::move(text);
-    key_ = place_ * executor_.ranks().size() + executor_.ranks().rank();
+    key_ = key;
   }
 
   const Executor& executor_;
@@ -84,21 +88,23 @@ std::string first_non_finite(Executor& executor, int program, const StepInput& i
   const Program& list = executor.programs()[static_cast<size_t>(program)];
   const int64_t all = memory.shape_of(program).tokens();
   const int64_t tokens = list.generates() ? input.tokens : executor.run_shape().local(list).tokens().count;
+  const model::TransformerConfig& config = executor.run_shape().config;
   Search search(executor);
   search.look_at_state(BufferKind::master, "weights of", false);
-  // Every rank runs all of it: others may need its weights.
+  // Every rank runs all of it: others may need its weights. Stages run different elements, and some later than others.
+  const int64_t begin = search.place(), elements = config.layers + 2;
   executor.run_forward(program, input, [&](const Op& op) {
+    search.go_to(begin + op.micro * elements + op.index + 1);
     if (op.kind == OpKind::forward) {
-      search.look(tokens * executor.run_shape().config.width, memory.output(program, op.index, op.micro),
-                  [&](int64_t at) {
-                    return fmt::format("output of {}{} (element {})", op.index < 0 ? "the " : "",
-                                       name_of_element(op.index), at);
-                  });
+      search.look(tokens * config.width, memory.output(program, op.index, op.micro), [&](int64_t at) {
+        return fmt::format("output of {}{} (element {})", op.index < 0 ? "the " : "", name_of_element(op.index), at);
+      });
     } else if (op.kind == OpKind::loss || op.kind == OpKind::evaluate) {
       search.look(all, ConstRef(memory.losses(program, op.micro)),
                   [&](int64_t at) { return fmt::format("loss (element {})", at); });
     }
   });
+  search.go_to(begin + list.micro_batches * elements);
   if (list.trains()) search.look_at_state(BufferKind::gradient, "gradient of", true);
   return search.agree(input.step);
 }

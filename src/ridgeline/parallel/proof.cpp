@@ -35,14 +35,19 @@ Program of_stage(const RunShape& run, const Program& program, int stage) {
 // With the other stages of this rank's pipeline; those that differ from it only in samples or slices do the same.
 std::vector<std::string> simulate_stages(const RunShape& run, const Program& program) {
   const int stages = run.sharding.pipeline.stages(), mine = run.place().stage();
-  if (stages == 1) return simulate(run.config, run.sharding, program);
+  // The ranks of a stage run the same program: one of them looks at the other stages', too.
+  const bool first =
+      run.place().index({comm::Axis::dp_replicate, comm::Axis::dp_shard, comm::Axis::cp, comm::Axis::tp}) == 0;
+  if (stages == 1 || !first) return simulate_alone(run.config, run.sharding, program, run.rank);
   std::vector<Program> programs;
   for (int stage = 0; stage < stages; ++stage)
     programs.push_back(stage == mine ? program : of_stage(run, program, stage));
+  const std::vector<int> numbers = run.place().group({comm::Axis::pp});
   std::vector<SimulatedRank> ranks;
   for (int stage = 0; stage < stages; ++stage) {
-    SimulatedRank& rank =
-        ranks.emplace_back(SimulatedRank{.program = &programs[static_cast<size_t>(stage)], .stage = stage});
+    SimulatedRank& rank = ranks.emplace_back(SimulatedRank{.program = &programs[static_cast<size_t>(stage)],
+                                                           .number = numbers[static_cast<size_t>(stage)],
+                                                           .stage = stage});
     rank.group.fill(stage);  // alone, but for those that stages share
     rank.group[static_cast<size_t>(Group::world)] = rank.group[static_cast<size_t>(Group::stages)] = 0;
     if (stage + 1 == stages) rank.group[static_cast<size_t>(Group::ends)] = 0;

@@ -123,6 +123,11 @@ class Values {
   std::vector<std::string>& wrong_;
 };
 
+// What messages call a rank of the list.
+int number_of(std::span<const SimulatedRank> ranks, size_t rank) {
+  return ranks[rank].number >= 0 ? ranks[rank].number : static_cast<int>(rank);
+}
+
 // Waits point backwards; nothing else can be said of a program where they do not.
 bool waits_are_sound(const Program& program, int rank, std::vector<std::string>& wrong) {
   const size_t before = wrong.size();
@@ -157,7 +162,8 @@ class Meeting {
       }
     }
     for (size_t rank = 0; rank < ranks_.size(); ++rank) {
-      if (!finished(rank)) wrong_.push_back(fmt::format("rank {} waits for ever at '{}'", rank, current(rank).name()));
+      if (!finished(rank))
+        wrong_.push_back(fmt::format("rank {} waits for ever at '{}'", number_of(ranks_, rank), current(rank).name()));
     }
   }
 
@@ -236,6 +242,15 @@ class Meeting {
 
 }  // namespace
 
+std::vector<std::string> simulate_alone(const model::TransformerConfig& config, const Sharding& sharding,
+                                        const Program& program, int rank) {
+  std::vector<std::string> wrong;
+  if (!waits_are_sound(program, rank, wrong)) return wrong;
+  const Dataflow dataflow(config, sharding, program);
+  Values(program, dataflow, rank, wrong).prove();
+  return wrong;
+}
+
 std::vector<std::string> simulate(const model::TransformerConfig& config, const Sharding& sharding,
                                   std::span<const SimulatedRank> ranks) {
   std::vector<std::string> wrong;
@@ -243,9 +258,8 @@ std::vector<std::string> simulate(const model::TransformerConfig& config, const 
   for (size_t rank = 0; rank < ranks.size(); ++rank) {
     const Program& program = *ranks[rank].program;
     if (!proved.emplace(&program, static_cast<int>(rank)).second) continue;
-    if (!waits_are_sound(program, static_cast<int>(rank), wrong)) continue;
-    const Dataflow dataflow(config, sharding, program);
-    Values(program, dataflow, static_cast<int>(rank), wrong).prove();
+    const std::vector<std::string> its = simulate_alone(config, sharding, program, number_of(ranks, rank));
+    wrong.insert(wrong.end(), its.begin(), its.end());
   }
   Meeting(sharding, ranks, wrong).prove();
   return wrong;

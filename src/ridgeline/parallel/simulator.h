@@ -18,7 +18,7 @@ namespace ridgeline::parallel {
 // an exchange is with the rank of the other stage in the same Group::stages.
 struct SimulatedRank {
   const Program* program = nullptr;
-  int number = 0;  // in what is said of it
+  int number = -1;  // what messages call it; -1: its place in the list
   std::array<int, kGroups> group{};
   int stage = 0;
 };
@@ -33,5 +33,8 @@ std::vector<std::string> simulate(const model::TransformerConfig& config, const 
 // The same where every rank runs this program: what one rank alone shows holds for all.
 std::vector<std::string> simulate(const model::TransformerConfig& config, const Sharding& sharding,
                                   const Program& program);
+// What one program shows by itself, whoever it meets: its waits and its values. `rank`: what messages call it.
+std::vector<std::string> simulate_alone(const model::TransformerConfig& config, const Sharding& sharding,
+                                        const Program& program, int rank);
 
 }  // namespace ridgeline::parallel

@@ -99,7 +99,7 @@ TEST_F(SmallRun, what_is_not_finite_is_named) {
   const std::filesystem::path file = folder_ / "run/checkpoints/step_00000001/state.safetensors";
   const std::vector<int32_t> tokens = {3, 18, 32};
   // What feeding the tokens says once element 5 of these tensors has this value.
-  const auto failure = [&](const std::vector<std::string>& tensors, float value) -> std::string {
+  const auto failure = [&](const std::vector<std::string>& tensors, float value, const ModelCut& cut = {}) {
     const std::filesystem::path intact = folder_ / "intact";
     std::filesystem::copy_file(file, intact, std::filesystem::copy_options::overwrite_existing);
     for (const std::string& name : tensors) {
@@ -108,8 +108,8 @@ TEST_F(SmallRun, what_is_not_finite_is_named) {
     }
     std::string message;
     try {
-      comm::run_threads(1, {}, [&](comm::World& world) {
-        Generator(world, ModelSource::open(folder_ / "run", false), DType::f32, 1).feed(tokens);
+      comm::run_threads(cut.ranks(), {}, [&](comm::World& world) {
+        Generator(world, ModelSource::open(folder_ / "run", false), DType::f32, 1, cut).feed(tokens);
       });
     } catch (const Error& error) {
       message = error.message();
@@ -123,9 +123,15 @@ TEST_F(SmallRun, what_is_not_finite_is_named) {
       std::string::npos);
   EXPECT_NE(failure({"final_norm.bias"}, std::numeric_limits<float>::infinity()).find("final_norm.bias (element 5)"),
             std::string::npos);
-  // Twice the largest number in one place of the residual stream.
-  EXPECT_NE(failure({"block.0.mlp.down.bias", "block.1.mlp.down.bias"}, 3e38F).find("first seen in output of block 1"),
-            std::string::npos);
+  // Twice the largest number in one place of the residual stream; whoever has to find it.
+  for (const ModelCut& cut : {ModelCut{}, ModelCut{2, 1}, ModelCut{1, 2}}) {
+    EXPECT_NE(
+        failure({"block.0.mlp.down.bias", "block.1.mlp.down.bias"}, 3e38F, cut).find("first seen in output of block 1"),
+        std::string::npos);
+    // Later stages see it too.
+    EXPECT_NE(failure({"block.0.mlp.up.bias"}, std::nanf(""), cut).find("block.0.mlp.up.bias (element 5)"),
+              std::string::npos);
+  }
 }
 
 TEST_F(SmallRun, every_family_learns_and_resumes) {
