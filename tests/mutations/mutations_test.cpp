@@ -68,7 +68,7 @@ struct Mutation {
   const char* name;
   Layout layout;
   Change change;
-  const char* refusal = "is wrong: rank 0: '";  // in it, whichever rank is the first to refuse
+  const char* refusal = "is wrong: rank ";  // in it, whichever rank is the first to refuse
   bool race = false;  // whether the bits change is up to timing: only the simulator is sure to notice
 };
 
@@ -162,7 +162,7 @@ std::vector<Mutation> mutations_of_slices() {
        [](Program& program, const comm::Placement& place) {
          if (place.tensor_rank() == 1) remove(program, position_of(program, OpKind::join, kAny));
        },
-       "is wrong: rank 1: '"},
+       "is wrong: rank "},
   };
 }
 
@@ -207,13 +207,13 @@ std::vector<Mutation> mutations_of_stages() {
        "gradient of the output of block 1, micro-batch "},
       {"a backward is of the micro-batch before", plain, on_stage(0, of_micro_before(OpKind::backward, 1))},
       {"a backward's input part is of the micro-batch before", in_parts,
-       on_stage(1, of_micro_before(OpKind::backward_input, 2)), "is wrong: rank 1: '"},
+       on_stage(1, of_micro_before(OpKind::backward_input, 2)), "is wrong: rank "},
       {"a backward's weight part is of the micro-batch before", in_parts,
        on_stage(0, of_micro_before(OpKind::backward_weight, 0))},
       {"a backward's weight part is skipped", in_parts, on_stage(1, without_op(OpKind::backward_weight, 3, 1)),
-       "is wrong: rank 1: '"},
+       "is wrong: rank "},
       {"a backward's weight part runs twice", in_parts, on_stage(1, doubled(OpKind::backward_weight, 3, 1)),
-       "is wrong: rank 1: '"},
+       "is wrong: rank "},
       {"a message is dropped on both sides", gpipe,
        on_every_rank([](Program& program) { remove_message(program, false, 1, 2); }),
        "output of block 1, micro-batch 2"},
@@ -238,9 +238,9 @@ std::vector<Mutation> mutations_of_stages() {
        }),
        "needs output of block "},
       {"the replicas of one stage are not summed", replicas, on_stage(1, without_op(OpKind::reduce, kAny)),
-       "is wrong: rank 2: '"},
+       "is wrong: rank "},
       {"a stage's segment is left out of the norm", plain, on_stage(1, without_op(OpKind::measure, kAny)),
-       "is wrong: rank 1: '"},
+       "is wrong: rank "},
       {"an output is overwritten that may still be sent", plain,
        on_stage(0,
                 [](Program& program) {
@@ -251,10 +251,10 @@ std::vector<Mutation> mutations_of_stages() {
        "buffers share memory that the programs do not keep apart", true},
       {"an output is sent that may not be there", plain,
        on_stage(0, [](Program& program) { program.ops[position_of(program, OpKind::exchange, 0)].after.clear(); }),
-       "is wrong: rank 0: '", true},
+       "is wrong: rank ", true},
       {"an output is read that may not have arrived", plain,
        on_stage(1, [](Program& program) { program.ops[position_of(program, OpKind::forward, 2)].after.clear(); }),
-       "is wrong: rank 1: '", true},
+       "is wrong: rank ", true},
   };
 }
 
