@@ -274,11 +274,13 @@ std::string refusal(const train::Config& config, int ranks) {
     return "";
   } catch (const Error& error) {
     const std::string_view message = error.message();
+    for (const std::string_view text : {" rank is no multiple of ", " ranks are no multiple of "}) {
+      if (message.find(text) != std::string_view::npos)
+        return std::string(kReasons[static_cast<size_t>(Reason::world)]);
+    }
     for (const Begin& begin : kBegins) {
       if (message.starts_with(begin.text)) return std::string(kReasons[static_cast<size_t>(begin.reason)]);
     }
-    if (message.find(" ranks cannot be cut into pipeline ") != std::string_view::npos)
-      return std::string(kReasons[static_cast<size_t>(Reason::world)]);
     return fmt::format("{} ({})", message, error.next_step());
   }
 }
