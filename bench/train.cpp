@@ -12,7 +12,10 @@
 #include "bench/machine.h"
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/json.h"
+#include "ridgeline/device/machine.h"
 #include "ridgeline/model/declarations.h"
+#include "ridgeline/plan/pipeline_use.h"
+#include "ridgeline/train/trainer.h"
 
 namespace ridgeline::bench {
 namespace {
@@ -202,28 +205,15 @@ void add_pipeline(const TrainBenchOptions& options, const std::string& precision
   work.batch = options.cut_batch;
   work.set.insert(work.set.end(), set.begin(), set.end());
   const train::Config config = config_of(work);
-  const model::TransformerConfig& model = config.model.transformer;
-  const parallel::Pipeline pipeline = train::pipeline_of(config);
-  // In FLOPs of a token; a third of a block's each is forward, input and weight part.
-  const double head = 6.0 * static_cast<double>(model.width) * static_cast<double>(model.vocab);
-  const double block =
-      (model::training_flops(model, work.sequence).per_token() - head) / static_cast<double>(model.layers);
-  std::vector<parallel::Cost> costs;
-  double most = 0;
-  for (const int blocks : pipeline.blocks) {
-    const double third = block * blocks / 3;
-    costs.push_back({third, third, third});
-    most = std::max(most, block * blocks);
-  }
-  costs.back().loss = head;
-  most = std::max(most, block * pipeline.blocks.back() + head);
-  const double mean = (block * static_cast<double>(model.layers) + head) / pipeline.stages();
-  const auto all = parallel::schedule(pipeline.shape(static_cast<int>(work.batch)));
+  const comm::Placement place(train::mesh_of(config, work.ranks), 0);
+  const parallel::RunShape run = train::run_shape(config, device::Machine::read(), place);
+  const plan::PipelineUse use =
+      plan::pipeline_use(run.sharding.pipeline.shape(run.sharding.micro_batches), plan::stage_costs(run));
   rows.push_back({.name = row_name(options, precision, "_" + name + "_imbalance"),
-                  .value = 1 - mean / most,
-                  .unit = "of the time: the largest stage"});
+                  .value = use.imbalance,
+                  .unit = "of the time: stages with less to do"});
   rows.push_back({.name = row_name(options, precision, "_" + name + "_idle"),
-                  .value = parallel::timeline(all, costs).idle_share,
+                  .value = use.timeline.idle_share,
                   .unit = "of the time, imbalance and bubble"});
 }
 

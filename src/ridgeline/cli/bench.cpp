@@ -93,7 +93,7 @@ void add_overlap(const Command& command, const std::shared_ptr<BenchOptions>& op
   command.option("--share", overlap.share, RealRange{1e-3, 1e3},
                  "Time of a step's transfers on the link, of its computation");
   command.option("--latency", overlap.link_nanoseconds, Range{1, 1'000'000'000}, "Nanoseconds per transfer");
-  command.option("--levels", overlap.levels, "Of sharding");
+  command.option("--levels", overlap.levels, "Of sharding; or tensor: slices instead");
   command.action([options] {
     require_json(*options);
     options->overlap.program = own_program();
