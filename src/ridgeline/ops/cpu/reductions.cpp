@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cmath>
 #include <cstring>
 #include <limits>
 
@@ -77,12 +78,52 @@ void add_squares_of(int64_t count, const T* x, ExactSum& sum) {
 #else
 
 using U64 = hn::Repartition<uint64_t, U32>;
+using F64 = hn::Repartition<double, F32>;
+using HalfFloats = hn::Half<F32>;
 using Words = hn::Vec<U32>;
+constexpr int64_t kSquaresBlock = 2048;  // stays in the first cache, and holds few windows
 
 template <typename T, typename F>
 HWY_INLINE void for_each_vector(int64_t count, const T* x, F&& f) {
   for (int64_t i = 0; i + kLanes <= count; i += kLanes) f(hn::BitCast(U32(), load(x + i)));
 }
+
+// Squares of numbers of nearly one size, each as two doubles, both sums exact. e being the largest biased exponent, a
+// square is below 2^(2 e - 252). Added to 1.5 * 2^52 units of u = 2^(2 e - 292), it is rounded to whole units; a block
+// of them stays below 2^51. What rounding leaves is at most u / 2 each, and a multiple of 2^(2 e' - 300), e' being its
+// own exponent: a block of them has at most 53 bits as long as e - e' < kWidth. Zeros add nothing. With or without a
+// fused multiply-add: a square of 48 bits is exact.
+class SquaresOfOneSize {
+ public:
+  static constexpr uint32_t kWidth = 18;
+
+  explicit SquaresOfOneSize(uint32_t most)
+      : bias_(std::ldexp(1.5, 2 * static_cast<int>(most) - 240)), units0_(hn::Set(F64(), bias_)), units1_(units0_) {}
+
+  HWY_INLINE void add(Words bits) {
+    const auto x = hn::BitCast(F32(), bits);
+    add(hn::PromoteTo(F64(), hn::LowerHalf(HalfFloats(), x)), units0_, rest0_);
+    add(hn::PromoteTo(F64(), hn::UpperHalf(HalfFloats(), x)), units1_, rest1_);
+  }
+
+  void add_to(ExactSum& sum) const {
+    const F64 d;
+    const auto bias = hn::Set(d, bias_);
+    sum.add(hn::GetLane(hn::SumOfLanes(d, hn::Add(hn::Sub(units0_, bias), hn::Sub(units1_, bias)))));
+    sum.add(hn::GetLane(hn::SumOfLanes(d, hn::Add(rest0_, rest1_))));
+  }
+
+ private:
+  static HWY_INLINE void add(hn::Vec<F64> x, hn::Vec<F64>& units, hn::Vec<F64>& rest) {
+    const auto with = hn::MulAdd(x, x, units);
+    rest = hn::Add(rest, hn::MulSub(x, x, hn::Sub(with, units)));
+    units = with;
+  }
+
+  double bias_;
+  hn::Vec<F64> units0_, units1_;
+  hn::Vec<F64> rest0_ = hn::Zero(F64()), rest1_ = rest0_;
+};
 
 // A float is m 2^(e - 150), m an integer below 2^24, e its biased exponent (1 of subnormal numbers); its square is
 // m^2 2^(2 e - 300). The squares of a window of exponents, low <= e < low + kWidth, are added up as integers
@@ -93,15 +134,7 @@ class SquaresInWindow {
 
   // The window that ends with `most`.
   explicit SquaresInWindow(uint32_t most) : low_(most >= kWidth ? most - kWidth + 1 : 1), most_(most) {}
-  uint32_t low() const { return low_; }
-
-  // Of normal numbers, all of them inside.
-  HWY_INLINE void add_all(Words bits) {
-    const U32 u;
-    const auto m = hn::Or(hn::And(bits, hn::Set(u, 0x7FFFFF)), hn::Set(u, 0x800000));
-    add(m, hn::And(hn::ShiftRight<23>(bits), hn::Set(u, 0xFF)));
-  }
-  // Those of any numbers that are inside.
+  // Those of the numbers that are inside.
   HWY_INLINE void add_inside(Words bits) {
     const U32 u;
     const auto fraction = hn::And(bits, hn::Set(u, 0x7FFFFF));
@@ -143,23 +176,29 @@ class SquaresInWindow {
   Words below_ = hn::Zero(U32());
 };
 
-// Of whole vectors, at most 2^15 elements. One window after the other, down from the largest exponent.
+// Of whole vectors, at most a block. Numbers of many sizes: one window after the other, down from the largest exponent.
 template <typename T>
 void add_squares_of_vectors(int64_t count, const T* x, ExactSum& sum) {
   const U32 u;
-  auto largest = hn::Zero(u), smallest = hn::Set(u, 0x7FFFFFFF);
+  auto largest = hn::Zero(u), less = hn::Set(u, 0xFFFFFFFF);  // one less than the smallest that is not zero
   for_each_vector(count, x, [&](Words bits) {
     const auto magnitude = hn::And(bits, hn::Set(u, 0x7FFFFFFF));
     largest = hn::Max(largest, magnitude);
-    smallest = hn::Min(smallest, magnitude);
+    less = hn::Min(less, hn::Sub(magnitude, hn::Set(u, 1)));
   });
   const uint32_t magnitude = hn::GetLane(hn::MaxOfLanes(u, largest));
-  const uint32_t least = hn::GetLane(hn::MinOfLanes(u, smallest)) >> 23;
+  const uint32_t least = (hn::GetLane(hn::MinOfLanes(u, less)) + 1) >> 23;
   uint32_t most = magnitude == 0 ? 0 : std::max(magnitude >> 23, uint32_t{1});
   if (most == 0xFF) return sum.add(std::numeric_limits<double>::quiet_NaN());
-  if (SquaresInWindow window(most); least >= window.low()) {  // the usual case
-    for_each_vector(count, x, [&](Words bits) { window.add_all(bits); });
-    return window.add_to(sum);
+  if (most < std::max(least, uint32_t{1}) + SquaresOfOneSize::kWidth) {  // the usual case
+    SquaresOfOneSize squares(most);
+    const T* next = x + count;  // on its way while this block is added; harmless beyond the end
+    for_each_vector(count, x, [&](Words bits) {
+      hwy::Prefetch(next);
+      next += kLanes;
+      squares.add(bits);
+    });
+    return squares.add_to(sum);
   }
   while (most > 0) {
     SquaresInWindow window(most);
@@ -171,10 +210,9 @@ void add_squares_of_vectors(int64_t count, const T* x, ExactSum& sum) {
 
 template <typename T>
 void add_squares_of(int64_t count, const T* x, ExactSum& sum) {
-  // Stays in the first cache, and holds few windows.
-  constexpr int64_t kBlock = 2048;
   const int64_t whole = count / kLanes * kLanes;
-  for (int64_t i = 0; i < whole; i += kBlock) add_squares_of_vectors(std::min(kBlock, whole - i), x + i, sum);
+  for (int64_t i = 0; i < whole; i += kSquaresBlock)
+    add_squares_of_vectors(std::min(kSquaresBlock, whole - i), x + i, sum);
   for (int64_t i = whole; i < count; ++i) {
     const auto value = static_cast<double>(static_cast<float>(x[i]));
     sum.add(value * value);
