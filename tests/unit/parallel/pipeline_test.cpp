@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "../many_cases.h"
 #include "ridgeline/parallel/simulator.h"
 #include "support.h"
 
@@ -59,9 +60,11 @@ TEST(pipeline, of_every_shape_lowers_to_programs_without_fault) {
 // is computed again, and then has no parts.
 TEST(pipeline, lowers_at_every_level_to_programs_without_fault) {
   int turn = 0;
+  ManyCases cases(5);
   for (const PipelineShape& shape : every_shape()) {
     ++turn;
     for (const Shard level : {Shard::none, Shard::optimizer, Shard::gradients, Shard::parameters}) {
+      if (cases.skips()) continue;
       const Reduce reduce = (turn + static_cast<int>(level)) % 2 == 0 ? Reduce::last : Reduce::every;
       const RunShape run = run_of(shape, 2, level, reduce);
       std::vector<bool> recomputed(static_cast<size_t>(run.config.layers));
@@ -88,7 +91,9 @@ int most_buffers(const Inventory& inventory, BufferKind kind) {
 
 // One block per virtual stage: what is saved are pairs of a virtual stage and a micro-batch.
 TEST(pipeline, takes_memory_for_as_many_micro_batches_as_its_schedule_keeps_alive) {
+  ManyCases cases(3);
   for (const PipelineShape& shape : every_shape()) {
+    if (cases.skips()) continue;
     RunShape run = run_of(shape, 1, Shard::none, Reduce::last);
     const auto lists = schedule(run.sharding.pipeline.shape(shape.micro_batches));
     for (int stage = 0; stage < shape.stages; ++stage) {

@@ -111,12 +111,12 @@ std::string text_of(const Layout& layout, DType dtype) {
 
 parallel::RunShape shape(const Layout& layout, DType dtype, bool dropout) {
   parallel::RunShape run;
-  run.config = model::with_usual_sizes({.layers = 4, .width = 128, .heads = 4, .vocab = 1000, .context = 128});
+  run.config = model::with_usual_sizes({.layers = 4, .width = 128, .heads = 4, .vocab = 1000, .context = 64});
   run.config.dropout = dropout ? 0.1F : 0.0F;
   run.batch = {.batch = 2,
-               .sequence = 128,
+               .sequence = 64,
                .dtype = dtype,
-               .head_chunk = 128,
+               .head_chunk = 64,
                .team_size = layout.ranks == 1 ? 2 : 1,
                .dropout = dropout};
   run.evaluation_batch = run.batch;
