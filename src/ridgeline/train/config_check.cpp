@@ -153,6 +153,11 @@ void check_pipeline(const Config& config, const comm::Mesh& mesh) {
     if (!p.stages.empty())
       refuse("parallel.stages", fmt::format("\"{}\": parallel.pipeline = 1 has no stages", p.stages),
              std::string(next));
+    if (p.schedule != Config::Parallel().schedule)
+      refuse("parallel.schedule",
+             fmt::format("\"{}\": parallel.pipeline = 1 has no stages",
+                         parallel::words_of(p.schedule)[static_cast<size_t>(p.schedule)]),
+             std::string(next));
     return;
   }
   if (!config.has_model()) return;

@@ -54,7 +54,7 @@ constexpr std::array<Recomputed, 5> kRecompute = {{{model::Recompute::none, 1},
                                                    {model::Recompute::full, 2}}};
 
 constexpr std::array<int, 4> kTensor = {1, 2, 3, 4}, kPipeline = {1, 2, 3, 4};
-constexpr std::array kSchedules = {parallel::ScheduleKind::gpipe, parallel::ScheduleKind::one_f_one_b,
+constexpr std::array kSchedules = {parallel::ScheduleKind::one_f_one_b, parallel::ScheduleKind::gpipe,
                                    parallel::ScheduleKind::interleaved, parallel::ScheduleKind::zero_bubble};
 constexpr std::array<int, 3> kChunks = {1, 2, 3};
 // Of the models below.

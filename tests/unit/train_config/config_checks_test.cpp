@@ -152,6 +152,7 @@ TEST(ConfigCheck, APipelineNeedsBlocksAndMicroBatches) {
   refuse({"parallel.pipeline=2", "parallel.stages=4"}, 2, {"parallel.stages = \"4\": 1 numbers", "= 2 numbers"});
   refuse({"parallel.pipeline=2", "parallel.stages=4,x"}, 2, {"'x' is no whole number"});
   refuse({"parallel.pipeline=2", "parallel.stages=4,0"}, 2, {"'0' is no whole number of at least 1"});
+  refuse({"parallel.schedule=gpipe"}, 1, {"parallel.schedule = \"gpipe\": parallel.pipeline = 1 has no stages"});
   refuse({"parallel.stages=4"}, 1, {"parallel.stages = \"4\": parallel.pipeline = 1 has no stages"});
   EXPECT_NO_THROW(check(good({"model.layers=4", "train.micro_batch=1", "train.global_batch=4", "parallel.pipeline=2",
                               "parallel.stages=1,3"}),
