@@ -38,7 +38,7 @@ stop_in_evaluation() {
   kill -TERM "$(cat "$here/pid.0")"
   wait $process || status=$?
   milliseconds=$((($(date +%s%N) - begun) / 1000000))
-  [ $status -eq 0 ] || complain "exit $status"
+  [ $status -eq 75 ] || complain "exit $status"
   grep -q 'stopped at step 3' "$here/said" || complain "did not stop at step 3"
   grep -q 'begins with the evaluation of this step' "$here/said" || complain "does not say that an evaluation is due"
   [ -e "$here/run/checkpoints/step_00000003/manifest.json" ] || complain "nothing was saved"
@@ -62,6 +62,23 @@ try_stop_of_one_rank() {
   begin train.eval_every=3 train.save_every=0 train.steps=6
   run[2]=2
   stop_in_evaluation "$mpiexec" -n 2
+}
+
+# was queued_again: a run that stopped before its time limit ended with 0 like a finished one, --resume failed where
+# nothing was saved yet, and a start without it where something was: no batch script could queue itself again
+try_queued_again() {
+  begin train.save_every=0 train.steps=40 train.eval_every=0
+  local times=0 status=75
+  while [ $status -eq 75 ] && [ $times -lt 20 ]; do
+    status=0
+    "$program" "${run[@]}" --resume-or-start --max-time 0.4s >"$here/said" 2>&1 </dev/null || status=$?
+    times=$((times + 1))
+  done
+  [ $status -eq 0 ] || complain "exit $status after $times starts"
+  [ $times -gt 1 ] || complain "nothing stopped it"
+  exact "steps" "$(seq -s ' ' 40)" "$(steps_of "$here/run/metrics.jsonl")"
+  expect 0 'nothing to do' -- "${run[@]}" --resume-or-start
+  now "$times starts of 0.4 s each, exit 75 until the last"
 }
 
 # was nan_validation: a validation loss that was no number at the last step ended with exit 0

@@ -111,6 +111,31 @@ int64_t bytes(const std::string& option, const std::string& text, Range range) {
   refuse(option, fmt::format("'{}' is no size such as 4096, 512MB or 64GiB", text));
 }
 
+double seconds_of(const std::string& option, const std::string& text) {
+  double seconds = 0, value = 0;
+  bool too_large = false;
+  const size_t colon = text.find(':');
+  const std::string units = "smh";
+  if (const size_t unit = text.empty() ? std::string::npos : units.find(text.back()); unit != std::string::npos) {
+    if (read_number(std::string_view(text).substr(0, text.size() - 1), value, too_large))
+      seconds = value * std::pow(60.0, static_cast<double>(unit));
+  } else if (colon != std::string::npos) {
+    int parts = 0;
+    for (size_t at = 0; at <= text.size(); ++parts) {
+      const size_t end = std::min(text.find(':', at), text.size());
+      int64_t part = 0;
+      if (parts == 3 || !read_number(std::string_view(text).substr(at, end - at), part, too_large) || part < 0 ||
+          (parts > 0 && part > 59))
+        refuse(option, fmt::format("'{}' is no time such as 1:30:00 or 30:00", text));
+      seconds = 60 * seconds + static_cast<double>(part);
+      at = end + 1;
+    }
+  }
+  if (too_large || !(seconds > 0) || seconds > 1e9)
+    refuse(option, fmt::format("'{}' is no time such as 90s, 15m, 2h or 1:30:00", text));
+  return seconds;
+}
+
 // Every kind of option comes down to this: `take` gets the words that it was given.
 Option add(CLI::App* app, const std::string& name, const std::string& help, const char* placeholder,
            std::function<void(const std::vector<std::string>&)> take, std::function<std::string()> show) {
@@ -276,6 +301,12 @@ Option Command::size(const std::string& name, int64_t& value, Range range, const
   return add(
       app_, name, help, "SIZE", [&value, name, range](const auto& words) { value = bytes(name, words.front(), range); },
       [&value] { return std::to_string(value); });
+}
+
+Option Command::duration(const std::string& name, double& seconds, const std::string& help) const {
+  return add(
+      app_, name, help, "TIME", [&seconds, name](const auto& words) { seconds = seconds_of(name, words.front()); },
+      [] { return std::string(); });
 }
 
 Option Command::list(const std::string& name, std::vector<std::string>& values, const std::string& help) const {

@@ -75,6 +75,8 @@ class Command {
                 const std::string& help) const;
   // Bytes, with or without a unit: 4096, 512MB, 1.5GiB.
   Option size(const std::string& name, int64_t& value, Range range, const std::string& help) const;
+  // Seconds: 90s, 15m, 2h, or 1:30:00 (hours:minutes:seconds, 30:00 without hours).
+  Option duration(const std::string& name, double& seconds, const std::string& help) const;
   // One or more values, in one place or by naming the option again.
   Option list(const std::string& name, std::vector<std::string>& values, const std::string& help) const;
   Option list(const std::string& name, std::vector<std::filesystem::path>& values, const std::string& help) const;

@@ -27,7 +27,7 @@ namespace {
 
 constexpr int kFailed = 1;
 constexpr int kUsage = 2;
-constexpr int kIncomplete = 3;
+constexpr int kIncomplete = 3, kUnfinished = 75;
 
 // Never throws: there may be nobody left to read.
 void print_error(const std::string& what, const std::string& next) {
@@ -79,6 +79,8 @@ int report_failure(std::exception_ptr failure) {
   } catch (const UsageError& error) {
     print_once(error.message(), error.next_step());
     return kUsage;
+  } catch (const Unfinished&) {
+    return kUnfinished;
   } catch (const Incomplete& incomplete) {
     print_error(incomplete.message(), incomplete.next_step());
     return kIncomplete;

@@ -1,6 +1,7 @@
 // How the program ends when something is wrong: the one place that prints errors and chooses exit codes.
 //   0  done      1  something failed (input, files, network, peers)      2  the command line makes no sense
-//   3  done, but some records of the input were skipped (incomplete.h)      128 + n  stopped by signal n (stop.h)
+//   3  done, but some records of the input were skipped (Incomplete)      128 + n  stopped by signal n (stop.h)
+//  75  stopped and saved: the same command with --resume goes on (Unfinished; EX_TEMPFAIL of sysexits.h)
 #pragma once
 
 #include <exception>

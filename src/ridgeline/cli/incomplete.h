@@ -1,5 +1,7 @@
-// The end of a command that did what it could, but not with all of its input.
+// Ends of commands that did what they could, and not all.
 #pragma once
+
+#include <exception>
 
 #include "ridgeline/base/error.h"
 
@@ -11,5 +13,9 @@ class Incomplete final : public Error {
  public:
   using Error::Error;
 };
+
+// Thrown at the end of a run that stopped and saved because it was asked to or its time was over: nothing is printed,
+// exit code 75, so that a batch script knows to queue it again.
+class Unfinished final : public std::exception {};
 
 }  // namespace ridgeline::cli

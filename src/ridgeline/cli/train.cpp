@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -17,6 +18,7 @@
 #include "ridgeline/base/output.h"
 #include "ridgeline/cli/command.h"
 #include "ridgeline/cli/failures.h"
+#include "ridgeline/cli/incomplete.h"
 #include "ridgeline/cli/limits.h"
 #include "ridgeline/cli/run_config.h"
 #include "ridgeline/comm/communicator.h"
@@ -38,7 +40,8 @@ struct TrainOptions {
   RunConfigOptions run;
   train::JobOptions job;
   std::string out, resume_from, trace;
-  bool print_config = false, ignore_plan = false, quiet = false;
+  bool resume_or_start = false, print_config = false, ignore_plan = false, quiet = false;
+  std::atomic<bool> stopped = false;  // what the run's ranks report
 };
 
 // The first of the launcher's variables that is there, as a number; 1 without any.
@@ -99,6 +102,7 @@ train::Config read_options(TrainOptions& options, const device::Machine& machine
     options.job.resume = true;
     options.job.resume_from = options.resume_from;
   }
+  if (options.resume_or_start && train::has_checkpoints(options.job.out)) options.job.resume = true;
   const std::optional<checkpoint::CheckpointEntry> from = train::resumed_checkpoint(options.job);
   train::Config config = read_run_config(options.run, from ? from->folder : std::filesystem::path());
   if (!options.trace.empty()) options.job.trace = options.trace;
@@ -129,8 +133,9 @@ comm::WorldOptions world_options(const TrainOptions& options, const device::Mach
       .processors = machine.count()};
 }
 
-void train_on(comm::World& ranks, const train::Job& job, const TrainOptions& options) {
+void train_on(comm::World& ranks, const train::Job& job, TrainOptions& options) {
   const train::TrainingResult result = train::run_training(job, ranks);
+  options.stopped = result.stopped;
   if (ranks.rank() == 0) print_result(result, options.out, job.config.train.steps);
 }
 
@@ -181,10 +186,14 @@ void run(TrainOptions& options) {
     return;
   }
   const device::Machine machine = device::Machine::read();
-  if (!comm::launched_by_mpi()) return run_threads(options, machine);
-  const train::StopSignals signals;
-  comm::run_mpi(world_options(options, machine, timeout_of(options.run)),
-                [&](comm::World& ranks) { run_as_rank(options, machine, ranks); });
+  if (comm::launched_by_mpi()) {
+    const train::StopSignals signals;
+    comm::run_mpi(world_options(options, machine, timeout_of(options.run)),
+                  [&](comm::World& ranks) { run_as_rank(options, machine, ranks); });
+  } else {
+    run_threads(options, machine);
+  }
+  if (options.stopped) throw Unfinished();
 }
 
 }  // namespace
@@ -195,9 +204,10 @@ void add_train(const Command& program) {
   command.footer(
       "Under --out: config.toml (every key with its value), metrics.jsonl (a line per step), tensorboard/, "
       "checkpoints/step_…\n"
-      "Ctrl-C, SIGTERM and SIGUSR1 finish the step, save and stop; --resume goes on with the same bits. Ctrl-C or "
-      "SIGTERM\n"
-      "once more quits at once, without saving.\n"
+      "Ctrl-C, SIGTERM and SIGUSR1 finish the step, save and stop, and so does a Slurm job's time limit "
+      "(train.stop_before_limit);\n"
+      "the exit code is then 75, and --resume goes on with the same bits. Ctrl-C or SIGTERM once more quits at once, "
+      "without saving.\n"
       "RIDGELINE_PROCESSORS=N in the environment uses N processors instead of all; RIDGELINE_GUARD=1 watches every\n"
       "buffer (slower, the same bits), to find a defect of Ridgeline.\n\n"
       "Examples:\n"
@@ -208,6 +218,9 @@ void add_train(const Command& program) {
   add_run_config(command, options->run, kThreadRanks);
   command.option("--out", options->out, "Folder of the run").placeholder("DIR");
   command.flag("--resume", options->job.resume, "Go on with the newest checkpoint in --out");
+  command.flag("--resume-or-start", options->resume_or_start,
+               "Go on with the newest checkpoint in --out, or begin when there is none yet: for jobs that are queued "
+               "again");
   command
       .option("--resume-from", options->resume_from,
               "Go on with this checkpoint instead of the newest; later ones move to checkpoints/branch_…")
@@ -215,6 +228,8 @@ void add_train(const Command& program) {
   command.flag("--other-data", options->job.other_data,
                "Resume on other data, data.split, train.sequence or train.seed than the checkpoint's: the order of "
                "samples then begins anew");
+  command.duration("--max-time", options->job.max_time,
+                   "Save and stop so that the command ends after this time: 90m, 1:30:00, 5400s");
   command.option("--trace", options->trace, "Write what each rank did when, for ui.perfetto.dev")
       .placeholder("FILE.json");
   command.option("--trace-first", options->job.trace_first, Range{},

@@ -70,6 +70,7 @@ struct Config {
     int64_t eval_every = 0;
     int64_t eval_samples = 0;
     int64_t save_every = 0;
+    double stop_before_limit = 60.0;  // seconds
     int64_t keep_last = 2;
     bool keep_best = true;
     std::string init_from;

@@ -280,6 +280,15 @@ std::vector<Key> train_keys() {
            "Checkpoint every so many steps, and after the last one. 0: only after the last one and when stopped.",
        .low = 0,
        .high = kNoLimit},
+      {.name = "train.stop_before_limit",
+       .unit = "seconds",
+       .slot = [](Config& c) -> Slot { return &c.train.stop_before_limit; },
+       .meaning =
+           "A run in a Slurm job saves and stops by itself so long before the job's time limit that another step "
+           "and a save, each as long as the longest so far, and this time besides would not fit any more. Exit "
+           "code 75 then says that --resume goes on.",
+       .low = 0,
+       .high = 1e6},
       {.name = "train.keep_last",
        .unit = "checkpoints",
        .slot = [](Config& c) -> Slot { return &c.train.keep_last; },

@@ -50,6 +50,10 @@ std::optional<checkpoint::CheckpointEntry> resumed_checkpoint(const JobOptions& 
               "Start without --resume, or name the folder of an earlier run with --out.");
 }
 
+bool has_checkpoints(const fs::path& run) {
+  return checkpoint::newest(checkpoints_of(run)).has_value();
+}
+
 bool is_finished(const checkpoint::CheckpointEntry& from, int64_t steps) {
   if (from.step < steps) return false;
   const checkpoint::CheckpointReader reader(from.folder);

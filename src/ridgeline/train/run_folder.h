@@ -21,6 +21,8 @@ std::filesystem::path checkpoints_of(const std::filesystem::path& run);
 // The checkpoint that `options` goes on from: the one named, or the newest of the run in options.out. None when it
 // begins anew; Error when there is nothing to go on from.
 std::optional<checkpoint::CheckpointEntry> resumed_checkpoint(const JobOptions& options);
+// Whether --resume would find one in the run's folder.
+bool has_checkpoints(const std::filesystem::path& run);
 
 // Whether that checkpoint is the end of a run of `steps`: nothing to train, and no evaluation to make up.
 bool is_finished(const checkpoint::CheckpointEntry& from, int64_t steps);

@@ -22,6 +22,7 @@
 #include "ridgeline/train/signals.h"
 #include "ridgeline/train/state.h"
 #include "ridgeline/train/step_log.h"
+#include "ridgeline/train/time_limit.h"
 
 namespace ridgeline::train {
 namespace {
@@ -104,7 +105,8 @@ class Trainer {
     if (job_.options.trace) write_trace_file();
     if (log_) {
       if (stopped) {
-        log_->message(fmt::format("stopped by signal after step {}; go on with --resume{}", state_.step,
+        log_->message(fmt::format("stopped {} after step {}; go on with --resume{}",
+                                  stops_for_time_ ? "before the time limit" : "by signal", state_.step,
                                   state_.evaluation_due ? ", which begins with the evaluation of this step" : ""));
       }
       log_->finish();
@@ -266,7 +268,14 @@ class Trainer {
     }
   }
 
-  parallel::StepInput step_input() const {
+  // Asked by a signal, or, which rank 0 decides, for lack of time.
+  bool has_to_stop() {
+    const bool by_signal = StopSignals::requested() != 0;
+    if (!by_signal && log_ && limit_.is_near()) stops_for_time_ = true;
+    return by_signal || stops_for_time_;
+  }
+
+  parallel::StepInput step_input() {
     const Config::Optimizer& optimizer = job_.config.optimizer;
     const int64_t t = state_.step + 1;
     const auto updates = static_cast<double>(state_.successful_steps + 1);
@@ -288,7 +297,7 @@ class Trainer {
     input.loss_scale = scaler_ ? static_cast<float>(scaler_->scale()) : 1.0F;
     input.rounding_key = random_key(seed, static_cast<uint64_t>(t), Purpose::rounding);
     input.clip = static_cast<float>(optimizer.clip);
-    input.stop_requested = StopSignals::requested() != 0;
+    input.stop_requested = has_to_stop();
     return input;
   }
 
@@ -310,6 +319,7 @@ class Trainer {
       scaler_->update(record.result.overflow);
     }
     record.step_seconds = seconds_since(begin);
+    limit_.step_took(record.step_seconds);
     record.phases = timer_.phases();
     if (started_steps_++ == 0) {
       first_step_seconds_ = record.step_seconds;
@@ -351,7 +361,7 @@ class Trainer {
     const int64_t all = job_.valid->size();
     const int64_t limit = job_.config.train.eval_samples > 0 ? std::min(job_.config.train.eval_samples, all) : all;
     const Evaluation evaluation = evaluate_windows(executor_, kEvaluationProgram, *job_.valid, limit, state_.step,
-                                                   [] { return StopSignals::requested() != 0; });
+                                                   [this] { return has_to_stop(); });
     if (evaluation.not_finite) fail_non_finite(kEvaluationProgram, {.step = state_.step}, "the validation loss");
     if (evaluation.stopped) return false;
     record.validation_loss = evaluation.loss;
@@ -386,6 +396,7 @@ class Trainer {
       log_->sync();
     });
     state_.descent.parent = state_.step;
+    limit_.save_took(seconds_since(begin));
   }
 
   void prune() {
@@ -434,8 +445,10 @@ class Trainer {
   std::optional<optim::LossScaler> scaler_;  // fp16
   std::vector<std::string> differences_;
   std::optional<StepLog> log_;
+  TimeLimit limit_ = time_limit(job_.options.began, job_.options.max_time, job_.config.train.stop_before_limit);
   bool first_ = true;
   bool prune_due_ = false;
+  bool stops_for_time_ = false;
   int64_t started_steps_ = 0;
   double memory_seconds_ = 0, weights_seconds_ = 0, first_step_seconds_ = 0, start_up_seconds_ = 0;
 };

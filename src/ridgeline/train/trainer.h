@@ -42,6 +42,7 @@ struct JobOptions {
   // Asked before the order of samples is built, with its bytes in every process; throws when there is no room. Null:
   // the order must fit into this host's free memory.
   std::function<void(int64_t)> admit_order;
+  double max_time = 0;  // seconds after `began` at which the run is to have stopped and saved; 0: no such limit
   // When the command began: the start-up message counts from here to the end of the first step.
   std::chrono::steady_clock::time_point began = std::chrono::steady_clock::now();
 };
@@ -87,9 +88,9 @@ std::shared_ptr<const LockFile> lock_run(const std::filesystem::path& out);
 
 struct TrainingResult {
   int64_t step = 0;
-  bool stopped = false;                   // by a signal, before the last step or its evaluation was through
-  bool nothing_to_do = false;             // the run was finished before
-  std::optional<double> loss;             // of the last step, where one was taken
+  bool stopped = false;        // by a signal or a limit of time, before the last step or its evaluation was through
+  bool nothing_to_do = false;  // the run was finished before
+  std::optional<double> loss;  // of the last step, where one was taken
   std::optional<double> validation_loss;  // nats per token
 };
 

@@ -23,7 +23,7 @@ struct Values {
   int32_t threads = 0;
   int64_t count = 7, bytes = 0, given = -1;
   uint64_t seed = 0;
-  double share = 0.5;
+  double share = 0.5, time = 0;
   std::vector<std::string> set, rows = {"a", "b"};
   std::vector<int32_t> ids;
 };
@@ -40,6 +40,7 @@ void run(Values& values, std::vector<const char*> words) {
   work.option("--seed", values.seed, "A seed");
   work.option("--share", values.share, RealRange{0, 1}, "A share");
   work.choice("--kind", values.kind, {"fp32", "bf16"}, "A kind");
+  work.duration("--time", values.time, "A time");
   work.size("--bytes", values.bytes, Range{1, int64_t{1} << 50}, "A size");
   work.list("--set", values.set, "Settings");
   work.list("--rows", values.rows, "Rows").separated_by(',');
@@ -110,6 +111,17 @@ TEST(Command, SizesHaveDecimalAndBinaryUnits) {
   EXPECT_EQ(parse({"--bytes", "64 KB"}).bytes, 64000);
   EXPECT_EQ(parse({"--bytes", "64kib"}).bytes, 65536);
   EXPECT_EQ(parse({"--bytes", "2g"}).bytes, 2'000'000'000);
+}
+
+TEST(Command, DurationsHaveUnitsOrColons) {
+  EXPECT_EQ(parse({"--time", "90s"}).time, 90);
+  EXPECT_EQ(parse({"--time", "1.5m"}).time, 90);
+  EXPECT_EQ(parse({"--time", "2h"}).time, 7200);
+  EXPECT_EQ(parse({"--time", "30:00"}).time, 1800);
+  EXPECT_EQ(parse({"--time", "11:59:59"}).time, 43199);
+  for (const char* value : {"", "90", "s", "0s", "-5m", "1:60", "1:2:3:4", ":30", "1:", "1:-5", "nans", "1e30h"})
+    EXPECT_THAT(refusal({"work", "--time", value}), HasSubstr("--time: '" + std::string(value) + "' is no time"))
+        << value;
 }
 
 TEST(Command, NumbersOutOfRangeNameTheOptionAndItsRange) {
