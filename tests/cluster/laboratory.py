@@ -16,13 +16,14 @@ ERROR = "ridgeline: error: "
 
 # A model of which a step takes milliseconds; every key that a case does not set itself.
 TINY = {
-    "model.layers": 2, "model.width": 32, "model.heads": 2, "model.vocab": 300, "model.context": 32, "train.sequence": 32,
-    "train.global_batch": 8, "train.micro_batch": 2, "train.threads": 1, "train.keep_last": 3, "train.eval_every": 0,
-    "optimizer.learning_rate": 0.001, "optimizer.schedule": "constant", "optimizer.warmup_steps": 1,
+    "model.layers": 2, "model.width": 32, "model.heads": 2, "model.vocab": 300, "model.context": 32,
+    "train.sequence": 32, "train.global_batch": 8, "train.micro_batch": 2, "train.threads": 1, "train.keep_last": 3,
+    "train.eval_every": 0, "optimizer.learning_rate": 0.001, "optimizer.schedule": "constant",
+    "optimizer.warmup_steps": 1,
 }
 
 
-# Of the tiny model, and no more than one epoch: the order of samples then does not depend on how many steps are asked for.
+# Of the tiny model, in one epoch: the order of samples then does not depend on how many steps are asked for.
 MANY_STEPS = 4000
 HANGS = 6.0  # seconds after "finished" until a job counts as hung
 
@@ -42,7 +43,9 @@ class Job:
         return self.output.read_text(errors="replace") if self.output.exists() else ""
 
     def errors(self):
-        return [line[len(ERROR):] for line in self.said().splitlines() if line.startswith(ERROR)]
+        """Each with its further lines, which are indented, on one."""
+        found = re.findall(rf"^{ERROR}(.*(?:\n  .*)*)", self.said(), re.MULTILINE)
+        return [" ".join(error.split()) for error in found]
 
     def state(self):
         """Slurm's word, such as RUNNING or COMPLETED, and the exit code of the batch script."""
@@ -58,7 +61,7 @@ class Job:
         while not self.over():
             now = time.monotonic()
             if now > limit:
-                raise CaseFailed(f"job {self.name} is {self.state()[0]} after {seconds} s; it says: {self.said()[-500:]}")
+                raise CaseFailed(f"job {self.name} is {self.state()[0]} after {seconds} s: {self.said()[-500:]}")
             if finished is None and "finished at step" in self.said():
                 finished = now
             if finished is not None and now - finished > HANGS:
@@ -69,13 +72,15 @@ class Job:
         return self.state()
 
     def settle(self, seconds=5):
-        """The end it finds itself, or that it is given after so many seconds."""
+        """The end it finds itself, or that it is given after so many seconds; nothing of it is left."""
         try:
-            return self.wait(seconds)
+            ended = self.wait(seconds)
+            self.end()
         except CaseFailed:
             self.end()
             self.laboratory.cluster("heal")
-            return self.wait()
+            ended = self.wait()
+        return ended
 
     def completes(self, seconds=60):
         hung = self.laboratory.hung
@@ -155,8 +160,8 @@ class Laboratory:
         self.prepare()
 
     def prepare(self):
-        text = "\n\n".join(" ".join(f"w{document * word * word % 97}" for word in range(40)) for document in range(15000))
-        (self.folder / "text.txt").write_text(text)
+        documents = (" ".join(f"w{document * word * word % 97}" for word in range(40)) for document in range(15000))
+        (self.folder / "text.txt").write_text("\n\n".join(documents))
         tokenizer, data = self.folder / "tokenizer", self.folder / "data"
         data.mkdir()
         self.here("tokenizer", "train", "--vocab", "300", "--out", tokenizer, self.folder / "text.txt")
@@ -187,7 +192,7 @@ class Laboratory:
         return given
 
     def submit(self, name, nodes, ranks, arguments, before=(), program=None, sbatch=("--no-requeue",), script=None):
-        """A job of `ranks` ranks. `before`: words of a command that becomes the program; `script`: a body with COMMAND in it."""
+        """A job of `ranks` ranks. `before`: a command that becomes the program; `script`: holds COMMAND."""
         output = self.folder / f"{name}.out"
         command = " ".join(map(quoted, [*self.srun, *before, program or self.program, *arguments]))
         file = self.folder / f"{name}.sh"
@@ -209,7 +214,7 @@ class Laboratory:
             if rows > step:
                 return
             time.sleep(0.02)
-        raise CaseFailed(f"job {job.name} ({job.state()[0]}) has not taken {step} steps after {seconds} s: {job.said()[-1500:]}")
+        raise CaseFailed(f"job {job.name} ({job.state()[0]}) takes no {step} steps: {job.said()[-1500:]}")
 
     def reference(self, ranks, keys, steps):
         """Metrics of the run that nobody disturbs, its ranks as threads of one process; at least `steps` of them."""
