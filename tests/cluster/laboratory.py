@@ -213,6 +213,8 @@ class Laboratory:
             rows = (folder / "metrics.jsonl").read_bytes().count(b"\n") if (folder / "metrics.jsonl").exists() else 0
             if rows > step:
                 return
+            if job.over():
+                break
             time.sleep(0.02)
         raise CaseFailed(f"job {job.name} ({job.state()[0]}) takes no {step} steps: {job.said()[-1500:]}")
 
