@@ -151,6 +151,8 @@ class Laboratory:
         self.references, self.hung = {}, 0
         # Of its own, beside one that somebody uses by hand.
         os.environ["RIDGELINE_CLUSTER"] = str(folder / "cluster")
+
+    def up(self):
         up = subprocess.run([CLUSTER, "up", "--shared", "256m"], capture_output=True, text=True)
         if up.returncode != 0:
             raise SystemExit(f"the cluster does not come up: {up.stderr}")
