@@ -4,7 +4,7 @@
 #   ./test.sh [options] [PHASE...]
 #
 #   PHASE          run only these (default: all, in this order):
-#                    layering  format  build  unit  field  fuzz  parity  mpi  install  tidy  asan  tsan
+#                    layering  format  build  unit  field  fuzz  parity  mpi  install  cluster  tidy  asan  tsan
 #   --long         longer matrices: RIDGELINE_TEST_LONG=1 for the tests, clang-tidy over every file
 #   --no-install   use what is installed, touch no package
 #   --help         this text
@@ -14,7 +14,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-all_phases=(layering format build unit field fuzz parity mpi install tidy asan tsan)
+all_phases=(layering format build unit field fuzz parity mpi install cluster tidy asan tsan)
 phases=()
 install=1
 long=0
@@ -138,6 +138,11 @@ phase_fuzz() { with_release && run_ctest release fuzz -j "$jobs"; }
 phase_parity() { with_release && run_ctest release parity --label-exclude '^mpi$'; }
 phase_mpi() { with_release && run_ctest release mpi; }
 phase_install() { with_release && run_ctest release install; }
+# Without root, Slurm or namespaces its test is skipped, for the reason that `check` prints.
+phase_cluster() {
+  tests/cluster/cluster check || true
+  with_release && run_ctest release cluster
+}
 
 # clang-tidy on the most recently changed files for RIDGELINE_TIDY_SECONDS; --long looks at every file.
 changed_files_are_tidy() {
@@ -183,7 +188,11 @@ phase_tsan() { sanitized tsan threads; }
 minutes() { printf '%d:%02d' $(($1 / 60)) $(($1 % 60)); }
 
 started=$(date +%s)
-if [ $install = 1 ]; then tools/install_packages build test; fi
+if [ $install = 1 ]; then
+  tools/install_packages build test
+  # Nothing but its own phase depends on these.
+  if [[ " ${phases[*]} " == *" cluster "* ]] && [ "$(id -u)" = 0 ]; then tools/install_packages cluster || true; fi
+fi
 for phase in "${phases[@]}"; do
   echo "== $phase"
   begun=$(date +%s)
