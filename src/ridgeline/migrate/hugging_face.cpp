@@ -107,6 +107,7 @@ class Trainer {
       draft_.say(Section::fill_in, "Ranks: no launcher says how many; taken as 1. Otherwise: --world N");
     }
     translate_rows(trainer_flags(), "The Trainer's", original_, draft_);
+    for (const char* name : {"deepspeed", "deepspeed_config"}) flags_.find(name);
     model();
     sequence();
     length();
@@ -234,7 +235,7 @@ class Trainer {
     }
     if (!draft_.has("train.sequence") && script != nullptr && script->block_length > 0)
       draft_.set("train.sequence", toml(script->block_length),
-                 fmt::format("a literal of {} (line {})", script->name, script->block_line));
+                 fmt::format("`max_length={}` ({}:{})", script->block_length, script->name, script->block_line));
     if (!draft_.has("train.sequence"))
       draft_.say(Section::fill_in, "train.sequence: nothing says how long the blocks are; left at the model's context");
   }

@@ -27,6 +27,7 @@ class Megatron {
   Megatron(Original& original, Draft& draft) : original_(original), flags_(original.flags), draft_(draft) {}
 
   void translate() {
+    original_.joint = '-';
     complete_abbreviations(megatron_flags(), original_, draft_);
     find_deepspeed();
     translate_rows(megatron_flags(), "Megatron's", original_, draft_);
@@ -44,16 +45,29 @@ class Megatron {
     uneven_stages();
     starting_program();
     report_flags(megatron_flags(), original_, draft_);
-    if (original_.json != nullptr) report_json(original_, draft_);
+    if (!deepspeed()) return;
+    unread_blocks();
+    report_json(original_, draft_);
   }
 
  private:
   std::string where(const char* name) {
     const Flag* const flag = flags_.find(name);
-    return flag == nullptr ? fmt::format("Megatron's default of --{}", name) : flag->where();
+    return flag == nullptr ? fmt::format("Megatron's default of {}", original_.spelled(name)) : flag->where();
   }
   DeepSpeedJson& json() { return *original_.json; }
   bool deepspeed() const { return original_.json != nullptr; }
+
+  void unread_blocks() {
+    for (const std::string& path : json().unread()) {
+      if (!path.starts_with("optimizer.") && !path.starts_with("scheduler.")) continue;
+      json().mark_read(path);
+      draft_.say(Section::dead,
+                 fmt::format("{}: Megatron hands its own optimizer and schedule to DeepSpeed, which then "
+                             "makes none of its own",
+                             json().where(path)));
+    }
+  }
 
   void find_deepspeed() {
     const bool asked = flags_.truth("deepspeed");
@@ -132,13 +146,15 @@ class Megatron {
   void vocabulary() {
     const int64_t unit = flags_.whole("make_vocab_size_divisible_by").value_or(128) * tensor_;
     const std::string type = flags_.word("tokenizer_type").value_or("GPT2BPETokenizer");
+    std::string files;
     for (const char* file : {"vocab_file", "merge_file", "tokenizer_model"}) {
-      if (const Flag* const flag = flags_.find(file)) {
-        draft_.say(Section::fill_in, fmt::format("{}: data.tokenizer = a folder with tokenizer.json, or vocab.json and "
-                                                 "merges.txt, for text while training and bits per byte",
-                                                 flag->where()));
-      }
+      if (flags_.find(file) != nullptr) files += (files.empty() ? "" : ", ") + where(file);
     }
+    if (!files.empty())
+      draft_.say(Section::fill_in,
+                 fmt::format("data.tokenizer, out of {}: a folder with tokenizer.json, or with vocab.json "
+                             "and merges.txt; for generated text and bits per byte",
+                             files));
     if (const auto padded = flags_.whole("padded_vocab_size"))
       return draft_.set("model.vocab", toml(*padded), where("padded_vocab_size"));
     std::optional<int64_t> tokens = flags_.whole("vocab_size");
@@ -241,10 +257,12 @@ class Megatron {
     const Flag* const flag = flags_.find("rampup_batch_size");
     if (flag == nullptr) return;
     optim::BatchRamp ramp = ramp_;
+    constexpr int64_t kMostParts = 1 << 20, kMostSamples = int64_t{1} << 50;  // all of them are walked through
     const bool whole = flag->values.size() == 3 && read_whole(flag->values[0], ramp.start) &&
                        read_whole(flag->values[1], ramp.increment) && read_whole(flag->values[2], ramp.samples);
     const bool possible = whole && ramp.start >= 1 && ramp.increment >= 1 && ramp.samples >= 1 &&
-                          ramp.start < ramp.global && (ramp.global - ramp.start) % ramp.increment == 0;
+                          ramp.start < ramp.global && (ramp.global - ramp.start) % ramp.increment == 0 &&
+                          (ramp.global - ramp.start) / ramp.increment <= kMostParts && ramp.samples <= kMostSamples;
     if (!possible)
       throw Error(fmt::format("{}: {}: three numbers are expected, START INCREMENT SAMPLES, of which INCREMENT divides "
                               "the way from START to the global batch of {}",
@@ -287,8 +305,9 @@ class Megatron {
     };
     constexpr double kMuch = 0.25;
     if (stages_ == 1 || idle(ramp_.global) < kMuch) return;
-    std::string text = fmt::format("Pipeline: {} micro-batches a step for {} stages, which idle for {:.0f} % of it",
-                                   ramp_.global / (micro_ * copies_), stages_, 100 * idle(ramp_.global));
+    const int64_t micro_batches = ramp_.global / (micro_ * copies_);
+    std::string text = fmt::format("Pipeline: {} micro-batch{} a step for {} stages, which idle for {:.0f} % of it",
+                                   micro_batches, micro_batches == 1 ? "" : "es", stages_, 100 * idle(ramp_.global));
     if (ramp_.start > 0) text += fmt::format(", for {:.0f} % of the ramp's first steps", 100 * idle(ramp_.start));
     draft_.say(Section::notice, text +
                                     ". A larger train.global_batch idles less; `ridgeline plan --search` looks for "

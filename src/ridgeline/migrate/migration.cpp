@@ -115,6 +115,11 @@ void report_script(const std::string& name, const ShellScript& script, Draft& dr
     draft.say(Section::dead, fmt::format("`{}={}` ({}:{}): set, and used by no command{}", variable.name, value, name,
                                          variable.line, flags ? ": its flags are not passed" : ""));
   }
+  if (!script.directives.empty())
+    draft.say(
+        Section::no_equivalent,
+        fmt::format("`#SBATCH` ({}:{} and below), modules and the environment: matters of the launch, not of the run",
+                    name, script.directives.front().line));
   for (const ShellRemark& remark : script.remarks)
     draft.say(Section::notice, fmt::format("{}:{}: {}", name, remark.line, remark.text));
 }
@@ -236,7 +241,7 @@ std::string report_text(const Migration& migration, std::span<const Source> sour
       if (item.section != section) continue;
       if (first) text += fmt::format("\n{}\n", title_of(section));
       first = false;
-      text += wrapped(item.text, "- ", "  ");
+      text += fmt::format("- {}\n", item.text);
     }
   }
   return text;

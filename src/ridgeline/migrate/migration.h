@@ -36,7 +36,7 @@ std::vector<std::string> named_files(const Source& source);
 // Error with file and line for sources that cannot be read or that name no training run, and for several runs at once.
 Migration migrate(std::span<const Source> sources, const MigrationOptions& options);
 
-// Plain text in sections, one item after the other, at most 100 columns wide; begins with kReportMark.
+// Plain text in sections, a line for each item; begins with kReportMark.
 std::string report_text(const Migration& migration, std::span<const Source> sources);
 
 }  // namespace ridgeline::migrate

@@ -43,13 +43,20 @@ std::string translated(const FlagRow& row, Arguments& flags) {
 
 }  // namespace
 
+std::string Original::spelled(std::string_view flag) const {
+  std::string text = fmt::format("--{}", flag);
+  std::replace(text.begin(), text.end(), '_', joint);
+  return text;
+}
+
 void translate_rows(std::span<const FlagRow> rows, std::string_view default_of, Original& original, Draft& draft) {
   for (const FlagRow& row : rows) {
     if (row.translation == Translation::combined) continue;
     const Flag* const flag = original.flags.find(row.name);
     if (flag == nullptr) {
       if (!row.fallback.empty())
-        draft.set(row.target, std::string(row.fallback), fmt::format("{} default of --{}", default_of, row.name));
+        draft.set(row.target, std::string(row.fallback),
+                  fmt::format("{} default of {}", default_of, original.spelled(row.name)));
     } else if (row.translation == Translation::nothing) {
       draft.say(Section::no_equivalent, fmt::format("{}: {}", flag->where(), row.target));
     } else {
@@ -67,8 +74,8 @@ void complete_abbreviations(std::span<const FlagRow> rows, Original& original, D
       if (row.name.starts_with(flag.name)) meant.push_back(&row);
     }
     if (meant.size() != 1) continue;
-    draft.say(Section::notice,
-              fmt::format("{}: an abbreviation, which argparse completes to --{}", flag.where(), meant.front()->name));
+    draft.say(Section::notice, fmt::format("{}: an abbreviation, which argparse completes to {}", flag.where(),
+                                           original.spelled(meant.front()->name)));
     for (const Flag& own : original.flags.all()) {
       if (own.name == flag.name) original.flags.rename(own, std::string(meant.front()->name));
     }
@@ -85,7 +92,10 @@ void report_flags(std::span<const FlagRow> rows, const Original& original, Draft
   }
   for (const Flag* flag : original.flags.unevaluated()) {
     const FlagRow* const row = row_of(rows, flag->name);
-    if (row != nullptr && row->translation == Translation::nothing) continue;
+    if (row != nullptr && row->translation == Translation::nothing) {
+      draft.say(Section::no_equivalent, fmt::format("{}: {}", flag->where(), row->target));
+      continue;
+    }
     draft.say(Section::fill_in,
               fmt::format("{}: only a running shell knows this value; it is left at its default", flag->where()));
   }
@@ -97,9 +107,10 @@ void report_flags(std::span<const FlagRow> rows, const Original& original, Draft
       continue;
     }
     const std::string guess = nearest(flag->name, names);
-    draft.say(Section::unknown, fmt::format("{}: not translated{}", flag->where(),
-                                            guess.empty() ? "; no known flag has a similar name"
-                                                          : fmt::format("; the nearest known flag is --{}", guess)));
+    draft.say(Section::unknown,
+              fmt::format("{}: not translated{}", flag->where(),
+                          guess.empty() ? "; no known flag has a similar name"
+                                        : fmt::format("; the nearest known flag is {}", original.spelled(guess))));
   }
 }
 

@@ -20,7 +20,11 @@ struct Original {
   const PythonScript* python = nullptr;  // null: not among the sources
   std::string script;                    // of the command, "pretrain_gpt.py"
   std::string model;                     // what the user says it is; "" for nothing
-  int64_t world = 0;                     // ranks; at least 1
+  int64_t world = 0;                     // ranks; 0: not said
+  char joint = '_';                      // between the words of a flag: "--min-lr", "--max_steps"
+
+  // As the original's users write it.
+  std::string spelled(std::string_view flag) const;
 };
 
 // How a flag becomes a key, a row for each that needs no other. Flags that are read together with others have a row too

@@ -8,6 +8,7 @@
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/migrate/shell_arithmetic.h"
+#include "ridgeline/migrate/shell_text.h"
 #include "ridgeline/migrate/source.h"
 
 namespace ridgeline::migrate {
@@ -43,33 +44,15 @@ bool one_of(const std::array<std::string_view, N>& all, std::string_view word) {
   return std::find(all.begin(), all.end(), word) != all.end();
 }
 
-bool starts_name(char c) {
-  return std::isalpha(static_cast<unsigned char>(c)) != 0 || c == '_';
-}
-bool continues_name(char c) {
-  return starts_name(c) || std::isdigit(static_cast<unsigned char>(c)) != 0;
-}
-bool is_blank(char c) {
-  return c == ' ' || c == '\t';
-}
-
 std::string plain(const Text& text) {
   std::string result;
   for (const Char& each : text) result += each.c;
   return result;
 }
 
-std::string without_carriage_returns(std::string_view text) {
-  std::string result;
-  for (size_t at = 0; at < text.size(); ++at) {
-    if (text[at] != '\r' || at + 1 == text.size() || text[at + 1] != '\n') result += text[at];
-  }
-  return result;
-}
-
-class Reader {
+class ScriptReader : ShellText {
  public:
-  Reader(std::string_view text, std::string_view name) : text_(without_carriage_returns(text)), name_(name) {}
+  using ShellText::ShellText;
 
   ShellScript run() && {
     while (at_ < text_.size()) command();
@@ -78,44 +61,6 @@ class Reader {
   }
 
  private:
-  // ------------------------------------------------------------------------------------------------------ characters
-  [[noreturn]] void fail(int64_t line, const std::string& what) const {
-    throw Error(fmt::format("{}:{}: {}", name_, line, what), "The shell would not run this script either: mend it.");
-  }
-  // A backslash at the end of a line continues it.
-  void join_lines() {
-    while (text_.compare(at_, 2, "\\\n") == 0) {
-      at_ += 2;
-      ++line_;
-    }
-  }
-  char peek() {
-    join_lines();
-    return at_ < text_.size() ? text_[at_] : '\0';
-  }
-  bool ended() {
-    join_lines();
-    return at_ >= text_.size();
-  }
-  char take() {
-    join_lines();
-    return take_raw();
-  }
-  char take_raw() {
-    const char c = text_[at_++];
-    if (c == '\n') ++line_;
-    return c;
-  }
-  bool next_is(std::string_view word) {
-    join_lines();
-    return std::string_view(text_).substr(at_).starts_with(word);
-  }
-  void skip(size_t count) {
-    for (; count > 0; --count) take_raw();
-  }
-  void blanks() {
-    while (!ended() && is_blank(peek())) take();
-  }
   void remark(int64_t line, std::string text) {
     const bool told = std::any_of(script_.remarks.begin(), script_.remarks.end(),
                                   [&](const ShellRemark& other) { return other.line == line && other.text == text; });
@@ -504,23 +449,6 @@ class Reader {
     return unevaluated(begin, line);
   }
 
-  // From an opening bracket, at which the reader stands, past its partner.
-  void bracketed(char open, char close) {
-    const int64_t line = line_;
-    int depth = 0;
-    while (at_ < text_.size()) {
-      const char c = take_raw();
-      if (c == '\\' && at_ < text_.size()) {
-        take_raw();
-      } else if (c == open) {
-        ++depth;
-      } else if (c == close && --depth == 0) {
-        return;
-      }
-    }
-    fail(line, fmt::format("'{}' is never closed", open));
-  }
-
   // ------------------------------------------------------------------------------------------------------- expansions
   Text literal(std::string_view text, int64_t line, bool known) {
     Text result;
@@ -643,10 +571,6 @@ class Reader {
                 "Give `ridgeline migrate` the command line alone, in a file.");
   }
 
-  std::string text_;
-  std::string name_;
-  size_t at_ = 0;
-  int64_t line_ = 1;
   int depth_ = 0;             // of if, for, … that are open
   bool conditional_ = false;  // behind && or ||
   size_t characters_ = 0;
@@ -659,7 +583,7 @@ class Reader {
 }  // namespace
 
 ShellScript read_shell_script(std::string_view text, std::string_view name) {
-  return Reader(text, name).run();
+  return ScriptReader(text, name).run();
 }
 
 }  // namespace ridgeline::migrate

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <filesystem>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -12,14 +13,14 @@
 namespace ridgeline::migrate {
 
 inline Source script_file(const std::string& name) {
-  return {name, read_text(std::string(RIDGELINE_SCRIPTS) + "/" + name)};
+  return {name, read_text(std::filesystem::path(RIDGELINE_SCRIPTS) / name)};
 }
 
 // A launch script and the files that it names, as the program finds them.
 inline std::vector<Source> script_with_files(const std::string& name) {
   std::vector<Source> sources = {script_file(name)};
   for (const std::string& file : named_files(sources.front())) {
-    if (std::filesystem::exists(std::string(RIDGELINE_SCRIPTS) + "/" + file)) sources.push_back(script_file(file));
+    if (std::filesystem::exists(std::filesystem::path(RIDGELINE_SCRIPTS) / file)) sources.push_back(script_file(file));
   }
   return sources;
 }

@@ -47,7 +47,7 @@ TEST(Sources, ABareCommandLineIsEnough) {
 TEST(Sources, UnknownFlagsAreListedWithTheNearestName) {
   const Migration migration = migrated(std::string(kSmall) + "--wieght-decay 0.1 --entirely-different 3");
   EXPECT_THAT(item_with(migration, Section::unknown, "--wieght-decay 0.1"),
-              HasSubstr("the nearest known flag is --weight_decay"));
+              HasSubstr("the nearest known flag is --weight-decay"));
   EXPECT_THAT(item_with(migration, Section::unknown, "--entirely-different 3"), HasSubstr("input:1"));
   EXPECT_THAT(migration.toml, HasSubstr("--wieght-decay"));
 }

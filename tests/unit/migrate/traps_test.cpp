@@ -155,7 +155,7 @@ INSTANTIATE_TEST_SUITE_P(
         Trap{"OneMicroBatch",
              "gpt_1p3b_3d.sh",
              Section::notice,
-             "1 micro-batches a step for 2 stages",
+             "1 micro-batch a step for 2 stages",
              "50 %",
              {{"gpt_1p3b_3d.sh", "--train-iters 1000", "--train-iters 1000 --global-batch-size 64"}}},
         Trap{"RampIdles",
@@ -190,7 +190,7 @@ INSTANTIATE_TEST_SUITE_P(
              "Precision:",
              "follows the JSON",
              {{"gpt_1p3b_3d.sh", "--zero-stage 0", "--zero-stage 0 --fp16"}}}),
-    [](const auto& info) { return std::string(info.param.name); });
+    [](const auto& each) { return std::string(each.param.name); });
 
 TEST(AutoSemantics, AnotherMicroBatchInTheJsonEndsTheOriginal) {
   std::vector<Source> sources = script_with_files("gpt2_xl_ddp.sh");

@@ -52,7 +52,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Launcher{"gptj_6b_fsdp", 16, kOfTrainer}, Launcher{"gpt_22b_3d", 32, kOfMegatronDeepSpeed},
                     Launcher{"gpt_175b_3d", 192, kOfMegatron}, Launcher{"gpt_1t_3d", 512, kOfMegatron},
                     Launcher{"gpt_1p3b_3d", 32, kOfMegatronDeepSpeed}),
-    [](const auto& info) { return std::string(info.param.name); });
+    [](const auto& each) { return std::string(each.param.name); });
 
 TEST_P(Tutorial, ReportsEveryFlagAndKeyOnce) {
   const std::vector<Source> sources = script_with_files(std::string(GetParam().name) + ".sh");
