@@ -55,6 +55,8 @@ DeepSpeedJson::DeepSpeedJson(const Source& source) : name_(source.name) {
   } catch (const json::parse_error& error) {
     throw Error(fmt::format("{}:{}: not valid JSON", name_, line_at(source.text, error.byte == 0 ? 0 : error.byte - 1)),
                 "Before this place a comma, a quote or a bracket is missing or too much; JSON has no comments.");
+  } catch (const json::exception&) {
+    throw Error(fmt::format("{}: holds a number that is too large for any program", name_), "Correct it.");
   } catch (const Error& error) {
     throw Error(fmt::format("{}: {}", name_, error.message()), error.next_step());
   }

@@ -35,7 +35,9 @@ class DeepSpeedJson {
   std::string where(const std::string& path) const;
   Origin origin(const std::string& path) const;
   void mark_read(const std::string& path) { read_.insert(path); }
-  // Paths of all single values (lists count as one), in the order of the file, of which nobody asked for one.
+  // Of all single values (lists count as one), in the order of the file.
+  const std::vector<std::string>& paths() const { return paths_; }
+  // Those of which nobody asked for one.
   std::vector<std::string> unread() const;
 
  private:

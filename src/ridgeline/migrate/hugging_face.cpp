@@ -199,7 +199,9 @@ class Trainer {
                            place(*meant), place(trained)));
     const std::string preset = preset_of(trained.name);
     if (draft_.has("model.preset") && !preset.empty())
-      draft_.alternative("model.preset", toml(std::string_view(preset)), "what the original trains");
+      draft_.alternative("model.preset", toml(std::string_view(preset)),
+                         preset.starts_with("gpt2") ? "what the original trains, with model.dropout = 0.1"
+                                                    : "what the original trains");
   }
 
   // "gptJ_oscar_fsdp.py" of "gpt-j-6b".
@@ -360,6 +362,8 @@ class Trainer {
     const bool half = flags_.truth("fp16"), brain = flags_.truth("bf16");
     const char* const asked = half ? "fp16" : brain ? "bf16" : "fp32";
     draft_.set("train.precision", toml(asked), half || brain ? where(asked) : "neither --fp16 nor --bf16");
+    if (!half && !brain)
+      draft_.alternative("train.precision", toml("bf16"), "half the memory of activations, and faster");
     if (!deepspeed()) return;
     compare("fp16.enabled", half, half ? where("fp16") : "no --fp16");
     compare("bf16.enabled", brain, brain ? where("bf16") : "no --bf16");
@@ -377,8 +381,6 @@ class Trainer {
                            "original runs in {}{}",
                            json().where("fp16.enabled"), asked,
                            ignored.empty() ? "" : fmt::format(", and never reads {}", fmt::join(ignored, ", "))));
-    if (!half && !brain)
-      draft_.alternative("train.precision", toml("bf16"), "half the memory of activations, and faster");
   }
 
   void clipping() {

@@ -124,6 +124,27 @@ void report_script(const std::string& name, const ShellScript& script, Draft& dr
     draft.say(Section::notice, fmt::format("{}:{}: {}", name, remark.line, remark.text));
 }
 
+// Nothing is dropped silently: what was read, and has not been spoken of, because it says what others say.
+void report_silent(Original& original, Draft& draft) {
+  const std::vector<Item> items = draft.items();
+  const auto spoken_of = [&](const std::string& where) {
+    return std::any_of(items.begin(), items.end(),
+                       [&](const Item& item) { return item.text.find(where) != std::string::npos; });
+  };
+  for (const Flag& flag : original.flags.all()) {
+    if (!spoken_of(flag.where()))
+      draft.say(Section::translated, flag.where() + ": read; it adds nothing to the other settings");
+  }
+  if (original.json == nullptr) return;
+  for (const std::string& path : original.json->paths()) {
+    const std::string where = original.json->where(path);
+    if (spoken_of(where)) continue;
+    draft.say(Section::translated,
+              where + (original.json->is_auto(path) ? ": filled in from the command line"
+                                                    : ": read; it adds nothing to the other settings"));
+  }
+}
+
 std::string count_of(size_t count, const char* what) {
   return fmt::format("{} {}{}", count, what, count == 1 ? "" : "s");
 }
@@ -218,6 +239,7 @@ Migration migrate(std::span<const Source> sources, const MigrationOptions& optio
   } else {
     translate_hugging_face(original, draft);
   }
+  report_silent(original, draft);
   for (const auto& [name, script] : all.shells) report_script(name, script, draft);
   Migration migration;
   migration.world = original.world;

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <regex>
 #include <set>
 
 #include "ridgeline/train/config.h"
@@ -54,6 +55,11 @@ INSTANTIATE_TEST_SUITE_P(
                     Launcher{"gpt_1p3b_3d", 32, kOfMegatronDeepSpeed}),
     [](const auto& each) { return std::string(each.param.name); });
 
+// Without what belongs to the launcher.
+std::string arguments_of(const std::string& script) {
+  return std::regex_replace(script, std::regex("#SBATCH.*|--ntasks-per-node|--gpus-per-node|--gpu-bind"), "");
+}
+
 TEST_P(Tutorial, ReportsEveryFlagAndKeyOnce) {
   const std::vector<Source> sources = script_with_files(std::string(GetParam().name) + ".sh");
   const Migration migration = migrate(sources, {});
@@ -61,6 +67,15 @@ TEST_P(Tutorial, ReportsEveryFlagAndKeyOnce) {
   const std::string report = report_text(migration, sources);
   EXPECT_TRUE(report.starts_with(kReportMark));
   EXPECT_TRUE(migration.toml.starts_with(kMark));
+  // Every word of the command that is a flag, and every key.
+  for (const Source& source : sources) {
+    if (kind_of(source) == SourceKind::python_script) continue;
+    const bool json = kind_of(source) == SourceKind::deepspeed_json;
+    const std::regex name(json ? "\"([a-z_]+)\": *[^{ \\n]" : "--([a-z][a-z_-]+)");
+    const std::string text = json ? source.text : arguments_of(source.text);
+    for (std::sregex_iterator at(text.begin(), text.end(), name), end; at != end; ++at)
+      EXPECT_THAT(report, testing::HasSubstr((*at)[1].str())) << source.name;
+  }
   std::set<std::string> seen;
   for (const Item& item : migration.items) EXPECT_TRUE(seen.insert(item.text).second) << item.text;
 }
