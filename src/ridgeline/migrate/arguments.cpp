@@ -184,10 +184,11 @@ std::vector<std::vector<const Flag*>> Arguments::repeated() const {
   std::map<std::string, std::vector<const Flag*>> by_name;
   for (const Flag& flag : flags_) by_name[flag.name].push_back(&flag);
   std::vector<std::vector<const Flag*>> result;
-  for (auto& [name, flags] : by_name) {
+  for (const auto& each : by_name) {
+    const std::vector<const Flag*>& flags = each.second;
     const bool differ = std::any_of(flags.begin(), flags.end(),
                                     [&](const Flag* flag) { return flag->values != flags.front()->values; });
-    if (differ) result.push_back(std::move(flags));
+    if (differ) result.push_back(flags);
   }
   return result;
 }

@@ -299,7 +299,7 @@ class Megatron {
 
   void bubble() {
     const auto idle = [&](int64_t global) {
-      const double micro_batches = std::max(1.0, static_cast<double>(global / (micro_ * copies_)));
+      const auto micro_batches = static_cast<double>(std::max<int64_t>(1, global / (micro_ * copies_)));
       const auto waiting = static_cast<double>(stages_ - 1);
       return waiting / (micro_batches * static_cast<double>(chunks_) + waiting);
     };
@@ -367,6 +367,9 @@ class Megatron {
     if (decay && settings.decay) {
       draft_.set("optimizer.decay_samples", toml(*decay), from, flags_.has("lr_decay_samples") ? "" : "In sequences.");
       early_minimum(*decay, from);
+    } else if (settings.decay && samples_ > 0 && samples_ != optim::samples_of_steps(ramp_, steps_)) {
+      draft_.set("optimizer.decay_samples", toml(samples_), where("train_samples"),
+                 "The last, partial batch included.");
     }
     if (!settings.minimum) draft_.set("optimizer.min_learning_rate", toml(0.0), where("lr_decay_style"));
     if (const auto fraction = flags_.number("lr_warmup_fraction"); fraction && *fraction >= 0 && *fraction <= 1) {

@@ -66,13 +66,22 @@ const Launch* training_launch(const Sources& sources, Draft& draft) {
     const Arguments flags(launch.flags);
     const bool trains = is_megatron(flags) || flags.has("per_device_train_batch_size") || flags.has("output_dir") ||
                         flags.has("learning_rate") || flags.has("max_steps");
-    if (trains || chosen == nullptr) chosen = &launch;
+    const bool program = !launch.script.empty();
+    if (chosen == nullptr || (trains && (program || chosen->script.empty()))) chosen = &launch;
   }
   for (const Launch& launch : sources.launches) {
-    if (&launch != chosen)
+    if (&launch == chosen) continue;
+    if (launch.script.empty()) {
+      draft.say(
+          Section::disagreement,
+          fmt::format("`{}` ({}): begins a command of its own, which the shell would not find; not translated. Most "
+                      "often a blank stands behind the backslash of the line before",
+                      launch.flags.front().text(), launch.origin.text()));
+    } else {
       draft.say(Section::no_equivalent,
                 fmt::format("`{}` ({}): another program than the one that trains; not looked at", launch.script,
                             launch.origin.text()));
+    }
   }
   return chosen;
 }

@@ -71,6 +71,7 @@ class ScriptReader : ShellText {
   void command() {
     std::vector<Word> words;
     const int64_t line = line_;
+    first_assignment_ = script_.variables.size();
     for (;;) {
       blanks();
       if (ended()) break;
@@ -101,8 +102,10 @@ class ScriptReader : ShellText {
 
   void finish(std::vector<Word>& words, int64_t line) {
     if (words.empty()) return;
+    // NAME=value before a command is its environment.
+    for (size_t at = first_assignment_; at < script_.variables.size(); ++at) script_.variables[at].used = true;
     const std::string& program = words.front().text;
-    if (program == "source" || program == "." || program == "eval")
+    if (program == "source" || program == ".")
       remark(line, fmt::format("`{}{}`: not followed; variables that it sets are not known", program,
                                words.size() > 1 ? " " + words[1].text : ""));
     if (program == "unset") {
@@ -392,8 +395,11 @@ class ScriptReader : ShellText {
         put({Char{take(), true, line}});
       }
     }
-    if (whole != nullptr) *whole = std::move(current);
-    if (any && fields != nullptr) fields->push_back(std::move(current));
+    if (whole != nullptr) {
+      *whole = std::move(current);
+    } else if (any) {
+      fields->push_back(std::move(current));
+    }
   }
 
   Text single_quoted() {
@@ -571,8 +577,9 @@ class ScriptReader : ShellText {
                 "Give `ridgeline migrate` the command line alone, in a file.");
   }
 
-  int depth_ = 0;             // of if, for, … that are open
-  bool conditional_ = false;  // behind && or ||
+  int depth_ = 0;                // of if, for, … that are open
+  bool conditional_ = false;     // behind && or ||
+  size_t first_assignment_ = 0;  // of the current command
   size_t characters_ = 0;
   std::string output_;  // the file that the current command writes to
   std::vector<Pending> pending_;

@@ -86,6 +86,7 @@ TEST(ShellScript, KnowsWhichVariablesAreUsed) {
   EXPECT_TRUE(script.variables[0].used);
   EXPECT_FALSE(script.variables[1].used);
   EXPECT_TRUE(script.variables[2].used);
+  EXPECT_TRUE(read_shell_script("A=1 run\n", "x.sh").variables[0].used);
 }
 
 TEST(ShellScript, NamesTheLineOfWhatIsNeverClosed) {

@@ -93,6 +93,17 @@ TEST(Sources, AValueThatOnlyTheShellKnowsIsLeftToTheUser) {
   EXPECT_NE(item_with(migration, Section::fill_in, "--global-batch-size $BATCH"), "");
 }
 
+TEST(Sources, ABlankBehindABackslashEndsACommand) {
+  std::vector<Source> sources = script_with_files("gptj_6b_fsdp.sh");
+  const char* const words = "a blank stands behind the backslash";
+  EXPECT_EQ(item_with(migrate(sources, {}), Section::disagreement, words), "");
+  edit(sources, "gptj_6b_fsdp.sh", "--max_len 128 \\\n", "--max_len 128 \\ \n");
+  const Migration migration = migrate(sources, {});
+  EXPECT_THAT(item_with(migration, Section::disagreement, words),
+              HasSubstr("`--learning_rate 2e-4` (gptj_6b_fsdp.sh:6)"));
+  EXPECT_THAT(migration.toml, HasSubstr("micro_batch = 4"));
+}
+
 TEST(Sources, MegatronsOptionsOfTheModel) {
   const Migration migration =
       migrated(std::string(kSmall) +
