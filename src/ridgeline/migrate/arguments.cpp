@@ -214,6 +214,7 @@ std::vector<Launch> launches_of(const ShellScript& script, std::string_view sour
     const std::span<const Word> words = command.words;
     const auto file =
         std::find_if(words.begin(), words.end(), [](const Word& word) { return is_python_file(word.text); });
+    if (words.front().text == "echo" || words.front().text == "printf") continue;
     const bool bare = words.front().text.starts_with("--");
     if (file == words.end() && !bare) continue;
     Launch launch{.origin = {std::string(source), command.line}};

@@ -280,6 +280,14 @@ void translate_deepspeed_alone(Original& original, Draft& draft) {
   const auto batch = json.whole("train_batch_size"), micro = json.whole("train_micro_batch_size_per_gpu"),
              steps = json.whole("gradient_accumulation_steps");
   const int64_t accumulated = steps.value_or(1);
+  constexpr int64_t kMost = 1 << 30;
+  if (accumulated < 1 || accumulated > kMost / ranks || micro.value_or(1) < 1 ||
+      micro.value_or(1) > kMost / (ranks * accumulated))
+    throw Error(
+        fmt::format("{}: no batch that can be counted: gradient_accumulation_steps, train_micro_batch_size_per_gpu "
+                    "and {} ranks",
+                    json.name(), ranks),
+        "Correct the file, or --world.");
   const int64_t each = micro   ? *micro
                        : batch ? std::max<int64_t>(1, *batch / std::max<int64_t>(1, ranks * accumulated))
                                : 1;

@@ -245,6 +245,9 @@ class Trainer {
   // ---------------------------------------------------------------------------------------------------------- length
   void length() {
     steps_ = flags_.whole("max_steps").value_or(-1);
+    constexpr int64_t kMost = int64_t{1} << 32;
+    if (steps_ > kMost)
+      throw Error(fmt::format("{}: more steps than a run can have", where("max_steps")), "Correct the script.");
     if (steps_ > 0) {
       draft_.set("train.steps", toml(steps_), where("max_steps"));
       if (flags_.find("num_train_epochs") != nullptr)

@@ -18,6 +18,7 @@
 namespace ridgeline::migrate {
 namespace {
 
+constexpr int64_t kCountable = 1 << 30;  // sizes whose products with a few others fit 64 bits
 constexpr std::string_view kHandsOver =
     "under --deepspeed Megatron hands its optimizer to DeepSpeed, which reads the JSON alone";
 
@@ -94,7 +95,8 @@ class Megatron {
     }
     if (const auto ffn = flags_.whole("ffn_hidden_size")) {
       draft_.set("model.ffn", toml(*ffn), where("ffn_hidden_size"));
-    } else if (const auto width = flags_.whole("hidden_size"); width && flags_.truth("swiglu")) {
+    } else if (const auto width = flags_.whole("hidden_size");
+               width && std::abs(*width) < kCountable && flags_.truth("swiglu")) {
       draft_.set("model.ffn", toml(*width * 4 * 2 / 3 / 64 * 64), where("ffn_hidden_size"),
                  "With --swiglu: 8/3 of the width, down to a multiple of 64.");
     }
@@ -144,7 +146,8 @@ class Megatron {
   }
 
   void vocabulary() {
-    const int64_t unit = flags_.whole("make_vocab_size_divisible_by").value_or(128) * tensor_;
+    const int64_t unit =
+        std::clamp<int64_t>(flags_.whole("make_vocab_size_divisible_by").value_or(128), 0, kCountable) * tensor_;
     const std::string type = flags_.word("tokenizer_type").value_or("GPT2BPETokenizer");
     std::string files;
     for (const char* file : {"vocab_file", "merge_file", "tokenizer_model"}) {
@@ -184,10 +187,9 @@ class Megatron {
     stages_ = std::max<int64_t>(1, flags_.whole("pipeline_model_parallel_size").value_or(1));
     if (flags_.truth("no_pipeline_parallel") && stages_ == 1)
       draft_.set("parallel.pipeline", toml(int64_t{1}), where("no_pipeline_parallel"));
-    constexpr int64_t kMost = 1 << 20;
-    if (tensor_ > kMost || stages_ > kMost)
-      throw Error(fmt::format("{} x {}: more ranks than can be", where("tensor_model_parallel_size"),
-                              where("pipeline_model_parallel_size")),
+    if (tensor_ > train::kMostRanks || stages_ > train::kMostRanks / tensor_)
+      throw Error(fmt::format("{} x {}: more than {} ranks", where("tensor_model_parallel_size"),
+                              where("pipeline_model_parallel_size"), train::kMostRanks),
                   "Correct the script.");
     const int64_t copy = tensor_ * stages_;
     if (original_.world == 0) {
@@ -435,7 +437,8 @@ class Megatron {
       draft_.set("train.loss_scale_initial", toml(*value), where("initial_loss_scale"));
     if (const auto value = flags_.number("min_loss_scale"); value && *value != usual.minimum)
       draft_.set("train.loss_scale_minimum", toml(*value), where("min_loss_scale"));
-    if (const auto value = flags_.number("loss_scale_window"); value && *value != static_cast<double>(usual.window))
+    if (const auto value = flags_.number("loss_scale_window");
+        value && *value != static_cast<double>(usual.window) && std::abs(*value) < 0x1p53)
       draft_.set("train.loss_scale_window", toml(static_cast<int64_t>(*value)), where("loss_scale_window"));
     if (const auto value = flags_.whole("hysteresis"); value && *value != usual.hysteresis)
       draft_.set("train.loss_scale_hysteresis", toml(*value), where("hysteresis"));
@@ -538,11 +541,14 @@ class Megatron {
   // Megatron gives every stage the same number of blocks; Ridgeline balances, with embedding and loss counted.
   void uneven_stages() {
     const auto layers = flags_.whole("num_layers");
+    if (stages_ == 1 || chunks_ > kCountable || !layers) return;
     const int64_t parts = stages_ * chunks_;
-    if (stages_ == 1 || !layers || *layers < parts || *layers % parts != 0 || parts > *layers) return;
+    if (*layers < parts || *layers % parts != 0) return;
     std::vector<int> ours;
     try {
-      ours = train::pipeline_of(train::parse_config_text(draft_.keys_as_toml(), "migrated")).blocks;
+      const train::Config config = train::parse_config_text(draft_.keys_as_toml(), "migrated");
+      train::check(config, static_cast<int>(original_.world));
+      ours = train::pipeline_of(config).blocks;
     } catch (const Error&) {  // the final check says it
       return;
     }

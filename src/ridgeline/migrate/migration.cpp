@@ -190,7 +190,7 @@ std::string why_refused(const std::string& toml, int64_t world) {
   try {
     train::check(train::parse_config_text(toml, "the configuration"), static_cast<int>(world));
   } catch (const Error& error) {
-    return error.what();
+    return fmt::format("{}. {}", error.message(), error.next_step());
   }
   return "";
 }

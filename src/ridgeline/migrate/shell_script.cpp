@@ -279,7 +279,9 @@ class ScriptReader : ShellText {
   }
 
   void assign(const std::string& name, std::vector<Text> items, bool append, int64_t line) {
-    if (depth_ > 0 || conditional_) {
+    const bool perhaps = depth_ > 0 || conditional_;
+    if (perhaps) {
+      mark_used(name);
       for (Text& item : items) {
         if (item.empty()) item.push_back({'?', false, line});
         for (Char& each : item) each.known = false;
@@ -301,7 +303,7 @@ class ScriptReader : ShellText {
       text += (text.empty() ? "" : " ") + plain(item);
       grow(item.size());
     }
-    script_.variables.push_back({name, text, line});
+    script_.variables.push_back({name, text, line, perhaps});
     values_[name] = {std::move(items), script_.variables.size() - 1};
   }
 

@@ -87,6 +87,9 @@ TEST(ShellScript, KnowsWhichVariablesAreUsed) {
   EXPECT_FALSE(script.variables[1].used);
   EXPECT_TRUE(script.variables[2].used);
   EXPECT_TRUE(read_shell_script("A=1 run\n", "x.sh").variables[0].used);
+  // What a branch may replace, and what it may set, is not called unused.
+  for (const ShellVariable& variable : read_shell_script("A=1\nif x; then A=2; fi\nrun $A\n", "x.sh").variables)
+    EXPECT_TRUE(variable.used);
 }
 
 TEST(ShellScript, NamesTheLineOfWhatIsNeverClosed) {

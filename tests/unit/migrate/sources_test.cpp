@@ -150,6 +150,20 @@ TEST(Sources, TheTrainersOwnArguments) {
   EXPECT_EQ(item_with(migration, Section::disagreement, "one unit"), "");
 }
 
+TEST(Sources, ACommandThatIsShownAndThenEvaluated) {
+  const Migration migration =
+      migrated("C=\"torchrun --nproc_per_node 4 pretrain_gpt.py " + std::string(kSmall) + "\"\necho $C\neval $C\n");
+  EXPECT_EQ(migration.incomplete, "");
+  EXPECT_EQ(migration.world, 4);
+  EXPECT_EQ(item_with(migration, Section::no_equivalent, "another program"), "");
+}
+
+TEST(Sources, FsdpByFlagWithoutAPolicyIsOneUnit) {
+  const std::string command = "torchrun --nproc_per_node 4 run_clm.py --model_name_or_path gpt2 --max_steps 10 --fsdp ";
+  EXPECT_NE(item_with(migrated(command + "full_shard"), Section::disagreement, "the whole model is one unit"), "");
+  EXPECT_EQ(item_with(migrated(command + "\"full_shard auto_wrap\""), Section::disagreement, "one unit"), "");
+}
+
 TEST(Sources, AJsonThatTheScriptWrites) {
   const Migration migration = migrated(
       "cat <<EOT > ds.json\n{\"train_micro_batch_size_per_gpu\": 2, \"bf16\": {\"enabled\": true},\n"
