@@ -3,11 +3,9 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/migrate/original.h"
-#include "ridgeline/optim/loss_scale.h"
 
 namespace ridgeline::migrate {
 namespace {
@@ -65,39 +63,39 @@ constexpr std::array<JsonRow, 42> kWithoutEquivalent = {{
     {"compression_training", "not supported"},
 }};
 
-constexpr std::array<std::string_view, 50> kKnownPaths = {"train_batch_size",
-                                                          "train_micro_batch_size_per_gpu",
-                                                          "gradient_accumulation_steps",
-                                                          "gradient_clipping",
-                                                          "communication_data_type",
-                                                          "zero_optimization.stage",
-                                                          "zero_optimization.offload_optimizer.device",
-                                                          "zero_optimization.offload_optimizer.nvme_path",
-                                                          "zero_optimization.mics_shard_size",
-                                                          "zero_optimization.cpu_offload",
-                                                          "fp16.enabled",
-                                                          "fp16.loss_scale",
-                                                          "fp16.initial_scale_power",
-                                                          "fp16.loss_scale_window",
-                                                          "fp16.hysteresis",
-                                                          "fp16.min_loss_scale",
-                                                          "bf16.enabled",
-                                                          "bfloat16.enabled",
-                                                          "optimizer.type",
-                                                          "optimizer.params.lr",
-                                                          "optimizer.params.betas",
-                                                          "optimizer.params.eps",
-                                                          "optimizer.params.weight_decay",
-                                                          "optimizer.params.torch_adam",
-                                                          "optimizer.params.adam_w_mode",
-                                                          "optimizer.params.bias_correction",
-                                                          "scheduler.type",
-                                                          "scheduler.params.total_num_steps",
-                                                          "scheduler.params.warmup_min_lr",
-                                                          "scheduler.params.warmup_max_lr",
-                                                          "scheduler.params.warmup_num_steps",
-                                                          "scheduler.params.warmup_type",
-                                                          "scheduler.params.last_batch_iteration"};
+constexpr auto kKnownPaths = std::to_array<std::string_view>({"train_batch_size",
+                                                              "train_micro_batch_size_per_gpu",
+                                                              "gradient_accumulation_steps",
+                                                              "gradient_clipping",
+                                                              "communication_data_type",
+                                                              "zero_optimization.stage",
+                                                              "zero_optimization.offload_optimizer.device",
+                                                              "zero_optimization.offload_optimizer.nvme_path",
+                                                              "zero_optimization.mics_shard_size",
+                                                              "zero_optimization.cpu_offload",
+                                                              "fp16.enabled",
+                                                              "fp16.loss_scale",
+                                                              "fp16.initial_scale_power",
+                                                              "fp16.loss_scale_window",
+                                                              "fp16.hysteresis",
+                                                              "fp16.min_loss_scale",
+                                                              "bf16.enabled",
+                                                              "bfloat16.enabled",
+                                                              "optimizer.type",
+                                                              "optimizer.params.lr",
+                                                              "optimizer.params.betas",
+                                                              "optimizer.params.eps",
+                                                              "optimizer.params.weight_decay",
+                                                              "optimizer.params.torch_adam",
+                                                              "optimizer.params.adam_w_mode",
+                                                              "optimizer.params.bias_correction",
+                                                              "scheduler.type",
+                                                              "scheduler.params.total_num_steps",
+                                                              "scheduler.params.warmup_min_lr",
+                                                              "scheduler.params.warmup_max_lr",
+                                                              "scheduler.params.warmup_num_steps",
+                                                              "scheduler.params.warmup_type",
+                                                              "scheduler.params.last_batch_iteration"});
 
 bool below(std::string_view path, std::string_view group) {
   return path.starts_with(group) && (path.size() == group.size() || path[group.size()] == '.');
@@ -157,41 +155,6 @@ void translate_zero(Original& original, int64_t data_parallel, Draft& draft) {
     }
   }
   translate_offload(json, draft);
-}
-
-void translate_loss_scale(Original& original, Draft& draft) {
-  DeepSpeedJson& json = *original.json;
-  const bool zero = zero_stage(json) > 0;
-  const optim::LossScaleKind kind = zero ? optim::LossScaleKind::deepspeed_zero : optim::LossScaleKind::deepspeed_fused;
-  const optim::LossScaleRule usual = optim::usual_rule(kind);
-  const double fixed = json.number("fp16.loss_scale").value_or(0);
-  if (fixed > 0) {
-    draft.set("train.loss_scale", toml("constant"), json.where("fp16.loss_scale"));
-    draft.set("train.loss_scale_initial", toml(fixed), json.where("fp16.loss_scale"));
-    return;
-  }
-  draft.set(
-      "train.loss_scale", toml(optim::name_of(kind)),
-      json.has("fp16.loss_scale") ? json.where("fp16.loss_scale") : json.where("fp16.enabled"),
-      zero ? "DeepSpeed's rule for fp16 with ZeRO, with its numbers." : "DeepSpeed's rule for fp16 without ZeRO.");
-  if (const auto power = json.whole("fp16.initial_scale_power"); power && std::exp2(*power) != usual.initial)
-    draft.set("train.loss_scale_initial", toml(std::exp2(static_cast<double>(*power))),
-              json.where("fp16.initial_scale_power"));
-  if (const auto window = json.whole("fp16.loss_scale_window"); window && *window != usual.window)
-    draft.set("train.loss_scale_window", toml(*window), json.where("fp16.loss_scale_window"));
-  if (const auto least = json.number("fp16.min_loss_scale"); least && *least != usual.minimum)
-    draft.set("train.loss_scale_minimum", toml(*least), json.where("fp16.min_loss_scale"));
-  const auto hysteresis = json.whole("fp16.hysteresis");
-  if (!hysteresis) return;
-  if (!zero) {
-    draft.say(
-        Section::dead,
-        fmt::format("{}: without ZeRO, DeepSpeed halves the scale at every overflow and does not read it (it does "
-                    "since 2026-08)",
-                    json.where("fp16.hysteresis")));
-  } else if (*hysteresis != usual.hysteresis) {
-    draft.set("train.loss_scale_hysteresis", toml(*hysteresis), json.where("fp16.hysteresis"));
-  }
 }
 
 void translate_optimizer_block(Original& original, Draft& draft) {
@@ -256,7 +219,6 @@ bool translate_scheduler_block(Original& original, int64_t steps, Draft& draft) 
 void report_json(Original& original, Draft& draft) {
   DeepSpeedJson& json = *original.json;
   std::vector<std::string> known(kKnownPaths.begin(), kKnownPaths.end());
-  known.erase(std::remove(known.begin(), known.end(), ""), known.end());
   for (const JsonRow& row : kWithoutEquivalent) known.emplace_back(row.name);
   for (const std::string& path : json.unread()) {
     const auto row = std::find_if(kWithoutEquivalent.begin(), kWithoutEquivalent.end(),

@@ -8,11 +8,10 @@
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/words.h"
-#include "ridgeline/migrate/megatron_flags.h"
+#include "ridgeline/migrate/flag_tables.h"
 #include "ridgeline/migrate/original.h"
 #include "ridgeline/optim/batch_ramp.h"
 #include "ridgeline/optim/learning_rate.h"
-#include "ridgeline/optim/loss_scale.h"
 #include "ridgeline/train/config.h"
 
 namespace ridgeline::migrate {
@@ -401,7 +400,7 @@ class Megatron {
     const char* const asked = half ? "fp16" : brain ? "bf16" : "fp32";
     if (!deepspeed()) {
       draft_.set("train.precision", toml(asked), half || brain ? where(asked) : "neither --fp16 nor --bf16");
-      if (half) megatron_loss_scale();
+      if (half) translate_megatron_loss_scale(original_, draft_);
       return;
     }
     const char* const path = json().has("bf16.enabled") ? "bf16.enabled" : "bfloat16.enabled";
@@ -424,24 +423,6 @@ class Megatron {
       if (const Flag* const flag = flags_.find(name))
         draft_.say(Section::dead, fmt::format("{}: {}", flag->where(), kHandsOver));
     }
-  }
-
-  void megatron_loss_scale() {
-    if (const auto fixed = flags_.number("loss_scale"); fixed && *fixed > 0) {
-      draft_.set("train.loss_scale", toml("constant"), where("loss_scale"));
-      return draft_.set("train.loss_scale_initial", toml(*fixed), where("loss_scale"));
-    }
-    const optim::LossScaleRule usual = optim::usual_rule(optim::LossScaleKind::megatron);
-    draft_.set("train.loss_scale", toml("megatron"), where("fp16"));
-    if (const auto value = flags_.number("initial_loss_scale"); value && *value != usual.initial)
-      draft_.set("train.loss_scale_initial", toml(*value), where("initial_loss_scale"));
-    if (const auto value = flags_.number("min_loss_scale"); value && *value != usual.minimum)
-      draft_.set("train.loss_scale_minimum", toml(*value), where("min_loss_scale"));
-    if (const auto value = flags_.number("loss_scale_window");
-        value && *value != static_cast<double>(usual.window) && std::abs(*value) < 0x1p53)
-      draft_.set("train.loss_scale_window", toml(static_cast<int64_t>(*value)), where("loss_scale_window"));
-    if (const auto value = flags_.whole("hysteresis"); value && *value != usual.hysteresis)
-      draft_.set("train.loss_scale_hysteresis", toml(*value), where("hysteresis"));
   }
 
   void clipping() {

@@ -1,6 +1,6 @@
-#include "ridgeline/migrate/megatron_flags.h"
-
 #include <vector>
+
+#include "ridgeline/migrate/flag_tables.h"
 
 namespace ridgeline::migrate {
 namespace {

@@ -47,8 +47,9 @@ void report_flags(std::span<const FlagRow> rows, const Original& original, Draft
 void translate_zero(Original& original, int64_t data_parallel, Draft& draft);
 // 0 when the JSON names none.
 int64_t zero_stage(DeepSpeedJson& json);
-// fp16's loss scale as DeepSpeed reads it.
+// fp16's loss scale, by DeepSpeed's rules from the JSON, or by Megatron's from --fp16 and its flags.
 void translate_loss_scale(Original& original, Draft& draft);
+void translate_megatron_loss_scale(Original& original, Draft& draft);
 // The optimizer's and the scheduler's blocks, where DeepSpeed makes both. `steps`: the run's, 0 when not known.
 void translate_optimizer_block(Original& original, Draft& draft);
 bool translate_scheduler_block(Original& original, int64_t steps, Draft& draft);
