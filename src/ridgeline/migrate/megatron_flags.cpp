@@ -5,7 +5,6 @@
 namespace ridgeline::migrate {
 namespace {
 
-using enum Translation;
 constexpr std::string_view kWritten = "every run writes metrics.jsonl and TensorBoard events into its folder";
 constexpr std::string_view kFused = "how it is computed, not what: there is one implementation of each operator";
 constexpr std::string_view kLauncher = "ranks find one another through MPI";
@@ -13,6 +12,7 @@ constexpr std::string_view kResume = "`ridgeline train --resume` goes on with ev
 constexpr std::string_view kOther = "not supported";
 
 std::vector<FlagRow> model_rows() {
+  using enum Translation;
   return {{"num_layers", whole, "model.layers", ""},
           {"hidden_size", whole, "model.width", ""},
           {"num_attention_heads", whole, "model.heads", ""},
@@ -56,6 +56,7 @@ std::vector<FlagRow> model_rows() {
 }
 
 std::vector<FlagRow> parallel_rows() {
+  using enum Translation;
   return {{"tensor_model_parallel_size", whole, "parallel.tensor", ""},
           {"pipeline_model_parallel_size", whole, "parallel.pipeline", ""},
           {"num_layers_per_virtual_pipeline_stage", combined, "", ""},
@@ -90,6 +91,7 @@ std::vector<FlagRow> parallel_rows() {
 }
 
 std::vector<FlagRow> training_rows() {
+  using enum Translation;
   return {{"micro_batch_size", whole, "train.micro_batch", ""},
           {"global_batch_size", combined, "", ""},
           {"rampup_batch_size", combined, "", ""},
@@ -149,6 +151,7 @@ std::vector<FlagRow> training_rows() {
 }
 
 std::vector<FlagRow> data_and_output_rows() {
+  using enum Translation;
   return {{"data_path", combined, "", ""},
           {"train_data_path", combined, "", ""},
           {"valid_data_path", combined, "", ""},

@@ -15,7 +15,7 @@ bool in_name(char c) {
   return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_';
 }
 
-Number combined(char sign, int64_t left, int64_t right) {
+Number computed(char sign, int64_t left, int64_t right) {
   int64_t result = 0;
   switch (sign) {
     case '+':
@@ -60,7 +60,7 @@ class Expression {
       const char next = sign(signs);
       if (next == 0) break;
       const Number right = sums ? series("*/%") : single();
-      value = right ? combined(next, *value, *right) : Number();
+      value = right ? computed(next, *value, *right) : Number();
     }
     return value;
   }
@@ -73,7 +73,7 @@ class Expression {
   Number operand() {
     if (const char minus = sign("+-")) {
       const Number value = single();
-      return value ? combined(minus, 0, *value) : Number();
+      return value ? computed(minus, 0, *value) : Number();
     }
     if (sign("(")) {
       const Number value = series("+-");

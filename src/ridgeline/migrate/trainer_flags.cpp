@@ -5,7 +5,6 @@
 namespace ridgeline::migrate {
 namespace {
 
-using enum Translation;
 constexpr std::string_view kRunFolder = "`ridgeline train --out` names the run's folder";
 constexpr std::string_view kLogged = "every step is logged, to metrics.jsonl and TensorBoard";
 constexpr std::string_view kNoNeed = "tokens are mapped from a .bin file: no workers, no collator";
@@ -13,6 +12,7 @@ constexpr std::string_view kRendezvous = "ranks find one another through MPI";
 constexpr std::string_view kSpeed = "how it is computed, not what";
 
 std::vector<FlagRow> trainer_optimization_rows() {
+  using enum Translation;
   return {{"per_device_train_batch_size", combined, "", ""},
           {"gradient_accumulation_steps", combined, "", ""},
           {"learning_rate", combined, "", ""},
@@ -45,6 +45,7 @@ std::vector<FlagRow> trainer_optimization_rows() {
 }
 
 std::vector<FlagRow> trainer_other_rows() {
+  using enum Translation;
   return {{"deepspeed", combined, "", ""},
           {"deepspeed_config", combined, "", ""},
           {"model_name_or_path", combined, "", ""},

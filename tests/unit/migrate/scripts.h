@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "ridgeline/base/error.h"
 #include "ridgeline/base/file.h"
 #include "ridgeline/migrate/migration.h"
 
