@@ -1,5 +1,9 @@
-#include <cstdlib>
+#include <fmt/format.h>
 
+#include <cstdlib>
+#include <string_view>
+
+#include "ridgeline/base/error.h"
 #include "ridgeline/comm/communicator.h"
 
 namespace ridgeline::comm {
@@ -10,6 +14,23 @@ bool launched_by_mpi() {
     if (std::getenv(name) != nullptr) return true;
   }
   return false;
+}
+
+void require_company() {
+  // Set by srun for the tasks of a step, and not for the batch script; a launcher of MPI's own may stand between a task
+  // and this process, and then knows better.
+  const char* tasks = std::getenv("SLURM_STEP_NUM_TASKS");
+  if (tasks == nullptr || std::getenv("SLURM_PROCID") == nullptr || std::atoi(tasks) < 2) return;
+  for (const char* name : {"HYDI_CONTROL_FD", "OMPI_COMM_WORLD_SIZE"}) {
+    if (std::getenv(name) != nullptr) return;
+  }
+  const std::string_view flag = slurm_mpi_flag();
+  throw Error(fmt::format("srun started {} tasks, but each of them takes itself for the only rank", tasks),
+              flag.empty()
+                  ? "This ridgeline was built without MPI: start one task, with --ranks; or build it with MPI."
+                  : fmt::format("Start them with `srun --mpi={}`: that is what the MPI of this ridgeline wants; "
+                                "`srun --mpi=list` shows what this Slurm has.",
+                                flag));
 }
 
 }  // namespace ridgeline::comm
