@@ -129,8 +129,8 @@ void Control::on(int peer, const FailureNotice& message, int64_t now) {
   arrive(message, now, host_ == kDeputy && parent_of(peer) == 0);
 }
 
-void Control::on(int peer, const Verdict& message, int64_t /*now*/) {
-  if (peer == parent_ && !verdict_) decide(message.failure);
+void Control::on(int /*peer*/, const Verdict& message, int64_t /*now*/) {
+  if (!verdict_) decide(message.failure);
 }
 
 void Control::failed_here(const Failure& failure, int64_t now, int64_t wall) {
@@ -170,7 +170,9 @@ void Control::decide(const FailureNotice& notice) {
   if (verdict_) return;
   verdict_ = notice;
   actions_.record = failure_of(notice);
-  send_down(Verdict{notice});
+  for (const auto& [peer, link] : links_) {
+    if (link.silent || (link.open && peer != parent_)) send(peer, Verdict{notice});
+  }
   if (notice.source == host_) return announce();
   actions_.settled = true;
 }
@@ -225,7 +227,10 @@ void Control::tick(int64_t now) {
     link.heard += away;
     if (link.open && now - link.heard > times_.silence) silent.push_back(peer);
   }
-  for (const int peer : silent) lost(peer, now);
+  for (const int peer : silent) {
+    links_[peer].silent = true;
+    lost(peer, now);
+  }
   if (now - beaten_ >= times_.beat) {
     beaten_ = now;
     for (const auto& [peer, link] : links_) {

@@ -94,6 +94,7 @@ class Control {
   struct Link {
     int64_t heard = 0;
     bool open = false, departed = false;
+    bool silent = false;  // given up, but should it wake up it is to hear the verdict first
     bool asked = false;  // its answer is outstanding
   };
 

@@ -302,7 +302,12 @@ void Host::fail_unwatched() const {
         .operation = {},
         .what = fmt::format("the process on host {} that watches over its ranks has ended", host_name()),
         .next = "Do not end processes named ridgeline-watch; resume from the last checkpoint."});
-  if (setup_.hosts > 1) keep_quiet();
+  if (setup_.hosts > 1) {
+    // What follows when this rank leaves should not be seen before the neighbours have named this host.
+    constexpr int kMicroseconds = 500'000;
+    ::usleep(kMicroseconds);
+    keep_quiet();
+  }
   throw_failure();
 }
 
