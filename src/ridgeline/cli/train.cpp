@@ -181,7 +181,10 @@ void run(TrainOptions& options) {
     return;
   }
   const device::Machine machine = device::Machine::read();
-  if (!comm::launched_by_mpi()) return run_threads(options, machine);
+  if (!comm::launched_by_mpi()) {
+    comm::require_company();
+    return run_threads(options, machine);
+  }
   const train::StopSignals signals;
   comm::run_mpi(world_options(options, machine, timeout_of(options.run)),
                 [&](comm::World& ranks) { run_as_rank(options, machine, ranks); });

@@ -213,8 +213,11 @@ bool launched_by_mpi();
 // MPI.
 const char* slurm_mpi_flag();
 
-// Throws when this process is one of several tasks of a Slurm step, but takes itself for the only rank (no launcher's
-// variables, or an MPI world of one): N of them would train N times, into one folder.
+// Whether srun started this process as one of several tasks.
+bool one_of_several_tasks();
+
+// For a process that takes itself for the only one (no launcher's variables, or an MPI world of one rank): throws when
+// it is one of several tasks. N of them would train N times, into one folder.
 void require_company();
 
 }  // namespace ridgeline::comm

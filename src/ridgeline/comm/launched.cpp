@@ -16,14 +16,17 @@ bool launched_by_mpi() {
   return false;
 }
 
-void require_company() {
+bool one_of_several_tasks() {
   // Set by srun for the tasks of a step, and not for the batch script; a launcher of MPI's own may stand between a task
   // and this process, and then knows better.
   const char* tasks = std::getenv("SLURM_STEP_NUM_TASKS");
-  if (tasks == nullptr || std::getenv("SLURM_PROCID") == nullptr || std::atoi(tasks) < 2) return;
-  for (const char* name : {"HYDI_CONTROL_FD", "OMPI_COMM_WORLD_SIZE"}) {
-    if (std::getenv(name) != nullptr) return;
-  }
+  if (tasks == nullptr || std::getenv("SLURM_PROCID") == nullptr || std::atoi(tasks) < 2) return false;
+  return std::getenv("HYDI_CONTROL_FD") == nullptr && std::getenv("OMPI_COMM_WORLD_SIZE") == nullptr;
+}
+
+void require_company() {
+  if (!one_of_several_tasks()) return;
+  const char* tasks = std::getenv("SLURM_STEP_NUM_TASKS");
   const std::string_view flag = slurm_mpi_flag();
   throw Error(fmt::format("srun started {} tasks, but each of them takes itself for the only rank", tasks),
               flag.empty()
