@@ -107,11 +107,7 @@ void Control::connected(int peer, int64_t now) {
   link.open = true;
   link.heard = now;
   send(peer, Alive{});
-  if (peer == parent_) {
-    if (first_ && !verdict_) send(peer, *first_);
-    return;
-  }
-  if (verdict_) send(peer, Verdict{*verdict_});
+  if (peer == parent_ && first_ && !verdict_) send(peer, *first_);
 }
 
 void Control::received(int peer, const ControlMessage& message, int64_t now) {

@@ -5,6 +5,7 @@
 #include <linux/futex.h>
 #include <poll.h>
 #include <sched.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -30,8 +31,11 @@ void put(char (&field)[kChars], std::string_view text) {
   field[length] = 0;
 }
 
-// Plain write(2): also called where memory may be short and a half-finished process is all there is.
-void write_failure_file(const std::string& path, const Failure& failure) {
+// Plain write(2): also called where memory may be short and a half-finished process is all there is. A file that was
+// written since this run began, by the other side of a network that fell apart, stays.
+void write_failure_file(const std::string& path, const Failure& failure, int64_t run_began) {
+  struct stat there {};
+  if (::stat(path.c_str(), &there) == 0 && there.st_mtim.tv_sec > run_began) return;
   const std::string text = fmt::format("rank: {}\nhost: {}\noperation: {}\nfailure: {}\nnext: {}\n", failure.rank,
                                        failure.host, failure.operation, failure.what, failure.next);
   const int file = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
@@ -126,7 +130,7 @@ int64_t steady_nanoseconds() {
   return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
 }
 
-Host::Host(HostSetup setup) : setup_(std::move(setup)) {
+Host::Host(HostSetup setup) : setup_(std::move(setup)), began_(::time(nullptr)) {
   states_ = reinterpret_cast<RankState*>(setup_.memory + kRanksOffset);
   regions_.resize(static_cast<size_t>(ranks()) * kRegions);
 }
@@ -263,7 +267,7 @@ void Host::announce() const noexcept {
       record.reported.store(1, std::memory_order_relaxed);
       options().on_failure(first);
     }
-    if (!first.refusal && !options().failure_file.empty()) write_failure_file(options().failure_file, first);
+    if (!first.refusal && !options().failure_file.empty()) write_failure_file(options().failure_file, first, began_);
     record.settled.store(1, std::memory_order_release);
   } catch (...) {
     // Out of memory: it is still thrown.

@@ -99,6 +99,7 @@ class Host {
   std::vector<Region> regions_;  // [local * kRegions + region]
   int next_region_ = 0;
   int watcher_ = -1;
+  int64_t began_;  // wall clock, seconds
 };
 
 // "all_reduce 'gradient' (segment 3, step 17)"

@@ -102,6 +102,7 @@ ControlSetup control_setup(const MpiHosts& hosts, const WorldOptions& options, c
   constexpr int64_t kLeast = 2 * kSecond;  // of a few signs of life
   setup.times.silence =
       std::max(kLeast, int64_t{std::chrono::nanoseconds(std::min(options.timeout, options.silence)).count()});
+  setup.times.beat = std::min(kSecond, setup.times.silence / 4);
   setup.connect_limit = setup.times.silence;
   for (size_t host = 0; host < hosts.ranks.size(); ++host) {
     const std::vector<int>& ranks = hosts.ranks[host];

@@ -55,6 +55,10 @@ class Cluster {
     control(host).failed_here(failure, now, wall);
     act(host);
   }
+  void lose(int host, int peer) {
+    control(host).lost(peer, now);
+    act(host);
+  }
   void stall(int host) {
     Stall stall{};
     put_text(stall.operation, "barrier 'end'");
@@ -73,6 +77,14 @@ class Cluster {
   }
   void run(int64_t duration) {
     for (const int64_t end = now + duration; now < end; now += kMillisecond) {
+      for (auto it = unread.begin(); it != unread.end();) {
+        if (at(it->first).running) {
+          deliver(it->second);
+          it = unread.erase(it);
+        } else {
+          ++it;
+        }
+      }
       while (!events.empty() && events.begin()->first <= now) {
         const Event event = events.begin()->second;
         events.erase(events.begin());
@@ -120,7 +132,7 @@ class Cluster {
       return;
     }
     if (!to.running) {
-      events.emplace(now + kMillisecond, event);
+      unread.emplace(event.to, event);
       return;
     }
     switch (event.kind) {
@@ -167,6 +179,7 @@ class Cluster {
   }
 
   std::multimap<int64_t, Event> events;
+  std::multimap<int, Event> unread;  // of hosts that do not run, in order
   std::map<std::pair<int, int>, bool> connections;
 };
 
@@ -281,6 +294,65 @@ TEST(Control, ALostWatcherIsNamedOnceWithItsRanks) {
       }
     }
   }
+}
+
+// The root is gone, and its children find out one after the other: host 1 decides for all of them.
+TEST(Control, OrphansOfTheRootAgreeAtHostOne) {
+  Cluster cluster(9);
+  cluster.kill(0, false);
+  for (const int orphan : {2, 5, 3}) {
+    cluster.lose(orphan, 0);
+    cluster.run(300 * kMillisecond);
+    EXPECT_EQ(cluster.announced(), 1);
+    EXPECT_EQ(cluster.at(2).announced, 1);
+  }
+  cluster.run(15 * kSecond);
+  cluster.expect_everybody_knows("host node0 (ranks 0-1) does not answer");
+  EXPECT_EQ(cluster.announced(), 1);
+}
+
+// One that was stopped and wakes up finds the verdict about itself before its connections' ends.
+TEST(Control, AWatcherThatWasGivenUpAndWakesUpHasNothingToAdd) {
+  for (const int host : {0, 1, 2, 9, 19}) {
+    Cluster cluster(20);
+    cluster.at(host).running = false;
+    cluster.run(13 * kSecond);
+    EXPECT_EQ(cluster.announced(), 1) << host;
+    for (int other = 0; other < 20; ++other) {
+      if (other != host) cluster.kill(other, true);
+    }
+    cluster.run(10 * kMillisecond);
+    cluster.at(host).running = true;
+    cluster.run(kSecond);
+    EXPECT_EQ(cluster.at(host).announced, 0) << host;
+    EXPECT_TRUE(cluster.at(host).settled) << host;
+  }
+}
+
+TEST(Control, AWatcherThatEndsAfterItsRanksHaveDepartedIsNotMissed) {
+  Cluster cluster(10);
+  cluster.control(7).departed_here(cluster.now);
+  cluster.run(10 * kMillisecond);
+  cluster.kill(7, true);
+  cluster.run(20 * kSecond);
+  EXPECT_EQ(cluster.announced(), 0);
+  for (int host = 0; host < 10; ++host) {
+    if (host != 7) cluster.control(host).departed_here(cluster.now);
+  }
+  cluster.run(10 * kMillisecond);
+  EXPECT_TRUE(cluster.at(0).left && cluster.at(9).left);
+}
+
+// A launcher that answers a death by ending whole hosts, watchers and all.
+TEST(Control, ADeathWhoseHostIsEndedIsAnnouncedByTheRoot) {
+  Cluster cluster(9);
+  cluster.fail(5, true, 7);
+  cluster.run(5 * kMillisecond);
+  cluster.kill(5, true);
+  cluster.run(kSecond);
+  EXPECT_EQ(cluster.at(0).announced, 1);
+  EXPECT_EQ(cluster.announced(), 1);
+  EXPECT_EQ(cluster.at(3).recorded.back().rank, 10);
 }
 
 TEST(Control, AWatcherThatDidNotRunBlamesNobody) {
