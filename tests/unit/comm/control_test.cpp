@@ -66,28 +66,28 @@ class Cluster {
     control(host).stalled_here(stall, now);
     act(host);
   }
-  // The machine is gone: nobody is told. Or its watcher: the system closes its connections.
+  // The machine is gone: nobody is told. Or its watcher: the system closes its connections_.
   void kill(int host, bool connections_close) {
     at(host).alive = false;
     if (!connections_close) return;
-    for (const auto& [ends, open] : connections) {
-      if (ends.first == host && open) events.emplace(now + kDelay, Event{host, ends.second, Kind::closed, {}});
-      if (ends.second == host && open) events.emplace(now + kDelay, Event{host, ends.first, Kind::closed, {}});
+    for (const auto& [ends, open] : connections_) {
+      if (ends.first == host && open) events_.emplace(now + kDelay, Event{host, ends.second, Kind::closed, {}});
+      if (ends.second == host && open) events_.emplace(now + kDelay, Event{host, ends.first, Kind::closed, {}});
     }
   }
   void run(int64_t duration) {
     for (const int64_t end = now + duration; now < end; now += kMillisecond) {
-      for (auto it = unread.begin(); it != unread.end();) {
+      for (auto it = unread_.begin(); it != unread_.end();) {
         if (at(it->first).running) {
           deliver(it->second);
-          it = unread.erase(it);
+          it = unread_.erase(it);
         } else {
           ++it;
         }
       }
-      while (!events.empty() && events.begin()->first <= now) {
-        const Event event = events.begin()->second;
-        events.erase(events.begin());
+      while (!events_.empty() && events_.begin()->first <= now) {
+        const Event event = events_.begin()->second;
+        events_.erase(events_.begin());
         deliver(event);
       }
       for (int host = 0; host < static_cast<int>(hosts.size()); ++host) {
@@ -128,17 +128,17 @@ class Cluster {
     Simulated& to = at(event.to);
     if (!to.alive) {
       // Nobody accepts a connection there.
-      if (event.kind == Kind::reach) events.emplace(now + kDelay, Event{event.to, event.from, Kind::closed, {}});
+      if (event.kind == Kind::reach) events_.emplace(now + kDelay, Event{event.to, event.from, Kind::closed, {}});
       return;
     }
     if (!to.running) {
-      unread.emplace(event.to, event);
+      unread_.emplace(event.to, event);
       return;
     }
     switch (event.kind) {
       case Kind::reach:
-        connections[{event.from, event.to}] = true;
-        events.emplace(now + kDelay, Event{event.to, event.from, Kind::greet, {}});
+        connections_[{event.from, event.to}] = true;
+        events_.emplace(now + kDelay, Event{event.to, event.from, Kind::greet, {}});
         to.control->connected(event.from, now);
         break;
       case Kind::greet:
@@ -170,17 +170,17 @@ class Cluster {
       here.left = here.left || actions.leave;
       for (const auto& [peer, message] : actions.send) {
         ++messages;
-        events.emplace(now + kDelay, Event{host, peer, Kind::message, message});
+        events_.emplace(now + kDelay, Event{host, peer, Kind::message, message});
       }
-      if (actions.reach >= 0) events.emplace(now + kDelay, Event{host, actions.reach, Kind::reach, {}});
+      if (actions.reach >= 0) events_.emplace(now + kDelay, Event{host, actions.reach, Kind::reach, {}});
       if (!actions.look) return;
       here.control->looked(*actions.look, here.suspects, now);
     }
   }
 
-  std::multimap<int64_t, Event> events;
-  std::multimap<int, Event> unread;  // of hosts that do not run, in order
-  std::map<std::pair<int, int>, bool> connections;
+  std::multimap<int64_t, Event> events_;
+  std::multimap<int, Event> unread_;  // of hosts that do not run, in order
+  std::map<std::pair<int, int>, bool> connections_;
 };
 
 Suspect suspect_of(int rank, Standing standing, int64_t idle_milliseconds) {
