@@ -125,7 +125,10 @@ void Watch::on_pipe(int local) {
   do {
     count = ::read(ranks_[static_cast<size_t>(local)].pipe, bytes, sizeof(bytes));
   } while (count == static_cast<ssize_t>(sizeof(bytes)));
-  if (count == 0) on_death(local, false);
+  if (count != 0) return;
+  // Its memory may take long to be given back, during which the launcher kills the others.
+  ranks_[static_cast<size_t>(local)].closed = wall_nanoseconds();
+  on_death(local, false);
 }
 
 void Watch::on_death(int local, bool is_process) {
@@ -133,7 +136,10 @@ void Watch::on_death(int local, bool is_process) {
   int& file = is_process ? rank.process : rank.pipe;
   // A closed pipe alone may mean that the program closes whatever it finds.
   const bool dead = is_process || dead_within(rank, local, 1000);
-  if (dead && !host_.failed() && host_.state(local).departed.load() == 0) report_death(host_, local);
+  if (dead && !host_.failed() && host_.state(local).departed.load() == 0) {
+    died_ = rank.closed;
+    report_death(host_, local);
+  }
   if (is_process || (dead && rank.process < 0)) rank.alive = false;
   ::close(file);
   file = -1;
@@ -142,7 +148,7 @@ void Watch::on_death(int local, bool is_process) {
 void Watch::look_at_ranks(int64_t now) {
   if (host_.failed() && !failure_told_) {
     failure_told_ = true;
-    control_.failed_here(host_.failure(), now, wall_nanoseconds());
+    control_.failed_here(host_.failure(), now, died_ != 0 ? died_ : wall_nanoseconds());
   }
   bool all_departed = true;
   for (int local = 0; local < host_.ranks(); ++local) {

@@ -28,6 +28,7 @@ class Watch {
     int process = -1;
     int pipe = -1;
     bool alive = true;
+    int64_t closed = 0;  // when its pipe was, wall clock
   };
 
   void open_rank(int local);
@@ -51,6 +52,7 @@ class Watch {
   ControlLinks links_;
   std::vector<Watched> ranks_;
   int64_t connect_limit_;
+  int64_t died_ = 0;  // when the rank whose death was reported closed its pipe
   int64_t failed_since_ = 0, ended_since_ = 0;
   bool failure_told_ = false, stall_told_ = false, departed_told_ = false;
 };
