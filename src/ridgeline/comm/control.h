@@ -95,7 +95,7 @@ class Control {
     int64_t heard = 0;
     bool open = false, departed = false;
     bool silent = false;  // given up, but should it wake up it is to hear the verdict first
-    bool asked = false;  // its answer is outstanding
+    bool asked = false;   // its answer is outstanding
   };
 
   void on(int peer, const Hello& message, int64_t now);
