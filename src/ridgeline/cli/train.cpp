@@ -125,11 +125,12 @@ void admit_order(TrainOptions& options, const train::Config& config, const devic
   };
 }
 
-comm::WorldOptions world_options(const TrainOptions& options, const device::Machine& machine, double timeout) {
+comm::WorldOptions world_options(TrainOptions& options, const device::Machine& machine, double timeout) {
   return {
       .timeout = std::chrono::milliseconds(static_cast<int64_t>(timeout * 1000)),
       .failure_file = options.out.empty() ? "" : (std::filesystem::path(options.out) / train::kFailureName).string(),
       .on_failure = print_failure,
+      .exit_status = [&options] { return options.stopped ? kUnfinished : 0; },
       .processors = machine.count()};
 }
 
@@ -191,6 +192,7 @@ void run(TrainOptions& options) {
     comm::run_mpi(world_options(options, machine, timeout_of(options.run)),
                   [&](comm::World& ranks) { run_as_rank(options, machine, ranks); });
   } else {
+    comm::require_company();
     run_threads(options, machine);
   }
   if (options.stopped) throw Unfinished();

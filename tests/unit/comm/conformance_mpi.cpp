@@ -90,7 +90,8 @@ int run_failure(WorldOptions options, const std::string& name) {
   return 2;
 }
 
-// Rank 1 dies or stops at step 50 of an endless loop.
+// Rank 1 dies or stops at step 50 of an endless loop; "run": nobody does, and every rank then leaves its process number
+// in a file of COMM_TEST_FOLDER.
 int run_death(WorldOptions options, const std::string& how) {
   options.timeout = std::chrono::milliseconds(1500);
   if (std::getenv("COMM_TEST_NO_HOOK") == nullptr) {
@@ -111,6 +112,11 @@ int run_death(WorldOptions options, const std::string& how) {
           if (how == "stall") std::this_thread::sleep_for(std::chrono::seconds(100));
           if (how == "exit") std::_Exit(7);
           if (how == "throw") throw Error("it throws");
+        }
+        if (step == 50 && how == "run") {
+          const std::string file = fmt::format("{}/rank.{}", std::getenv("COMM_TEST_FOLDER"), world.rank());
+          std::ofstream(file + ".new") << ::getpid() << "\n";
+          std::filesystem::rename(file + ".new", file);
         }
         comm->wait(ticket);
         comm->wait(comm->barrier({"end of step", -1, step}));
