@@ -74,6 +74,8 @@ HostSetup host_setup(const MpiHosts& hosts, const SharedMemory& memory, const Wo
   setup.stage_bytes = kStageBytes;
   setup.host_name = hosts.name;
   setup.hosts = static_cast<int>(hosts.ranks.size());
+  setup.processors = hosts.processors;
+  setup.ranks_on_processors = hosts.ranks_on_processors;
   setup.options = options;
   return setup;
 }
@@ -185,7 +187,7 @@ void run_mpi(const WorldOptions& options, const std::function<void(World&)>& bod
   MPI_Comm_rank(MPI_COMM_WORLD, &rank);
   MPI_Comm_size(MPI_COMM_WORLD, &size);
   if (size == 1) require_company();
-  const MpiHosts hosts = detail::find_hosts(rank, size);
+  const MpiHosts hosts = detail::find_hosts(rank, size, options.processors);
   const SharedMemory memory = control_memory(hosts, rank, size);
   Host host(host_setup(hosts, memory, options));
   const int local = host.local_rank(rank);
