@@ -203,7 +203,9 @@ UsageError explain(const CLI::App& app, const std::string& name, const CLI::Pars
   if (const std::vector<std::string> names = names_of_subcommands(command);
       error.get_name() == "RequiredError" && !names.empty())
     what = fmt::format("{}: say which: {}", path, fmt::join(names, " | "));
-  if (const std::vector<std::string> extras = app.remaining(true); !extras.empty()) {
+  std::vector<std::string> extras = app.remaining(true);
+  std::erase(extras, "--");  // which was understood
+  if (!extras.empty()) {
     what = fmt::format("{}: {} does not take this", extras.front(), path);
     const std::string word = extras.front().substr(0, extras.front().find('='));
     if (const std::string guess = nearest(word, words_of(command)); !guess.empty())

@@ -125,13 +125,15 @@ std::string script_of(LaunchOptions& options) {
     throw UsageError("--site is missing", "`ridgeline launch --list-sites` shows the known ones.");
   if (options.job.config.empty())
     throw UsageError("CONFIG is missing",
-                     "For example: ridgeline launch --site generic --nodes 2 configs/quickstart.toml");
+                     "For example: ridgeline launch --site generic --nodes 2 configs/gpt2_124m.toml");
   if (options.job.config.string().starts_with("-"))
     throw UsageError("CONFIG is missing", "Give it before --set, which takes every word up to the next option.");
   check_train_options(options.job.train);
   const launch::Site site = launch::read_site(options.site);
   if (options.job.out.empty()) options.job.out = std::filesystem::path("runs") / options.job.config.stem();
   options.job.command = command_of(options);
+  if (options.job.command.find('\n') != std::string::npos)
+    throw UsageError("an option has a line break", "Scripts are written line by line: rename the file.");
   options.job.program_mpi = srun_mpi();
   if (options.submit && site.slurm.needs_account && options.job.account.empty() && site.slurm.account.empty())
     throw Error(fmt::format("--submit: {} wants to know whose allocation pays", site.name), "Give --account PROJECT.");
@@ -171,7 +173,7 @@ void add_launch(const Command& program) {
       "  ridgeline launch --site frontier --nodes 4 --time 2:00:00 configs/gpt_22b_3d.toml > job.sbatch\n"
       "  ridgeline launch --site lumi --nodes 2 --account project_1 --submit configs/gptj_6b_fsdp.toml\n"
       "  ridgeline launch --print-site generic > my_cluster.toml\n"
-      "  ridgeline launch --site my_cluster.toml --nodes 2 configs/quickstart.toml --set data.train=data/corpus");
+      "  ridgeline launch --site my_cluster.toml --nodes 2 configs/gpt2_124m.toml --set data.train=data/corpus");
   command.option("CONFIG", options->job.config, "Configuration of the run").placeholder("FILE.toml");
   command.list("TRAIN_OPTIONS", options->job.train, "Options of train, behind --: --quiet, --trace FILE.json, ...")
       .placeholder("-- OPTION ...");

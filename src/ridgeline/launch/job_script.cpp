@@ -146,7 +146,7 @@ std::string launch(const Site& site, const Job& job) {
       "Since Slurm 22.05 srun does not take this over from the job.");
   add("--wait=30",
       "When a rank has ended, all have to within this many seconds: nobody waits for a dead one. Not "
-      "--kill-on-bad-exit: exit code 75, of the first rank to stop in good order, would kill the others.");
+      "--kill-on-bad-exit: to that, exit code 75 of the first rank to stop in good order is a failure, too.");
   add("--kill-on-bad-exit=0", "");
   if (!job.mpi.empty())
     add("--mpi=" + job.mpi, "How ranks find each other: as the program's MPI wants it, whatever Slurm's default is.");
@@ -212,9 +212,12 @@ std::string shell_word(std::string_view text) {
     return std::isalnum(c) != 0 || std::string_view("_@%+=:./-").find(static_cast<char>(c)) != std::string_view::npos;
   });
   if (plain) return std::string(text);
-  std::string result = "'";
-  for (const char c : text) result += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return result + "'";
+  std::string result = "\"";
+  for (const char c : text) {
+    if (std::string_view("\"$`\\").find(c) != std::string_view::npos) result += '\\';
+    result += c;
+  }
+  return result + "\"";
 }
 
 std::string job_script(const Site& site, const Job& job) {
