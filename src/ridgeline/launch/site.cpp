@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <optional>
 #include <variant>
 
@@ -166,6 +167,10 @@ class Reader {
     if (!std::visit(Setter{node}, field.slot))
       fail(node.source(), name, fmt::format("{} is expected", expected(field.slot)),
            "docs/launch.md explains the keys.");
+    // Scripts hold it in a line.
+    const std::string text = node.value_exact<std::string>().value_or("");
+    if (std::any_of(text.begin(), text.end(), [](unsigned char c) { return c < ' '; }))
+      fail(node.source(), name, "a line break or another control character", "Write it in one line.");
     if (!node.is_number()) return;
     const double value = *node.value<double>();
     if (value >= field.low && value <= field.high) return;
@@ -184,6 +189,14 @@ void check_site(const Site& site, const Reader& reader) {
   if (site.node.ranks > site.node.cores)
     reader.fail(start, "node.ranks", fmt::format("{} ranks on {} cores", site.node.ranks, site.node.cores),
                 "A rank takes a core at the least.");
+  for (const Variable& variable : site.environment) {
+    const bool good = !variable.name.empty() && std::isdigit(static_cast<unsigned char>(variable.name[0])) == 0 &&
+                      std::all_of(variable.name.begin(), variable.name.end(),
+                                  [](unsigned char c) { return c == '_' || std::isalnum(c) != 0; });
+    if (!good)
+      reader.fail(start, "environment.name", fmt::format("'{}' is no name of a variable", variable.name),
+                  "Letters, digits and _, the first no digit.");
+  }
   for (size_t at = 1; at < site.limits.size(); ++at) {
     if (site.limits[at].nodes <= site.limits[at - 1].nodes)
       reader.fail(start, "limit.nodes", "limits are not in ascending order", "Begin with the fewest nodes.");

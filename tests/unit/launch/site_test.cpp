@@ -82,6 +82,9 @@ TEST(Site, RefusesWhatKeysMakeTogether) {
   EXPECT_THAT(with("ranks = 2", "ranks = 2\ndevices = 2"), HasSubstr("node.device_memory"));
   EXPECT_THAT(site_refusal(std::string(kPlain) + "[[limit]]\nnodes = 4\nhours = 1\n[[limit]]\nnodes = 4\nhours = 2\n"),
               HasSubstr("ascending"));
+  EXPECT_THAT(site_refusal(std::string(kPlain) + "[[environment]]\nname = \"A-B\"\nvalue = \"1\"\nwhy = \"z\"\n"),
+              HasSubstr("'A-B' is no name of a variable"));
+  EXPECT_THAT(with("\"A cluster\"", "\"A\\nrm -rf x\""), HasSubstr("my.toml:2: about: a line break"));
 }
 
 TEST(Site, EveryKnownOneIsItsFileAndComplete) {
