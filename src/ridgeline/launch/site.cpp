@@ -114,13 +114,13 @@ class Reader {
     std::vector<std::string> known(others.begin(), others.end());
     for (const Field& field : fields) known.emplace_back(field.name);
     for (const auto& [key, node] : table) {
-      const auto field =
-          std::find_if(fields.begin(), fields.end(), [&](const Field& f) { return f.name == key.str(); });
+      const std::string given(key.str());
+      const auto field = std::find_if(fields.begin(), fields.end(), [&](const Field& f) { return f.name == given; });
       if (field != fields.end()) {
-        set(*field, full(name, key.str()), node);
-      } else if (std::find(known.begin(), known.end(), key.str()) == known.end()) {
-        const std::string guess = nearest(key.str(), known);
-        fail(key.source(), full(name, key.str()), "no such key",
+        set(*field, full(name, given), node);
+      } else if (std::find(known.begin(), known.end(), given) == known.end()) {
+        const std::string guess = nearest(given, known);
+        fail(key.source(), full(name, given), "no such key",
              guess.empty() ? fmt::format("Keys here: {}.", fmt::join(known, ", "))
                            : fmt::format("Did you mean {}?", full(name, guess)));
       }
