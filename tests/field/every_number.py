@@ -23,6 +23,7 @@ BYTES = 4 << 30
 KINDS = "INT|UINT|FLOAT|NUMBER|SIZE|N"
 LEAST_OPTIONS = 25
 
+scripts = Path(__file__).resolve().parent.parent / "unit/migrate/scripts"
 program, here, sets = Path(sys.argv[1]).resolve(), Path(sys.argv[2]), sys.argv[3:]
 
 
@@ -40,6 +41,7 @@ def commands():
     yield ["generate"], [*model, "--prompt", "w1", "--tokens", "2"]
     yield ["export"], [*model, "--out", "OUT"]
     yield ["inspect"], [here / "run"]
+    yield ["migrate"], [scripts / "gpt2_xl_ddp.sh"]
     yield ["bench", "ops"], ["--filter", "none is called so"]
     yield ["bench", "comm"], ["--ranks", "1", "--bytes", "64", "--rounds", "1"]
     yield ["bench", "train"], ["--rows", "none is called so"]

@@ -27,7 +27,7 @@ namespace {
 
 constexpr int kFailed = 1;
 constexpr int kUsage = 2;
-constexpr int kIncomplete = 3, kUnfinished = 75;
+constexpr int kIncomplete = 3;
 
 // Never throws: there may be nobody left to read.
 void print_error(const std::string& what, const std::string& next) {
@@ -53,7 +53,7 @@ bool first_to_say(const std::string& what) {
 // An error before the ranks know each other (a bad configuration) usually meets all of them: one per host says it, and
 // stays long enough for the others to see that it did.
 void print_once(const std::string& what, const std::string& next) {
-  if (!comm::launched_by_mpi()) return print_error(what, next);
+  if (!comm::launched_by_mpi() && !comm::one_of_several_tasks()) return print_error(what, next);
   if (!first_to_say(what)) return;
   print_error(what, next);
   std::this_thread::sleep_for(std::chrono::seconds(1));

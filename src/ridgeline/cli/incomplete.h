@@ -16,6 +16,7 @@ class Incomplete final : public Error {
 
 // Thrown at the end of a run that stopped and saved because it was asked to or its time was over: nothing is printed,
 // exit code 75, so that a batch script knows to queue it again.
+constexpr int kUnfinished = 75;
 class Unfinished final : public std::exception {};
 
 }  // namespace ridgeline::cli

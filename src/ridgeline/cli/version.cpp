@@ -4,6 +4,7 @@
 #include <sys/utsname.h>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/comm/communicator.h"
 #include "ridgeline/device/cpu/features.h"
 #include "ridgeline/device/machine.h"
 
@@ -22,6 +23,11 @@ std::string system_text() {
   utsname system{};
   if (::uname(&system) != 0) return "unknown";
   return fmt::format("{} {}, {}", system.sysname, system.release, system.machine);
+}
+
+std::string slurm_text() {
+  const std::string_view flag = comm::slurm_mpi_flag();
+  return flag.empty() ? "" : fmt::format(" (under Slurm: srun --mpi={})", flag);
 }
 
 }  // namespace
@@ -43,11 +49,11 @@ std::string version_text() {
       "ridgeline {}\n"
       "  build      {}, {}\n"
       "  backends   cpu; ranks as threads, " RIDGELINE_MPI_TEXT
-      "\n"
+      "{}\n"
       "  CPU        {}, {} CPUs, kernels: {}\n"
       "  system     {}\n"
       "  libraries  {}",
-      RIDGELINE_VERSION, RIDGELINE_BUILD_TYPE, kCompiler, machine.model_name, machine.count(), isa_text(),
+      RIDGELINE_VERSION, RIDGELINE_BUILD_TYPE, kCompiler, slurm_text(), machine.model_name, machine.count(), isa_text(),
       system_text(), RIDGELINE_LIBRARIES);
 }
 

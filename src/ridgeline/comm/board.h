@@ -77,16 +77,24 @@ struct alignas(64) RankState {
   std::atomic<int32_t> blocked;                 // how many ranks it says it waits for, 0 when it does not wait
   std::atomic<int32_t> blocked_on[kBlockedOn];  // their world ranks
   std::atomic<int64_t> heartbeat;               // when it last looked while waiting, steady clock in nanoseconds
-  std::atomic<uint64_t> started;                // operations started
+  std::atomic<int64_t> moved;                   // when it last started an operation or stopped waiting for one
+  std::atomic<uint32_t> stalled;                // it has waited for too long; the next two say for what
+  SharedText<192> stalled_in;
+  SharedText<320> stalled_what;
+  std::atomic<uint64_t> started;  // operations started
   OperationRecord recent[kRecent];
   std::atomic<int64_t> region_bytes[kRegions];
   std::atomic<int32_t> region_file[kRegions];  // descriptor in its process
 };
 
 struct FailureRecord {
-  std::atomic<uint32_t> state;     // 0 none, 1 being written, 2 there
-  std::atomic<uint32_t> reported;  // someone prints it
+  std::atomic<uint32_t> state;      // 0 none, 1 being written, 2 there
+  std::atomic<uint32_t> announced;  // someone prints and writes it, or has
+  std::atomic<uint32_t> reported;   // no rank needs to print it
+  std::atomic<uint32_t> settled;    // nothing is left to be waited for before ranks leave
   int32_t rank;
+  int32_t refusal;
+  int32_t death;
   char host[64];
   char operation[192];
   char what[1024];
@@ -102,7 +110,7 @@ struct DirectoryEntry {
 struct HostBoard {
   FailureRecord failure;
   std::atomic<uint32_t> stopping;  // a rank unwinds with operations outstanding: touch no peer's buffer any more
-  std::atomic<uint32_t> relayed;   // the failure has been told to the other hosts
+  std::atomic<uint32_t> everyone_departed;  // all ranks of all hosts have left in good order
   std::atomic<uint32_t> directory_lock;
   std::atomic<uint64_t> used;  // bytes given away
   alignas(64) Bell host_bell;

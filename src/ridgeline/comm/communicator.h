@@ -29,6 +29,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "ridgeline/base/dtype.h"
 
@@ -123,6 +124,7 @@ struct Failure {
   std::string what;       // one line, printed once
   std::string next;       // what to do about it, may be empty
   bool refusal = false;   // of a Refusal (failure.h): no failure file
+  bool death = false;     // the rank's process died
 };
 
 // A network to pretend: every rank has one link, shared by all its communicators, and its transfers pass over it one
@@ -151,16 +153,22 @@ int64_t traffic_of(const Request& request, int rank, int ranks);
 struct WorldOptions {
   std::chrono::milliseconds timeout{600'000};  // how long to wait for a rank inside one operation
   int sum_group = 8;                           // reduction order, see above
-  std::string failure_file;                    // where the first failure is written (one rank writes it); "" for none
+  std::string failure_file;                    // where the first failure is written, once per run; "" for none
   // How long, after a failure, the other ranks get to come back from their own work before they are given up.
   std::chrono::milliseconds grace{3'000};
-  // Called once per host with the first failure, as soon as it is known: on any thread, or in the small process that
-  // watches over MPI ranks (a launcher may kill every rank within a millisecond of the first death, so waiting for an
-  // exception to unwind would lose the message). It may only print. Where it is set, no rank is asked to print again.
+  // How long a host may be silent before it is taken for dead; never longer than `timeout`, never less than 2 s.
+  std::chrono::milliseconds silence{10'000};
+  // Called once per run with the first failure, on the host where it happened and as soon as it is known: on any
+  // thread, or in the small process that watches over MPI ranks (a launcher may kill every rank within a millisecond of
+  // the first death, so waiting for an exception to unwind would lose the message). It may only print. Where it is set,
+  // no rank is asked to print again.
   std::function<void(const Failure&)> on_failure;
-  // Processors that the ranks of this host share: where there are as many, a rank that waits spins for some
-  // microseconds before it sleeps.
-  int processors = 0;
+  // What the process is to exit with when it has to leave from a hanging MPI_Finalize (run_mpi); null: 0. Called once
+  // `body` has returned on every rank.
+  std::function<int()> exit_status;
+  // Numbers of the processors that this process may use. Where the ranks of a host together have as many as they are, a
+  // rank that waits spins for some microseconds before it sleeps.
+  std::vector<int> processors;
   Link link;  // throttles communicators of more than one rank; the default does not
 };
 
@@ -172,6 +180,9 @@ class World {
   virtual int size() const = 0;
   virtual const char* backend() const = 0;  // "threads" | "mpi"
   virtual const WorldOptions& options() const = 0;
+  // How many ranks are on this rank's host, and how many of these, itself included, may use one of its processors.
+  virtual int ranks_of_host() const = 0;
+  virtual int ranks_on_processors() const = 0;
 
   // Collective over `ranks` (ascending world ranks, the same list on each of them).
   virtual std::unique_ptr<Communicator> communicator(std::span<const int> ranks, std::string_view name) = 0;
@@ -192,11 +203,28 @@ class World {
 void run_threads(int ranks, const WorldOptions& options, const std::function<void(World&)>& body);
 
 // Runs body(world) on this process as one rank of MPI_COMM_WORLD (started by mpirun or srun). MPI is initialised and
-// finalised inside. Same failure behaviour: on return of an Error the caller exits non-zero; peers that cannot be
-// reached do not keep it alive. Throws when Ridgeline was built without MPI.
+// finalised inside. Same failure behaviour: on return of an Error the caller exits non-zero, by std::_Exit, since MPI
+// is left as it is; peers that cannot be reached do not keep it alive. Throws when Ridgeline was built without MPI.
+//
+// Hosts find out about each other's failures over TCP connections of their own (control.h). RIDGELINE_INTERFACE in the
+// environment names the network interface for them, else all that are up are tried.
+//
+// MPI_Finalize may hang although nothing is left to be done. A rank that has spent 5 s in it, after every rank of every
+// host has returned from `body`, leaves the process there and then with WorldOptions::exit_status, its stdio flushed.
 void run_mpi(const WorldOptions& options, const std::function<void(World&)>& body);
 
 // True when this process was started by an MPI launcher (PMI/PMIx/OMPI variables).
 bool launched_by_mpi();
+
+// What srun's --mpi= must be for ranks of this build to find each other: "pmi2" (MPICH), "pmix" (Open MPI), "" without
+// MPI.
+const char* slurm_mpi_flag();
+
+// Whether srun started this process as one of several tasks.
+bool one_of_several_tasks();
+
+// For a process that takes itself for the only one (no launcher's variables, or an MPI world of one rank): throws when
+// it is one of several tasks. N of them would train N times, into one folder.
+void require_company();
 
 }  // namespace ridgeline::comm

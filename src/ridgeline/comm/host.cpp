@@ -3,7 +3,9 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/futex.h>
+#include <poll.h>
 #include <sched.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -29,8 +31,11 @@ void put(char (&field)[kChars], std::string_view text) {
   field[length] = 0;
 }
 
-// Plain write(2): also called where memory may be short and a half-finished process is all there is.
-void write_failure_file(const std::string& path, const Failure& failure) {
+// Plain write(2): also called where memory may be short and a half-finished process is all there is. A file that was
+// written since this run began, by the other side of a network that fell apart, stays.
+void write_failure_file(const std::string& path, const Failure& failure, int64_t run_began) {
+  struct stat there {};
+  if (::stat(path.c_str(), &there) == 0 && there.st_mtim.tv_sec > run_began) return;
   const std::string text = fmt::format("rank: {}\nhost: {}\noperation: {}\nfailure: {}\nnext: {}\n", failure.rank,
                                        failure.host, failure.operation, failure.what, failure.next);
   const int file = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
@@ -125,7 +130,7 @@ int64_t steady_nanoseconds() {
   return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
 }
 
-Host::Host(HostSetup setup) : setup_(std::move(setup)) {
+Host::Host(HostSetup setup) : setup_(std::move(setup)), began_(::time(nullptr)) {
   states_ = reinterpret_cast<RankState*>(setup_.memory + kRanksOffset);
   regions_.resize(static_cast<size_t>(ranks()) * kRegions);
 }
@@ -229,40 +234,102 @@ std::byte* Host::address_of(int local, const BufferPlace& place) const {
   return regions_[static_cast<size_t>(local) * kRegions + region].base + place.offset;
 }
 
-Failure Host::fail(const Failure& failure, bool relayed) const noexcept {
+Failure Host::fail(const Failure& failure) const noexcept {
   try {
     FailureRecord& record = board().failure;
     uint32_t none = 0;
-    if (record.state.compare_exchange_strong(none, 1, std::memory_order_acq_rel)) {
-      record.rank = failure.rank;
-      put(record.host, failure.host);
-      put(record.operation, failure.operation);
-      put(record.what, failure.what);
-      put(record.next, failure.next);
-      record.state.store(2, std::memory_order_release);
-      if (relayed || options().on_failure) record.reported.store(1, std::memory_order_relaxed);
-      if (!relayed && options().on_failure) options().on_failure(failure);
-      if (!relayed && !failure.refusal && !options().failure_file.empty())
-        write_failure_file(options().failure_file, failure);
-      ring_all();
-      board().host_bell.value.fetch_add(1, std::memory_order_seq_cst);
-      futex_wake(board().host_bell.value, processes());
-      return failure;
-    }
-    return this->failure();
+    if (!record.state.compare_exchange_strong(none, 1, std::memory_order_acq_rel)) return this->failure();
+    record.rank = failure.rank;
+    record.refusal = failure.refusal ? 1 : 0;
+    record.death = failure.death ? 1 : 0;
+    put(record.host, failure.host);
+    put(record.operation, failure.operation);
+    put(record.what, failure.what);
+    put(record.next, failure.next);
+    record.state.store(2, std::memory_order_release);
+    if (!processes()) announce();
+    ring_watcher();
+    ring_all();
+    board().host_bell.value.fetch_add(1, std::memory_order_seq_cst);
+    futex_wake(board().host_bell.value, processes());
+    return failure;
   } catch (...) {
     return failure;  // out of memory while failing: the caller still throws what it has
   }
+}
+
+void Host::announce() const noexcept {
+  try {
+    FailureRecord& record = board().failure;
+    if (record.announced.exchange(1, std::memory_order_acq_rel) != 0) return;
+    const Failure first = failure();
+    if (options().on_failure) {
+      record.reported.store(1, std::memory_order_relaxed);
+      options().on_failure(first);
+    }
+    if (!first.refusal && !options().failure_file.empty()) write_failure_file(options().failure_file, first, began_);
+    record.settled.store(1, std::memory_order_release);
+  } catch (...) {
+    // Out of memory: it is still thrown.
+  }
+}
+
+void Host::keep_quiet() const noexcept {
+  FailureRecord& record = board().failure;
+  if (record.announced.exchange(1, std::memory_order_acq_rel) != 0) return;
+  record.reported.store(1, std::memory_order_relaxed);
+  record.settled.store(1, std::memory_order_release);
+}
+
+void Host::await_settled() const noexcept {
+  constexpr int kNaps = 1000;
+  for (int nap = 0; nap < kNaps && board().failure.settled.load(std::memory_order_acquire) == 0; ++nap) ::usleep(1000);
+  announce();
+}
+
+void Host::ring_watcher() const {
+  if (watcher_ < 0 || watcher_is_gone()) return;
+  const char byte = 0;
+  if (::write(watcher_, &byte, 1) < 0) {
+    // Full: it has enough to look at.
+  }
+}
+
+bool Host::watcher_is_gone() const {
+  pollfd end{watcher_, 0, 0};
+  return watcher_ >= 0 && ::poll(&end, 1, 0) == 1 && (end.revents & POLLERR) != 0;
+}
+
+void Host::fail_unwatched() const {
+  fail({.rank = -1,
+        .host = host_name(),
+        .operation = {},
+        .what = fmt::format("the process on host {} that watches over its ranks has ended", host_name()),
+        .next = "Do not end processes named ridgeline-watch; resume from the last checkpoint."});
+  if (setup_.hosts > 1) {
+    // What follows when this rank leaves should not be seen before the neighbours have named this host.
+    constexpr int kMicroseconds = 500'000;
+    ::usleep(kMicroseconds);
+    keep_quiet();
+  }
+  throw_failure();
 }
 
 Failure Host::failure() const {
   const FailureRecord& record = board().failure;
   // The writer is between two stores; should it die there, half a message is better than none.
   for (int i = 0; i < 500 && record.state.load(std::memory_order_acquire) == 1; ++i) ::usleep(1000);
-  return {record.rank, record.host, record.operation, record.what, record.next};
+  return {.rank = record.rank,
+          .host = record.host,
+          .operation = record.operation,
+          .what = record.what,
+          .next = record.next,
+          .refusal = record.refusal != 0,
+          .death = record.death != 0};
 }
 
 void Host::throw_to_program(bool leave_at_once) const {
+  if (processes()) await_settled();
   const Failure first = failure();
   const bool report = board().failure.reported.exchange(1, std::memory_order_acq_rel) == 0;
   throw RankFailure(first, report, leave_at_once);

@@ -22,6 +22,9 @@ struct HostSetup {
   bool processes = false;   // ranks are processes (MPI), not threads
   int64_t stage_bytes = 0;  // per rank and communicator, for buffers that peers cannot see
   std::string host_name;
+  int hosts = 1;
+  int processors = 0;           // that the host's ranks may use together
+  int ranks_on_processors = 1;  // see World
   WorldOptions options;
 };
 
@@ -38,6 +41,8 @@ class Host {
   bool processes() const { return setup_.processes; }
   int64_t stage_bytes() const { return setup_.stage_bytes; }
   const std::string& host_name() const { return setup_.host_name; }
+  int processors() const { return setup_.processors; }
+  int ranks_on_processors() const { return setup_.ranks_on_processors; }
   const WorldOptions& options() const { return setup_.options; }
   HostBoard& board() const { return *reinterpret_cast<HostBoard*>(setup_.memory); }
   RankState& state(int local) const { return states_[local]; }
@@ -60,9 +65,24 @@ class Host {
   std::byte* address_of(int local, const BufferPlace& place) const;  // not for staged ones
 
   bool failed() const { return board().failure.state.load(std::memory_order_acquire) != 0; }
-  // Records the first failure, writes the file, calls on_failure and wakes everybody. Returns the failure that won.
-  // `relayed`: another host's failure, already written and printed there.
-  Failure fail(const Failure& failure, bool relayed = false) const noexcept;
+  // Records the first failure and wakes everybody; returns the failure that won. Between threads it is announced at
+  // once, between processes that is left to the watcher, which knows of other hosts.
+  Failure fail(const Failure& failure) const noexcept;
+  // The failure on record is printed (on_failure) and written here, once.
+  void announce() const noexcept;
+  // It is another host's to announce: nobody prints it here.
+  void keep_quiet() const noexcept;
+  // Processes: returns when the failure has been announced, or needs not be. Without a watcher that says so, announces.
+  void await_settled() const noexcept;
+
+  // Processes: the end of a pipe that the watcher reads; not owned.
+  void set_watcher(int file) { watcher_ = file; }
+  bool watched() const { return watcher_ >= 0; }
+  void ring_watcher() const;  // it looks at the ranks' states
+  bool watcher_is_gone() const;
+  // For a rank whose watcher is gone: makes the host fail. Neighbouring hosts name this one; where there are none, this
+  // rank does.
+  [[noreturn]] void fail_unwatched() const;
   // The failure on record, after failed().
   Failure failure() const;
   [[noreturn]] void throw_failure() const { throw RankFailure(failure(), false, false); }
@@ -82,6 +102,8 @@ class Host {
   RankState* states_ = nullptr;
   std::vector<Region> regions_;  // [local * kRegions + region]
   int next_region_ = 0;
+  int watcher_ = -1;
+  int64_t began_;  // wall clock, seconds
 };
 
 // "all_reduce 'gradient' (segment 3, step 17)"

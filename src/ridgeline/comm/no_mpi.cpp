@@ -10,4 +10,8 @@ void run_mpi(const WorldOptions& /*options*/, const std::function<void(World&)>&
       "(--ranks N without mpirun).");
 }
 
+const char* slurm_mpi_flag() {
+  return "";
+}
+
 }  // namespace ridgeline::comm

@@ -114,10 +114,11 @@ void RankWorld::record_operation(uint64_t board, RequestKind kind, const Label& 
   record.step.store(label.step, std::memory_order_relaxed);
   record.board.store(board, std::memory_order_relaxed);
   state.started.store(number + 1, std::memory_order_relaxed);
+  state.moved.store(steady_nanoseconds(), std::memory_order_relaxed);
 }
 
 bool RankWorld::progress_all() {
-  bool moved = background();
+  bool moved = false;
   for (Engine* engine : engines_) {
     if (engine->outstanding()) moved = engine->progress() || moved;
   }
@@ -129,7 +130,7 @@ void RankWorld::wait_until(const Engine& engine, bool (*done)(const void*), cons
   RankState& state = host_.state(local_);
   Bell& bell = state.bell;
   // Spinning pays only where another rank can run meanwhile.
-  const int64_t spin = host_.ranks() <= options().processors ? kSpinNanoseconds : 0;
+  const int64_t spin = host_.ranks() <= host_.processors() ? kSpinNanoseconds : 0;
   int64_t since = 0;       // when this rank last got on
   int64_t idle_since = 0;  // when it last found nothing to do, 0 while it gets on
   for (;;) {
@@ -157,6 +158,7 @@ void RankWorld::wait_until(const Engine& engine, bool (*done)(const void*), cons
     bell.sleeping.store(0, std::memory_order_relaxed);
     check_failed();
   }
+  state.moved.store(steady_nanoseconds(), std::memory_order_relaxed);
   state.blocked.store(0, std::memory_order_relaxed);
 }
 
@@ -170,6 +172,7 @@ void RankWorld::on_nap(const Engine& engine, int64_t since) {
   state.blocked.store(told, std::memory_order_relaxed);
   const int64_t now = steady_nanoseconds();
   state.heartbeat.store(now, std::memory_order_relaxed);
+  if (host_.watcher_is_gone()) host_.fail_unwatched();
   if (now - since > std::chrono::nanoseconds(options().timeout).count()) {
     state.bell.sleeping.store(0, std::memory_order_relaxed);
     time_out(engine);
@@ -189,8 +192,35 @@ void RankWorld::on_nap(const Engine& engine, int64_t since) {
   }
 }
 
+// Asks all hosts who does not wait. Throws their verdict; returns when none comes.
+void RankWorld::await_verdict(const Engine& engine) {
+  constexpr int64_t kPatience = 3'000'000'000;
+  std::array<int, kMaxMissing> missing;
+  const int count = engine.missing(missing);
+  RankState& state = host_.state(local_);
+  const std::string operation = engine.waiting_in();
+  state.stalled_in.store(operation);
+  state.stalled_what.store(fmt::format("{}: {} did not arrive within {} ms", operation,
+                                       listed({missing.data(), static_cast<size_t>(std::min(count, kBlockedOn))}),
+                                       options().timeout.count()));
+  state.stalled.store(1, std::memory_order_release);
+  host_.ring_watcher();
+  const int64_t limit = steady_nanoseconds() + kPatience;
+  for (int64_t now = 0; now < limit && !host_.watcher_is_gone();) {
+    now = steady_nanoseconds();
+    state.heartbeat.store(now, std::memory_order_relaxed);
+    const uint32_t heard = state.bell.value.load(std::memory_order_seq_cst);
+    check_failed();
+    state.bell.sleeping.store(1, std::memory_order_seq_cst);
+    futex_wait(state.bell.value, heard, 50'000, host_.processes());
+    state.bell.sleeping.store(0, std::memory_order_relaxed);
+  }
+  check_failed();
+}
+
 // Names the ranks that did not arrive, and follows who waits for whom to the rank that waits for nobody.
 void RankWorld::time_out(const Engine& engine) {
+  if (host_.watched()) await_verdict(engine);
   std::array<int, kMaxMissing> missing;
   const int count = engine.missing(missing);
   const std::span<const int> absent(missing.data(), static_cast<size_t>(count));

@@ -31,6 +31,8 @@ class RankWorld : public World {
   int rank() const override { return host_.world_rank(local_); }
   int size() const override { return host_.world_size(); }
   const WorldOptions& options() const override { return host_.options(); }
+  int ranks_of_host() const override { return host_.ranks(); }
+  int ranks_on_processors() const override { return host_.ranks_on_processors(); }
   std::unique_ptr<Communicator> communicator(std::span<const int> ranks, std::string_view name) override;
   Failure fail(std::string_view what) noexcept override { return fail(what, {}); }
   Failure fail(std::string_view what, std::string_view next) noexcept;
@@ -65,8 +67,6 @@ class RankWorld : public World {
   // A communicator whose ranks are not all on this host.
   virtual std::unique_ptr<Communicator> wide_communicator(std::span<const int> ranks, std::string_view name,
                                                           uint64_t key);
-  // Something that a waiting rank must look after besides its engines; true when it moved.
-  virtual bool background() { return false; }
   // While true a waiting rank only naps: what it waits for rings no bell.
   virtual bool must_poll() const { return false; }
 
@@ -75,6 +75,7 @@ class RankWorld : public World {
   bool progress_all();
   void on_nap(const Engine& engine, int64_t since);
   [[noreturn]] void time_out(const Engine& engine);
+  void await_verdict(const Engine& engine);
 
   Host& host_;
   int local_;

@@ -123,12 +123,23 @@ void WideCommunicator::post(bool send, void* data, int64_t bytes, int peer, int 
     const auto length = static_cast<int>(std::min(bytes - at, kLargestMessage));
     MPI_Request* request = &requests_->all[requests_->open];
     requests_->peers[requests_->open++] = send ? -1 - peer : peer;
-    if (send) {
-      MPI_Isend(static_cast<std::byte*>(data) + at, length, MPI_BYTE, peer, tag, requests_->comm, request);
-    } else {
-      MPI_Irecv(static_cast<std::byte*>(data) + at, length, MPI_BYTE, peer, tag, requests_->comm, request);
-    }
+    std::byte* begin = static_cast<std::byte*>(data) + at;
+    const int code = send ? MPI_Isend(begin, length, MPI_BYTE, peer, tag, requests_->comm, request)
+                          : MPI_Irecv(begin, length, MPI_BYTE, peer, tag, requests_->comm, request);
+    if (code != MPI_SUCCESS) undeliverable(code);
   }
+}
+
+// MPI often knows of a dead peer before its host has told who it was: that is the better answer.
+void WideCommunicator::undeliverable(int code) {
+  constexpr int kPatience = 1000;  // milliseconds
+  for (int nap = 0; nap < kPatience && !world_.host().failed(); ++nap) ::usleep(1000);
+  world_.check_failed();
+  world_.fail_and_throw({.rank = -1,
+                         .host = world_.host().host_name(),
+                         .operation = waiting_in(),
+                         .what = fmt::format("{}: MPI could not deliver (error {})", waiting_in(), code),
+                         .next = "Look at the network and at the other hosts."});
 }
 
 void WideCommunicator::post_send(void* data, int64_t bytes, int peer) {
@@ -162,11 +173,7 @@ bool WideCommunicator::all_there() {
   const int code = MPI_Testall(static_cast<int>(requests_->open), requests_->all.data(), &done, MPI_STATUSES_IGNORE);
   if (code != MPI_SUCCESS) {
     check_greetings();  // a message longer than expected is an error of MPI first
-    world_.fail_and_throw({.rank = -1,
-                           .host = world_.host().host_name(),
-                           .operation = waiting_in(),
-                           .what = fmt::format("{}: MPI could not deliver (error {})", waiting_in(), code),
-                           .next = "Look at the network and at the other hosts."});
+    undeliverable(code);
   }
   if (done == 0) return false;
   requests_->open = 0;

@@ -74,6 +74,7 @@ class WideCommunicator : public Communicator, public Engine {
   void post_ends();
   bool all_there();
   void withdraw();  // what is posted and has not arrived
+  [[noreturn]] void undeliverable(int code);
 
   RankWorld& world_;
   std::vector<int> ranks_, sum_groups_;

@@ -53,7 +53,7 @@ TEST(CommandLine, WithoutArgumentsTeachesTheMainJob) {
 
 TEST(CommandLine, HelpOfEveryCommandGoesToStandardOutput) {
   for (const char* command :
-       {"", "tokenizer", "prepare", "plan", "train", "eval", "generate", "export", "inspect", "launch"}) {
+       {"", "tokenizer", "prepare", "plan", "train", "eval", "generate", "export", "inspect", "launch", "migrate"}) {
     const Outcome outcome = ridgeline(std::string(command) + " --help 2>/dev/null");
     EXPECT_EQ(outcome.code, 0) << command;
     EXPECT_THAT(outcome.text, HasSubstr("Usage: ")) << command;
@@ -188,6 +188,38 @@ TEST(CommandLine, AFullDiskBehindStandardOutputIsOne) {
   const Outcome outcome = ridgeline("--help 2>&1 >/dev/full");
   EXPECT_EQ(outcome.code, 1);
   EXPECT_THAT(outcome.text, HasSubstr("No space left on device"));
+}
+
+TEST(CommandLine, MigrateWritesAConfigurationThatPlanAccepts) {
+  const std::filesystem::path folder = std::filesystem::path(testing::TempDir()) / "command_line_migrate";
+  std::filesystem::remove_all(folder);
+  make_folder(folder);
+  const std::string out = (folder / "run.toml").string(), report = (folder / "run.txt").string();
+  const std::string command = "migrate " RIDGELINE_SCRIPTS "/gpt2_xl_ddp.sh --out " + out + " --report " + report;
+  const Outcome migrated = ridgeline(command + " 2>&1");
+  EXPECT_EQ(migrated.code, 0) << migrated.text;
+  EXPECT_THAT(migrated.text, IsEmpty());
+  EXPECT_THAT(read_text(report), HasSubstr("Gradient accumulation: "));
+  EXPECT_EQ(ridgeline("plan --config " + out + " --ranks 16 --memory 64GiB 2>&1").code, 0);
+  // What it wrote it replaces; what others wrote, and its inputs, it does not.
+  EXPECT_EQ(ridgeline(command).code, 0);
+  write_atomically(out, "steps = 1\n");
+  const Outcome refused = ridgeline(command + " 2>&1");
+  EXPECT_EQ(refused.code, 1);
+  EXPECT_THAT(refused.text, HasSubstr("exists, and Ridgeline did not write it"));
+  EXPECT_EQ(read_text(out), "steps = 1\n");
+}
+
+TEST(CommandLine, MigrateReadsStandardInputAndSaysWhatIsMissing) {
+  const std::string from = "migrate - --world 4 < " RIDGELINE_SCRIPTS "/ds_config_zero.json";
+  const Outcome lacking = ridgeline(from + " 2>&1 >/dev/null");
+  EXPECT_EQ(lacking.code, 3);
+  EXPECT_THAT(lacking.text, AllOf(HasSubstr("standard input"), HasSubstr("no model is given")));
+  const Outcome whole =
+      ridgeline("migrate - --world 4 --model gpt2 < " RIDGELINE_SCRIPTS "/ds_config_zero.json 2>/dev/null");
+  EXPECT_EQ(whole.code, 0);
+  EXPECT_THAT(whole.text, StartsWith("# Written by `ridgeline migrate` from standard input, for 4 ranks."));
+  EXPECT_EQ(ridgeline("migrate /nowhere/launch.sh 2>/dev/null").code, 1);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -12,6 +13,7 @@
 #include <iterator>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "conformance.h"
 #include "ridgeline/base/error.h"
@@ -42,10 +44,29 @@ void leave_together(int rank, int size) {
   if (rank == 0) fs::remove_all(folder, ignored);
 }
 
+// Even ranks are given two processors, odd ones two others.
+std::vector<int> processors_of_this() {
+  for (const char* name : {"PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK"}) {
+    if (const char* rank = std::getenv(name)) return std::atoi(rank) % 2 == 0 ? std::vector{0, 1} : std::vector{2, 70};
+  }
+  return {0, 1};
+}
+void require_neighbours(const World& world) {
+  const char* per_host = std::getenv("RIDGELINE_RANKS_PER_HOST");
+  const int most = per_host == nullptr ? world.size() : std::atoi(per_host);
+  const int first = world.rank() / most * most, last = std::min(first + most, world.size());
+  int alike = 0;
+  for (int rank = first; rank < last; ++rank) alike += rank % 2 == world.rank() % 2 ? 1 : 0;
+  RL_CHECK(world.ranks_of_host(), ==, last - first);
+  RL_CHECK(world.ranks_on_processors(), ==, alike);
+}
+
 int run_all(WorldOptions options) {
+  options.processors = processors_of_this();
   options.timeout = std::chrono::seconds(60);
   options.sum_group = 3;
   run_mpi(options, [](World& world) {
+    require_neighbours(world);
     for (const auto& item : conformance::cases()) {
       try {
         item.run(world);
@@ -90,7 +111,8 @@ int run_failure(WorldOptions options, const std::string& name) {
   return 2;
 }
 
-// Rank 1 dies or stops at step 50 of an endless loop.
+// Rank 1 dies or stops at step 50 of an endless loop; "run": nobody does, and every rank then leaves its process number
+// in a file of COMM_TEST_FOLDER.
 int run_death(WorldOptions options, const std::string& how) {
   options.timeout = std::chrono::milliseconds(1500);
   if (std::getenv("COMM_TEST_NO_HOOK") == nullptr) {
@@ -111,6 +133,11 @@ int run_death(WorldOptions options, const std::string& how) {
           if (how == "stall") std::this_thread::sleep_for(std::chrono::seconds(100));
           if (how == "exit") std::_Exit(7);
           if (how == "throw") throw Error("it throws");
+        }
+        if (step == 50 && how == "run") {
+          const std::string file = fmt::format("{}/rank.{}", std::getenv("COMM_TEST_FOLDER"), world.rank());
+          std::ofstream(file + ".new") << ::getpid() << "\n";
+          std::filesystem::rename(file + ".new", file);
         }
         comm->wait(ticket);
         comm->wait(comm->barrier({"end of step", -1, step}));
