@@ -12,7 +12,7 @@
 #include "ridgeline/base/output.h"
 #include "ridgeline/base/temporary_file.h"
 #include "ridgeline/cli/run_config.h"
-#include "ridgeline/cli/version.h"
+#include "ridgeline/comm/communicator.h"
 #include "ridgeline/launch/job_script.h"
 
 namespace ridgeline::cli {
@@ -134,7 +134,7 @@ std::string script_of(LaunchOptions& options) {
   options.job.command = command_of(options);
   if (options.job.command.find('\n') != std::string::npos)
     throw UsageError("an option has a line break", "Scripts are written line by line: rename the file.");
-  options.job.program_mpi = srun_mpi();
+  options.job.program_mpi = comm::slurm_mpi_flag();
   if (options.submit && site.slurm.needs_account && options.job.account.empty() && site.slurm.account.empty())
     throw Error(fmt::format("--submit: {} wants to know whose allocation pays", site.name), "Give --account PROJECT.");
   RunConfigOptions run{.config = options.job.config, .overrides = options.job.overrides};

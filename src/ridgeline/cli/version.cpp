@@ -32,12 +32,6 @@ std::string slurm_text() {
 
 }  // namespace
 
-std::string_view srun_mpi() {
-  constexpr std::string_view kMpi = RIDGELINE_MPI_TEXT;
-  if (kMpi.starts_with("MPI (MPICH")) return "pmi2";
-  return kMpi.starts_with("MPI (Open MPI") ? "pmix" : "";
-}
-
 std::string version_text() {
 #if defined(__clang__)
   constexpr const char* kCompiler = "Clang " __clang_version__;
