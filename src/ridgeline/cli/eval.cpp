@@ -65,7 +65,7 @@ train::EvaluationSettings settings_of(const EvalOptions& options, const Subject&
                                       const device::Machine& machine, int ranks, int here) {
   const model::TransformerConfig& config = subject.source.config();
   const DType dtype = options.precision == "bf16" ? DType::bf16 : DType::f32;
-  const train::EvaluationSettings settings{
+  train::EvaluationSettings settings{
       .sequence = options.sequence > 0 ? options.sequence : config.context,
       .micro_batch = options.micro_batch,
       .sharding = train::sharding_of(options.cut, config, ranks, dtype),
