@@ -70,7 +70,7 @@ std::vector<Row> comm_rows(int ranks, int64_t bytes, int rounds) {
            .spread = time.spread});
     }
   };
-  const comm::WorldOptions options{.processors = device::Machine::read().count()};
+  const comm::WorldOptions options{.processors = device::Machine::read().processors};
   if (comm::launched_by_mpi()) {
     comm::run_mpi(options, body);
   } else {

@@ -73,7 +73,7 @@ void run_worker(const WorkerOptions& options) {
   const device::Machine machine = device::Machine::read();
   const comm::Mesh mesh = train::mesh_of(config, options.ranks);
   const comm::WorldOptions world_options{.timeout = std::chrono::hours(24),
-                                         .processors = machine.count(),
+                                         .processors = machine.processors,
                                          .link = {.bytes_per_second = options.link_bytes_per_second,
                                                   .latency = std::chrono::nanoseconds(options.link_nanoseconds)}};
   const auto body = [&](comm::World& world) {

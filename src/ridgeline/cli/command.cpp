@@ -180,6 +180,21 @@ std::vector<std::string> words_of(const CLI::App& command) {
   return words;
 }
 
+// Whether the words end with a list of values: it takes a `--` behind them for its own end.
+bool end_with_list(const CLI::App& app, const std::vector<std::string>& words) {
+  const CLI::App* command = &app;
+  const CLI::Option* last = nullptr;
+  for (const std::string& word : words) {
+    if (word.starts_with("-")) {
+      last = command->get_option_no_throw(word.substr(0, word.find('=')));
+    } else if (last == nullptr) {
+      for (const CLI::App* sub : command->get_subcommands([&](const CLI::App* one) { return one->get_name() == word; }))
+        command = sub;
+    }
+  }
+  return last != nullptr && last->get_items_expected_max() >= CLI::detail::expected_max_vector_size;
+}
+
 UsageError explain(const CLI::App& app, const std::string& name, const CLI::ParseError& error) {
   std::string path = name, hint;
   const CLI::App& command = innermost(app, path);
@@ -188,7 +203,9 @@ UsageError explain(const CLI::App& app, const std::string& name, const CLI::Pars
   if (const std::vector<std::string> names = names_of_subcommands(command);
       error.get_name() == "RequiredError" && !names.empty())
     what = fmt::format("{}: say which: {}", path, fmt::join(names, " | "));
-  if (const std::vector<std::string> extras = app.remaining(true); !extras.empty()) {
+  std::vector<std::string> extras = app.remaining(true);
+  std::erase(extras, "--");  // which was understood
+  if (!extras.empty()) {
     what = fmt::format("{}: {} does not take this", extras.front(), path);
     const std::string word = extras.front().substr(0, extras.front().find('='));
     if (const std::string guess = nearest(word, words_of(command)); !guess.empty())
@@ -350,8 +367,12 @@ std::string CommandLine::help() const {
 }
 
 void CommandLine::run(int argc, const char* const* argv) {
+  std::vector<std::string> words(argv + 1, argv + argc);
+  const auto mark = std::find(words.begin(), words.end(), "--");
+  if (mark != words.end() && end_with_list(*app_, {words.begin(), mark})) words.insert(mark, "--");
+  std::reverse(words.begin(), words.end());  // as the library has it
   try {
-    app_->parse(argc, argv);
+    app_->parse(words);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() != static_cast<int>(CLI::ExitCodes::Success)) throw explain(*app_, name_, error);
     app_->exit(error);  // --help, --version

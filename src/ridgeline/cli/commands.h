@@ -10,6 +10,7 @@
 #include "ridgeline/cli/export.h"
 #include "ridgeline/cli/generate.h"
 #include "ridgeline/cli/inspect.h"
+#include "ridgeline/cli/launch.h"
 #include "ridgeline/cli/migrate.h"
 #include "ridgeline/cli/plan.h"
 #include "ridgeline/cli/prepare.h"
@@ -26,7 +27,8 @@ struct Entry {
 inline constexpr std::array kCommands = {
     Entry{"tokenizer", add_tokenizer}, Entry{"prepare", add_prepare}, Entry{"plan", add_plan},
     Entry{"train", add_train},         Entry{"eval", add_eval},       Entry{"generate", add_generate},
-    Entry{"export", add_export},       Entry{"inspect", add_inspect}, Entry{"migrate", add_migrate},
+    Entry{"export", add_export},       Entry{"inspect", add_inspect}, Entry{"launch", add_launch},
+    Entry{"migrate", add_migrate},
 #if RIDGELINE_HAVE_BENCH
     Entry{"bench", add_bench},
 #endif

@@ -61,8 +61,8 @@ Subject open_subject(const EvalOptions& options) {
 }
 
 // On `ranks` ranks, `here` of them in this process; checked.
-train::EvaluationSettings settings_of(const EvalOptions& options, const Subject& subject, int ranks, int here) {
-  const device::Machine machine = device::Machine::read();
+train::EvaluationSettings settings_of(const EvalOptions& options, const Subject& subject,
+                                      const device::Machine& machine, int ranks, int here) {
   const model::TransformerConfig& config = subject.source.config();
   const DType dtype = options.precision == "bf16" ? DType::bf16 : DType::f32;
   const train::EvaluationSettings settings{
@@ -123,11 +123,13 @@ void run(const EvalOptions& options) {
   const Subject subject = open_subject(options);
   const int ranks = options.ranks > 0 ? options.ranks : options.cut.ranks();
   std::optional<train::EvaluationSettings> on_threads;
-  if (!comm::launched_by_mpi()) on_threads = settings_of(options, subject, ranks, ranks);
+  device::Machine machine = device::Machine::read();
+  if (!comm::launched_by_mpi()) on_threads = settings_of(options, subject, machine, ranks, ranks);
   run_ranks(ranks, [&](comm::World& world) {
+    if (!on_threads) machine.ranks_on_processors = world.ranks_on_processors();  // of this process alone
     const train::Evaluation result =
         train::evaluate(world, subject.source, subject.dataset, subject.chosen.documents,
-                        on_threads ? *on_threads : settings_of(options, subject, world.size(), 1));
+                        on_threads ? *on_threads : settings_of(options, subject, machine, world.size(), 1));
     if (world.rank() == 0) report(options, subject, result);
   });
 }

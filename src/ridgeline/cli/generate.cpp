@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdio>
 #include <memory>
+#include <optional>
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/cli/command.h"
@@ -13,6 +14,7 @@
 #include "ridgeline/cli/limits.h"
 #include "ridgeline/cli/ranks.h"
 #include "ridgeline/comm/communicator.h"
+#include "ridgeline/device/machine.h"
 #include "ridgeline/parallel/memory_guard.h"
 #include "ridgeline/train/generator.h"
 
@@ -96,12 +98,18 @@ void run_as_rank(const GenerateOptions& options, const Work& work, comm::World& 
 
 void run(const GenerateOptions& options) {
   train::check(options.sampling);
-  const int ranks = options.cut.ranks(),
-            threads = threads_of_rank(options.threads, comm::launched_by_mpi() ? 1 : ranks);
+  const int ranks = options.cut.ranks();
+  device::Machine machine = device::Machine::read();
+  std::optional<int> on_threads;
+  if (!comm::launched_by_mpi()) on_threads = threads_of_rank(machine, options.threads, ranks);
   const DType dtype = options.precision == "bf16" ? DType::bf16 : DType::f32;
   const Work work = open_work(options);
   train::sharding_of(options.cut, work.source.config(), ranks, dtype);  // before any rank starts
-  run_ranks(ranks, [&](comm::World& world) { run_as_rank(options, work, world, threads, dtype); });
+  run_ranks(ranks, [&](comm::World& world) {
+    if (!on_threads) machine.ranks_on_processors = world.ranks_on_processors();  // of this process alone
+    const int threads = on_threads ? *on_threads : threads_of_rank(machine, options.threads, 1);
+    run_as_rank(options, work, world, threads, dtype);
+  });
 }
 
 }  // namespace

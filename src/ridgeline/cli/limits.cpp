@@ -19,11 +19,10 @@ void require_threads(const device::Machine& machine, int64_t ranks, int64_t thre
 }
 
 int threads_or_all(int threads) {
-  return threads_of_rank(threads, 1);
+  return threads_of_rank(device::Machine::read(), threads, 1);
 }
 
-int threads_of_rank(int threads, int ranks) {
-  const device::Machine machine = device::Machine::read();
+int threads_of_rank(const device::Machine& machine, int threads, int ranks) {
   const int each = threads > 0 ? threads : machine.threads_per_rank(ranks);
   require_threads(
       machine, ranks, each,

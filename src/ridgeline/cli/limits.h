@@ -16,7 +16,7 @@ void require_threads(const device::Machine& machine, int64_t ranks, int64_t thre
 // What --threads means: all processors where it is 0. Error as above.
 int threads_or_all(int threads);
 // The same for each of `ranks` ranks of this process: a share of the processors where it is 0.
-int threads_of_rank(int threads, int ranks);
+int threads_of_rank(const device::Machine& machine, int threads, int ranks);
 
 // Error when so many bytes are not free here, for memory that no plan covers.
 void require_bytes(const device::Machine& machine, double bytes, std::string_view asked);

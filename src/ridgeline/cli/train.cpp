@@ -7,8 +7,6 @@
 #include <atomic>
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
-#include <initializer_list>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -44,28 +42,22 @@ struct TrainOptions {
   std::atomic<bool> stopped = false;  // what the run's ranks report
 };
 
-// The first of the launcher's variables that is there, as a number; 1 without any.
-int launcher_says(std::initializer_list<const char*> names) {
-  for (const char* const name : names) {
-    if (const char* const value = std::getenv(name)) return std::max(1, std::atoi(value));
-  }
-  return 1;
-}
-// The number of processes on this host that the MPI launcher started.
-int launched_on_host() {
-  return launcher_says({"MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_TASKS_PER_NODE"});
-}
+// The ranks on this host: each a process, or threads of this one.
+struct RanksHere {
+  int count = 1;
+  bool processes = false;
+};
 
 // Before anything is allocated. Every process of an MPI run asks for all ranks of its host, none having allocated yet;
 // for itself alone in its cgroup, which its peers may share or not; and its addresses hold what its peers share, too.
 // `order_bytes`: of each process, for the order of samples.
-void require_memory(const train::Config& config, const device::Machine& machine, int ranks, bool mpi,
+void require_memory(const train::Config& config, const device::Machine& machine, int ranks, RanksHere here,
                     int64_t order_bytes) {
   const comm::Mesh mesh = train::mesh_of(config, ranks);
-  const int on_host = mpi ? launched_on_host() : ranks;
+  const int of_process = here.processes ? 1 : here.count;
   const plan::MemoryReport report = train::memory_report(config, machine, mesh);
-  plan::Limit addresses = plan::address_limit(machine, mpi ? 1 : ranks);
-  if (mpi) addresses.bytes -= report.peer_visible * (on_host - 1);
+  plan::Limit addresses = plan::address_limit(machine, of_process);
+  if (here.processes) addresses.bytes -= report.peer_visible * (here.count - 1);
   const auto require = [&](plan::Limit limit, int processes) {
     train::require_index_fits(config, order_bytes, limit.bytes / processes, limit.of);
     limit.beside = order_bytes * processes;
@@ -73,8 +65,8 @@ void require_memory(const train::Config& config, const device::Machine& machine,
         report, limit, [&] { return train::nearest_remedy(config, machine, mesh, limit); },
         train::most_of_it(config, report));
   };
-  require(plan::host_limit(machine, on_host), mpi ? on_host : 1);
-  require(plan::cgroup_limit(machine, mpi ? 1 : ranks), 1);
+  require(plan::host_limit(machine, here.count), here.processes ? here.count : 1);
+  require(plan::cgroup_limit(machine, of_process), 1);
   require(addresses, 1);
 }
 
@@ -94,7 +86,7 @@ void print_result(const train::TrainingResult& result, const std::string& out, i
 }
 
 // A complete and checked configuration that fits into memory, and the options of its job.
-train::Config read_options(TrainOptions& options, const device::Machine& machine, bool mpi) {
+train::Config read_options(TrainOptions& options, const device::Machine& machine, RanksHere here) {
   if (options.out.empty())
     throw Error("--out is missing", "Name the folder for checkpoints and metrics: --out runs/first");
   options.job.out = options.out;
@@ -112,16 +104,16 @@ train::Config read_options(TrainOptions& options, const device::Machine& machine
   if (!options.run.config.empty()) inputs.emplace_back(options.run.config);
   train::require_replaceable_run(options.job.out, inputs);
   if (options.job.trace) require_writable(*options.job.trace, "--trace", inputs, observe::is_trace);
-  require_threads(machine, mpi ? 1 : options.run.ranks, train::threads_per_rank(config, machine, options.run.ranks),
+  require_threads(machine, here.processes ? 1 : here.count, train::threads_per_rank(config, machine, options.run.ranks),
                   fmt::format("--ranks {}, train.threads = {}", options.run.ranks, config.train.threads));
-  if (!options.ignore_plan) require_memory(config, machine, options.run.ranks, mpi, 0);  // before anything is opened
+  if (!options.ignore_plan) require_memory(config, machine, options.run.ranks, here, 0);  // before anything is opened
   return config;
 }
 
 // The order of samples counts when its size is known. `config` lives as long as the options.
-void admit_order(TrainOptions& options, const train::Config& config, const device::Machine& machine, bool mpi) {
-  options.job.admit_order = [&options, &config, &machine, mpi](int64_t order_bytes) {
-    if (!options.ignore_plan) require_memory(config, machine, options.run.ranks, mpi, order_bytes);
+void admit_order(TrainOptions& options, const train::Config& config, const device::Machine& machine, RanksHere here) {
+  options.job.admit_order = [&options, &config, &machine, here](int64_t order_bytes) {
+    if (!options.ignore_plan) require_memory(config, machine, options.run.ranks, here, order_bytes);
   };
 }
 
@@ -133,7 +125,7 @@ comm::WorldOptions world_options(TrainOptions& options, const device::Machine& m
       .failure_file = options.out.empty() ? "" : (std::filesystem::path(options.out) / train::kFailureName).string(),
       .on_failure = print_failure,
       .exit_status = [&options] { return options.stopped ? kUnfinished : 0; },
-      .processors = machine.count()};
+      .processors = machine.processors};
 }
 
 void train_on(comm::World& ranks, const train::Job& job, TrainOptions& options) {
@@ -143,8 +135,8 @@ void train_on(comm::World& ranks, const train::Job& job, TrainOptions& options) 
 }
 
 void run_threads(TrainOptions& options, const device::Machine& machine) {
-  const train::Config config = read_options(options, machine, false);
-  admit_order(options, config, machine, false);
+  const train::Config config = read_options(options, machine, {options.run.ranks, false});
+  admit_order(options, config, machine, {options.run.ranks, false});
   const train::Job job = train::prepare_job(config, options.job, machine, train::mesh_of(config, options.run.ranks));
   const train::StopSignals signals;
   comm::run_threads(options.run.ranks, world_options(options, machine, config.parallel),
@@ -153,13 +145,15 @@ void run_threads(TrainOptions& options, const device::Machine& machine) {
 
 // Every process may have been started otherwise: they agree before anything is allocated, and again when all have
 // opened what they need. What goes wrong until then is said once, for all.
-void run_as_rank(TrainOptions& options, const device::Machine& machine, comm::World& ranks) {
+void run_as_rank(TrainOptions& options, device::Machine machine, comm::World& ranks) {
+  machine.ranks_on_processors = ranks.ranks_on_processors();
+  const RanksHere here{ranks.ranks_of_host(), true};
   options.run.ranks = ranks.size();
   options.job.writes = ranks.rank() == 0;
   train::Config config;
   train::agree(ranks, train::standing_of([&] {
-                 config = read_options(options, machine, true);
-                 admit_order(options, config, machine, true);
+                 config = read_options(options, machine, here);
+                 admit_order(options, config, machine, here);
                  train::require_data(config);
                  if (options.job.writes) options.job.lock = train::lock_run(options.job.out);
                  return train::facts_of(config, options.job);

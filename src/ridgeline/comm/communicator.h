@@ -32,6 +32,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "ridgeline/base/dtype.h"
 
@@ -170,9 +171,9 @@ struct WorldOptions {
   // What the process is to exit with when it has to leave from a hanging MPI_Finalize (run_mpi); null: 0. Called once
   // `body` has returned on every rank.
   std::function<int()> exit_status;
-  // Processors that the ranks of this host share: where there are as many, a rank that waits spins for some
-  // microseconds before it sleeps.
-  int processors = 0;
+  // Numbers of the processors that this process may use. Where the ranks of a host together have as many as they are, a
+  // rank that waits spins for some microseconds before it sleeps.
+  std::vector<int> processors;
   Link link;  // throttles communicators of more than one rank; the default does not
 };
 
@@ -184,6 +185,9 @@ class World {
   virtual int size() const = 0;
   virtual const char* backend() const = 0;  // "threads" | "mpi"
   virtual const WorldOptions& options() const = 0;
+  // How many ranks are on this rank's host, and how many of these, itself included, may use one of its processors.
+  virtual int ranks_of_host() const = 0;
+  virtual int ranks_on_processors() const = 0;
 
   // Collective over `ranks` (ascending world ranks, the same list on each of them).
   virtual std::unique_ptr<Communicator> communicator(std::span<const int> ranks, std::string_view name) = 0;

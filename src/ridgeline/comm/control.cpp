@@ -173,8 +173,14 @@ void Control::decide(const FailureNotice& notice) {
   actions_.settled = true;
 }
 
+// That one neighbour answers no more may be its fault; that none does is rather this host's.
+bool Control::cut_off() const {
+  const auto is_open = [](const auto& link) { return link.second.open; };
+  return lost_ && hosts_.size() > 2 && std::none_of(links_.begin(), links_.end(), is_open);
+}
+
 void Control::announce() {
-  if (!announced_) actions_.announce = true;
+  if (!announced_ && !cut_off()) actions_.announce = true;
   announced_ = true;
   actions_.settled = true;
 }
@@ -189,15 +195,32 @@ void Control::lost(int peer, int64_t now) {
   const bool was_parent = peer == parent_;
   if (was_parent) orphaned(now);
   if (!was_open && !was_parent) return;
-  const std::string what = fmt::format("{} does not answer: its machine or its network is down",
-                                       described(hosts_[static_cast<size_t>(peer)]));
-  if (!first_) return fail(host_notice(hosts_[static_cast<size_t>(peer)], host_, what), now);
-  if (root() && !verdict_) {
+  const bool silent = found != links_.end() && found->second.silent;
+  // Until it shows whether others can be reached; and whether the other neighbours, whose signs of life come at other
+  // times, are silent too.
+  if (!first_) return fail_for_loss(peer, was_parent ? times_.reach : silent ? 2 * times_.beat : 0, now);
+  if (root() && !verdict_ && !lost_) {
     // A launcher that ends whole hosts leaves nobody there to announce it.
     if (below(first_->source, peer)) first_->source = host_;
     decide(*first_);
   }
   answer_when_complete(now);
+}
+
+void Control::fail_for_loss(int peer, int64_t after, int64_t now) {
+  const ControlName& culprit = hosts_[static_cast<size_t>(peer)];
+  const FailureNotice notice = host_notice(
+      culprit, host_, fmt::format("{} does not answer: its machine or its network is down", described(culprit)));
+  lost_ = true;
+  if (hosts_.size() == 2) after = 0;  // there are no others
+  if (!root() || after == 0) {
+    fail(notice, now);
+  } else {
+    actions_.record = failure_of(notice);
+    own_ = first_ = notice;
+    decide_at_ = now + after;
+  }
+  announce_at_ = now + after + times_.patience;
 }
 
 // A new way up, for what is on its way there.

@@ -10,8 +10,9 @@
 //
 // Silence. Neighbours send a sign of life every `beat`. A connection that closes before there is a verdict, or brings
 // nothing for `silence`, is a failure that names the host beyond it. Whoever loses its parent turns to the parent's
-// parent; where the root is lost, to host 1, which is then the root. Time in which this process did not run itself
-// (`tick` comes late) is nobody's silence.
+// parent; where the root is lost, to host 1, which is then the root. A host of more than two that is left without any
+// neighbour is cut off itself: it ends, and leaves the word to the others. Time in which this process did not run
+// itself (`tick` comes late) is nobody's silence.
 //
 // Stall. A rank that waits for too long has its host ask up, the root asks all, and every host answers with those of
 // its ranks that do not wait, the worst of them and of those below it. A host that does not answer in time is named
@@ -40,6 +41,7 @@ struct ControlTimes {
   int64_t silence = 10 * kSecond;
   int64_t patience = kSecond / 5;
   int64_t hold = kSecond / 20;
+  int64_t reach = kSecond;            // to connect to another host
   int64_t answer = 2 * kSecond;       // from the root's inquiry to its verdict
   int64_t answer_step = kSecond / 4;  // every level of the tree answers that much earlier
 };
@@ -116,6 +118,8 @@ class Control {
   void decide(const FailureNotice& notice);
   void announce();
   void fail(const FailureNotice& notice, int64_t now);  // a failure that was found here, not recorded yet
+  void fail_for_loss(int peer, int64_t after, int64_t now);
+  bool cut_off() const;
   void orphaned(int64_t now);
   void ask(int number, int64_t milliseconds, int64_t now);
   void add(const Suspect& suspect);
@@ -133,6 +137,7 @@ class Control {
   std::optional<FailureNotice> own_, first_, verdict_;
   int64_t announce_at_ = 0, decide_at_ = 0;
   bool announced_ = false;
+  bool lost_ = false;       // `own_` is that a neighbour was lost
   std::set<int> given_up_;  // hosts that were lost
 
   std::optional<Stall> stall_;  // the first that was heard of

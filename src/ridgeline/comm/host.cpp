@@ -282,8 +282,9 @@ void Host::keep_quiet() const noexcept {
 }
 
 void Host::await_settled() const noexcept {
-  constexpr int kNaps = 1000;
-  for (int nap = 0; nap < kNaps && board().failure.settled.load(std::memory_order_acquire) == 0; ++nap) ::usleep(1000);
+  constexpr int kNaps = 2500;  // a watcher that has lost its neighbours looks for others first
+  const auto settled = [&] { return board().failure.settled.load(std::memory_order_acquire) != 0; };
+  for (int nap = 0; nap < kNaps && !settled() && !watcher_is_gone(); ++nap) ::usleep(1000);
   announce();
 }
 

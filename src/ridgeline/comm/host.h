@@ -23,6 +23,8 @@ struct HostSetup {
   int64_t stage_bytes = 0;  // per rank and communicator, for buffers that peers cannot see
   std::string host_name;
   int hosts = 1;
+  int processors = 0;           // that the host's ranks may use together
+  int ranks_on_processors = 1;  // see World
   WorldOptions options;
 };
 
@@ -39,6 +41,8 @@ class Host {
   bool processes() const { return setup_.processes; }
   int64_t stage_bytes() const { return setup_.stage_bytes; }
   const std::string& host_name() const { return setup_.host_name; }
+  int processors() const { return setup_.processors; }
+  int ranks_on_processors() const { return setup_.ranks_on_processors; }
   const WorldOptions& options() const { return setup_.options; }
   HostBoard& board() const { return *reinterpret_cast<HostBoard*>(setup_.memory); }
   RankState& state(int local) const { return states_[local]; }

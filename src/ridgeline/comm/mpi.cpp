@@ -74,6 +74,8 @@ HostSetup host_setup(const MpiHosts& hosts, const SharedMemory& memory, const Wo
   setup.stage_bytes = kStageBytes;
   setup.host_name = hosts.name;
   setup.hosts = static_cast<int>(hosts.ranks.size());
+  setup.processors = hosts.processors;
+  setup.ranks_on_processors = hosts.ranks_on_processors;
   setup.options = options;
   return setup;
 }
@@ -188,7 +190,7 @@ void run_mpi(const WorldOptions& given, const std::function<void(World&)>& body)
   // What the ranks' communicators send must fit together before anybody can compare configurations.
   WorldOptions options = given;
   MPI_Bcast(&options.sum_group, 1, MPI_INT, 0, MPI_COMM_WORLD);
-  const MpiHosts hosts = detail::find_hosts(rank, size);
+  const MpiHosts hosts = detail::find_hosts(rank, size, options.processors);
   const SharedMemory memory = control_memory(hosts, rank, size);
   Host host(host_setup(hosts, memory, options));
   const int local = host.local_rank(rank);

@@ -5,6 +5,8 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <cstdlib>
 #include <map>
@@ -12,15 +14,42 @@
 namespace ridgeline::comm::detail {
 namespace {
 
+// Processors by their numbers; those beyond kMost count as one.
+struct ProcessorSet {
+  static constexpr int kMost = 4096;
+  uint64_t words[kMost / 64];
+
+  void add(int processor) {
+    const int bit = std::clamp(processor, 0, kMost - 1);
+    words[bit / 64] |= uint64_t{1} << (bit % 64);
+  }
+  void add(const ProcessorSet& other) {
+    for (int i = 0; i < kMost / 64; ++i) words[i] |= other.words[i];
+  }
+  bool meets(const ProcessorSet& other) const {
+    for (int i = 0; i < kMost / 64; ++i) {
+      if ((words[i] & other.words[i]) != 0) return true;
+    }
+    return false;
+  }
+  int count() const {
+    int all = 0;
+    for (const uint64_t word : words) all += std::popcount(word);
+    return all;
+  }
+};
+
 // What every rank tells every other at start-up.
 struct Introduction {
   char host[64];
   int32_t pretended_host;
   int32_t process;
+  ProcessorSet processors;
 };
 
-Introduction introduce(int rank) {
+Introduction introduce(int rank, const std::vector<int>& processors) {
   Introduction self{};
+  for (const int processor : processors) self.processors.add(processor);
   ::gethostname(self.host, sizeof(self.host) - 1);
   self.process = ::getpid();
   if (const char* per_host = std::getenv("RIDGELINE_RANKS_PER_HOST")) {
@@ -44,9 +73,9 @@ ControlSecret new_secret() {
 
 }  // namespace
 
-MpiHosts find_hosts(int rank, int size) {
+MpiHosts find_hosts(int rank, int size, const std::vector<int>& processors) {
   std::vector<Introduction> everyone(static_cast<size_t>(size));
-  const Introduction self = introduce(rank);
+  const Introduction self = introduce(rank, processors);
   MPI_Allgather(&self, sizeof(self), MPI_BYTE, everyone.data(), sizeof(self), MPI_BYTE, MPI_COMM_WORLD);
   MpiHosts hosts;
   hosts.name = self.host;
@@ -63,6 +92,13 @@ MpiHosts find_hosts(int rank, int size) {
     hosts.processes.push_back(one.process);
     if (other == rank) hosts.own = static_cast<int>(found->second);
   }
+  ProcessorSet together{};
+  for (const int other : hosts.ranks[static_cast<size_t>(hosts.own)]) {
+    const ProcessorSet& theirs = everyone[static_cast<size_t>(other)].processors;
+    together.add(theirs);
+    if (other == rank || theirs.meets(self.processors)) ++hosts.ranks_on_processors;
+  }
+  hosts.processors = together.count();
   return hosts;
 }
 

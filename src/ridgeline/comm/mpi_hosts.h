@@ -20,9 +20,12 @@ struct MpiHosts {
   std::vector<std::vector<int>> ranks;  // of each host, ascending
   std::vector<int32_t> processes;       // of every rank, on its host
   int own = 0;                          // number of this process's host
+  int processors = 0;                   // that its ranks may use together
+  int ranks_on_processors = 0;          // how many of them may use one of this process's
   bool pretended = false;               // tests cut one machine into hosts by RIDGELINE_RANKS_PER_HOST
 };
-MpiHosts find_hosts(int rank, int size);
+// `processors`: numbers of those that this process may use.
+MpiHosts find_hosts(int rank, int size, const std::vector<int>& processors);
 
 // The lowest rank with a problem, -1 when there is none.
 int first_with_problem(bool problem, int size);

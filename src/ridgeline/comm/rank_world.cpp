@@ -130,7 +130,7 @@ void RankWorld::wait_until(const Engine& engine, bool (*done)(const void*), cons
   RankState& state = host_.state(local_);
   Bell& bell = state.bell;
   // Spinning pays only where another rank can run meanwhile.
-  const int64_t spin = host_.ranks() <= options().processors ? kSpinNanoseconds : 0;
+  const int64_t spin = host_.ranks() <= host_.processors() ? kSpinNanoseconds : 0;
   int64_t since = 0;       // when this rank last got on
   int64_t idle_since = 0;  // when it last found nothing to do, 0 while it gets on
   for (;;) {

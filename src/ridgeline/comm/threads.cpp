@@ -133,6 +133,8 @@ void run_threads(int ranks, const WorldOptions& options, const std::function<voi
   setup.bytes = static_cast<int64_t>(run->bytes);
   for (int rank = 0; rank < ranks; ++rank) setup.world_ranks.push_back(rank);
   setup.world_size = ranks;
+  setup.processors = static_cast<int>(options.processors.size());
+  setup.ranks_on_processors = ranks;
   setup.host_name = machine_name();
   setup.options = options;
   run->body = body;

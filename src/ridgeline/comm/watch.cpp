@@ -214,7 +214,7 @@ void Watch::act(int64_t now) {
       host_.board().everyone_departed.store(1, std::memory_order_release);
     }
     // At start-up settle_start says what is wrong.
-    if (actions.reach >= 0) links_.reach(actions.reach, words_ >= 0 ? INT64_MAX : now + kSecond, now);
+    if (actions.reach >= 0) links_.reach(actions.reach, words_ >= 0 ? INT64_MAX : now + setup_.times.reach, now);
     if (!actions.look) return;
     control_.looked(*actions.look, suspects(now), now);
   }
@@ -245,9 +245,11 @@ bool Watch::settle_start(int64_t now) {
 void Watch::end_ranks(int64_t now) {
   if (!host_.failed()) return;
   if (failed_since_ == 0) failed_since_ = now;
-  if (now - failed_since_ < std::chrono::nanoseconds(host_.options().grace).count()) return;
+  const bool grace_is_over = now - failed_since_ >= std::chrono::nanoseconds(host_.options().grace).count();
   for (size_t local = 0; local < ranks_.size(); ++local) {
     if (!ranks_[local].alive) continue;
+    // One that is stopped would not come back in time.
+    if (!grace_is_over && process_state(host_.state(static_cast<int>(local)).process.load()) != 'T') continue;
     if (ranks_[local].process >= 0) {
       ::syscall(SYS_pidfd_send_signal, ranks_[local].process, SIGKILL, nullptr, 0);
     } else {

@@ -138,7 +138,7 @@ Machine Machine::read() {
 }
 
 int Machine::threads_per_rank(int ranks) const {
-  return std::max(1, count() / ranks);
+  return std::max(1, count() / (ranks_on_processors > 0 ? ranks_on_processors : ranks));
 }
 
 WorkerTeam::Place Machine::place_of_rank(int rank, int ranks, int threads) const {

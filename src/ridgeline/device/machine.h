@@ -22,6 +22,9 @@ struct Machine {
   // With RIDGELINE_PROCESSORS=N in the environment (1 … kMaxProcessors, for tests and for sharing a machine) the first
   // N of them, and from the start again where there are fewer: a machine of N processors is then pretended.
   std::vector<int> processors = {0};
+  // How many ranks of the run may use some of them, this one included; 0: as many as share the machine. Processes of
+  // one host learn it from each other (comm::World::ranks_on_processors), a launcher having given each its own or not.
+  int ranks_on_processors = 0;
   std::string model_name = "unknown CPU";
   // Bytes that can still be had, the largest number where nothing limits them: free memory of the host (MemAvailable),
   // what the memory limits of this process's cgroup and of those above it leave, addresses that the process can still
@@ -35,7 +38,8 @@ struct Machine {
   static Machine read();
 
   int count() const { return static_cast<int>(processors.size()); }
-  // Threads of each of `ranks` ranks that share the processors evenly; at least 1.
+  // Threads of each of `ranks` ranks that share the machine, or of the ranks that share the processors, where that is
+  // known; evenly, at least 1.
   int threads_per_rank(int ranks) const;
   // Where the team of thread rank `rank` of `ranks` runs, with `threads` members each. When together they fill the
   // processors exactly, each member is bound to its own: kernels were seen to leave two busy threads on one CPU for

@@ -170,5 +170,14 @@ TEST(Command, HelpShowsDefaultsRangesAndChoices) {
   EXPECT_THAT(help, testing::Not(HasSubstr("=-1")));
 }
 
+TEST(Command, WordsBehindTheMarkAreNoOptionsAlsoAfterAList) {
+  EXPECT_THAT(parse({"--count", "3", "--", "4", "5"}).ids, ElementsAre(4, 5));
+  const Values values = parse({"--set", "a", "b", "--", "4"});
+  EXPECT_THAT(values.set, ElementsAre("a", "b"));
+  EXPECT_THAT(values.ids, ElementsAre(4));
+  // Not taken for the option that it looks like.
+  EXPECT_THAT(refusal({"work", "--set", "a", "--", "--flag"}), HasSubstr("'--flag' is no whole number"));
+}
+
 }  // namespace
 }  // namespace ridgeline::cli

@@ -15,6 +15,7 @@
 #include <string>
 #include <string_view>
 #include <thread>
+#include <vector>
 
 #include "conformance.h"
 #include "ridgeline/base/error.h"
@@ -45,9 +46,28 @@ void leave_together(int rank, int size) {
   if (rank == 0) fs::remove_all(folder, ignored);
 }
 
+// Even ranks are given two processors, odd ones two others.
+std::vector<int> processors_of_this() {
+  for (const char* name : {"PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK"}) {
+    if (const char* rank = std::getenv(name)) return std::atoi(rank) % 2 == 0 ? std::vector{0, 1} : std::vector{2, 70};
+  }
+  return {0, 1};
+}
+void require_neighbours(const World& world) {
+  const char* per_host = std::getenv("RIDGELINE_RANKS_PER_HOST");
+  const int most = per_host == nullptr ? world.size() : std::atoi(per_host);
+  const int first = world.rank() / most * most, last = std::min(first + most, world.size());
+  int alike = 0;
+  for (int rank = first; rank < last; ++rank) alike += rank % 2 == world.rank() % 2 ? 1 : 0;
+  RL_CHECK(world.ranks_of_host(), ==, last - first);
+  RL_CHECK(world.ranks_on_processors(), ==, alike);
+}
+
 int run_cases(WorldOptions options, std::string_view which) {
+  options.processors = processors_of_this();
   options.timeout = std::chrono::seconds(60);
   run_mpi(options, [&](World& world) {
+    require_neighbours(world);
     int run = 0;
     for (const auto& item : conformance::cases()) {
       if (!item.name.ends_with(which)) continue;

@@ -32,6 +32,7 @@ struct Simulated {
   bool settled = false, left = false;
   bool running = true;  // it looks at what arrives
   bool alive = true;    // its machine is there
+  bool cut = false;     // nothing comes from it or reaches it
 };
 
 // All hosts of a job. A host that does not run keeps its messages; one that is not alive loses them.
@@ -126,6 +127,13 @@ class Cluster {
 
   void deliver(const Event& event) {
     Simulated& to = at(event.to);
+    if (to.cut || at(event.from).cut) {
+      if (event.kind == Kind::reach) {
+        events_.emplace(now + kSecond, Event{event.to, event.from, Kind::closed, {}});
+        return;
+      }
+      if (event.kind != Kind::closed || connections_[{event.from, event.to}]) return;
+    }
     if (!to.alive) {
       // Nobody accepts a connection there.
       if (event.kind == Kind::reach) events_.emplace(now + kDelay, Event{event.to, event.from, Kind::closed, {}});
@@ -312,6 +320,30 @@ TEST(Control, OrphansOfTheRootAgreeAtHostOne) {
 }
 
 // One that was stopped and wakes up finds the verdict about itself before its connections' ends.
+TEST(Control, AHostThatIsCutOffIsNamedByTheOthersAlone) {
+  for (const int count : {3, 4, 9, 30}) {
+    for (const int host : {0, 1, 2, count - 1}) {
+      Cluster cluster(count);
+      cluster.at(host).cut = true;
+      cluster.run(16 * kSecond);
+      EXPECT_EQ(cluster.announced(), 1) << host << " of " << count;
+      EXPECT_EQ(cluster.at(host).announced, 0) << host << " of " << count;
+      for (int other = 0; other < count; ++other) {
+        Simulated& seen = cluster.at(other);
+        ASSERT_FALSE(seen.recorded.empty()) << host << " of " << count << ", host " << other;
+        EXPECT_TRUE(seen.settled) << host << " of " << count << ", host " << other;
+        if (other == host) continue;
+        EXPECT_THAT(seen.recorded.back().what, HasSubstr("host node" + std::to_string(host) + " "));
+      }
+    }
+  }
+  // Of two, either may be the last that is there.
+  Cluster pair(2);
+  pair.at(1).cut = true;
+  pair.run(16 * kSecond);
+  EXPECT_EQ(pair.announced(), 2);
+}
+
 TEST(Control, AWatcherThatWasGivenUpAndWakesUpHasNothingToAdd) {
   for (const int host : {0, 1, 2, 9, 19}) {
     Cluster cluster(20);
