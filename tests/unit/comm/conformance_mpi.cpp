@@ -104,9 +104,9 @@ struct Hosts {
   }
 };
 
-// Bytes that a host must send in an operation on B bytes of every rank, its ranks owning their share of it.
-int64_t expected_traffic(const Hosts& hosts, RequestKind kind, DType dtype, int64_t B, int host) {
-  const int64_t share = B * hosts.members(host) / hosts.ranks, others = hosts.count() - 1;
+// Bytes that a host must send in an operation on `bytes` of every rank, its ranks owning their share of it.
+int64_t expected_traffic(const Hosts& hosts, RequestKind kind, DType dtype, int64_t bytes, int host) {
+  const int64_t share = bytes * hosts.members(host) / hosts.ranks, others = hosts.count() - 1;
   int64_t most_sums = 0, most_members = 0;
   for (int other = 0; other < hosts.count(); ++other) {
     most_sums = std::max(most_sums, hosts.summands(other));
@@ -117,15 +117,15 @@ int64_t expected_traffic(const Hosts& hosts, RequestKind kind, DType dtype, int6
   const int64_t copies = widening * most_sums <= most_members ? widening * hosts.summands(host) : hosts.members(host);
   switch (kind) {
     case RequestKind::all_reduce:
-      return copies * (B - share) + others * share;
+      return copies * (bytes - share) + others * share;
     case RequestKind::reduce_scatter:
-      return copies * (B - share);
+      return copies * (bytes - share);
     case RequestKind::all_gather:
       return others * share;
     case RequestKind::broadcast:  // from rank 0
-      return host == 0 ? B - share + others * share : (others - 1) * share;
+      return host == 0 ? bytes - share + others * share : (others - 1) * share;
     case RequestKind::all_to_all:
-      return hosts.members(host) * (B - share);
+      return hosts.members(host) * (bytes - share);
     default:
       return 0;
   }
