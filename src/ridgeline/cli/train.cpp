@@ -117,9 +117,11 @@ void admit_order(TrainOptions& options, const train::Config& config, const devic
   };
 }
 
-comm::WorldOptions world_options(TrainOptions& options, const device::Machine& machine, double timeout) {
+comm::WorldOptions world_options(TrainOptions& options, const device::Machine& machine,
+                                 const train::Config::Parallel& parallel) {
   return {
-      .timeout = std::chrono::milliseconds(static_cast<int64_t>(timeout * 1000)),
+      .timeout = std::chrono::milliseconds(static_cast<int64_t>(parallel.timeout * 1000)),
+      .sum_group = static_cast<int>(parallel.sum_group),
       .failure_file = options.out.empty() ? "" : (std::filesystem::path(options.out) / train::kFailureName).string(),
       .on_failure = print_failure,
       .exit_status = [&options] { return options.stopped ? kUnfinished : 0; },
@@ -137,7 +139,7 @@ void run_threads(TrainOptions& options, const device::Machine& machine) {
   admit_order(options, config, machine, {options.run.ranks, false});
   const train::Job job = train::prepare_job(config, options.job, machine, train::mesh_of(config, options.run.ranks));
   const train::StopSignals signals;
-  comm::run_threads(options.run.ranks, world_options(options, machine, config.parallel.timeout),
+  comm::run_threads(options.run.ranks, world_options(options, machine, config.parallel),
                     [&](comm::World& ranks) { train_on(ranks, job, options); });
 }
 
@@ -164,12 +166,12 @@ void run_as_rank(TrainOptions& options, device::Machine machine, comm::World& ra
   train_on(ranks, *job, options);
 }
 
-// What a rank waits for others until all agree: the configuration's own, where it can be read.
-double timeout_of(const RunConfigOptions& options) {
+// What a world is made with before all agree: the configuration's own, where it can be read.
+train::Config::Parallel parallel_of(const RunConfigOptions& options) {
   try {
-    return train::parse_config(options.config, options.overrides).parallel.timeout;
+    return train::parse_config(options.config, options.overrides).parallel;
   } catch (const Error&) {
-    return train::Config().parallel.timeout;  // to be said when all ranks are there
+    return {};  // to be said when all ranks are there
   }
 }
 
@@ -183,7 +185,7 @@ void run(TrainOptions& options) {
   const device::Machine machine = device::Machine::read();
   if (comm::launched_by_mpi()) {
     const train::StopSignals signals;
-    comm::run_mpi(world_options(options, machine, timeout_of(options.run)),
+    comm::run_mpi(world_options(options, machine, parallel_of(options.run)),
                   [&](comm::World& ranks) { run_as_rank(options, machine, ranks); });
   } else {
     comm::require_company();

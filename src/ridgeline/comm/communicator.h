@@ -15,7 +15,10 @@
 //
 // Reductions add in fp32 and round once to the buffer's dtype, in a declared order that is the same on every backend:
 // consecutive groups of `sum_group` ranks are summed in ascending rank order, then the group sums in ascending order.
-// Nothing is ever summed by a library.
+// Nothing is ever summed by a library. Between hosts the sum of a group travels where its ranks share a host, else each
+// rank's own values do: so `sum_group` is best the number of ranks that a communicator has on each host. With H hosts
+// of one group each, a host sends 2 (H-1)/H of an all_reduce's buffer, (H-1)/H of a reduce_scatter's or all_gather's
+// (16-bit values count twice while they are summed: sums travel as fp32), and of a broadcast's at most twice that.
 //
 // Errors. A size, dtype or operation that differs between ranks, a rank that does not arrive within the timeout, a peer
 // that died or failed: Error on every rank, naming operation, label, and the ranks at fault. After an error a World is
@@ -92,6 +95,8 @@ class Communicator {
   virtual int world_rank(int rank_in_group) const = 0;
   // Whether what was started goes on while the caller computes; between ranks of a host those that wait do the work.
   virtual bool travels() const { return false; }
+  // Bytes of buffers, or of sums of them, that this rank has sent to other hosts since the communicator was made.
+  virtual int64_t sent_to_other_hosts() const { return 0; }
 
   // In place over all ranks: buffer[i] = reduction of every rank's buffer[i]. dtypes f32, bf16, f16, f64, i64 (f64 and
   // i64 sum exactly as their own type).
@@ -152,7 +157,7 @@ int64_t traffic_of(const Request& request, int rank, int ranks);
 
 struct WorldOptions {
   std::chrono::milliseconds timeout{600'000};  // how long to wait for a rank inside one operation
-  int sum_group = 8;                           // reduction order, see above
+  int sum_group = 8;                           // reduction order, see above; rank 0's counts
   std::string failure_file;                    // where the first failure is written, once per run; "" for none
   // How long, after a failure, the other ranks get to come back from their own work before they are given up.
   std::chrono::milliseconds grace{3'000};

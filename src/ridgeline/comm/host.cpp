@@ -284,7 +284,9 @@ void Host::keep_quiet() const noexcept {
 void Host::await_settled() const noexcept {
   constexpr int kNaps = 2500;  // a watcher that has lost its neighbours looks for others first
   const auto settled = [&] { return board().failure.settled.load(std::memory_order_acquire) != 0; };
-  for (int nap = 0; nap < kNaps && !settled() && !watcher_is_gone(); ++nap) ::usleep(1000);
+  // Without one, the rank that found out (fail_unwatched) leaves the word to the neighbours, in half a second.
+  const int naps_unwatched = setup_.hosts > 1 ? 1000 : 0;
+  for (int nap = 0; nap < (watcher_is_gone() ? naps_unwatched : kNaps) && !settled(); ++nap) ::usleep(1000);
   announce();
 }
 

@@ -175,7 +175,7 @@ const char* slurm_mpi_flag() {
 #endif
 }
 
-void run_mpi(const WorldOptions& options, const std::function<void(World&)>& body) {
+void run_mpi(const WorldOptions& given, const std::function<void(World&)>& body) {
   int initialized = 0;
   MPI_Initialized(&initialized);
   if (initialized != 0) throw Error("run_mpi was called twice in one process", "MPI can be started only once.");
@@ -187,6 +187,9 @@ void run_mpi(const WorldOptions& options, const std::function<void(World&)>& bod
   MPI_Comm_rank(MPI_COMM_WORLD, &rank);
   MPI_Comm_size(MPI_COMM_WORLD, &size);
   if (size == 1) require_company();
+  // What the ranks' communicators send must fit together before anybody can compare configurations.
+  WorldOptions options = given;
+  MPI_Bcast(&options.sum_group, 1, MPI_INT, 0, MPI_COMM_WORLD);
   const MpiHosts hosts = detail::find_hosts(rank, size, options.processors);
   const SharedMemory memory = control_memory(hosts, rank, size);
   Host host(host_setup(hosts, memory, options));
@@ -195,7 +198,7 @@ void run_mpi(const WorldOptions& options, const std::function<void(World&)>& bod
   LifePipe life(host.state(local));
   try {
     start_watch(host, hosts, life, rank);
-    MpiWorld world(host, local, static_cast<int>(hosts.ranks.size()));
+    MpiWorld world(host, local, hosts);
     run_body(world, body);
     depart(host, local);
   } catch (...) {

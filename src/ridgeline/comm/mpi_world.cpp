@@ -7,9 +7,18 @@
 
 namespace ridgeline::comm::detail {
 
+MpiWorld::MpiWorld(Host& host, int local, const MpiHosts& hosts)
+    : RankWorld(host, local), several_hosts_(hosts.ranks.size() > 1), host_of_(hosts.processes.size()) {
+  for (size_t number = 0; number < hosts.ranks.size(); ++number) {
+    for (const int rank : hosts.ranks[number]) host_of_[static_cast<size_t>(rank)] = static_cast<int>(number);
+  }
+}
+
 std::unique_ptr<Communicator> MpiWorld::wide_communicator(std::span<const int> ranks, std::string_view name,
                                                           uint64_t key) {
-  return std::make_unique<WideCommunicator>(*this, ranks, name, key);
+  std::vector<int> hosts;
+  for (const int rank : ranks) hosts.push_back(host_of_[static_cast<size_t>(rank)]);
+  return std::make_unique<WideCommunicator>(*this, ranks, hosts, name, key);
 }
 
 std::span<std::byte> MpiWorld::peer_visible(int64_t bytes) {

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "ridgeline/comm/mpi_hosts.h"
 #include "ridgeline/comm/rank_world.h"
 #include "ridgeline/comm/shared_memory.h"
 
@@ -10,18 +11,18 @@ namespace ridgeline::comm::detail {
 
 class MpiWorld : public RankWorld {
  public:
-  // `hosts`: how many the world has.
-  MpiWorld(Host& host, int local, int hosts) : RankWorld(host, local), hosts_(hosts) {}
+  MpiWorld(Host& host, int local, const MpiHosts& hosts);
   const char* backend() const override { return "mpi"; }
   std::span<std::byte> peer_visible(int64_t bytes) override;
 
  protected:
   std::unique_ptr<Communicator> wide_communicator(std::span<const int> ranks, std::string_view name,
                                                   uint64_t key) override;
-  bool must_poll() const override { return hosts_ > 1; }
+  bool must_poll() const override { return several_hosts_; }
 
  private:
-  int hosts_;
+  bool several_hosts_;
+  std::vector<int> host_of_;           // every rank
   std::vector<SharedMemory> regions_;  // own and peers'
 };
 

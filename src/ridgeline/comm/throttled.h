@@ -36,6 +36,7 @@ class ThrottledCommunicator : public Communicator {
   int size() const override { return inner_->size(); }
   int world_rank(int member) const override { return inner_->world_rank(member); }
   bool travels() const override { return true; }
+  int64_t sent_to_other_hosts() const override { return inner_->sent_to_other_hosts(); }
 
   // Sleeps until the transfer is through, then completes it. Throws the world's failure from its sleep too.
   void wait(Ticket ticket) override;

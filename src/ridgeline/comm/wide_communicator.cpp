@@ -9,15 +9,16 @@
 #include <exception>
 
 #include "ridgeline/base/error.h"
-#include "ridgeline/comm/kernels.h"
 
 namespace ridgeline::comm::detail {
 namespace {
 
+constexpr int64_t kBoardStart = 64;  // BoardStart, and then the neighbours
+static_assert(sizeof(BoardStart) <= kBoardStart);
 constexpr int64_t kLargestMessage = 1 << 30;  // MPI counts in int
 // Greetings and data of exchanges have tags of their own: the k-th message to a peer is its k-th, however the two ranks
 // group their messages into exchanges.
-constexpr int kTag = 1, kMessageGreetingTag = 2, kMessageTag = 3;
+constexpr int kTag = 1, kMessageGreetingTag = 2, kMessageTag = 3, kGreetingTag = 4;
 
 }  // namespace
 
@@ -28,26 +29,38 @@ struct WideCommunicator::Requests {
   size_t open = 0;
 };
 
-WideCommunicator::WideCommunicator(RankWorld& world, std::span<const int> ranks, std::string_view name, uint64_t key)
+WideCommunicator::WideCommunicator(RankWorld& world, std::span<const int> ranks, std::span<const int> hosts,
+                                   std::string_view name, uint64_t key)
     : world_(world),
       ranks_(ranks.begin(), ranks.end()),
+      layout_(hosts, world.options().sum_group),
       name_(name),
       n_(static_cast<int>(ranks.size())),
       requests_(std::make_unique<Requests>()) {
-  for (int member = 0; member < n_; ++member) {
-    if (ranks_[static_cast<size_t>(member)] == world.rank()) me_ = member;
-  }
-  const int run = std::max(1, world.options().sum_group);
-  for (int first = 0; first < n_; first += run) sum_groups_.push_back(std::min(run, n_ - first));
-  board_offset_ = world.host().find_board(key, sizeof(BoardStart));
-  reinterpret_cast<BoardStart*>(world.host().at(board_offset_))->name.store(name);
+  me_ = static_cast<int>(std::find(ranks_.begin(), ranks_.end(), world.rank()) - ranks_.begin());
+  host_ = layout_.host_of(me_);
+  make_board(key);
   operations_.resize(kOutstanding);
   ends_.resize(kOutstanding * 4);
   greetings_.resize(static_cast<size_t>(std::max<int>(n_, 2 * kMessages)));
-  scratch_.resize(kScratchBytes);
-  sources_.resize(static_cast<size_t>(n_));
-  // A phase has at most two messages per peer, or two per end of an exchange.
-  requests_->all.resize(static_cast<size_t>(std::max(2 * n_, 2 * kMessages)) + 64);
+  scratch_ = std::make_unique_for_overwrite<std::byte[]>(kScratchBytes);
+  sources_.reserve(static_cast<size_t>(n_));
+  parts_.reserve(static_cast<size_t>(n_));
+  make_requests(key);
+  world_.add(this);
+}
+
+void WideCommunicator::make_board(uint64_t key) {
+  const auto neighbours = static_cast<int64_t>(layout_.members(host_).size());
+  const int64_t stages = neighbours > 1 ? neighbours * kStageBytes : 0;
+  board_offset_ = world_.host().find_board(key, kBoardStart + neighbours * int64_t{sizeof(Neighbour)} + stages);
+  reinterpret_cast<BoardStart*>(world_.host().at(board_offset_))->name.store(name_);
+}
+
+void WideCommunicator::make_requests(uint64_t key) {
+  // A phase has two messages per peer, or one per array of a slice, or two per end of an exchange.
+  const int slots = std::max(layout_.summands(DType::f32).slots, layout_.summands(DType::bf16).slots);
+  requests_->all.resize(static_cast<size_t>(std::max({2 * n_, slots, 2 * kMessages})) + 64);
   requests_->peers.resize(requests_->all.size());
 
   MPI_Group everyone = MPI_GROUP_NULL, group = MPI_GROUP_NULL;
@@ -57,7 +70,6 @@ WideCommunicator::WideCommunicator(RankWorld& world, std::span<const int> ranks,
   MPI_Comm_set_errhandler(requests_->comm, MPI_ERRORS_RETURN);
   MPI_Group_free(&group);
   MPI_Group_free(&everyone);
-  world_.add(this);
 }
 
 WideCommunicator::~WideCommunicator() {
@@ -128,6 +140,8 @@ void WideCommunicator::post(bool send, void* data, int64_t bytes, int peer, int 
                           : MPI_Irecv(begin, length, MPI_BYTE, peer, tag, requests_->comm, request);
     if (code != MPI_SUCCESS) undeliverable(code);
   }
+  const bool data_of_user = tag == kTag || tag == kMessageTag;
+  if (send && data_of_user && layout_.host_of(peer) != host_) sent_ += bytes;
 }
 
 // MPI often knows of a dead peer before its host has told who it was: that is the better answer.
@@ -169,7 +183,16 @@ void WideCommunicator::withdraw() {
 }
 
 bool WideCommunicator::all_there() {
+  return messages_there() && neighbours_there();
+}
+
+bool WideCommunicator::messages_there() {
   int done = 0;
+  if (requests_->open == 0) {
+    // What others wait for may still be in MPI's hands, and moves only while it is called.
+    MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, requests_->comm, &done, MPI_STATUS_IGNORE);
+    return true;
+  }
   const int code = MPI_Testall(static_cast<int>(requests_->open), requests_->all.data(), &done, MPI_STATUSES_IGNORE);
   if (code != MPI_SUCCESS) {
     check_greetings();  // a message longer than expected is an error of MPI first
@@ -193,160 +216,85 @@ bool WideCommunicator::progress() {
 
 void WideCommunicator::enter_greet() {
   phase_ = Phase::greet;
-  Operation& oldest = operation(completed_ + 1);
-  if (oldest.greeting.kind == RequestKind::exchange) return post_ends();
+  Operation& first = operation(completed_ + 1);
+  if (first.greeting.kind == RequestKind::exchange) return post_ends();
   for (int peer = 0; peer < n_; ++peer) {
     if (peer == me_) continue;
-    post_receive(&greetings_[static_cast<size_t>(peer)], sizeof(Terms), peer);
-    post_send(&oldest.greeting, sizeof(Terms), peer);
+    post(false, &greetings_[static_cast<size_t>(peer)], sizeof(Terms), peer, kGreetingTag);
+    post(true, &first.greeting, sizeof(Terms), peer, kGreetingTag);
   }
 }
 
 void WideCommunicator::post_ends() {
-  const Operation& oldest = operation(completed_ + 1);
-  for (uint64_t i = oldest.ends_begin; i != oldest.ends_end; ++i) {
+  const Operation& exchange = oldest();
+  for (uint64_t i = exchange.ends_begin; i != exchange.ends_end; ++i) {
     End& end = ends_[i % ends_.size()];
-    Terms& greeting = end.sends ? end.greeting : greetings_[i - oldest.ends_begin];
+    Terms& greeting = end.sends ? end.greeting : greetings_[i - exchange.ends_begin];
     post(end.sends, &greeting, sizeof(Terms), end.peer, kMessageGreetingTag);
     post(end.sends, end.data, end.greeting.count * size_of(end.greeting.dtype), end.peer, kMessageTag);
   }
 }
 
 void WideCommunicator::check_greetings() {
-  const Operation& oldest = operation(completed_ + 1);
-  const auto differ = [&](int other, const std::string& what) {
-    world_.disagree(ranks_[static_cast<size_t>(other)], name_, waiting_in(), what);
-  };
-  if (oldest.greeting.kind == RequestKind::exchange) {
-    for (uint64_t i = oldest.ends_begin; i != oldest.ends_end; ++i) {
-      const End& end = ends_[i % ends_.size()];
-      const Terms& theirs = greetings_[i - oldest.ends_begin];
-      if (end.sends || (theirs.kind == RequestKind::exchange && theirs.count == end.greeting.count &&
-                        theirs.dtype == end.greeting.dtype))
-        continue;
-      differ(end.peer, fmt::format("rank {} sends {} {} in {} '{}', rank {} receives {} {} in exchange '{}'",
-                                   ranks_[static_cast<size_t>(end.peer)], theirs.count, name_of(theirs.dtype),
-                                   name_of(theirs.kind), theirs.label, world_.rank(), end.greeting.count,
-                                   name_of(end.greeting.dtype), end.greeting.label));
-    }
-    return;
-  }
-  greetings_[static_cast<size_t>(me_)] = oldest.greeting;
+  if (oldest().greeting.kind == RequestKind::exchange) return check_messages();
+  greetings_[static_cast<size_t>(me_)] = oldest().greeting;
   const Terms& first = greetings_[0];
   for (int member = 1; member < n_; ++member) {
     const Terms& other = greetings_[static_cast<size_t>(member)];
     if (same_operation(first, other)) continue;
-    differ(member, fmt::format("rank {} starts {}, rank {} starts {}", ranks_[0], describe(first),
-                               ranks_[static_cast<size_t>(member)], describe(other)));
+    const int rank = ranks_[static_cast<size_t>(member)];
+    world_.disagree(
+        rank, name_, waiting_in(),
+        fmt::format("rank {} starts {}, rank {} starts {}", ranks_[0], describe(first), rank, describe(other)));
+  }
+}
+
+void WideCommunicator::check_messages() {
+  const Operation& exchange = oldest();
+  for (uint64_t i = exchange.ends_begin; i != exchange.ends_end; ++i) {
+    const End& end = ends_[i % ends_.size()];
+    const Terms& theirs = greetings_[i - exchange.ends_begin];
+    if (end.sends || (theirs.kind == RequestKind::exchange && theirs.count == end.greeting.count &&
+                      theirs.dtype == end.greeting.dtype))
+      continue;
+    const int rank = ranks_[static_cast<size_t>(end.peer)];
+    world_.disagree(rank, name_, waiting_in(),
+                    fmt::format("rank {} sends {} {} in {} '{}', rank {} receives {} {} in exchange '{}'", rank,
+                                theirs.count, name_of(theirs.dtype), name_of(theirs.kind), theirs.label, world_.rank(),
+                                end.greeting.count, name_of(end.greeting.dtype), end.greeting.label));
   }
 }
 
 void WideCommunicator::advance() {
-  const RequestKind kind = operation(completed_ + 1).greeting.kind;
-  switch (phase_) {
-    case Phase::idle:
-      return;
-    case Phase::greet:
-      check_greetings();
-      round_ = 0;
-      if (kind == RequestKind::exchange) return finish();
-      return next_round();
-    case Phase::gather:
-      reduce_round();
-      if (kind == RequestKind::all_reduce) return enter_spread();
-      ++round_;
-      return next_round();
-    case Phase::spread:
-      ++round_;
-      return next_round();
+  if (phase_ != Phase::greet) return advance_round();
+  check_greetings();
+  if (oldest().greeting.kind == RequestKind::exchange) return finish();
+  begin_rounds();
+}
+
+WideCommunicator::Neighbour& WideCommunicator::neighbour(int member) const {
+  auto* first = reinterpret_cast<Neighbour*>(world_.host().at(board_offset_) + kBoardStart);
+  return first[layout_.place_of(member)];
+}
+
+std::byte* WideCommunicator::stage(int member, int owner) const {
+  const auto neighbours = static_cast<int64_t>(layout_.members(host_).size());
+  std::byte* stages = world_.host().at(board_offset_) + kBoardStart + neighbours * int64_t{sizeof(Neighbour)};
+  return stages + layout_.place_of(member) * kStageBytes + owner * length_ * element_bytes();
+}
+
+void WideCommunicator::arrive() {
+  neighbour(me_).step.store(++step_, std::memory_order_seq_cst);
+  if (!neighbours_there()) return;
+  for (const int member : layout_.members(host_)) {
+    if (member != me_) world_.host().ring(world_.host().local_rank(ranks_[static_cast<size_t>(member)]));
   }
 }
 
-// A round handles `length_` elements from `begin_` of every part; an all_reduce takes n parts of them from the buffer.
-void WideCommunicator::next_round() {
-  const Terms& greeting = operation(completed_ + 1).greeting;
-  const int64_t size = size_of(greeting.dtype);
-  const int64_t parts = greeting.kind == RequestKind::all_reduce ? n_ : 1;
-  const int64_t most = std::max<int64_t>(kScratchBytes / (n_ * size) / 64 * 64, 1);
-  begin_ = round_ * most * parts;
-  if (begin_ >= greeting.count) return finish();
-  const int64_t left = greeting.count - begin_;
-  length_ = std::min(most, (left + parts - 1) / parts);
-  if (reduces(greeting.kind)) return enter_gather();
-  enter_spread();
-}
-
-void WideCommunicator::enter_gather() {
-  phase_ = Phase::gather;
-  const Operation& oldest = operation(completed_ + 1);
-  const int64_t size = size_of(oldest.greeting.dtype);
-  auto* data = oldest.first.as<std::byte>();
-  const bool whole = oldest.greeting.kind == RequestKind::all_reduce;
-  const auto part_of = [&](int member, int64_t& length) {
-    const int64_t at = whole ? begin_ + member * length_ : member * oldest.greeting.count + begin_;
-    const int64_t end = whole ? oldest.greeting.count : (member + 1) * oldest.greeting.count;
-    length = std::clamp<int64_t>(end - at, 0, length_);
-    return data + at * size;
-  };
-  int64_t mine = 0;
-  std::byte* own = part_of(me_, mine);
-  for (int peer = 0; peer < n_; ++peer) {
-    const auto slot = static_cast<size_t>(peer);
-    sources_[slot] = peer == me_ ? own : scratch_.data() + peer * length_ * size;
-    if (peer == me_) continue;
-    int64_t theirs = 0;
-    std::byte* part = part_of(peer, theirs);
-    if (mine > 0) post_receive(const_cast<void*>(sources_[slot]), mine * size, peer);
-    if (theirs > 0) post_send(part, theirs * size, peer);
-  }
-}
-
-void WideCommunicator::reduce_round() {
-  const Operation& oldest = operation(completed_ + 1);
-  const bool whole = oldest.greeting.kind == RequestKind::all_reduce;
-  const int64_t at = whole ? begin_ + me_ * length_ : begin_;
-  void* own = const_cast<void*>(sources_[static_cast<size_t>(me_)]);
-  reduce({.input = oldest.greeting.dtype,
-          .output = oldest.greeting.dtype,
-          .op = oldest.greeting.op,
-          .group_sizes = sum_groups_,
-          .sources = sources_,
-          .outputs = {&own, 1},
-          .count = std::clamp<int64_t>(oldest.greeting.count - at, 0, length_)});
-}
-
-void WideCommunicator::enter_spread() {
-  phase_ = Phase::spread;
-  const Operation& oldest = operation(completed_ + 1);
-  const Terms& greeting = oldest.greeting;
-  const int64_t size = size_of(greeting.dtype);
-  auto* data = oldest.first.as<std::byte>();
-  const bool whole = greeting.kind == RequestKind::all_reduce;
-  for (int peer = 0; peer < n_; ++peer) {
-    if (greeting.kind == RequestKind::all_to_all) {
-      std::byte* from = data + (peer * greeting.count + begin_) * size;
-      std::byte* to = oldest.second.as<std::byte>() + (peer * greeting.count + begin_) * size;
-      if (peer == me_) {
-        std::memcpy(to, from, static_cast<size_t>(length_ * size));
-      } else {
-        post_receive(to, length_ * size, peer);
-        post_send(from, length_ * size, peer);
-      }
-      continue;
-    }
-    if (peer == me_) continue;
-    if (greeting.kind == RequestKind::broadcast) {
-      if (me_ == greeting.root) post_send(data + begin_ * size, length_ * size, peer);
-      if (peer == greeting.root) post_receive(data + begin_ * size, length_ * size, peer);
-      continue;
-    }
-    const auto at = [&](int member) { return whole ? begin_ + member * length_ : member * greeting.count + begin_; };
-    const auto length = [&](int member) {
-      return whole ? std::clamp<int64_t>(greeting.count - at(member), 0, length_) : length_;
-    };
-    if (length(peer) > 0) post_receive(data + at(peer) * size, length(peer) * size, peer);
-    if (length(me_) > 0) post_send(data + at(me_) * size, length(me_) * size, peer);
-  }
+bool WideCommunicator::neighbours_there() const {
+  const std::span<const int> members = layout_.members(host_);
+  return std::all_of(members.begin(), members.end(),
+                     [&](int member) { return neighbour(member).step.load(std::memory_order_seq_cst) >= step_; });
 }
 
 void WideCommunicator::finish() {
@@ -357,21 +305,26 @@ void WideCommunicator::finish() {
 
 int WideCommunicator::missing(std::span<int> ranks) const {
   size_t count = 0;
+  const auto add = [&](int member) {
+    const int rank = ranks_[static_cast<size_t>(member)];
+    const auto end = ranks.begin() + static_cast<int64_t>(count);
+    if (count < ranks.size() && std::find(ranks.begin(), end, rank) == end) ranks[count++] = rank;
+  };
   for (size_t i = 0; i < requests_->open; ++i) {
     MPI_Request& request = requests_->all[i];
     int done = 1;
     if (request != MPI_REQUEST_NULL) MPI_Request_get_status(request, &done, MPI_STATUS_IGNORE);
-    const int peer = requests_->peers[i] < 0 ? -1 - requests_->peers[i] : requests_->peers[i];
-    const int rank = ranks_[static_cast<size_t>(peer)];
-    const auto end = ranks.begin() + static_cast<int64_t>(count);
-    if (done == 0 && count < ranks.size() && std::find(ranks.begin(), end, rank) == end) ranks[count++] = rank;
+    if (done == 0) add(requests_->peers[i] < 0 ? -1 - requests_->peers[i] : requests_->peers[i]);
+  }
+  for (const int member : layout_.members(host_)) {
+    if (neighbour(member).step.load(std::memory_order_acquire) < step_) add(member);
   }
   return static_cast<int>(count);
 }
 
 std::string WideCommunicator::waiting_in() const {
-  const Terms& oldest = operation(outstanding() ? completed_ + 1 : std::max<uint64_t>(started_, 1)).greeting;
-  return fmt::format("{} on communicator '{}'", describe(oldest.kind, oldest.label, oldest.segment, oldest.step),
+  const Terms& latest = operation(outstanding() ? completed_ + 1 : std::max<uint64_t>(started_, 1)).greeting;
+  return fmt::format("{} on communicator '{}'", describe(latest.kind, latest.label, latest.segment, latest.step),
                      name_);
 }
 

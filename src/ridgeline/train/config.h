@@ -113,6 +113,7 @@ struct Config {
     int64_t chunks = 1;
     std::string stages;  // blocks of each virtual stage, "12,12,11"; "" = balanced by their cost
     int64_t context = 1;
+    int64_t sum_group = 8;   // ranks
     double timeout = 600.0;  // seconds
   };
 

@@ -416,6 +416,14 @@ std::vector<Key> parallel_keys() {
        .low = 1,
        .high = kMaxRanks,
        .default_only = true},
+      {.name = "parallel.sum_group",
+       .unit = "ranks",
+       .slot = [](Config& c) -> Slot { return &c.parallel.sum_group; },
+       .meaning = "Neighbouring ranks of a group whose values are added first; their sums are then added in order. The "
+                  "same value gives the same bits on threads and on any hosts. On several hosts: as many as share a "
+                  "group on one host, so that one sum travels for all of them.",
+       .low = 1,
+       .high = 1024},
       {.name = "parallel.timeout",
        .unit = "seconds",
        .slot = [](Config& c) -> Slot { return &c.parallel.timeout; },

@@ -1,6 +1,7 @@
-// The conformance cases as one MPI program: without an argument all that succeed, else the failure case of that name,
-// or one of the ways to die. A failure case went well when its output says so: the launcher's exit status depends on
-// which rank leaves first.
+// The conformance cases as one MPI program: without an argument all that succeed, "order N" those with mixed buffers
+// and sum groups of N, "traffic N" what hosts send then, "die HOW" one of the ways to die, else the failure case of
+// that name. A failure case went well when its output says so: the launcher's exit status depends on which rank leaves
+// first.
 #include <fmt/format.h>
 #include <signal.h>
 #include <unistd.h>
@@ -12,6 +13,7 @@
 #include <fstream>
 #include <iterator>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -61,13 +63,15 @@ void require_neighbours(const World& world) {
   RL_CHECK(world.ranks_on_processors(), ==, alike);
 }
 
-int run_all(WorldOptions options) {
+int run_cases(WorldOptions options, std::string_view which) {
   options.processors = processors_of_this();
   options.timeout = std::chrono::seconds(60);
-  options.sum_group = 3;
-  run_mpi(options, [](World& world) {
+  run_mpi(options, [&](World& world) {
     require_neighbours(world);
+    int run = 0;
     for (const auto& item : conformance::cases()) {
+      if (!item.name.ends_with(which)) continue;
+      ++run;
       try {
         item.run(world);
       } catch (const RankFailure&) {
@@ -76,8 +80,92 @@ int run_all(WorldOptions options) {
         throw Error(fmt::format("{}: {}", item.name, error.what()));
       }
     }
-    if (world.rank() == 0)
-      say(fmt::format("conformance: {} cases on {} ranks passed\n", conformance::cases().size(), world.size()));
+    if (world.rank() == 0) say(fmt::format("conformance: {} cases on {} ranks passed\n", run, world.size()));
+  });
+  return 0;
+}
+
+// Ranks of one pretended host, and what it sends of each: rank 0 … per_host - 1 are on the first, and so on.
+struct Hosts {
+  int ranks, per_host, sum_group;
+
+  int count() const { return (ranks + per_host - 1) / per_host; }
+  int of(int rank) const { return rank / per_host; }
+  int64_t members(int host) const { return std::min(per_host, ranks - host * per_host); }
+  // Sums and single values that stand for the host's ranks in a sum.
+  int64_t summands(int host) const {
+    int64_t number = 0;
+    for (int rank = host * per_host; rank < host * per_host + members(host); ++rank) {
+      const int first = rank / sum_group * sum_group;
+      const bool together = of(first) == of(std::min(first + sum_group, ranks) - 1);
+      if (!together || rank == first) ++number;
+    }
+    return number;
+  }
+};
+
+// Bytes that a host must send in an operation on `bytes` of every rank, its ranks owning their share of it.
+int64_t expected_traffic(const Hosts& hosts, RequestKind kind, DType dtype, int64_t bytes, int host) {
+  const int64_t share = bytes * hosts.members(host) / hosts.ranks, others = hosts.count() - 1;
+  int64_t most_sums = 0, most_members = 0;
+  for (int other = 0; other < hosts.count(); ++other) {
+    most_sums = std::max(most_sums, hosts.summands(other));
+    most_members = std::max(most_members, hosts.members(other));
+  }
+  // Sums of 16-bit values are fp32; they do not travel where the values themselves are less.
+  const int64_t widening = dtype == DType::bf16 ? 2 : 1;
+  const int64_t copies = widening * most_sums <= most_members ? widening * hosts.summands(host) : hosts.members(host);
+  switch (kind) {
+    case RequestKind::all_reduce:
+      return copies * (bytes - share) + others * share;
+    case RequestKind::reduce_scatter:
+      return copies * (bytes - share);
+    case RequestKind::all_gather:
+      return others * share;
+    case RequestKind::broadcast:  // from rank 0
+      return host == 0 ? bytes - share + others * share : (others - 1) * share;
+    case RequestKind::all_to_all:
+      return hosts.members(host) * (bytes - share);
+    default:
+      return 0;
+  }
+}
+
+// What the hosts send is what they must.
+int run_traffic(WorldOptions options) {
+  const char* per_host = std::getenv("RIDGELINE_RANKS_PER_HOST");
+  if (per_host == nullptr) throw Error("traffic: RIDGELINE_RANKS_PER_HOST is not set");
+  options.timeout = std::chrono::seconds(60);
+  run_mpi(options, [&](World& world) {
+    const Hosts hosts{world.size(), std::atoi(per_host), world.options().sum_group};
+    auto comm = world.communicator("traffic");
+    auto figures = world.communicator("figures");
+    const int64_t count = int64_t{world.size()} * 50'000;
+    std::vector<double> data(static_cast<size_t>(count)), received(data.size());
+    for (const DType dtype : {DType::f32, DType::bf16, DType::f64}) {
+      for (const RequestKind kind : {RequestKind::all_reduce, RequestKind::reduce_scatter, RequestKind::all_gather,
+                                     RequestKind::broadcast, RequestKind::all_to_all}) {
+        std::vector<int64_t> sent(static_cast<size_t>(world.size()));
+        const int64_t before = comm->sent_to_other_hosts();
+        comm->wait(comm->request({.kind = kind,
+                                  .buffer = Ref(data.data(), dtype),
+                                  .received = Ref(received.data(), dtype),
+                                  .count = by_parts(kind) ? count / world.size() : count,
+                                  .label = {"traffic"}}));
+        sent[static_cast<size_t>(world.rank())] = comm->sent_to_other_hosts() - before;
+        figures->wait(figures->all_gather(sent.data(), 1, {"figures"}));
+        std::vector<int64_t> of_host(static_cast<size_t>(hosts.count()));
+        for (int rank = 0; rank < world.size(); ++rank)
+          of_host[static_cast<size_t>(hosts.of(rank))] += sent[static_cast<size_t>(rank)];
+        for (int host = 0; host < hosts.count(); ++host) {
+          const int64_t must = expected_traffic(hosts, kind, dtype, count * size_of(dtype), host);
+          if (of_host[static_cast<size_t>(host)] == must) continue;
+          throw Error(fmt::format("operation {} of {}: host {} sends {} bytes, not {}", static_cast<int>(kind),
+                                  name_of(dtype), host, of_host[static_cast<size_t>(host)], must));
+        }
+      }
+    }
+    if (world.rank() == 0) say(fmt::format("conformance: traffic of {} hosts is as it must be\n", hosts.count()));
   });
   return 0;
 }
@@ -155,7 +243,9 @@ int run_death(WorldOptions options, const std::string& how) {
 int main(int argc, char** argv) {
   const std::string what = argc > 1 ? argv[1] : "";
   try {
-    if (what.empty()) return run_all({});
+    if (what.empty()) return run_cases({.sum_group = 3}, "");
+    if (what == "order") return run_cases({.sum_group = std::stoi(argv[2])}, "_mixed");
+    if (what == "traffic") return run_traffic({.sum_group = std::stoi(argv[2])});
     if (what == "die") return run_death({}, argv[2]);
     return run_failure({}, what);
   } catch (const RankFailure& failure) {
