@@ -65,14 +65,13 @@ train::EvaluationSettings settings_of(const EvalOptions& options, const Subject&
                                       const device::Machine& machine, int ranks, int here) {
   const model::TransformerConfig& config = subject.source.config();
   const DType dtype = options.precision == "bf16" ? DType::bf16 : DType::f32;
-  train::EvaluationSettings settings{
-      .sequence = options.sequence > 0 ? options.sequence : config.context,
-      .micro_batch = options.micro_batch,
-      .sharding = train::sharding_of(options.cut, config, ranks, dtype),
-      .threads = options.threads > 0 ? options.threads : machine.threads_per_rank(here),
-      .dtype = dtype,
-      .guard = parallel::guard_requested(),
-      .console = stderr};
+  train::EvaluationSettings settings{.sequence = options.sequence > 0 ? options.sequence : config.context,
+                                     .micro_batch = options.micro_batch,
+                                     .sharding = train::sharding_of(options.cut, config, ranks, dtype),
+                                     .threads = options.threads > 0 ? options.threads : machine.threads_per_rank(here),
+                                     .dtype = dtype,
+                                     .guard = parallel::guard_requested(),
+                                     .console = stderr};
   const std::string asked = fmt::format("--micro-batch {}, --sequence {}, --ranks {}, --threads {}",
                                         settings.micro_batch, settings.sequence, ranks, options.threads);
   require_threads(machine, here, settings.threads, asked);
