@@ -69,7 +69,11 @@ try_stop_of_one_rank() {
 try_queued_again() {
   begin train.save_every=0 train.steps=1500 train.eval_every=0
   for _ in 1 2; do
-    expect 75 'stopped before the time limit' 'stopped at step' -- "${run[@]}" --resume-or-start --max-time 0.3s
+    local status=0
+    "$program" "${run[@]}" --resume-or-start --max-time 0.3s >"$here/said" 2>&1 </dev/null || status=$?
+    exact "exit code of a stop" 75 $status
+    grep -q 'stopped before the time limit' "$here/said" || complain "does not say why it stopped"
+    ! grep -q 'error' "$here/said" || complain "takes a stop for an error"
   done
   expect 0 'finished at step 1500' -- "${run[@]}" --resume-or-start
   exact "steps" "$(seq -s ' ' 1500)" "$(steps_of "$here/run/metrics.jsonl")"

@@ -5,12 +5,14 @@
 #include <linux/futex.h>
 #include <poll.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <climits>
 #include <cstring>
 
@@ -292,10 +294,18 @@ void Host::await_settled() const noexcept {
 
 void Host::ring_watcher() const {
   if (watcher_ < 0 || watcher_is_gone()) return;
+  // It may leave at any moment; a program that does not ignore SIGPIPE is not to end by that.
+  sigset_t broken_pipe, before;
+  ::sigemptyset(&broken_pipe);
+  ::sigaddset(&broken_pipe, SIGPIPE);
+  ::pthread_sigmask(SIG_BLOCK, &broken_pipe, &before);
   const char byte = 0;
-  if (::write(watcher_, &byte, 1) < 0) {
-    // Full: it has enough to look at.
+  // When the pipe is full, it has enough to look at.
+  if (::write(watcher_, &byte, 1) < 0 && errno == EPIPE) {
+    constexpr timespec kAtOnce{};
+    ::sigtimedwait(&broken_pipe, nullptr, &kAtOnce);
   }
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 bool Host::watcher_is_gone() const {
