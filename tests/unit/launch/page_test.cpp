@@ -3,8 +3,8 @@
 
 #include <array>
 #include <cstdio>
-#include <regex>
 #include <set>
+#include <sstream>
 #include <string>
 
 #include "ridgeline/base/file.h"
@@ -24,8 +24,15 @@ std::string printed(const std::string& arguments) {
 
 std::set<std::string> options_in(const std::string& help) {
   std::set<std::string> found;
-  const std::regex option(R"(\n  (?:-\w,)?(--[a-z-]+))");
-  for (std::sregex_iterator at(help.begin(), help.end(), option), end; at != end; ++at) found.insert((*at)[1]);
+  std::istringstream lines(help);
+  for (std::string line; std::getline(lines, line);) {
+    if (!line.starts_with("  ")) continue;
+    // "  --name ..." or "  -n,--name ..."
+    const size_t at = line.find("--"), letters = at == std::string::npos ? at : at + 2;
+    if (at != 2 && at != 5) continue;
+    const size_t end = line.find_first_not_of("abcdefghijklmnopqrstuvwxyz-", letters);
+    if (end != letters) found.insert(line.substr(at, end - at));
+  }
   found.erase("--help");
   return found;
 }

@@ -2,8 +2,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <regex>
+#include <algorithm>
+#include <nlohmann/json.hpp>
 #include <set>
+#include <sstream>
+#include <string>
 
 #include "ridgeline/train/config.h"
 #include "scripts.h"
@@ -55,9 +58,31 @@ INSTANTIATE_TEST_SUITE_P(
                     Launcher{"gpt_1p3b_3d", 32, kOfMegatronDeepSpeed}),
     [](const auto& each) { return std::string(each.param.name); });
 
-// Without what belongs to the launcher.
-std::string arguments_of(const std::string& script) {
-  return std::regex_replace(script, std::regex("#SBATCH.*|--ntasks-per-node|--gpus-per-node|--gpu-bind"), "");
+// Without those that belong to the launcher.
+std::set<std::string> flags_of(const std::string& script) {
+  const std::set<std::string> of_launcher = {"ntasks-per-node", "gpus-per-node", "gpu-bind"};
+  std::set<std::string> flags;
+  std::istringstream lines(script);
+  for (std::string line; std::getline(lines, line);) {
+    line.erase(std::min(line.find("#SBATCH"), line.size()));
+    for (size_t at = line.find("--"); at != std::string::npos; at = line.find("--", at + 2)) {
+      const size_t first = at + 2, last = line.find_first_not_of("abcdefghijklmnopqrstuvwxyz_-", first);
+      const std::string flag = line.substr(first, std::min(last, line.size()) - first);
+      if (!flag.empty() && of_launcher.count(flag) == 0) flags.insert(flag);
+    }
+  }
+  return flags;
+}
+
+// Of values, not of the objects that hold them.
+void add_keys(const nlohmann::json& object, std::set<std::string>& keys) {
+  for (const auto& [key, value] : object.items()) {
+    if (value.is_object()) {
+      add_keys(value, keys);
+    } else {
+      keys.insert(key);
+    }
+  }
 }
 
 TEST_P(Tutorial, ReportsEveryFlagAndKeyOnce) {
@@ -71,10 +96,14 @@ TEST_P(Tutorial, ReportsEveryFlagAndKeyOnce) {
   for (const Source& source : sources) {
     if (kind_of(source) == SourceKind::python_script) continue;
     const bool json = kind_of(source) == SourceKind::deepspeed_json;
-    const std::regex name(json ? "\"([a-z_]+)\": *[^{ \\n]" : "--([a-z][a-z_-]+)");
-    const std::string text = json ? source.text : arguments_of(source.text);
-    for (std::sregex_iterator at(text.begin(), text.end(), name), end; at != end; ++at)
-      EXPECT_THAT(report, testing::HasSubstr((*at)[1].str())) << source.name;
+    std::set<std::string> names;
+    if (json) {
+      add_keys(nlohmann::json::parse(source.text), names);
+    } else {
+      names = flags_of(source.text);
+    }
+    EXPECT_FALSE(names.empty()) << source.name;
+    for (const std::string& name : names) EXPECT_THAT(report, testing::HasSubstr(name)) << source.name;
   }
   std::set<std::string> seen;
   for (const Item& item : migration.items) EXPECT_TRUE(seen.insert(item.text).second) << item.text;
