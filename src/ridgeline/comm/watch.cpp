@@ -18,6 +18,7 @@ namespace {
 constexpr int kLookMilliseconds = 200, kHurryMilliseconds = 10;
 constexpr int kEvents = 64;
 constexpr int64_t kLinger = kSecond / 2;  // for neighbours that come to ask for the verdict
+constexpr int64_t kLastWords = kSecond;   // of ranks, to unwind and to print
 constexpr int64_t kFarewell = kSecond;    // for neighbours to hear the last word
 
 int open_process(int process) {
@@ -248,8 +249,9 @@ void Watch::end_ranks(int64_t now) {
   const bool grace_is_over = now - failed_since_ >= std::chrono::nanoseconds(host_.options().grace).count();
   for (size_t local = 0; local < ranks_.size(); ++local) {
     if (!ranks_[local].alive) continue;
-    // One that is stopped would not come back in time.
-    if (!grace_is_over && process_state(host_.state(static_cast<int>(local)).process.load()) != 'T') continue;
+    // One that is stopped will not come back; but its death has the launcher end the others, who may still speak.
+    const bool is_stopped = process_state(host_.state(static_cast<int>(local)).process.load()) == 'T';
+    if (!grace_is_over && (!is_stopped || now - failed_since_ < kLastWords)) continue;
     if (ranks_[local].process >= 0) {
       ::syscall(SYS_pidfd_send_signal, ranks_[local].process, SIGKILL, nullptr, 0);
     } else {
