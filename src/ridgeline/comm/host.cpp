@@ -17,6 +17,7 @@
 #include <cstring>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/comm/control_messages.h"
 
 namespace ridgeline::comm::detail {
 namespace {
@@ -25,13 +26,6 @@ constexpr uint64_t round_up(uint64_t value, uint64_t unit) {
   return (value + unit - 1) / unit * unit;
 }
 constexpr uint64_t kRanksOffset = round_up(sizeof(HostBoard), 64);
-
-template <size_t kChars>
-void put(char (&field)[kChars], std::string_view text) {
-  const size_t length = std::min(text.size(), kChars - 1);
-  std::memcpy(field, text.data(), length);
-  field[length] = 0;
-}
 
 // Plain write(2): also called where memory may be short and a half-finished process is all there is. A file that was
 // written since this run began, by the other side of a network that fell apart, stays.
@@ -244,10 +238,10 @@ Failure Host::fail(const Failure& failure) const noexcept {
     record.rank = failure.rank;
     record.refusal = failure.refusal ? 1 : 0;
     record.death = failure.death ? 1 : 0;
-    put(record.host, failure.host);
-    put(record.operation, failure.operation);
-    put(record.what, failure.what);
-    put(record.next, failure.next);
+    put_text(record.host, failure.host);
+    put_text(record.operation, failure.operation);
+    put_text(record.what, failure.what);
+    put_text(record.next, failure.next);
     record.state.store(2, std::memory_order_release);
     if (!processes()) announce();
     ring_watcher();
