@@ -10,7 +10,7 @@
 #   --help         this text
 #
 # Every phase prints its time; the last line is the sum: "N passed, N failed". Exits 1 when anything failed.
-# Environment: RIDGELINE_JOBS (default: number of processors), RIDGELINE_TIDY_SECONDS (default 120).
+# Environment: RIDGELINE_JOBS (default: number of processors), RIDGELINE_TIDY_SECONDS (default 90).
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -152,7 +152,7 @@ phase_cluster() {
 
 # clang-tidy on the most recently changed files for RIDGELINE_TIDY_SECONDS; --long looks at every file.
 changed_files_are_tidy() {
-  local seconds=${RIDGELINE_TIDY_SECONDS:-120}
+  local seconds=${RIDGELINE_TIDY_SECONDS:-90}
   if [ $long = 1 ]; then seconds=100000; fi
   local deadline=$(($(date +%s) + seconds))
   sources | grep '\.cpp$' >"$logs/tidy-files"

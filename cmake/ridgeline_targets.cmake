@@ -40,6 +40,13 @@ endif()
 # their copies of inline functions. (Sanitizer and debug builds have levels of their own.)
 set(RIDGELINE_COLD $<$<CONFIG:Release>:-O1>)
 
+# Code of tests is compiled for the time that this takes. What it tests is in the rooms, where sanitizers watch in full;
+# of test code itself AddressSanitizer and ThreadSanitizer remain.
+set(RIDGELINE_TEST_CODE $<$<CONFIG:Release>:-O1>)
+if(RIDGELINE_SANITIZE)
+  set(RIDGELINE_TEST_CODE -O0 -fno-sanitize=undefined)
+endif()
+
 # ridgeline_precompile(TARGET KIND [HEADERS <a.h> ... LIBRARIES a::a ...]): TARGET reads cmake/precompiled.h precompiled,
 # once for all targets of the KIND: `rooms`, `cold`, compiled at that level, or `tests`. HEADERS of LIBRARIES: more of
 # them. A file still includes what it uses (clang-tidy compiles it without them). A file with a level or an instruction
@@ -54,6 +61,8 @@ function(ridgeline_precompile target kind)
                           ${P_LIBRARIES})
     if(kind STREQUAL cold)
       target_compile_options(${owner} PRIVATE ${RIDGELINE_COLD})
+    elseif(kind STREQUAL tests)
+      target_compile_options(${owner} PRIVATE ${RIDGELINE_TEST_CODE})
     endif()
     get_target_property(type ${target} TYPE)
     if(type STREQUAL EXECUTABLE)  # the same code model as its users
@@ -116,6 +125,7 @@ function(ridgeline_test name)
   foreach(room ${T_ROOMS})
     target_link_libraries(${name} PRIVATE ridgeline_${room})
   endforeach()
+  target_compile_options(${name} PRIVATE ${RIDGELINE_TEST_CODE})
   ridgeline_unity(${name} 3)
   ridgeline_precompile(${name} tests HEADERS <gmock/gmock.h> <gtest/gtest.h> LIBRARIES GTest::gtest GTest::gmock)
   target_compile_definitions(${name} PRIVATE RIDGELINE_TEST_DATA="${CMAKE_SOURCE_DIR}/tests/data")

@@ -2,13 +2,13 @@
 // one is out of tolerance.
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
 #include <vector>
 
 #include "bench/operators/operator.h"
 #include "ridgeline/base/error.h"
+#include "ridgeline/cli/command.h"
 #include "ridgeline/device/cpu/features.h"
 #include "ridgeline/device/cpu/worker_team.h"
 
@@ -85,15 +85,20 @@ int check(const std::string& op, bool list) {
 }  // namespace ridgeline::op_check
 
 int main(int argc, char** argv) {
-  CLI::App app("Compares every operator with a double-precision reference and with finite differences.", "op_check");
+  namespace cli = ridgeline::cli;
   std::string device = "cpu", op;
   bool list = false;
-  app.add_option("--device", device, "device to run on")->check(CLI::IsMember({"cpu"}))->capture_default_str();
-  app.add_option("--op", op, "only this op");
-  app.add_flag("--list", list, "print the cases without running them");
-  CLI11_PARSE(app, argc, argv);
+  int status = 0;
+  cli::CommandLine line(
+      "op_check", "Compares every operator with a double-precision reference and with finite differences.", "", {});
+  const cli::Command program = line.program();
+  program.choice("--device", device, {"cpu"}, "Device to run on");
+  program.option("--op", op, "Only this operator").no_default();
+  program.flag("--list", list, "Print the cases without running them");
+  program.action([&] { status = ridgeline::op_check::check(op, list); });
   try {
-    return ridgeline::op_check::check(op, list);
+    line.run(argc, argv);
+    return status;
   } catch (const std::exception& error) {
     fmt::print(stderr, "op_check: {}\n", error.what());
     return 2;

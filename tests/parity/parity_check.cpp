@@ -6,7 +6,6 @@
 
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -19,6 +18,7 @@
 #include "ridgeline/base/error.h"
 #include "ridgeline/checkpoint/hugging_face.h"
 #include "ridgeline/checkpoint/npy.h"
+#include "ridgeline/cli/command.h"
 #include "ridgeline/comm/communicator.h"
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/ops/cross_entropy.h"
@@ -306,19 +306,7 @@ class Check {
   std::unique_ptr<parallel::Executor> executor_;
 };
 
-int run(int argc, char** argv) {
-  CLI::App app{"Compares a run with a reference folder of another implementation."};
-  Settings settings;
-  app.add_option("folder", settings.folder, "reference folder")->required();
-  app.add_option("--ranks", settings.ranks, "thread ranks (under mpirun: the number of processes)");
-  app.add_option("--set", settings.assignments,
-                 "configuration keys, as `ridgeline train` reads them: how the step is computed");
-  app.add_option("--tolerance", settings.tolerance, "relative error allowed in fp32");
-  app.add_flag("--against-one-rank", settings.against_one_rank,
-               "also compare each gradient with one rank's (1e-6 in fp32)");
-  app.add_flag("--guard", settings.guard, "make buffers unreadable outside their declared lifetime");
-  CLI11_PARSE(app, argc, argv);
-
+int compare(const Settings& settings) {
   const Reference reference(settings.folder);
   Gradients one_rank;
   if (settings.against_one_rank) {
@@ -353,8 +341,22 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  Settings settings;
+  int status = 0;
+  cli::CommandLine line("parity_check", "Compares a run with a reference folder of another implementation.", "", {});
+  const cli::Command program = line.program();
+  program.option("folder", settings.folder, "Reference folder").required();
+  program.option("--ranks", settings.ranks, cli::kThreadRanks, "Thread ranks (under mpirun: the number of processes)");
+  program.list("--set", settings.assignments,
+               "Configuration keys, as `ridgeline train` reads them: how the step is computed");
+  program.option("--tolerance", settings.tolerance, cli::RealRange{0, 1}, "Relative error allowed in fp32");
+  program.flag("--against-one-rank", settings.against_one_rank,
+               "Also compare each gradient with one rank's (1e-6 in fp32)");
+  program.flag("--guard", settings.guard, "Make buffers unreadable outside their declared lifetime");
+  program.action([&] { status = compare(settings); });
   try {
-    return run(argc, argv);
+    line.run(argc, argv);
+    return status;
   } catch (const std::exception& error) {
     std::cerr << "parity_check: " << error.what() << '\n';
     return 1;

@@ -355,7 +355,7 @@ CommandLine::CommandLine(const std::string& name, const std::string& description
                          std::function<std::string()> version)
     : name_(name), app_(std::make_unique<CLI::App>(description, name)) {
   app_->footer(footer);
-  app_->set_version_flag("--version", std::move(version), "Version, build, backends, libraries, CPU");
+  if (version) app_->set_version_flag("--version", std::move(version), "Version, build, backends, libraries, CPU");
   app_->get_formatter()->column_width(26);
   app_->require_subcommand(0, 1);
 }

@@ -88,6 +88,7 @@ class Command {
 
 class CommandLine {
  public:
+  // `version`: what --version prints; without one there is no such option.
   CommandLine(const std::string& name, const std::string& description, const std::string& footer,
               std::function<std::string()> version);
   ~CommandLine();
