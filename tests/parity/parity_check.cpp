@@ -310,7 +310,8 @@ int run(int argc, char** argv) {
   CLI::App app{"Compares a run with a reference folder of another implementation."};
   Settings settings;
   app.add_option("folder", settings.folder, "reference folder")->required();
-  app.add_option("--ranks", settings.ranks, "thread ranks (under mpirun: the number of processes)");
+  app.add_option("--ranks", settings.ranks,
+                 "thread ranks (under mpirun, or with RIDGELINE_RENDEZVOUS: the number of processes)");
   app.add_option("--set", settings.assignments,
                  "configuration keys, as `ridgeline train` reads them: how the step is computed");
   app.add_option("--tolerance", settings.tolerance, "relative error allowed in fp32");
@@ -342,8 +343,8 @@ int run(int argc, char** argv) {
     }
   };
   const comm::WorldOptions options{.timeout = std::chrono::seconds(60)};
-  if (comm::launched_by_mpi()) {
-    comm::run_mpi(options, body);
+  if (comm::launched()) {
+    comm::run_launched(options, {}, body);
   } else {
     comm::run_threads(settings.ranks, options, body);
   }
