@@ -123,7 +123,10 @@ void WideCommunicator::post(bool send, void* data, int64_t bytes, int peer, int 
 void WideCommunicator::undeliverable(const Undeliverable& error) {
   if (phase_ == Phase::greet) check_greetings();
   constexpr int kPatience = 1000;  // milliseconds
-  for (int nap = 0; nap < kPatience && !world_.host().failed(); ++nap) ::usleep(1000);
+  for (int nap = 0; nap < kPatience && !world_.host().failed(); ++nap) {
+    if (world_.host().watcher_is_gone()) world_.host().fail_unwatched();
+    ::usleep(1000);
+  }
   world_.check_failed();
   world_.fail_and_throw({.rank = -1,
                          .host = world_.host().host_name(),
