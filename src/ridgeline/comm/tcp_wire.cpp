@@ -1,9 +1,9 @@
 #include "ridgeline/comm/tcp_wire.h"
 
-#include <fmt/format.h>
 #include <sys/resource.h>
 
-#include <cerrno>
+#include <algorithm>
+#include <iterator>
 
 #include "ridgeline/comm/hosts.h"
 #include "ridgeline/comm/process.h"
@@ -42,7 +42,6 @@ std::vector<TcpCard> cards_of(const std::vector<TcpIntroduction>& everyone) {
 }
 
 TcpWire::TcpWire(const RendezvousSetup& setup) : rank_(setup.rank), size_(setup.size), rendezvous_(setup) {
-  allow_many_connections();
   TcpIntroduction own{};
   own.root = rendezvous_.root_address();
   try {
@@ -68,6 +67,7 @@ std::unique_ptr<Channel> TcpWire::channel(std::span<const int> ranks, uint64_t k
 }  // namespace detail
 
 void run_rendezvous(const WorldOptions& options, std::string_view rendezvous, const std::function<void(World&)>& body) {
+  detail::allow_many_connections();
   detail::TcpWire wire(detail::rendezvous_setup(rendezvous, options.timeout));
   detail::run_process(wire, options, body);
 }
