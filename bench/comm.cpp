@@ -71,8 +71,8 @@ std::vector<Row> comm_rows(int ranks, int64_t bytes, int rounds) {
     }
   };
   const comm::WorldOptions options{.processors = device::Machine::read().processors};
-  if (comm::launched_by_mpi()) {
-    comm::run_mpi(options, body);
+  if (comm::launched()) {
+    comm::run_launched(options, {}, body);
   } else {
     comm::run_threads(ranks, options, body);
   }

@@ -134,8 +134,8 @@ void run_worker(const WorkerOptions& options) {
       std::fflush(stdout);
     }
   };
-  if (comm::launched_by_mpi()) {
-    comm::run_mpi(world_options, body);
+  if (comm::launched()) {
+    comm::run_launched(world_options, {}, body);
   } else {
     comm::run_threads(options.ranks, world_options, body);
   }

@@ -11,7 +11,9 @@ import time
 
 CLUSTER = pathlib.Path(__file__).resolve().parent / "cluster"
 ROOT = CLUSTER.parents[2]
-SRUN_MPI = {"mpich": "pmi2", "openmpi": "pmix"}
+# What srun is told, by what connects the ranks.
+SRUN = {"mpich": ["--mpi=pmi2"], "openmpi": ["--mpi=pmix"],
+        "tcp": ["--mpi=none", "--export=ALL,RIDGELINE_RENDEZVOUS=slurm"]}
 ERROR = "ridgeline: error: "
 
 # A model of which a step takes milliseconds; every key that a case does not set itself.
@@ -147,7 +149,7 @@ class Laboratory:
 
     def __init__(self, program, mpi, folder, srun_options=()):
         self.program, self.folder, self.mpi = program, folder, mpi
-        self.srun = ["srun", f"--mpi={SRUN_MPI[mpi]}", *srun_options]
+        self.srun = ["srun", *SRUN[mpi], *srun_options]
         self.references, self.hung = {}, 0
         # Of its own, beside one that somebody uses by hand.
         os.environ["RIDGELINE_CLUSTER"] = str(folder / "cluster")

@@ -9,12 +9,15 @@
 #   bounded_offload          (root: a process in a cgroup)
 #   offload_full_disk offload_kill  (root: a small file system is mounted)
 #   mpi_kill mpi_stop               (one of two MPI ranks gets SIGKILL or SIGSTOP while it trains)
+#   tcp_kill tcp_stop               (the same on two hosts that are pretended, without MPI)
+#   rendezvous                      (ranks that do not come together; evaluation and text of those that do)
 #
 # Environment: FAILURE_SECONDS (default 15): within how many seconds every process must be gone; slack for a loaded machine.
 set -uo pipefail
 self=$(realpath "$0")
 program=$1 mpiexec=$2 case=$3
 seconds_allowed=${FAILURE_SECONDS:-15}
+start_ranks=$(dirname "$self")/../unit/comm/start_ranks  # without MPI
 # shellcheck source=../field/support.sh
 source "$(dirname "$self")/../field/support.sh"
 
@@ -125,15 +128,15 @@ try_read_only_output() {
   expect 1 "$here/disk/d" "$reason" -- prepare --tokenizer "$here/tokenizer" --out "$here/disk/d" "$here/text.txt"
 }
 
-# One of two ranks gets a signal in the middle of training.
-mpi_rank_gets() {
-  local signal=$1 rank begun status=0 seconds
-  if [ -z "$mpiexec" ] || [ "$mpiexec" = none ]; then echo "SKIPPED: $case: built without MPI"; exit 77; fi
+# rank_gets SIGNAL LAUNCHER: one of two ranks gets a signal in the middle of training.
+rank_gets() {
+  local signal=$1 launch=$2 rank begun status=0 seconds
+  if [ -z "$launch" ] || [ "$launch" = none ]; then echo "SKIPPED: $case: built without MPI"; exit 77; fi
   prepare
   run[2]=2
   # The shells become the ranks, so their process numbers are known.
   # shellcheck disable=SC2016
-  timeout -s KILL 120 "$mpiexec" -n 2 bash -c 'echo $$ >"$0/pid.${PMI_RANK:-$OMPI_COMM_WORLD_RANK}"; exec "$@"' "$here" \
+  timeout -s KILL 120 "$launch" -n 2 bash -c 'echo $$ >"$0/pid.${RIDGELINE_RANK:-${PMI_RANK:-$OMPI_COMM_WORLD_RANK}}"; exec "$@"' "$here" \
     "$program" "${run[@]}" --set train.steps=1000000 --set train.save_every=0 --set parallel.timeout=2 --quiet \
     >"$here/said" 2>&1 </dev/null &
   local launcher=$!
@@ -146,7 +149,7 @@ mpi_rank_gets() {
   kill "-$signal" "$(cat "$here/pid.1")"
   wait $launcher || status=$?
   seconds=$((($(date +%s%N) - begun) / 1000000000))
-  echo "SIG$signal of rank 1: mpirun ended with $status after $seconds s (timeout of the run: 2 s)"
+  echo "SIG$signal of rank 1: all ended with $status after $seconds s (timeout of the run: 2 s)"
   [ $status -ne 0 ] || complain "exit 0"
   [ $seconds -lt "$seconds_allowed" ] || complain "took $seconds s"
   [ "$(grep -c '^ridgeline: error: ' "$here/said")" -eq 1 ] || complain "not said exactly once"
@@ -271,7 +274,45 @@ try_offload_kill() {
   [ "$(df --output=used "$here/disk" | tail -1)" -eq "$empty" ] || complain "something is left"
 }
 
-try_mpi_kill() { mpi_rank_gets KILL; }
-try_mpi_stop() { mpi_rank_gets STOP; }
+try_mpi_kill() { rank_gets KILL "$mpiexec"; }
+try_mpi_stop() { rank_gets STOP "$mpiexec"; }
+try_tcp_kill() { RIDGELINE_RANKS_PER_HOST=1 rank_gets KILL "$start_ranks"; }
+try_tcp_stop() { RIDGELINE_RANKS_PER_HOST=1 rank_gets STOP "$start_ranks"; }
+
+# on_two FILE ARGUMENTS...: the program as two ranks on two hosts, its standard output to FILE.
+on_two() {
+  local file=$1
+  shift
+  RIDGELINE_RANKS_PER_HOST=1 timeout -s KILL 120 "$start_ranks" -n 2 "$program" "$@" >"$file" 2>"$here/said" </dev/null ||
+    complain "$* over TCP: exit $?"
+}
+
+try_rendezvous() {
+  prepare
+  local place=127.0.0.1:$((20000 + $$ % 12000)) status=0
+  unset RANK WORLD_SIZE PMI_RANK OMPI_COMM_WORLD_RANK SLURM_PROCID
+  expect 1 "'nowhere': not a host and a port" 'node1:29400' -- "${run[@]}" --rendezvous nowhere
+  expect 1 'not which rank' RIDGELINE_WORLD_SIZE -- "${run[@]}" --rendezvous "$place"
+  RIDGELINE_RANK=1 RIDGELINE_WORLD_SIZE=2 expect 1 "rank 1: nobody answers at the rendezvous $place" 'Connection refused' -- \
+    "${run[@]}" --rendezvous "$place" --set parallel.timeout=1
+  RIDGELINE_RANK=0 RIDGELINE_WORLD_SIZE=3 expect 1 'ranks 1-2 of 3 did not come' -- \
+    "${run[@]}" --rendezvous "$place" --set parallel.timeout=1
+  # One rank has another command line: said once, for both.
+  # shellcheck disable=SC2016
+  timeout -s KILL 120 "$start_ranks" -n 2 bash -c 'if [ "$RIDGELINE_RANK" = 1 ]; then set -- "$@" --no-such-option; fi; exec "$@"' - \
+    "$program" "${run[@]}" >"$here/said" 2>&1 </dev/null || status=$?
+  [ $status -ne 0 ] || complain "exit 0 with another command line"
+  [ "$(grep -c '^ridgeline: error: .*no-such-option' "$here/said")" -eq 1 ] || complain "the option is not named once"
+  # What both compute is what threads compute.
+  on_two "$here/out" "${run[@]}" --quiet
+  grep -q 'finished at step 4' "$here/out" || complain "two hosts do not finish"
+  for words in "eval --data $here/data --ranks 2 --json" "generate --tensor 2 --prompt w1 --tokens 12"; do
+    # shellcheck disable=SC2086
+    "$program" $words --checkpoint "$here/run" >"$here/threads" 2>"$here/said" || complain "$words: exit $?"
+    # shellcheck disable=SC2086
+    on_two "$here/hosts" $words --checkpoint "$here/run"
+    cmp "$here/threads" "$here/hosts" || complain "$words differs between threads and hosts"
+  done
+}
 
 run_case

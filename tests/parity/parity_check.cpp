@@ -330,8 +330,8 @@ int compare(const Settings& settings) {
     }
   };
   const comm::WorldOptions options{.timeout = std::chrono::seconds(60)};
-  if (comm::launched_by_mpi()) {
-    comm::run_mpi(options, body);
+  if (comm::launched()) {
+    comm::run_launched(options, {}, body);
   } else {
     comm::run_threads(settings.ranks, options, body);
   }
@@ -346,7 +346,8 @@ int main(int argc, char** argv) {
   cli::CommandLine line("parity_check", "Compares a run with a reference folder of another implementation.", "", {});
   const cli::Command program = line.program();
   program.option("folder", settings.folder, "Reference folder").required();
-  program.option("--ranks", settings.ranks, cli::kThreadRanks, "Thread ranks (under mpirun: the number of processes)");
+  program.option("--ranks", settings.ranks, cli::kThreadRanks,
+                 "Thread ranks (under mpirun, or with RIDGELINE_RENDEZVOUS: the number of processes)");
   program.list("--set", settings.assignments,
                "Configuration keys, as `ridgeline train` reads them: how the step is computed");
   program.option("--tolerance", settings.tolerance, cli::RealRange{0, 1}, "Relative error allowed in fp32");

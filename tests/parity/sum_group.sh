@@ -1,7 +1,7 @@
 #!/bin/bash
 # parallel.sum_group decides in which order gradients are added: other values, other bits; the same value, the same bits
-# on threads and on two hosts (pretended ones, over MPI), whether its groups lie on hosts or across them.
-#   sum_group.sh RIDGELINE MPIEXEC bits
+# on threads and on two hosts (pretended ones), whether its groups lie on hosts or across them.
+#   sum_group.sh RIDGELINE LAUNCHER bits
 set -uo pipefail
 program=$1 mpiexec=$2 case=$3
 # shellcheck source=../field/support.sh

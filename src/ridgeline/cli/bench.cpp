@@ -57,7 +57,7 @@ int threads(const BenchOptions& options) {
 void run_comm(const BenchOptions& options) {
   require_json(options);
   const device::Machine machine = device::Machine::read();
-  if (!comm::launched_by_mpi()) {
+  if (!comm::launched()) {
     const std::string asked = fmt::format("--ranks {}, --bytes {}", options.ranks, options.bytes);
     require_threads(machine, options.ranks, 1, asked);
     require_bytes(machine, static_cast<double>(options.ranks) * static_cast<double>(options.bytes), asked);
@@ -176,7 +176,8 @@ void add_bench(const Command& program) {
     report(*options, bench::op_rows(threads(*options), options->rounds, options->filter));
   });
 
-  const Command comm = common("comm", "Collectives between ranks of this host (threads, or MPI under mpirun)");
+  const Command comm =
+      common("comm", "Collectives between ranks (threads; processes under mpirun, or with RIDGELINE_RENDEZVOUS)");
   comm.option("--ranks", options->ranks, kThreadRanks, "Thread ranks");
   comm.option("--bytes", options->bytes, Range{1, int64_t{1} << 36}, "Size of the buffer");
   comm.action([options] { run_comm(*options); });

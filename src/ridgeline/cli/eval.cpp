@@ -25,7 +25,7 @@ namespace ridgeline::cli {
 namespace {
 
 struct EvalOptions {
-  std::string checkpoint, data, split, split_rule, tokenizer, precision = "fp32";
+  std::string checkpoint, data, split, split_rule, tokenizer, rendezvous, precision = "fp32";
   int64_t sequence = 0, micro_batch = 0;
   int ranks = 0, threads = 0;
   train::ModelCut cut;
@@ -123,8 +123,8 @@ void run(const EvalOptions& options) {
   const int ranks = options.ranks > 0 ? options.ranks : options.cut.ranks();
   std::optional<train::EvaluationSettings> on_threads;
   device::Machine machine = device::Machine::read();
-  if (!comm::launched_by_mpi()) on_threads = settings_of(options, subject, machine, ranks, ranks);
-  run_ranks(ranks, [&](comm::World& world) {
+  if (!comm::launched(options.rendezvous)) on_threads = settings_of(options, subject, machine, ranks, ranks);
+  run_ranks(ranks, options.rendezvous, [&](comm::World& world) {
     if (!on_threads) machine.ranks_on_processors = world.ranks_on_processors();  // of this process alone
     const train::Evaluation result =
         train::evaluate(world, subject.source, subject.dataset, subject.chosen.documents,
@@ -166,6 +166,7 @@ void add_eval(const Command& program) {
   command.choice("--precision", options->precision, {"fp32", "bf16"}, "Of the weights");
   command.option("--ranks", options->ranks, Range{0, kThreadRanks.last},
                  "Thread ranks; 0: as many as hold the model once, --tensor x --pipeline");
+  add_rendezvous(command, options->rendezvous);
   command.option("--tensor", options->cut.tensor, kThreadRanks, "Ranks that share each layer's matrices");
   command.option("--pipeline", options->cut.pipeline, kThreadRanks, "Stages");
   command.option("--threads", options->threads, kThreads, "Threads per rank; 0: all CPUs");

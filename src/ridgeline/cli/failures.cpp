@@ -53,7 +53,7 @@ bool first_to_say(const std::string& what) {
 // An error before the ranks know each other (a bad configuration) usually meets all of them: one per host says it, and
 // stays long enough for the others to see that it did.
 void print_once(const std::string& what, const std::string& next) {
-  if (!comm::launched_by_mpi() && !comm::one_of_several_tasks()) return print_error(what, next);
+  if (!comm::may_have_company()) return print_error(what, next);
   if (!first_to_say(what)) return;
   print_error(what, next);
   std::this_thread::sleep_for(std::chrono::seconds(1));
@@ -67,7 +67,7 @@ void print_failure(const comm::Failure& failure) {
 
 void print_notes(std::span<const std::string> notes) {
   for (const std::string& note : notes) {
-    if (!comm::launched_by_mpi() || first_to_say(note)) fmt::print(stderr, "note: {}\n", note);
+    if (!comm::may_have_company() || first_to_say(note)) fmt::print(stderr, "note: {}\n", note);
   }
 }
 

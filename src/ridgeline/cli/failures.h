@@ -14,11 +14,11 @@ struct Failure;
 
 namespace ridgeline::cli {
 
-// Prints "ridgeline: error: …" and the next step to stderr, once per host under an MPI launcher, and returns the
+// Prints "ridgeline: error: …" and the next step to stderr, once per host under a launcher, and returns the
 // exit code: 2 for a UsageError, else 1. A reader that closed the pipe is no failure.
 int report_failure(std::exception_ptr failure);
 
-// Prints "note: …" lines to stderr, each once per host under an MPI launcher.
+// Prints "note: …" lines to stderr, each once per host under a launcher.
 void print_notes(std::span<const std::string> notes);
 
 // Prints the first failure of a world's ranks as soon as it is known: comm::WorldOptions::on_failure.

@@ -22,7 +22,7 @@ namespace ridgeline::cli {
 namespace {
 
 struct GenerateOptions {
-  std::string checkpoint, tokenizer, prompt, precision = "fp32";
+  std::string checkpoint, tokenizer, prompt, rendezvous, precision = "fp32";
   int64_t tokens = 128;
   int threads = 0;
   train::ModelCut cut;
@@ -101,11 +101,11 @@ void run(const GenerateOptions& options) {
   const int ranks = options.cut.ranks();
   device::Machine machine = device::Machine::read();
   std::optional<int> on_threads;
-  if (!comm::launched_by_mpi()) on_threads = threads_of_rank(machine, options.threads, ranks);
+  if (!comm::launched(options.rendezvous)) on_threads = threads_of_rank(machine, options.threads, ranks);
   const DType dtype = options.precision == "bf16" ? DType::bf16 : DType::f32;
   const Work work = open_work(options);
   train::sharding_of(options.cut, work.source.config(), ranks, dtype);  // before any rank starts
-  run_ranks(ranks, [&](comm::World& world) {
+  run_ranks(ranks, options.rendezvous, [&](comm::World& world) {
     if (!on_threads) machine.ranks_on_processors = world.ranks_on_processors();  // of this process alone
     const int threads = on_threads ? *on_threads : threads_of_rank(machine, options.threads, 1);
     run_as_rank(options, work, world, threads, dtype);
@@ -140,7 +140,8 @@ void add_generate(const Command& program) {
   command.option("--threads", options->threads, kThreads, "Threads of each rank; 0: all CPUs");
   command.option("--tensor", options->cut.tensor, kThreadRanks, "Ranks that share each layer's matrices");
   command.option("--pipeline", options->cut.pipeline, kThreadRanks,
-                 "Stages; --tensor x --pipeline thread ranks hold the model, or as many MPI processes");
+                 "Stages; --tensor x --pipeline thread ranks hold the model, or as many processes");
+  add_rendezvous(command, options->rendezvous);
   command.flag("--keep-going", options->keep_going, "Do not stop at an end-of-document token");
   command.action([options] { run(*options); });
 }

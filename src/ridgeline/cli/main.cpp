@@ -5,11 +5,13 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <string>
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/cli/command.h"
 #include "ridgeline/cli/commands.h"
 #include "ridgeline/cli/failures.h"
+#include "ridgeline/cli/ranks.h"
 #include "ridgeline/cli/stop.h"
 #include "ridgeline/cli/version.h"
 #include "ridgeline/comm/failure.h"
@@ -39,9 +41,9 @@ bool is_command(const char* word) {
 }
 
 // Ranks whose command line makes sense wait for this one: it joins them to say what is wrong with its own.
-[[noreturn]] void release_ranks(const UsageError& error) {
-  comm::run_mpi({.on_failure = print_failure},
-                [&](comm::World&) { throw comm::Refusal(error.message(), error.next_step()); });
+[[noreturn]] void release_ranks(const std::string& rendezvous, const UsageError& error) {
+  comm::run_launched({.on_failure = print_failure}, rendezvous,
+                     [&](comm::World&) { throw comm::Refusal(error.message(), error.next_step()); });
   throw error;
 }
 
@@ -57,7 +59,8 @@ int run(int argc, char** argv) {
   try {
     line.run(argc, argv);
   } catch (const UsageError& error) {
-    if (std::strcmp(argv[1], "train") == 0 && comm::launched_by_mpi()) release_ranks(error);
+    const std::string rendezvous = rendezvous_of(argc, argv);
+    if (std::strcmp(argv[1], "train") == 0 && comm::launched(rendezvous)) release_ranks(rendezvous, error);
     throw;
   }
   return 0;

@@ -1,13 +1,20 @@
-// How commands beside `train` run as ranks.
+// How commands run as ranks.
 #pragma once
 
 #include <functional>
+#include <string>
 
+#include "ridgeline/cli/command.h"
 #include "ridgeline/comm/communicator.h"
 
 namespace ridgeline::cli {
 
-// body(world) on so many thread ranks, or, started by an MPI launcher, on this process as one rank of its world.
-void run_ranks(int thread_ranks, const std::function<void(comm::World&)>& body);
+// Registers --rendezvous.
+void add_rendezvous(const Command& command, std::string& rendezvous);
+// What it is on a command line that makes no sense otherwise; "" where it is not there.
+std::string rendezvous_of(int argc, const char* const* argv);
+
+// body(world) on so many thread ranks; or on this process as one rank, started by an MPI launcher or with a rendezvous.
+void run_ranks(int thread_ranks, const std::string& rendezvous, const std::function<void(comm::World&)>& body);
 
 }  // namespace ridgeline::cli

@@ -18,6 +18,7 @@
 #include "ridgeline/cli/failures.h"
 #include "ridgeline/cli/incomplete.h"
 #include "ridgeline/cli/limits.h"
+#include "ridgeline/cli/ranks.h"
 #include "ridgeline/cli/run_config.h"
 #include "ridgeline/comm/communicator.h"
 #include "ridgeline/device/machine.h"
@@ -37,7 +38,7 @@ namespace {
 struct TrainOptions {
   RunConfigOptions run;
   train::JobOptions job;
-  std::string out, resume_from, trace;
+  std::string out, resume_from, trace, rendezvous;
   bool resume_or_start = false, print_config = false, ignore_plan = false, quiet = false;
   std::atomic<bool> stopped = false;  // what the run's ranks report
 };
@@ -48,9 +49,9 @@ struct RanksHere {
   bool processes = false;
 };
 
-// Before anything is allocated. Every process of an MPI run asks for all ranks of its host, none having allocated yet;
-// for itself alone in its cgroup, which its peers may share or not; and its addresses hold what its peers share, too.
-// `order_bytes`: of each process, for the order of samples.
+// Before anything is allocated. Every process of a run of several asks for all ranks of its host, none having allocated
+// yet; for itself alone in its cgroup, which its peers may share or not; and its addresses hold what its peers share,
+// too. `order_bytes`: of each process, for the order of samples.
 void require_memory(const train::Config& config, const device::Machine& machine, int ranks, RanksHere here,
                     int64_t order_bytes) {
   const comm::Mesh mesh = train::mesh_of(config, ranks);
@@ -183,10 +184,10 @@ void run(TrainOptions& options) {
     return;
   }
   const device::Machine machine = device::Machine::read();
-  if (comm::launched_by_mpi()) {
+  if (comm::launched(options.rendezvous)) {
     const train::StopSignals signals;
-    comm::run_mpi(world_options(options, machine, parallel_of(options.run)),
-                  [&](comm::World& ranks) { run_as_rank(options, machine, ranks); });
+    comm::run_launched(world_options(options, machine, parallel_of(options.run)), options.rendezvous,
+                       [&](comm::World& ranks) { run_as_rank(options, machine, ranks); });
   } else {
     comm::require_company();
     run_threads(options, machine);
@@ -212,8 +213,11 @@ void add_train(const Command& program) {
       "  ridgeline train --config configs/quickstart.toml --ranks 2 --out runs/first\n"
       "  ridgeline train --config configs/quickstart.toml --ranks 2 --out runs/first --resume --set train.steps=2000\n"
       "  mpirun -n 2 ridgeline train --config configs/quickstart.toml --out runs/mpi\n"
+      "  srun -n 16 ridgeline train --config configs/gpt2_124m.toml --out runs/hosts --rendezvous slurm     without "
+      "MPI\n"
       "  ridgeline train --config configs/quickstart.toml --print-config     every key, its default, unit and meaning");
   add_run_config(command, options->run, kThreadRanks);
+  add_rendezvous(command, options->rendezvous);
   command.option("--out", options->out, "Folder of the run").placeholder("DIR");
   command.flag("--resume", options->job.resume, "Go on with the newest checkpoint in --out");
   command.flag("--resume-or-start", options->resume_or_start,

@@ -164,9 +164,9 @@ struct WorldOptions {
   // How long a host may be silent before it is taken for dead; never longer than `timeout`, never less than 2 s.
   std::chrono::milliseconds silence{10'000};
   // Called once per run with the first failure, on the host where it happened and as soon as it is known: on any
-  // thread, or in the small process that watches over MPI ranks (a launcher may kill every rank within a millisecond of
-  // the first death, so waiting for an exception to unwind would lose the message). It may only print. Where it is set,
-  // no rank is asked to print again.
+  // thread, or in the small process that watches over ranks that are processes (a launcher may kill every rank within a
+  // millisecond of the first death, so waiting for an exception to unwind would lose the message). It may only print.
+  // Where it is set, no rank is asked to print again.
   std::function<void(const Failure&)> on_failure;
   // What the process is to exit with when it has to leave from a hanging MPI_Finalize (run_mpi); null: 0. Called once
   // `body` has returned on every rank.
@@ -183,7 +183,7 @@ class World {
 
   virtual int rank() const = 0;
   virtual int size() const = 0;
-  virtual const char* backend() const = 0;  // "threads" | "mpi"
+  virtual const char* backend() const = 0;  // "threads" | "mpi" | "tcp"
   virtual const WorldOptions& options() const = 0;
   // How many ranks are on this rank's host, and how many of these, itself included, may use one of its processors.
   virtual int ranks_of_host() const = 0;
@@ -218,8 +218,22 @@ void run_threads(int ranks, const WorldOptions& options, const std::function<voi
 // host has returned from `body`, leaves the process there and then with WorldOptions::exit_status, its stdio flushed.
 void run_mpi(const WorldOptions& options, const std::function<void(World&)>& body);
 
+// The same without MPI between the processes, whoever started them: they meet at `rendezvous`, where rank 0 listens,
+// and pass messages over TCP. It is "host:port", the host being rank 0's, or "slurm" for one that follows from the job.
+// Which rank of how many this process is the environment says (RIDGELINE_RANK and RIDGELINE_WORLD_SIZE; else what
+// torchrun, mpirun or srun sets). Throws Error where the ranks do not come together within the timeout, or do not fit
+// together. RIDGELINE_RENDEZVOUS_SECRET: what all must know, if it is set. Messages are neither encrypted nor signed:
+// the network is trusted, as it is with MPI.
+void run_rendezvous(const WorldOptions& options, std::string_view rendezvous, const std::function<void(World&)>& body);
+
 // True when this process was started by an MPI launcher (PMI/PMIx/OMPI variables).
 bool launched_by_mpi();
+
+// True when this process is to be one rank beside other processes: a rendezvous is given (as the command line has it,
+// else RIDGELINE_RENDEZVOUS in the environment), or it was started by an MPI launcher.
+bool launched(std::string_view rendezvous = {});
+// Runs body as that rank: run_rendezvous, or else run_mpi.
+void run_launched(const WorldOptions& options, std::string_view rendezvous, const std::function<void(World&)>& body);
 
 // What srun's --mpi= must be for ranks of this build to find each other: "pmi2" (MPICH), "pmix" (Open MPI), "" without
 // MPI.
@@ -227,6 +241,9 @@ const char* slurm_mpi_flag();
 
 // Whether srun started this process as one of several tasks.
 bool one_of_several_tasks();
+
+// Whether other processes of this launcher may be about to say the same: this one is a rank, or one of several tasks.
+bool may_have_company();
 
 // For a process that takes itself for the only one (no launcher's variables, or an MPI world of one rank): throws when
 // it is one of several tasks. N of them would train N times, into one folder.

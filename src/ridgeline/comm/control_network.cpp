@@ -18,19 +18,6 @@
 namespace ridgeline::comm::detail {
 namespace {
 
-bool address_of(const sockaddr& socket, ControlAddress& address) {
-  address = {};
-  address.family = socket.sa_family;
-  if (socket.sa_family == AF_INET) {
-    std::memcpy(address.bytes, &reinterpret_cast<const sockaddr_in&>(socket).sin_addr, 4);
-    return true;
-  }
-  if (socket.sa_family != AF_INET6) return false;
-  const in6_addr& six = reinterpret_cast<const sockaddr_in6&>(socket).sin6_addr;
-  std::memcpy(address.bytes, &six, 16);
-  return !IN6_IS_ADDR_LINKLOCAL(&six);  // it means nothing on another host
-}
-
 // IPv4 before IPv6, loopback last: the order in which others try them.
 std::vector<ControlAddress> addresses_of(const std::string& interface, bool loopback) {
   ifaddrs* list = nullptr;
@@ -58,23 +45,43 @@ std::vector<ControlAddress> addresses_of(const std::string& interface, bool loop
   return four;
 }
 
-// Of both families where the system has IPv6.
-int listening_socket() {
-  constexpr int kWaiting = 512;
-  for (const int family : {AF_INET6, AF_INET}) {
+}  // namespace
+
+bool address_of(const sockaddr& socket, ControlAddress& address) {
+  address = {};
+  address.family = socket.sa_family;
+  if (socket.sa_family == AF_INET) {
+    std::memcpy(address.bytes, &reinterpret_cast<const sockaddr_in&>(socket).sin_addr, 4);
+    return true;
+  }
+  if (socket.sa_family != AF_INET6) return false;
+  const in6_addr& six = reinterpret_cast<const sockaddr_in6&>(socket).sin6_addr;
+  std::memcpy(address.bytes, &six, 16);
+  return !IN6_IS_ADDR_LINKLOCAL(&six);  // it means nothing on another host
+}
+
+int listening_socket(int port) {
+  constexpr int kWaiting = 4096;
+  int problem = 0;
+  for (const int family : {AF_INET6, AF_INET}) {  // the first takes both, where the system has IPv6
     const int file = ::socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (file < 0) continue;
     sockaddr_storage any{};
-    any.ss_family = static_cast<sa_family_t>(family);
-    const int off = 0;
+    const ControlAddress everywhere{.family = family, .bytes = {}};
+    const socklen_t length = socket_address(everywhere, port, any);
+    const int off = 0, on = 1;
     if (family == AF_INET6) ::setsockopt(file, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off));
-    const socklen_t length = family == AF_INET6 ? sizeof(sockaddr_in6) : sizeof(sockaddr_in);
+    // A port of choice may still be held by the end of an earlier run's connections.
+    if (port != 0) ::setsockopt(file, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
     if (::bind(file, reinterpret_cast<const sockaddr*>(&any), length) == 0 && ::listen(file, kWaiting) == 0) {
       return file;
     }
+    problem = errno;
     ::close(file);
+    if (problem == EADDRINUSE) break;
   }
-  throw system_error("cannot listen for the other hosts", errno);
+  throw system_error(port == 0 ? "cannot listen for the other hosts" : fmt::format("cannot listen on port {}", port),
+                     problem);
 }
 
 int port_of(int file) {
@@ -87,11 +94,9 @@ int port_of(int file) {
                                            : reinterpret_cast<const sockaddr_in&>(bound).sin_port);
 }
 
-}  // namespace
-
 ControlListener::ControlListener(const std::string& interface, bool loopback) {
   const std::vector<ControlAddress> addresses = addresses_of(interface, loopback);
-  file_ = listening_socket();
+  file_ = listening_socket(0);
   card_.port = port_of(file_);
   card_.count = static_cast<int32_t>(addresses.size());
   std::copy(addresses.begin(), addresses.end(), card_.addresses);

@@ -40,6 +40,13 @@ class ControlListener {
   ControlCard card_{};
 };
 
+// A socket that listens on `port` of all addresses of this host, IPv4 and IPv6, and does not block; 0: a free port.
+// The caller's. Throws Error, with what the system says.
+int listening_socket(int port);
+int port_of(int file);  // that a socket is bound to
+
+// The address in a socket's name. False when others could not use it.
+bool address_of(const sockaddr& socket, ControlAddress& address);
 // For connect(2); how many bytes of it count.
 socklen_t socket_address(const ControlAddress& address, int port, sockaddr_storage& into);
 std::string text_of(const ControlAddress& address);  // "10.1.2.3"

@@ -19,7 +19,7 @@ struct HostSetup {
   int64_t bytes = 0;
   std::vector<int> world_ranks;  // of the host's ranks, ascending
   int world_size = 0;
-  bool processes = false;   // ranks are processes (MPI), not threads
+  bool processes = false;   // ranks are processes, not threads
   int64_t stage_bytes = 0;  // per rank and communicator, for buffers that peers cannot see
   std::string host_name;
   int hosts = 1;

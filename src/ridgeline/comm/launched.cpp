@@ -5,6 +5,7 @@
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/comm/communicator.h"
+#include "ridgeline/comm/rendezvous_setup.h"
 
 namespace ridgeline::comm {
 
@@ -14,6 +15,20 @@ bool launched_by_mpi() {
     if (std::getenv(name) != nullptr) return true;
   }
   return false;
+}
+
+bool launched(std::string_view rendezvous) {
+  return !detail::chosen_rendezvous(rendezvous).empty() || launched_by_mpi();
+}
+
+void run_launched(const WorldOptions& options, std::string_view rendezvous, const std::function<void(World&)>& body) {
+  const std::string chosen = detail::chosen_rendezvous(rendezvous);
+  if (chosen.empty()) return run_mpi(options, body);
+  run_rendezvous(options, chosen, body);
+}
+
+bool may_have_company() {
+  return launched() || one_of_several_tasks() || detail::has_rank_in_environment();
 }
 
 bool one_of_several_tasks() {
@@ -28,12 +43,14 @@ void require_company() {
   if (!one_of_several_tasks()) return;
   const char* tasks = std::getenv("SLURM_STEP_NUM_TASKS");
   const std::string_view flag = slurm_mpi_flag();
-  throw Error(fmt::format("srun started {} tasks, but each of them takes itself for the only rank", tasks),
-              flag.empty()
-                  ? "This ridgeline was built without MPI: start one task, with --ranks; or build it with MPI."
-                  : fmt::format("Start them with `srun --mpi={}`: that is what the MPI of this ridgeline wants; "
-                                "`srun --mpi=list` shows what this Slurm has.",
-                                flag));
+  throw Error(
+      fmt::format("srun started {} tasks, but each of them takes itself for the only rank", tasks),
+      flag.empty()
+          ? "This ridgeline was built without MPI: let them meet with --rendezvous slurm; or start one task, with "
+            "--ranks."
+          : fmt::format("Start them with `srun --mpi={}`: that is what the MPI of this ridgeline wants; "
+                        "`srun --mpi=list` shows what this Slurm has. Or do without MPI: --rendezvous slurm.",
+                        flag));
 }
 
 }  // namespace ridgeline::comm

@@ -6,8 +6,8 @@ namespace ridgeline::comm {
 void run_mpi(const WorldOptions& /*options*/, const std::function<void(World&)>& /*body*/) {
   throw Error(
       "this ridgeline was built without MPI",
-      "Install an MPI (Debian: libmpich-dev) and configure again with -DRIDGELINE_MPI=ON, or use ranks as threads "
-      "(--ranks N without mpirun).");
+      "Let the processes meet without it (--rendezvous host:port), use ranks as threads (--ranks N without mpirun), or "
+      "install an MPI (Debian: libmpich-dev) and configure again with -DRIDGELINE_MPI=ON.");
 }
 
 const char* slurm_mpi_flag() {

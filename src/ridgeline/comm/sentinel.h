@@ -1,7 +1,7 @@
-// A small process beside the MPI ranks of a host. When a rank dies, a launcher may kill the others within a
-// millisecond, before any of them can say who it was; this process is not the launcher's child, so it lives to write it
-// down, and to tell the watchers of the other hosts (control.h). It also ends ranks that do not come back after a
-// failure: a rank that computes, hangs or is stopped would keep the job alive.
+// A small process beside the ranks of a host, where these are processes. When a rank dies, a launcher may kill the
+// others within a millisecond, before any of them can say who it was; this process is not the launcher's child, so it
+// lives to write it down, and to tell the watchers of the other hosts (control.h). It also ends ranks that do not come
+// back after a failure: a rank that computes, hangs or is stopped would keep the job alive.
 #pragma once
 
 #include <memory>

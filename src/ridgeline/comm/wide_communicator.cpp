@@ -1,7 +1,6 @@
 #include "ridgeline/comm/wide_communicator.h"
 
 #include <fmt/format.h>
-#include <mpi.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,28 +14,21 @@ namespace {
 
 constexpr int64_t kBoardStart = 64;  // BoardStart, and then the neighbours
 static_assert(sizeof(BoardStart) <= kBoardStart);
-constexpr int64_t kLargestMessage = 1 << 30;  // MPI counts in int
+constexpr int64_t kNotThere = -1;  // as a count: a greeting that has not arrived
 // Greetings and data of exchanges have tags of their own: the k-th message to a peer is its k-th, however the two ranks
 // group their messages into exchanges.
 constexpr int kTag = 1, kMessageGreetingTag = 2, kMessageTag = 3, kGreetingTag = 4;
 
 }  // namespace
 
-struct WideCommunicator::Requests {
-  MPI_Comm comm = MPI_COMM_NULL;
-  std::vector<MPI_Request> all;
-  std::vector<int> peers;  // of each request, -1 - peer for sends
-  size_t open = 0;
-};
-
-WideCommunicator::WideCommunicator(RankWorld& world, std::span<const int> ranks, std::span<const int> hosts,
-                                   std::string_view name, uint64_t key)
+WideCommunicator::WideCommunicator(RankWorld& world, std::unique_ptr<Channel> channel, std::span<const int> ranks,
+                                   std::span<const int> hosts, std::string_view name, uint64_t key)
     : world_(world),
+      channel_(std::move(channel)),
       ranks_(ranks.begin(), ranks.end()),
       layout_(hosts, world.options().sum_group),
       name_(name),
-      n_(static_cast<int>(ranks.size())),
-      requests_(std::make_unique<Requests>()) {
+      n_(static_cast<int>(ranks.size())) {
   me_ = static_cast<int>(std::find(ranks_.begin(), ranks_.end(), world.rank()) - ranks_.begin());
   host_ = layout_.host_of(me_);
   make_board(key);
@@ -46,7 +38,6 @@ WideCommunicator::WideCommunicator(RankWorld& world, std::span<const int> ranks,
   scratch_ = std::make_unique_for_overwrite<std::byte[]>(kScratchBytes);
   sources_.reserve(static_cast<size_t>(n_));
   parts_.reserve(static_cast<size_t>(n_));
-  make_requests(key);
   world_.add(this);
 }
 
@@ -57,29 +48,13 @@ void WideCommunicator::make_board(uint64_t key) {
   reinterpret_cast<BoardStart*>(world_.host().at(board_offset_))->name.store(name_);
 }
 
-void WideCommunicator::make_requests(uint64_t key) {
-  // A phase has two messages per peer, or one per array of a slice, or two per end of an exchange.
-  const int slots = std::max(layout_.summands(DType::f32).slots, layout_.summands(DType::bf16).slots);
-  requests_->all.resize(static_cast<size_t>(std::max({2 * n_, slots, 2 * kMessages})) + 64);
-  requests_->peers.resize(requests_->all.size());
-
-  MPI_Group everyone = MPI_GROUP_NULL, group = MPI_GROUP_NULL;
-  MPI_Comm_group(MPI_COMM_WORLD, &everyone);
-  MPI_Group_incl(everyone, n_, ranks_.data(), &group);
-  MPI_Comm_create_group(MPI_COMM_WORLD, group, static_cast<int>(key >> 8 & 0x3fff), &requests_->comm);
-  MPI_Comm_set_errhandler(requests_->comm, MPI_ERRORS_RETURN);
-  MPI_Group_free(&group);
-  MPI_Group_free(&everyone);
-}
-
 WideCommunicator::~WideCommunicator() {
   if (outstanding() && std::uncaught_exceptions() == 0 && !world_.host().failed()) {
     world_.fail(fmt::format("destroyed communicator '{}' before waiting for {}", name_, waiting_in()));
   }
   world_.remove(this);
-  if (outstanding()) withdraw();
-  // After a failure MPI is left as it is: its requests refer to ranks that may be gone.
-  if (!outstanding() && !world_.host().failed()) MPI_Comm_free(&requests_->comm);
+  // What is posted names memory that goes with this object and its user's buffers.
+  if (outstanding() || world_.host().failed()) channel_->withdraw();
 }
 
 Ticket WideCommunicator::start(const Request& request) {
@@ -130,29 +105,33 @@ void WideCommunicator::wait(Ticket ticket) {
 }
 
 void WideCommunicator::post(bool send, void* data, int64_t bytes, int peer, int tag) {
-  for (int64_t at = 0; at < bytes || at == 0; at += kLargestMessage) {
-    RL_CHECK(requests_->open, <, requests_->all.size());
-    const auto length = static_cast<int>(std::min(bytes - at, kLargestMessage));
-    MPI_Request* request = &requests_->all[requests_->open];
-    requests_->peers[requests_->open++] = send ? -1 - peer : peer;
-    std::byte* begin = static_cast<std::byte*>(data) + at;
-    const int code = send ? MPI_Isend(begin, length, MPI_BYTE, peer, tag, requests_->comm, request)
-                          : MPI_Irecv(begin, length, MPI_BYTE, peer, tag, requests_->comm, request);
-    if (code != MPI_SUCCESS) undeliverable(code);
+  try {
+    if (send) {
+      channel_->send(data, bytes, peer, tag);
+    } else {
+      channel_->receive(data, bytes, peer, tag);
+    }
+  } catch (const Undeliverable& error) {
+    undeliverable(error);
   }
   const bool data_of_user = tag == kTag || tag == kMessageTag;
   if (send && data_of_user && layout_.host_of(peer) != host_) sent_ += bytes;
 }
 
-// MPI often knows of a dead peer before its host has told who it was: that is the better answer.
-void WideCommunicator::undeliverable(int code) {
+// The wire often knows of a dead peer before its host has told who it was: that is the better answer. What does not fit
+// was announced by a greeting, which says more.
+void WideCommunicator::undeliverable(const Undeliverable& error) {
+  if (phase_ == Phase::greet) check_greetings();
   constexpr int kPatience = 1000;  // milliseconds
-  for (int nap = 0; nap < kPatience && !world_.host().failed(); ++nap) ::usleep(1000);
+  for (int nap = 0; nap < kPatience && !world_.host().failed(); ++nap) {
+    if (world_.host().watcher_is_gone()) world_.host().fail_unwatched();
+    ::usleep(1000);
+  }
   world_.check_failed();
   world_.fail_and_throw({.rank = -1,
                          .host = world_.host().host_name(),
                          .operation = waiting_in(),
-                         .what = fmt::format("{}: MPI could not deliver (error {})", waiting_in(), code),
+                         .what = fmt::format("{}: {}", waiting_in(), error.message()),
                          .next = "Look at the network and at the other hosts."});
 }
 
@@ -163,51 +142,25 @@ void WideCommunicator::post_receive(void* data, int64_t bytes, int peer) {
   post(false, data, bytes, peer, kTag);
 }
 
-// Open receives name memory that goes with this object and its user's buffers, and the next call of MPI, for whatever
-// purpose, would still deliver into it. A receive that no message has met yet can be cancelled without its sender; one
-// that is just being filled gets a moment, since its sender may be gone.
-void WideCommunicator::withdraw() {
-  constexpr int kPatience = 200;  // naps of a millisecond, for all together
-  int naps = 0;
-  for (size_t i = 0; i < requests_->open; ++i) {
-    if (requests_->peers[i] < 0 || requests_->all[i] == MPI_REQUEST_NULL) continue;
-    MPI_Cancel(&requests_->all[i]);
-    int done = 0;
-    for (;;) {
-      MPI_Test(&requests_->all[i], &done, MPI_STATUS_IGNORE);
-      if (done != 0 || ++naps > kPatience) break;
-      ::usleep(1000);
-    }
+Channel::Progress WideCommunicator::progress_of_messages() {
+  try {
+    return channel_->progress();
+  } catch (const Undeliverable& error) {
+    undeliverable(error);
   }
-  requests_->open = 0;
 }
 
-bool WideCommunicator::all_there() {
-  return messages_there() && neighbours_there();
-}
-
-bool WideCommunicator::messages_there() {
-  int done = 0;
-  if (requests_->open == 0) {
-    // What others wait for may still be in MPI's hands, and moves only while it is called.
-    MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, requests_->comm, &done, MPI_STATUS_IGNORE);
-    return true;
-  }
-  const int code = MPI_Testall(static_cast<int>(requests_->open), requests_->all.data(), &done, MPI_STATUSES_IGNORE);
-  if (code != MPI_SUCCESS) {
-    check_greetings();  // a message longer than expected is an error of MPI first
-    undeliverable(code);
-  }
-  if (done == 0) return false;
-  requests_->open = 0;
-  return true;
+bool WideCommunicator::all_there(bool& moved) {
+  const Channel::Progress messages = progress_of_messages();
+  moved = moved || messages.moved;
+  return messages.done && neighbours_there();
 }
 
 bool WideCommunicator::progress() {
   bool moved = false;
   while (outstanding()) {
     if (phase_ == Phase::idle) enter_greet();
-    if (!all_there()) return moved;
+    if (!all_there(moved)) return moved;
     moved = true;
     advance();
   }
@@ -216,6 +169,7 @@ bool WideCommunicator::progress() {
 
 void WideCommunicator::enter_greet() {
   phase_ = Phase::greet;
+  for (Terms& greeting : greetings_) greeting.count = kNotThere;
   Operation& first = operation(completed_ + 1);
   if (first.greeting.kind == RequestKind::exchange) return post_ends();
   for (int peer = 0; peer < n_; ++peer) {
@@ -238,14 +192,17 @@ void WideCommunicator::post_ends() {
 void WideCommunicator::check_greetings() {
   if (oldest().greeting.kind == RequestKind::exchange) return check_messages();
   greetings_[static_cast<size_t>(me_)] = oldest().greeting;
-  const Terms& first = greetings_[0];
+  const auto is_there = [](const Terms& greeting) { return greeting.count != kNotThere; };
+  const auto found = std::find_if(greetings_.begin(), greetings_.begin() + n_, is_there);
+  const Terms& first = *found;
+  const int first_rank = ranks_[static_cast<size_t>(found - greetings_.begin())];
   for (int member = 1; member < n_; ++member) {
     const Terms& other = greetings_[static_cast<size_t>(member)];
-    if (same_operation(first, other)) continue;
+    if (!is_there(other) || same_operation(first, other)) continue;
     const int rank = ranks_[static_cast<size_t>(member)];
     world_.disagree(
         rank, name_, waiting_in(),
-        fmt::format("rank {} starts {}, rank {} starts {}", ranks_[0], describe(first), rank, describe(other)));
+        fmt::format("rank {} starts {}, rank {} starts {}", first_rank, describe(first), rank, describe(other)));
   }
 }
 
@@ -254,8 +211,9 @@ void WideCommunicator::check_messages() {
   for (uint64_t i = exchange.ends_begin; i != exchange.ends_end; ++i) {
     const End& end = ends_[i % ends_.size()];
     const Terms& theirs = greetings_[i - exchange.ends_begin];
-    if (end.sends || (theirs.kind == RequestKind::exchange && theirs.count == end.greeting.count &&
-                      theirs.dtype == end.greeting.dtype))
+    if (end.sends || theirs.count == kNotThere ||
+        (theirs.kind == RequestKind::exchange && theirs.count == end.greeting.count &&
+         theirs.dtype == end.greeting.dtype))
       continue;
     const int rank = ranks_[static_cast<size_t>(end.peer)];
     world_.disagree(rank, name_, waiting_in(),
@@ -304,20 +262,12 @@ void WideCommunicator::finish() {
 }
 
 int WideCommunicator::missing(std::span<int> ranks) const {
-  size_t count = 0;
-  const auto add = [&](int member) {
-    const int rank = ranks_[static_cast<size_t>(member)];
-    const auto end = ranks.begin() + static_cast<int64_t>(count);
-    if (count < ranks.size() && std::find(ranks.begin(), end, rank) == end) ranks[count++] = rank;
-  };
-  for (size_t i = 0; i < requests_->open; ++i) {
-    MPI_Request& request = requests_->all[i];
-    int done = 1;
-    if (request != MPI_REQUEST_NULL) MPI_Request_get_status(request, &done, MPI_STATUS_IGNORE);
-    if (done == 0) add(requests_->peers[i] < 0 ? -1 - requests_->peers[i] : requests_->peers[i]);
-  }
+  auto count = static_cast<size_t>(channel_->missing(ranks));
+  for (int& one : ranks.first(count)) one = ranks_[static_cast<size_t>(one)];
   for (const int member : layout_.members(host_)) {
-    if (neighbour(member).step.load(std::memory_order_acquire) < step_) add(member);
+    if (neighbour(member).step.load(std::memory_order_acquire) < step_) {
+      add_once(ranks, count, ranks_[static_cast<size_t>(member)]);
+    }
   }
   return static_cast<int>(count);
 }

@@ -1,9 +1,9 @@
-// A communicator whose ranks lie on several hosts: messages through MPI between hosts, shared memory within each, sums
-// by us. Operations go one after the other; large ones go in rounds of bounded size. Every rank owns a slice of each
-// round:
+// A communicator whose ranks lie on several hosts: messages through a Channel between hosts, shared memory within each,
+// sums by us. Operations go one after the other; large ones go in rounds of bounded size. Every rank owns a slice of
+// each round:
 //   ready   ranks of a host (neighbours) can read each other's buffers; those that they cannot see are staged
 //   gather  a slice's owner receives what every other host has for it: the sums of its sum groups where these lie on
-//           hosts, else its members' values; and adds in the declared order. No reduction is left to MPI.
+//           hosts, else its members' values; and adds in the declared order. No reduction is left to a library.
 //   spread  the owner sends its slice to one rank of every other host, its partner there
 //   share   neighbours read from each other what they own and what they received
 //   leave   nobody reads a neighbour's buffer any more
@@ -11,7 +11,7 @@
 // read each other's memory, which stays mapped: whoever fails may leave at once. all_to_all and barrier need no
 // neighbours: every pair of ranks has messages of its own.
 //
-// All MPI calls are made by the rank's own thread, while it waits (on any communicator).
+// All calls of the channel are made by the rank's own thread, while it waits (on any communicator).
 #pragma once
 
 #include <atomic>
@@ -21,14 +21,15 @@
 
 #include "ridgeline/comm/host_layout.h"
 #include "ridgeline/comm/rank_world.h"
+#include "ridgeline/comm/wire.h"
 
 namespace ridgeline::comm::detail {
 
 class WideCommunicator : public Communicator, public Engine {
  public:
   // `hosts`: a number for the host of each of `ranks`.
-  WideCommunicator(RankWorld& world, std::span<const int> ranks, std::span<const int> hosts, std::string_view name,
-                   uint64_t key);
+  WideCommunicator(RankWorld& world, std::unique_ptr<Channel> channel, std::span<const int> ranks,
+                   std::span<const int> hosts, std::string_view name, uint64_t key);
   ~WideCommunicator() override;
   WideCommunicator(const WideCommunicator&) = delete;
   WideCommunicator& operator=(const WideCommunicator&) = delete;
@@ -78,10 +79,7 @@ class WideCommunicator : public Communicator, public Engine {
     int64_t at, length;
   };
 
-  struct Requests;  // MPI requests, out of sight
-
   void make_board(uint64_t key);
-  void make_requests(uint64_t key);
   void take_ends(const Request& request);  // of an exchange; there is room for them
   Operation& operation(uint64_t ticket) { return operations_[ticket % kOutstanding]; }
   const Operation& operation(uint64_t ticket) const { return operations_[ticket % kOutstanding]; }
@@ -95,10 +93,9 @@ class WideCommunicator : public Communicator, public Engine {
   void post_send(void* data, int64_t bytes, int peer);
   void post_receive(void* data, int64_t bytes, int peer);
   void post_ends();
-  bool all_there();
-  bool messages_there();
-  void withdraw();  // what is posted and has not arrived
-  [[noreturn]] void undeliverable(int code);
+  bool all_there(bool& moved);
+  Channel::Progress progress_of_messages();
+  [[noreturn]] void undeliverable(const Undeliverable& error);
 
   // rounds of the oldest operation (wide_collective.cpp)
   void begin_rounds();
@@ -128,6 +125,7 @@ class WideCommunicator : public Communicator, public Engine {
   bool neighbours_there() const;
 
   RankWorld& world_;
+  std::unique_ptr<Channel> channel_;
   std::vector<int> ranks_;
   HostLayout layout_;
   std::string name_;
@@ -142,10 +140,9 @@ class WideCommunicator : public Communicator, public Engine {
   Phase phase_ = Phase::idle;
   int64_t round_ = 0, begin_ = 0, length_ = 0;  // of the oldest operation: elements of a slice handled now
   uint64_t step_ = 0;                           // how often this rank has arrived
-  std::vector<Terms> greetings_;                // by member, or by end of the exchange
+  std::vector<Terms> greetings_;                // by member, or by end of the exchange; kNotThere before they arrive
   std::unique_ptr<std::byte[]> scratch_;
   std::vector<const void*> sources_, parts_;  // of the owned slice, by summand; of one summand, by member
-  std::unique_ptr<Requests> requests_;
 };
 
 }  // namespace ridgeline::comm::detail

@@ -1,8 +1,8 @@
 #!/bin/sh
 # One rank of three dies, stops, stalls or throws: the job must end within seconds and not with 0, the culprit (rank 1)
 # must be named exactly once on stderr, and in the failure file.
-#   mpi_failures.sh MPIEXEC PROGRAM
-mpiexec=$1 program=$2
+#   failures.sh LAUNCHER PROGRAM
+launch=$1 program=$2
 folder=$(mktemp -d) || exit 1
 trap 'rm -rf "$folder"' EXIT
 failed=0
@@ -18,7 +18,7 @@ for how in kill stop stall exit throw; do
     # Nobody but the watching process can speak for a rank that was killed.
     if [ $hook = without ] && { [ $how = kill ] || [ $how = exit ]; }; then continue; fi
     begin=$(date +%s)
-    COMM_TEST_FAILURE_FILE=$folder/file timeout -s KILL 60 "$mpiexec" -n 3 "$program" die $how >"$folder/stdout" 2>"$folder/stderr" </dev/null
+    COMM_TEST_FAILURE_FILE=$folder/file timeout -s KILL 60 "$launch" -n 3 "$program" die $how >"$folder/stdout" 2>"$folder/stderr" </dev/null
     status=$?
     seconds=$(($(date +%s) - begin))
     echo "$how, $hook hook: exit status $status after $seconds s"

@@ -1,18 +1,19 @@
-// A rank that is a process started by an MPI launcher.
+// A rank that is a process.
 #pragma once
 
 #include <vector>
 
-#include "ridgeline/comm/mpi_hosts.h"
+#include "ridgeline/comm/hosts.h"
 #include "ridgeline/comm/rank_world.h"
 #include "ridgeline/comm/shared_memory.h"
+#include "ridgeline/comm/wire.h"
 
 namespace ridgeline::comm::detail {
 
-class MpiWorld : public RankWorld {
+class ProcessWorld : public RankWorld {
  public:
-  MpiWorld(Host& host, int local, const MpiHosts& hosts);
-  const char* backend() const override { return "mpi"; }
+  ProcessWorld(Wire& wire, Host& host, int local, const Hosts& hosts);
+  const char* backend() const override { return wire_.name(); }
   std::span<std::byte> peer_visible(int64_t bytes) override;
 
  protected:
@@ -21,6 +22,7 @@ class MpiWorld : public RankWorld {
   bool must_poll() const override { return several_hosts_; }
 
  private:
+  Wire& wire_;
   bool several_hosts_;
   std::vector<int> host_of_;           // every rank
   std::vector<SharedMemory> regions_;  // own and peers'

@@ -1,7 +1,7 @@
-// The conformance cases as one MPI program: without an argument all that succeed, "order N" those with mixed buffers
-// and sum groups of N, "traffic N" what hosts send then, "die HOW" one of the ways to die, else the failure case of
-// that name. A failure case went well when its output says so: the launcher's exit status depends on which rank leaves
-// first.
+// The conformance cases as one program of processes, started by an MPI launcher or with a rendezvous: without an
+// argument all that succeed, "order N" those with mixed buffers and sum groups of N, "traffic N" what hosts send then,
+// "die HOW" one of the ways to die, else the failure case of that name. A failure case went well when its output says
+// so: the launcher's exit status depends on which rank leaves first.
 #include <fmt/format.h>
 #include <signal.h>
 #include <unistd.h>
@@ -30,8 +30,8 @@ void say(const std::string& text) {
   if (::write(2, text.data(), text.size()) < 0) std::abort();
 }
 
-// A rank that leaves without MPI_Finalize has the others killed, so none leaves before all have checked. MPI is no more
-// to be used: they meet in a folder named after the launcher's process, the parent of all.
+// A rank that leaves without MPI_Finalize has the others killed, so none leaves before all have checked. Nothing of the
+// run is to be used any more: they meet in a folder named after the launcher's process, the parent of all.
 void leave_together(int rank, int size) {
   namespace fs = std::filesystem;
   const fs::path folder = fs::temp_directory_path() / fmt::format("comm_conformance_{}", ::getppid());
@@ -48,13 +48,14 @@ void leave_together(int rank, int size) {
 
 // Even ranks are given two processors, odd ones two others.
 std::vector<int> processors_of_this() {
-  for (const char* name : {"PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK"}) {
+  for (const char* name : {"RIDGELINE_RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK"}) {
     if (const char* rank = std::getenv(name)) return std::atoi(rank) % 2 == 0 ? std::vector{0, 1} : std::vector{2, 70};
   }
   return {0, 1};
 }
 void require_neighbours(const World& world) {
   const char* per_host = std::getenv("RIDGELINE_RANKS_PER_HOST");
+  if (per_host == nullptr) per_host = std::getenv("COMM_TEST_RANKS_PER_HOST");  // real hosts
   const int most = per_host == nullptr ? world.size() : std::atoi(per_host);
   const int first = world.rank() / most * most, last = std::min(first + most, world.size());
   int alike = 0;
@@ -66,7 +67,7 @@ void require_neighbours(const World& world) {
 int run_cases(WorldOptions options, std::string_view which) {
   options.processors = processors_of_this();
   options.timeout = std::chrono::seconds(60);
-  run_mpi(options, [&](World& world) {
+  run_launched(options, {}, [&](World& world) {
     require_neighbours(world);
     int run = 0;
     for (const auto& item : conformance::cases()) {
@@ -136,7 +137,7 @@ int run_traffic(WorldOptions options) {
   const char* per_host = std::getenv("RIDGELINE_RANKS_PER_HOST");
   if (per_host == nullptr) throw Error("traffic: RIDGELINE_RANKS_PER_HOST is not set");
   options.timeout = std::chrono::seconds(60);
-  run_mpi(options, [&](World& world) {
+  run_launched(options, {}, [&](World& world) {
     const Hosts hosts{world.size(), std::atoi(per_host), world.options().sum_group};
     auto comm = world.communicator("traffic");
     auto figures = world.communicator("figures");
@@ -176,7 +177,7 @@ int run_failure(WorldOptions options, const std::string& name) {
     int rank = 0, size = 0;
     options.timeout = std::chrono::milliseconds(item.timeout_milliseconds);
     try {
-      run_mpi(options, [&](World& world) {
+      run_launched(options, {}, [&](World& world) {
         rank = world.rank();
         size = world.size();
         item.run(world);
@@ -210,7 +211,7 @@ int run_death(WorldOptions options, const std::string& how) {
   }
   if (const char* file = std::getenv("COMM_TEST_FAILURE_FILE")) options.failure_file = file;
   try {
-    run_mpi(options, [&](World& world) {
+    run_launched(options, {}, [&](World& world) {
       std::vector<float> x(10'000);
       auto comm = world.communicator("data");
       for (int step = 0;; ++step) {

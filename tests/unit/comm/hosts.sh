@@ -1,11 +1,11 @@
 #!/bin/bash
 # Four ranks on pretended hosts of one or two; a rank or a watcher gets a signal. The culprit must be named exactly once
 # on stderr and in the failure file, and every process must be gone in time, the watchers too.
-#   mpi_hosts.sh MPIEXEC PROGRAM RANKS_PER_HOST CASE
+#   hosts.sh LAUNCHER PROGRAM RANKS_PER_HOST CASE
 # Environment: COMM_SLACK_MS (default 0): what a loaded machine gets on top of the bounds, which are 2 s to name who died
 # and 5 s to be gone; for who stops, the timeout of 1.5 s and 3 s more, and as long again for stopped processes.
 set -uo pipefail
-mpiexec=$1 program=$2 per_host=$3 how=$4
+launch=$1 program=$2 per_host=$3 how=$4
 folder=$(mktemp -d) || exit 1
 trap 'rm -rf "$folder"' EXIT
 failed=0
@@ -23,7 +23,7 @@ watcher() { pgrep -P "$(cat "$folder/rank.$1")" -x ridgeline-watch; }
 # Between real hosts there is no memory to be shared: where MPICH reads that of a dead process it aborts the reader.
 export UCX_TLS=tcp,self
 export RIDGELINE_RANKS_PER_HOST=$per_host COMM_TEST_FOLDER=$folder COMM_TEST_FAILURE_FILE=$folder/file
-timeout -s KILL 60 "$mpiexec" -n 4 "$program" die run >"$folder/stdout" 2>"$folder/stderr" </dev/null &
+timeout -s KILL 60 "$launch" -n 4 "$program" die run >"$folder/stdout" 2>"$folder/stderr" </dev/null &
 launcher=$!
 for _ in $(seq 300); do
   if [ -e "$folder/rank.0" ] && [ -e "$folder/rank.1" ] && [ -e "$folder/rank.2" ] && [ -e "$folder/rank.3" ]; then break; fi

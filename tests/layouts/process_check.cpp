@@ -1,4 +1,4 @@
-// Under mpirun: layouts on MPI processes give the bits of the same layouts on threads.
+// Under a launcher: layouts on processes give the bits of the same layouts on threads.
 #include <cstdio>
 #include <exception>
 
@@ -46,7 +46,7 @@ std::vector<layouts::Layout> layouts_of(int ranks) {
 int main() {
   try {
     int wrong = 0;
-    comm::run_mpi({.timeout = std::chrono::seconds(60)}, [&](comm::World& world) {
+    comm::run_launched({.timeout = std::chrono::seconds(60)}, {}, [&](comm::World& world) {
       for (const layouts::Layout& layout : layouts_of(world.size())) {
         const layouts::Outcome processes = layouts::run(layout, 3, world);
         const std::string difference = layouts::bitwise_difference(processes, layouts::run(layout, 3));

@@ -1,7 +1,6 @@
-#include "ridgeline/comm/mpi_hosts.h"
+#include "ridgeline/comm/hosts.h"
 
 #include <fmt/format.h>
-#include <mpi.h>
 #include <sys/random.h>
 #include <unistd.h>
 
@@ -9,7 +8,9 @@
 #include <bit>
 #include <cerrno>
 #include <cstdlib>
+#include <fstream>
 #include <map>
+#include <tuple>
 
 namespace ridgeline::comm::detail {
 namespace {
@@ -42,6 +43,7 @@ struct ProcessorSet {
 // What every rank tells every other at start-up.
 struct Introduction {
   char host[64];
+  char boot[64];  // of its kernel: hosts may have one name
   int32_t pretended_host;
   int32_t process;
   ProcessorSet processors;
@@ -51,6 +53,9 @@ Introduction introduce(int rank, const std::vector<int>& processors) {
   Introduction self{};
   for (const int processor : processors) self.processors.add(processor);
   ::gethostname(self.host, sizeof(self.host) - 1);
+  std::string boot;
+  std::getline(std::ifstream("/proc/sys/kernel/random/boot_id"), boot);
+  put_text(self.boot, boot);
   self.process = ::getpid();
   if (const char* per_host = std::getenv("RIDGELINE_RANKS_PER_HOST")) {
     const int count = std::atoi(per_host);
@@ -73,17 +78,17 @@ ControlSecret new_secret() {
 
 }  // namespace
 
-MpiHosts find_hosts(int rank, int size, const std::vector<int>& processors) {
-  std::vector<Introduction> everyone(static_cast<size_t>(size));
+Hosts find_hosts(Wire& wire, const std::vector<int>& processors) {
+  const int rank = wire.rank(), size = wire.size();
   const Introduction self = introduce(rank, processors);
-  MPI_Allgather(&self, sizeof(self), MPI_BYTE, everyone.data(), sizeof(self), MPI_BYTE, MPI_COMM_WORLD);
-  MpiHosts hosts;
+  const std::vector<Introduction> everyone = all_gather(wire, self);
+  Hosts hosts;
   hosts.name = self.host;
   hosts.pretended = self.pretended_host > 0;
-  std::map<std::pair<std::string, int32_t>, size_t> numbers;
+  std::map<std::tuple<std::string, std::string, int32_t>, size_t> numbers;
   for (int other = 0; other < size; ++other) {
     const Introduction& one = everyone[static_cast<size_t>(other)];
-    const auto [found, is_new] = numbers.try_emplace({one.host, one.pretended_host}, hosts.ranks.size());
+    const auto [found, is_new] = numbers.try_emplace({one.host, one.boot, one.pretended_host}, hosts.ranks.size());
     if (is_new) {
       hosts.ranks.emplace_back();
       hosts.names.emplace_back(one.host);
@@ -102,25 +107,21 @@ MpiHosts find_hosts(int rank, int size, const std::vector<int>& processors) {
   return hosts;
 }
 
-int first_with_problem(bool problem, int size) {
-  std::vector<char> everyone(static_cast<size_t>(size));
-  const char mine = problem ? 1 : 0;
-  MPI_Allgather(&mine, 1, MPI_CHAR, everyone.data(), 1, MPI_CHAR, MPI_COMM_WORLD);
-  for (int rank = 0; rank < size; ++rank) {
-    if (everyone[static_cast<size_t>(rank)] != 0) return rank;
-  }
-  return -1;
+int first_with_problem(Wire& wire, bool problem) {
+  const std::vector<char> everyone = all_gather<char>(wire, problem ? 1 : 0);
+  const auto first = std::find(everyone.begin(), everyone.end(), 1);
+  return first == everyone.end() ? -1 : static_cast<int>(first - everyone.begin());
 }
 
-void agree(const Host& host, const MpiHosts& hosts, const std::optional<Error>& problem, int rank, int size) {
-  const int culprit = first_with_problem(problem.has_value(), size);
+void agree(Wire& wire, const Host& host, const Hosts& hosts, const std::optional<Error>& problem) {
+  const int culprit = first_with_problem(wire, problem.has_value());
   if (culprit < 0) return;
   Problem text{};
-  if (culprit == rank) {
+  if (culprit == wire.rank()) {
     put_text(text.what, problem->message());
     put_text(text.next, problem->next_step());
   }
-  MPI_Bcast(&text, sizeof(text), MPI_BYTE, culprit, MPI_COMM_WORLD);
+  wire.broadcast(&text, sizeof(text), culprit);
   host.fail(
       {.rank = culprit, .host = hosts.name, .operation = {}, .what = text.what, .next = text.next, .refusal = true});
   if (host.local_rank(culprit) >= 0) {
@@ -131,8 +132,13 @@ void agree(const Host& host, const MpiHosts& hosts, const std::optional<Error>& 
   host.throw_failure();
 }
 
-ControlSetup control_setup(const MpiHosts& hosts, const WorldOptions& options, const ControlListener* listener,
-                           int rank) {
+std::string chosen_interface() {
+  const char* interface = std::getenv("RIDGELINE_INTERFACE");
+  return interface == nullptr ? "" : interface;
+}
+
+ControlSetup control_setup(Wire& wire, const Hosts& hosts, const WorldOptions& options,
+                           const ControlListener* listener) {
   ControlSetup setup;
   setup.host = hosts.own;
   constexpr int64_t kLeast = 2 * kSecond;  // of a few signs of life
@@ -145,16 +151,13 @@ ControlSetup control_setup(const MpiHosts& hosts, const WorldOptions& options, c
     setup.names.push_back({hosts.names[host], ranks_text(ranks), ranks.size() == 1 ? ranks.front() : -1});
   }
   if (hosts.ranks.size() == 1) return setup;
-  MPI_Comm firsts = MPI_COMM_NULL;
-  MPI_Comm_split(MPI_COMM_WORLD, listener != nullptr ? 0 : MPI_UNDEFINED, rank, &firsts);
-  if (listener == nullptr) return setup;
-  setup.listener = listener->file();
-  setup.cards.resize(hosts.ranks.size());
-  MPI_Allgather(&listener->card(), sizeof(ControlCard), MPI_BYTE, setup.cards.data(), sizeof(ControlCard), MPI_BYTE,
-                firsts);
-  if (hosts.own == 0) setup.secret = new_secret();
-  MPI_Bcast(setup.secret.data(), sizeof(setup.secret), MPI_BYTE, 0, firsts);
-  MPI_Comm_free(&firsts);
+  const std::vector<ControlCard> cards = all_gather(wire, listener == nullptr ? ControlCard{} : listener->card());
+  for (const std::vector<int>& ranks : hosts.ranks) {
+    setup.cards.push_back(cards[static_cast<size_t>(ranks.front())]);
+  }
+  if (wire.rank() == 0) setup.secret = new_secret();
+  wire.broadcast(&setup.secret, sizeof(setup.secret), 0);
+  if (listener != nullptr) setup.listener = listener->file();
   return setup;
 }
 

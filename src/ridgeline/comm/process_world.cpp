@@ -1,4 +1,4 @@
-#include "ridgeline/comm/mpi_world.h"
+#include "ridgeline/comm/process_world.h"
 
 #include <fmt/format.h>
 
@@ -7,21 +7,21 @@
 
 namespace ridgeline::comm::detail {
 
-MpiWorld::MpiWorld(Host& host, int local, const MpiHosts& hosts)
-    : RankWorld(host, local), several_hosts_(hosts.ranks.size() > 1), host_of_(hosts.processes.size()) {
+ProcessWorld::ProcessWorld(Wire& wire, Host& host, int local, const Hosts& hosts)
+    : RankWorld(host, local), wire_(wire), several_hosts_(hosts.ranks.size() > 1), host_of_(hosts.processes.size()) {
   for (size_t number = 0; number < hosts.ranks.size(); ++number) {
     for (const int rank : hosts.ranks[number]) host_of_[static_cast<size_t>(rank)] = static_cast<int>(number);
   }
 }
 
-std::unique_ptr<Communicator> MpiWorld::wide_communicator(std::span<const int> ranks, std::string_view name,
-                                                          uint64_t key) {
+std::unique_ptr<Communicator> ProcessWorld::wide_communicator(std::span<const int> ranks, std::string_view name,
+                                                              uint64_t key) {
   std::vector<int> hosts;
   for (const int rank : ranks) hosts.push_back(host_of_[static_cast<size_t>(rank)]);
-  return std::make_unique<WideCommunicator>(*this, ranks, hosts, name, key);
+  return std::make_unique<WideCommunicator>(*this, wire_.channel(ranks, key), ranks, hosts, name, key);
 }
 
-std::span<std::byte> MpiWorld::peer_visible(int64_t bytes) {
+std::span<std::byte> ProcessWorld::peer_visible(int64_t bytes) {
   check_failed();
   const int region = host().next_region();
   RL_REQUIRE(region < kRegions, "peer_visible is called once or twice, not {} times", region + 1);

@@ -1,0 +1,153 @@
+#include "ridgeline/comm/mpi_wire.h"
+
+#include <fmt/format.h>
+#include <mpi.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstdio>
+
+namespace ridgeline::comm::detail {
+namespace {
+
+constexpr int64_t kLargestMessage = 1 << 30;  // MPI counts in int
+constexpr unsigned kFinalizeSeconds = 5;
+
+class MpiChannel : public Channel {
+ public:
+  MpiChannel(std::span<const int> ranks, uint64_t key) {
+    MPI_Group everyone = MPI_GROUP_NULL, group = MPI_GROUP_NULL;
+    MPI_Comm_group(MPI_COMM_WORLD, &everyone);
+    MPI_Group_incl(everyone, static_cast<int>(ranks.size()), ranks.data(), &group);
+    MPI_Comm_create_group(MPI_COMM_WORLD, group, static_cast<int>(key >> 8 & 0x3fff), &comm_);
+    MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN);
+    MPI_Group_free(&group);
+    MPI_Group_free(&everyone);
+  }
+  ~MpiChannel() override {
+    if (comm_ != MPI_COMM_NULL && requests_.empty()) MPI_Comm_free(&comm_);
+  }
+  MpiChannel(const MpiChannel&) = delete;
+  MpiChannel& operator=(const MpiChannel&) = delete;
+
+  void send(const void* data, int64_t bytes, int member, int tag) override {
+    post(-1 - member, bytes, [&](int64_t at, int length, MPI_Request* request) {
+      return MPI_Isend(static_cast<const std::byte*>(data) + at, length, MPI_BYTE, member, tag, comm_, request);
+    });
+  }
+  void receive(void* data, int64_t bytes, int member, int tag) override {
+    post(member, bytes, [&](int64_t at, int length, MPI_Request* request) {
+      return MPI_Irecv(static_cast<std::byte*>(data) + at, length, MPI_BYTE, member, tag, comm_, request);
+    });
+  }
+
+  Progress progress() override {
+    int done = 0;
+    if (requests_.empty()) {
+      // What others wait for may still be in MPI's hands, and moves only while it is called.
+      MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, comm_, &done, MPI_STATUS_IGNORE);
+      return {.done = true, .moved = false};
+    }
+    check(MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &done, MPI_STATUSES_IGNORE));
+    if (done == 0) return {.done = false, .moved = false};
+    requests_.clear();
+    ends_.clear();
+    return {.done = true, .moved = true};
+  }
+
+  int missing(std::span<int> members) const override {
+    size_t count = 0;
+    for (size_t i = 0; i < requests_.size(); ++i) {
+      int done = 1;
+      if (requests_[i] != MPI_REQUEST_NULL) MPI_Request_get_status(requests_[i], &done, MPI_STATUS_IGNORE);
+      if (done == 0) add_once(members, count, ends_[i] < 0 ? -1 - ends_[i] : ends_[i]);
+    }
+    return static_cast<int>(count);
+  }
+
+  // Open receives name memory of the caller, and the next call of MPI, for whatever purpose, would still deliver into
+  // it. A receive that no message has met yet can be cancelled without its sender; one that is just being filled gets a
+  // moment, since its sender may be gone. The communicator is left as it is: its requests refer to such ranks.
+  void withdraw() override {
+    constexpr int kPatience = 200;  // naps of a millisecond, for all together
+    int naps = 0;
+    for (size_t i = 0; i < requests_.size(); ++i) {
+      if (ends_[i] < 0 || requests_[i] == MPI_REQUEST_NULL) continue;
+      MPI_Cancel(&requests_[i]);
+      int done = 0;
+      for (;;) {
+        MPI_Test(&requests_[i], &done, MPI_STATUS_IGNORE);
+        if (done != 0 || ++naps > kPatience) break;
+        ::usleep(1000);
+      }
+    }
+    requests_.clear();
+    ends_.clear();
+    comm_ = MPI_COMM_NULL;
+  }
+
+ private:
+  static void check(int code) {
+    if (code != MPI_SUCCESS) throw Undeliverable(fmt::format("MPI could not deliver (error {})", code));
+  }
+  template <typename Start>
+  void post(int end, int64_t bytes, const Start& start) {
+    for (int64_t at = 0; at < bytes || at == 0; at += kLargestMessage) {
+      requests_.push_back(MPI_REQUEST_NULL);
+      ends_.push_back(end);
+      check(start(at, static_cast<int>(std::min(bytes - at, kLargestMessage)), &requests_.back()));
+    }
+  }
+
+  MPI_Comm comm_ = MPI_COMM_NULL;
+  std::vector<MPI_Request> requests_;
+  std::vector<int> ends_;  // the member of each, -1 - member for sends
+};
+
+// For a signal handler.
+volatile std::sig_atomic_t exit_status_of_hang = 0;
+
+}  // namespace
+
+MpiWire::MpiWire() {
+  int initialized = 0;
+  MPI_Initialized(&initialized);
+  if (initialized != 0) throw Error("run_mpi was called twice in one process", "MPI can be started only once.");
+  int level = 0;
+  MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &level);
+  // What goes wrong is said by us, once, and not by MPI on every rank.
+  MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
+  MPI_Comm_size(MPI_COMM_WORLD, &size_);
+}
+
+void MpiWire::all_gather(const void* own, void* all, int64_t bytes) {
+  const auto count = static_cast<int>(bytes);
+  MPI_Allgather(own, count, MPI_BYTE, all, count, MPI_BYTE, MPI_COMM_WORLD);
+}
+
+void MpiWire::broadcast(void* data, int64_t bytes, int root) {
+  MPI_Bcast(data, static_cast<int>(bytes), MPI_BYTE, root, MPI_COMM_WORLD);
+}
+
+std::unique_ptr<Channel> MpiWire::channel(std::span<const int> ranks, uint64_t key) {
+  return std::make_unique<MpiChannel>(ranks, key);
+}
+
+// All is done and written: a rank that hangs here leaves all the same.
+void MpiWire::leave(const std::function<int()>& exit_status) {
+  exit_status_of_hang = exit_status ? exit_status() : 0;
+  std::fflush(nullptr);
+  struct sigaction leave_at_once {};
+  struct sigaction before {};
+  leave_at_once.sa_handler = [](int) { ::_exit(exit_status_of_hang); };
+  ::sigaction(SIGALRM, &leave_at_once, &before);
+  ::alarm(kFinalizeSeconds);
+  MPI_Finalize();
+  ::alarm(0);
+  ::sigaction(SIGALRM, &before, nullptr);
+}
+
+}  // namespace ridgeline::comm::detail
