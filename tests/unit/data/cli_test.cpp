@@ -78,8 +78,7 @@ TEST(DataCommands, OscarIsFilteredAndReported) {
   const std::string said = run(words);
   EXPECT_THAT(said, HasSubstr("2 documents, 9 tokens"));
   EXPECT_THAT(said, HasSubstr("MB/s of text"));
-  EXPECT_THAT(said, testing::ContainsRegex("2 … +1  ####"));
-  EXPECT_THAT(said, testing::ContainsRegex("4 … +1  ####"));
+  EXPECT_THAT(said, HasSubstr("\n   4 …          2  ####"));
   EXPECT_THAT(said, HasSubstr("README.md (not called .txt or .jsonl)"));
   EXPECT_THAT(said, HasSubstr("1 documents were dropped: quality warning noisy"));
   EXPECT_THAT(said, HasSubstr("0 documents were dropped: quality warning header"));
@@ -90,8 +89,8 @@ TEST(DataCommands, OscarIsFilteredAndReported) {
   EXPECT_EQ(report["dropped"]["low harmful_pp"], 1);
   EXPECT_EQ(report["passed_over"].size(), 1U);
   EXPECT_EQ(report["documents_by_tokens"],
-            nlohmann::json::parse("[{\"tokens\":1,\"documents\":0},{\"tokens\":2,\"documents\":1},"
-                                  "{\"tokens\":4,\"documents\":1}]"));
+            nlohmann::json::parse("[{\"tokens\":1,\"documents\":0},{\"tokens\":2,\"documents\":0},"
+                                  "{\"tokens\":4,\"documents\":2}]"));
   run(words);  // its own report is replaced
   EXPECT_ERROR("Ridgeline did not write it", run({"prepare", "--tokenizer", tokenizer, "--out", folder / "d", "--json",
                                                   folder.write("mine.json", "{\"mine\": 1}"), folder / "oscar"}));
