@@ -5,6 +5,7 @@
 #
 #   missing_file empty_corpus invalid_utf8 cut_json_line large_token_id unknown_key indivisible_ranks
 #   full_disk read_only_output      (root: a small file system is mounted in a mount namespace of the test's own)
+#   bounded_document                (a document of 300 MB under a limit on memory)
 #   bounded_memory                  (root: four MPI processes, each in a cgroup of its own)
 #   bounded_offload          (root: a process in a cgroup)
 #   offload_full_disk offload_kill  (root: a small file system is mounted)
@@ -55,6 +56,54 @@ try_cut_json_line() {
     prepare --tokenizer "$here/tokenizer" --out "$here/d" "$here/cut.jsonl"
   expect 1 'cut.jsonl:2: not valid JSON' -- \
     prepare --strict --tokenizer "$here/tokenizer" --out "$here/strict" "$here/cut.jsonl"
+}
+
+# A document of 300 MB on one line: made into tokens with a few times its size of memory, or refused with much less.
+try_bounded_document() {
+  prepare
+  python3 - "$here" <<'P'
+import sys
+here = sys.argv[1]
+words = 'the cat and the hat and the bat; that is that, '
+with open(here + '/long.jsonl', 'w') as out:
+    out.write('{"text": "first"}\n{"text": "')
+    for _ in range(100): out.write(words * (3_000_000 // len(words)))
+    out.write('"}\n')
+P
+  gzip -1 -c "$here/long.jsonl" >"$here/long.jsonl.gz"
+  local file
+  for file in long.jsonl long.jsonl.gz; do
+    peak_below 200 -- prepare --tokenizer "$here/tokenizer" --threads 2 --max-document 64MiB --out "$here/d" "$here/$file"
+    grep -q "$file:2: a document or JSON line of more than 67108864 bytes begins here" "$here/said" ||
+      complain "$file: not refused with its line"
+  done
+  peak_below 3300 -- prepare --tokenizer "$here/tokenizer" --threads 2 --out "$here/d" "$here/long.jsonl.gz"
+  grep -q '2 documents' "$here/said" || complain "the document is not read"
+}
+# peak_below MEBIBYTES -- ARGUMENTS...: runs the program; its memory, mapped files apart, never goes beyond.
+peak_below() {
+  local mebibytes=$1 peak
+  shift 2
+  peak=$(python3 - "$program" "$@" 2>"$here/said" <<'P'
+import subprocess, sys, threading
+process = subprocess.Popen(sys.argv[1:], stdout=sys.stderr, stdin=subprocess.DEVNULL)
+most, done = 0, threading.Event()
+def watch():
+    global most
+    while not done.wait(0.005):
+        try: lines = open(f'/proc/{process.pid}/status').read().split('\n')
+        except OSError: return
+        most = max([most] + [int(line.split()[1]) for line in lines if line.startswith('RssAnon')])
+watcher = threading.Thread(target=watch)
+watcher.start()
+process.wait()
+done.set()
+watcher.join()
+print(most // 1024)
+P
+  )
+  echo "at most $peak MiB"
+  [ "$peak" -lt "$mebibytes" ] || complain "$peak MiB of memory instead of less than $mebibytes"
 }
 
 try_large_token_id() {

@@ -127,7 +127,6 @@ try_utf16() {
 # was packed_inputs: a gzip, Parquet, zip or PDF file called .txt was made into tokens
 try_packed_inputs() {
   tokenizer
-  gzip -c "$here/text.txt" >"$here/packed.txt"
   printf 'PAR1\x15\x04\x15\x20\xff\x00' >"$here/web.parquet"
   python3 - "$here" <<'P'
 import os, pickle, random, sys, zipfile
@@ -140,14 +139,30 @@ open(here + '/rows.json', 'w').write('[{"text": "a"},\n {"text": "b"}]\n')
 P
   cp "$program" "$here/program.txt"
   local file
-  for file in 'packed.txt:a gzip file:gzip -dc' 'web.parquet:a Parquet file:pandas.read_parquet' 'archive.txt:a zip archive:unzip' \
+  for file in 'web.parquet:a Parquet file:pandas.read_parquet' 'archive.txt:a zip archive:unzip' \
     'pytorch_model.jsonl:torch.save:save_pretrained' 'legacy.txt:pickle:save_pretrained' 'noise.txt:binary data:iconv' \
     'rows.json:one JSON array:jq -c' 'program.txt:ELF:text files'; do
     IFS=: read -r name kind hint <<<"$file"
     expect 1 "$name' is .*$kind" "$hint" -- prepare --tokenizer "$here/tok" --out "$here/packed" "$here/$name"
   done
-  expect 1 'a gzip file' -- tokenizer train --vocab 300 --out "$here/t" "$here/packed.txt"
-  now "eight kinds refused by name, each with a way out"
+  # gzip and its like are unpacked, in any order of folders, patterns and pipes.
+  expect 0 '2 documents' -- prepare --tokenizer "$here/tok" --out "$here/plain" "$here/text.txt"
+  gzip -c "$here/text.txt" >"$here/packed.txt"
+  mkdir "$here/corpus"
+  xz -c "$here/text.txt" >"$here/corpus/b.txt.xz"
+  gzip -c "$here/rows.json" >"$here/rows.json.gz"
+  expect 0 '2 documents' -- prepare --tokenizer "$here/tok" --out "$here/packed" "$here/packed.txt"
+  expect 0 '2 documents' -- prepare --tokenizer "$here/tok" --out "$here/folder" "$here/corpus"
+  expect 0 '2 documents' -- prepare --tokenizer "$here/tok" --out "$here/pattern" "$here/corp*/*.xz"
+  gzip -c "$here/text.txt" | "$program" prepare --tokenizer "$here/tok" --out "$here/pipe" - >"$here/said" 2>&1 ||
+    complain "standard input is not read"
+  for file in packed folder pattern pipe; do
+    cmp "$here/plain.bin" "$here/$file.bin" || complain "$file: other tokens"
+  done
+  expect 1 "in '.*rows.json.gz', unpacked: .*one JSON array" -- prepare --tokenizer "$here/tok" --out "$here/x" "$here/rows.json.gz"
+  head -c 40 "$here/packed.txt" >"$here/cut.txt.gz"
+  expect 1 "cut.txt.gz' is cut: it ends at byte 40" -- prepare --tokenizer "$here/tok" --out "$here/x" "$here/cut.txt.gz"
+  now "seven kinds refused by name, each with a way out; gzip, Zstandard and xz are read"
 }
 
 # was special_token_text: <|endoftext|> in a corpus (TinyStories) became 6 tokens of text each, without a word
@@ -167,12 +182,12 @@ try_special_token_text() {
 # was wrong_key: a wrong --key was answered by 'the object has no text' alone
 try_wrong_key() {
   tokenizer
-  printf '{"content": "a b", "id": 1}\n{"content": "c", "title": "t"}\n' >"$here/web.jsonl"
-  expect 1 'no document' '--key content \(2 lines\), --key title \(1 lines\)' -- \
+  printf '{"body": "a b", "id": 1}\n{"body": "c", "title": "t"}\n' >"$here/web.jsonl"
+  expect 1 'no document' '--key body \(2 lines\), --key title \(1 lines\)' -- \
     prepare --tokenizer "$here/tok" --out "$here/web" "$here/web.jsonl"
-  expect 1 '--key content \(2 lines\)' -- tokenizer train --vocab 300 --out "$here/t" "$here/web.jsonl"
+  expect 1 '--key body \(2 lines\)' -- tokenizer train --vocab 300 --out "$here/t" "$here/web.jsonl"
   printf '{"text": "c"}\n' >>"$here/web.jsonl"
-  expect 3 '--key content \(2 lines\)' -- prepare --tokenizer "$here/tok" --out "$here/web" "$here/web.jsonl"
+  expect 3 '--key body \(2 lines\)' -- prepare --tokenizer "$here/tok" --out "$here/web" "$here/web.jsonl"
   exact "files" "" "$(find "$here" -name '*.tmp')"
   now "the keys that have text are counted and named"
 }

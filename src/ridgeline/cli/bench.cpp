@@ -10,6 +10,7 @@
 #include "bench/machine.h"
 #include "bench/ops.h"
 #include "bench/overlap.h"
+#include "bench/read.h"
 #include "bench/train.h"
 #include "ridgeline/base/json.h"
 #include "ridgeline/base/output.h"
@@ -23,6 +24,7 @@ namespace {
 
 struct BenchOptions {
   std::string json, filter;
+  std::vector<std::filesystem::path> inputs;
   int threads = 0, rounds = 5, ranks = 2;
   int64_t bytes = 498'000'000;
   bench::TrainBenchOptions train;
@@ -141,8 +143,8 @@ void add_bench_train(const Command& command, const std::shared_ptr<BenchOptions>
 
 void add_bench(const Command& program) {
   const auto options = std::make_shared<BenchOptions>();
-  const Command command =
-      program.subcommand("bench", "Measure this machine, the operators, the collectives, whole training steps");
+  const Command command = program.subcommand(
+      "bench", "Measure this machine, the operators, the collectives, reading, whole training steps");
   command.needs_subcommand();
   command.footer(
       "Every figure stands beside what bounds it: the floor of its work at this machine's measured peaks, or a named "
@@ -152,6 +154,7 @@ void add_bench(const Command& program) {
       "  ridgeline bench ops --filter attention --json ops.jsonl\n"
       "  mpirun -n 2 ridgeline bench comm\n"
       "  ridgeline bench overlap\n"
+      "  ridgeline bench read corpus.jsonl.zst corpus.txt.gz\n"
       "  ridgeline bench train --rows shard,recompute              one choice beside another\n"
       "  ridgeline bench train --rows offload --offload-directory /nvme\n"
       "  ridgeline bench train --peers /tmp/ridgeline-peers        beside PyTorch (bench/peers/setup.sh makes that "
@@ -181,6 +184,13 @@ void add_bench(const Command& program) {
   comm.option("--ranks", options->ranks, kThreadRanks, "Thread ranks");
   comm.option("--bytes", options->bytes, Range{1, int64_t{1} << 36}, "Size of the buffer");
   comm.action([options] { run_comm(*options); });
+
+  const Command read = common("read", "Corpora: unpacking and parsing, beside the tools that unpack");
+  read.list("INPUT", options->inputs, "Files, folders, patterns").required().placeholder("INPUT");
+  read.action([options] {
+    require_json(*options);
+    report(*options, bench::read_rows(options->inputs, threads(*options), options->rounds));
+  });
 
   add_bench_train(common("train", "Whole training steps, beside their floor and beside PyTorch"), options);
   add_overlap(common("overlap", "Steps of every sharding level on a slow link, which computation should hide"),

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 
 #include "ridgeline/cli/incomplete.h"
@@ -11,6 +12,7 @@ namespace {
 
 // At most this many markers are named: a chat corpus may hold a dozen.
 constexpr size_t kMostMarkers = 5;
+constexpr size_t kMostPassedOver = 10;
 
 void print_markers(const data::CorpusOptions& options, const data::CorpusCounts& counts) {
   size_t named = 0;
@@ -28,13 +30,26 @@ void print_markers(const data::CorpusOptions& options, const data::CorpusCounts&
   if (named > kMostMarkers) fmt::print("  (and {} more names of special tokens)\n", named - kMostMarkers);
 }
 
+void print_passed_over(const std::vector<std::string>& passed_over) {
+  if (passed_over.empty()) return;
+  fmt::print("{} files of the input folders are no corpus and were passed over:\n", passed_over.size());
+  for (size_t i = 0; i < std::min(passed_over.size(), kMostPassedOver); ++i) fmt::print("  {}\n", passed_over[i]);
+  if (passed_over.size() > kMostPassedOver) fmt::print("  (and {} more)\n", passed_over.size() - kMostPassedOver);
+}
+
 }  // namespace
 
-void report_corpus(const data::CorpusOptions& options, const data::CorpusCounts& counts) {
+void report_corpus(const data::CorpusOptions& options, const data::CorpusCounts& counts,
+                   const std::vector<std::string>& passed_over) {
+  print_passed_over(passed_over);
+  for (const auto& [name, count] : counts.filtered) fmt::print("{} documents were dropped: {}\n", count, name);
+  for (const auto& [name, count] : counts.unjudged)
+    fmt::print("{} documents were kept although their metadata cannot tell: {}\n", count, name);
   if (counts.replaced > 0) fmt::print("{} invalid UTF-8 sequences were replaced by U+FFFD\n", counts.replaced);
   if (counts.empty_documents > 0) fmt::print("{} empty documents were left out\n", counts.empty_documents);
   print_markers(options, counts);
-  for (const std::string& problem : counts.problems) fmt::print("  {}\n", problem);
+  for (const auto& [reason, count] : counts.skipped) fmt::print("{} lines were skipped: {}\n", count, reason);
+  for (const data::CorpusProblem& problem : counts.problems) fmt::print("  {}\n", problem.text());
   if (!counts.problems.empty()) fmt::print("  (at most ten are shown; --strict refuses such input)\n");
   std::fflush(stdout);
   if (counts.skipped_lines == 0) return;

@@ -15,6 +15,7 @@
 #include "ridgeline/base/output.h"
 #include "ridgeline/checkpoint/manifest.h"
 #include "ridgeline/checkpoint/safetensors.h"
+#include "ridgeline/data/corpus_inputs.h"
 #include "ridgeline/data/file_kind.h"
 #include "ridgeline/data/token_file.h"
 #include "ridgeline/data/tokenizer.h"
@@ -114,7 +115,8 @@ bool print_folder(const fs::path& folder) {
     const fs::path extension = entry.path().extension();
     fs::path prefix = entry.path();
     if (extension == ".idx") datasets.push_back(prefix.replace_extension().string());
-    if (extension == ".txt" || extension == ".jsonl") texts.push_back(entry.path().string());
+    const fs::path text = data::unpacked_name(entry.path()).extension();
+    if (text == ".txt" || text == ".jsonl") texts.push_back(entry.path().string());
   }
   if (datasets.empty() && texts.empty()) return false;
   std::sort(datasets.begin(), datasets.end());

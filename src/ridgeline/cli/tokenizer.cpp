@@ -10,6 +10,7 @@
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/lock_file.h"
 #include "ridgeline/cli/command.h"
+#include "ridgeline/cli/corpus_arguments.h"
 #include "ridgeline/cli/corpus_report.h"
 #include "ridgeline/cli/limits.h"
 #include "ridgeline/data/tokenizer.h"
@@ -21,7 +22,8 @@ namespace ridgeline::cli {
 namespace {
 
 struct TokenizerTrainOptions {
-  data::TokenizerTraining training;
+  data::TokenizerTraining training;  // without its corpus
+  CorpusArguments corpus;
   std::string out;
 };
 
@@ -58,6 +60,8 @@ class TrainingProgress {
 void run_train(const TokenizerTrainOptions& options) {
   data::TokenizerTraining training = options.training;
   training.threads = threads_or_all(training.threads);
+  training.inputs = options.corpus.inputs;
+  training.corpus = options.corpus.with_filters();
   training.corpus.markers = {"<|endoftext|>"};  // what it will be called
   data::require_replaceable_tokenizer(options.out, training.inputs);
   const auto lock =
@@ -74,7 +78,7 @@ void run_train(const TokenizerTrainOptions& options) {
     fmt::print("fewer than the {} asked for: no pair of tokens occurs twice any more; set model.vocab = {}\n",
                options.training.vocabulary, size);
   }
-  report_corpus(training.corpus, trained.corpus);
+  report_corpus(training.corpus, trained.corpus, trained.passed_over);
 }
 
 void run_encode(const CodeOptions& options) {
@@ -106,22 +110,19 @@ void run_decode(CodeOptions& options) {
 void add_tokenizer_train(const Command& parent) {
   const auto options = std::make_shared<TokenizerTrainOptions>();
   const Command command = parent.subcommand("train", "Learn a byte-level BPE vocabulary from text files");
-  command.footer(
-      "Writes tokenizer.json, vocab.json and merges.txt, which Hugging Face tools load too. The last id is "
-      "<|endoftext|>.\n"
-      "Exit code 3: all done, but lines without a document were skipped (--strict stops at the first).\n\n"
-      "Example:\n"
-      "  ridgeline tokenizer train --vocab 4096 --out tokenizer pages.txt");
+  command.footer(std::string(kInputHelp) +
+                 "Writes tokenizer.json, vocab.json and merges.txt, which Hugging Face tools load too. The last id is "
+                 "<|endoftext|>.\n"
+                 "Exit code 3: all done, but lines without a document were skipped (--strict stops at the first).\n\n"
+                 "Example:\n"
+                 "  ridgeline tokenizer train --vocab 4096 --out tokenizer pages.txt");
   command
       .option("--vocab", options->training.vocabulary, Range{257, 1 << 24},
               "Tokens, 256 bytes and <|endoftext|> included")
       .required()
       .placeholder("N");
   command.option("--out", options->out, "Folder to write").required().placeholder("DIR");
-  command.list("INPUT", options->training.inputs, "Text files, .txt or .jsonl").required().placeholder("FILE");
-  command.option("--key", options->training.corpus.key, "Where a JSON line has its text").placeholder("NAME");
-  command.flag("--strict", options->training.corpus.strict,
-               "Stop at invalid UTF-8 or a bad JSON line instead of counting it");
+  add_corpus_arguments(command, options->corpus);
   command.option("--threads", options->training.threads, kThreads, "Threads, 0 = all cores; no effect on the result")
       .placeholder("N");
   command.action([options] { run_train(*options); });

@@ -1,142 +1,51 @@
 #include "ridgeline/data/corpus.h"
 
 #include <fmt/format.h>
-#include <simdjson.h>
 
 #include <algorithm>
-#include <cstring>
+#include <utility>
 
 #include "ridgeline/base/error.h"
-#include "ridgeline/base/file.h"
 #include "ridgeline/data/corpus_problems.h"
-#include "ridgeline/data/file_kind.h"
-#include "ridgeline/data/unicode.h"
 
 namespace ridgeline::data {
 namespace {
 
 namespace fs = std::filesystem;
 
-bool is_blank(std::string_view line) {
-  while (!line.empty()) {
-    const Utf8Char character = decode_utf8(line);
-    if (character.status != Utf8Char::Status::valid || !is_python_space(character.code)) return false;
-    line.remove_prefix(character.length);
+constexpr size_t kChunksAhead = 4;  // of a file that is decompressed ahead
+
+void add_all(CountByName& counts, const CountByName& more, size_t most) {
+  for (const auto& [name, count] : more) {
+    if (const auto known = counts.find(name); known != counts.end()) {
+      known->second += count;
+    } else if (counts.size() < most) {
+      counts.emplace(name, count);
+    }
   }
-  return true;
-}
-
-class TextDocuments final : public DocumentSource {
- public:
-  TextDocuments(std::string_view bytes, std::string name, const CorpusOptions& options)
-      : bytes_(bytes), problems_(std::move(name), options.strict) {}
-
-  bool next(std::string& text, CorpusCounts& counts) override {
-    size_t begin = 0, end = 0;
-    int64_t first_line = 0;
-    bool carriage_returns = false;
-    while (position_ < bytes_.size()) {
-      const Line line = next_line();
-      if (is_blank(bytes_.substr(line.begin, line.end - line.begin))) {
-        if (first_line != 0) break;
-        continue;
-      }
-      if (first_line == 0) {
-        begin = line.begin;
-        first_line = line_;
-      }
-      end = line.end;
-      carriage_returns |= line.ends_in_carriage_return;
-    }
-    if (first_line == 0) return false;
-    append(bytes_.substr(begin, end - begin), carriage_returns, first_line, text, counts);
-    return true;
-  }
-
-  int64_t position() const override { return static_cast<int64_t>(position_); }
-
- private:
-  struct Line {
-    size_t begin, end;
-    bool ends_in_carriage_return;
-  };
-
-  // Universal newlines. The next \n is remembered, so that files with only \r are not searched once per line.
-  Line next_line() {
-    const auto find = [&](char c, size_t from, size_t to) {
-      const void* found = std::memchr(bytes_.data() + from, c, to - from);
-      return found == nullptr ? to : static_cast<size_t>(static_cast<const char*>(found) - bytes_.data());
-    };
-    ++line_;
-    const size_t begin = position_;
-    if (line_feed_ < begin || line_ == 1) line_feed_ = find('\n', begin, bytes_.size());
-    const size_t end = find('\r', begin, line_feed_);
-    if (end == line_feed_) {
-      position_ = std::min(end + 1, bytes_.size());
-      return {begin, end, false};
-    }
-    position_ = end + (end + 1 < bytes_.size() && bytes_[end + 1] == '\n' ? 2 : 1);
-    return {begin, end, true};
-  }
-
-  void append(std::string_view raw, bool carriage_returns, int64_t first_line, std::string& text,
-              CorpusCounts& counts) {
-    const size_t before = text.size();
-    if (carriage_returns) {
-      joined_.clear();
-      for (size_t i = 0; i < raw.size(); ++i) {
-        if (raw[i] == '\r') {
-          joined_.push_back('\n');
-          if (i + 1 < raw.size() && raw[i + 1] == '\n') ++i;
-        } else {
-          joined_.push_back(raw[i]);
-        }
-      }
-      raw = joined_;
-    }
-    if (simdjson::validate_utf8(raw.data(), raw.size())) {
-      text.append(raw);
-    } else {
-      const size_t bad = valid_utf8_prefix(raw);
-      const int64_t line = first_line + std::count(raw.begin(), raw.begin() + static_cast<std::ptrdiff_t>(bad), '\n');
-      problems_.report(line, fmt::format("byte 0x{:02x} is not UTF-8", static_cast<uint8_t>(raw[bad])), counts);
-      counts.replaced += append_as_utf8(raw, text);
-    }
-    while (text.size() > before) {
-      const Utf8Char last = decode_last_utf8(std::string_view(text).substr(before));
-      if (!is_python_space(last.code)) break;
-      text.erase(text.size() - last.length);
-    }
-    ++counts.documents;
-    counts.text_bytes += static_cast<int64_t>(text.size() - before);
-  }
-
-  std::string_view bytes_;
-  CorpusProblems problems_;
-  std::string joined_;
-  size_t position_ = 0, line_feed_ = 0;
-  int64_t line_ = 0;  // number of the line last read, from 1
-};
-
-bool is_json_lines(const fs::path& path) {
-  const fs::path extension = path.extension();
-  return extension == ".jsonl" || extension == ".ndjson" || extension == ".json";
-}
-
-// What a file is, is said before what it is called. A wrong name is an error too: it decides where documents end.
-void require_readable(std::string_view bytes, const fs::path& path) {
-  require_documents(bytes.substr(0, kKindBytes), path, is_json_lines(path));
-  if (is_json_lines(path) || path.extension() == ".txt") return;
-  throw Error(fmt::format("'{}': documents are read from .txt and .jsonl files, not from '{}'", path.string(),
-                          path.extension().string()),
-              "Rename it: .txt has blank lines between documents, .jsonl one object per line.");
 }
 
 }  // namespace
 
-std::unique_ptr<DocumentSource> read_text_documents(std::string_view bytes, std::string name,
-                                                    const CorpusOptions& options) {
-  return std::make_unique<TextDocuments>(bytes, std::move(name), options);
+std::string CorpusProblem::text() const {
+  return fmt::format("{}:{}: {}", file, line, what);
+}
+
+void CorpusCounts::add(const CorpusCounts& later) {
+  documents += later.documents;
+  empty_documents += later.empty_documents;
+  text_bytes += later.text_bytes;
+  replaced += later.replaced;
+  skipped_lines += later.skipped_lines;
+  add_all(skipped, later.skipped, SIZE_MAX);
+  add_all(filtered, later.filtered, SIZE_MAX);
+  add_all(unjudged, later.unjudged, SIZE_MAX);
+  add_all(other_keys, later.other_keys, kMostKeys);
+  markers.resize(std::max(markers.size(), later.markers.size()));
+  for (size_t i = 0; i < later.markers.size(); ++i) markers[i] += later.markers[i];
+  const size_t room = kMostProblems - std::min(problems.size(), kMostProblems);
+  const auto begin = later.problems.begin();
+  problems.insert(problems.end(), begin, begin + static_cast<std::ptrdiff_t>(std::min(room, later.problems.size())));
 }
 
 std::string other_keys(const CorpusOptions& options, const CorpusCounts& counts) {
@@ -145,74 +54,125 @@ std::string other_keys(const CorpusOptions& options, const CorpusCounts& counts)
   for (const auto& [key, lines] : counts.other_keys) keys.emplace_back(-lines, key);
   std::sort(keys.begin(), keys.end());
   if (keys.size() > 5) keys.resize(5);
-  std::string text = fmt::format("Of the lines without text under '{}', these keys have some:", options.key);
+  std::string text = options.key.empty()
+                         ? "Of the lines without text, these keys have some:"
+                         : fmt::format("Of the lines without text under '{}', these keys have some:", options.key);
   for (const auto& [lines, key] : keys)
     text += fmt::format("{} --key {} ({} lines)", text.back() == ':' ? "" : ",", key, -lines);
   return text + ". ";
 }
 
-struct CorpusReader::OpenFile {
-  explicit OpenFile(const fs::path& path, const CorpusOptions& options)
-      : file(path, MappedFile::Access::sequential),
-        source(is_json_lines(path) ? read_json_lines(file.text(), path.string(), options)
-                                   : read_text_documents(file.text(), path.string(), options)) {}
-  MappedFile file;
-  std::unique_ptr<DocumentSource> source;
-};
-
-CorpusReader::CorpusReader(std::vector<fs::path> inputs, CorpusOptions options)
-    : inputs_(std::move(inputs)), options_(std::move(options)), markers_(options_.markers) {
+CorpusReader::CorpusReader(const std::vector<fs::path>& inputs, CorpusOptions options, int files_ahead)
+    : options_(std::move(options)),
+      markers_(options_.markers),
+      inputs_(look_at_inputs(inputs)),
+      files_ahead_(static_cast<size_t>(files_ahead)) {
+  RL_CHECK(files_ahead, >=, 0);
+  RL_CHECK(options_.longest_record, >, 0);
   counts_.markers.resize(options_.markers.size());
-  if (inputs_.empty()) throw Error("no input files", "Name one or more .txt or .jsonl files.");
-  // All of them now: a wrong name should not show after an hour.
-  for (const fs::path& path : inputs_) {
-    if (fs::is_directory(path)) {
-      throw Error(fmt::format("'{}' is a folder", path.string()),
-                  fmt::format("Name its files: {}/*.txt", path.string()));
+  for (const std::string& name : names_of(options_.filters)) counts_.filtered.emplace(name, 0);
+  for (const CorpusFile& file : inputs_.files) {
+    bytes_total_ += file.bytes;
+    if (options_.filters.any() && file.format == RecordFormat::text) {
+      throw Error(fmt::format("'{}' is text: filters judge the metadata in OSCAR's JSON lines", file.name),
+                  "Leave out the filters (--drop-quality-warnings, --min-...), or the file.");
     }
-    // A pipe would block here, and cannot be mapped.
-    if (fs::exists(path) && !fs::is_regular_file(path)) {
-      throw Error(fmt::format("'{}' is not a regular file", path.string()), "Write the text to a file first.");
-    }
-    const MappedFile file(path);
-    require_readable(file.text(), path);
-    bytes_total_ += static_cast<int64_t>(file.bytes().size());
   }
+  if (inputs_.standard_input) bytes_total_ = 0;
 }
 
 CorpusReader::~CorpusReader() = default;
 
-bool CorpusReader::next(std::string& text) {
+std::unique_ptr<ChunkStream> CorpusReader::open(size_t number) {
+  const CorpusFile& file = inputs_.files[number];
+  const auto longest = static_cast<size_t>(options_.longest_record);
+  if (file.path == kStandardInput)
+    return read_ahead(read_chunks(std::move(inputs_.standard_input), file.format, longest), kChunksAhead);
+  if (file.compression == Compression::none) return map_chunks(file.path, file.format, longest);
+  return read_ahead(read_chunks(decompress(file.compression, read_file(file.path), file.name), file.format, longest),
+                    kChunksAhead);
+}
+
+bool CorpusReader::next(DocumentBatch& batch) {
   while (true) {
-    if (!file_) {
-      if (next_input_ == inputs_.size()) return false;
-      file_ = std::make_unique<OpenFile>(inputs_[next_input_++], options_);
-    }
-    const size_t before = text.size();
-    if (file_->source->next(text, counts_)) {
-      markers_.count(std::string_view(text).substr(before), counts_.markers);
-      return true;
-    }
-    bytes_before_ += static_cast<int64_t>(file_->file.bytes().size());
-    file_.reset();
+    while (streams_.size() <= files_ahead_ && next_file_ + streams_.size() < inputs_.files.size())
+      streams_.push_back(open(next_file_ + streams_.size()));
+    if (streams_.empty()) return false;
+    if (streams_.front()->next(batch.chunk)) break;
+    streams_.pop_front();
+    ++next_file_;
+    key_.clear();
   }
+  CorpusChunk& chunk = batch.chunk;
+  chunk.file = next_file_;
+  if (inputs_.files[next_file_].format == RecordFormat::json_lines) {
+    if (key_.empty()) {
+      // A byte order mark is no part of the first object.
+      if (chunk.bytes.starts_with("\xEF\xBB\xBF")) chunk.bytes.remove_prefix(3);
+      key_ = options_.key.empty() ? document_key(chunk.bytes) : options_.key;
+    }
+    chunk.key = key_;
+  }
+  return true;
+}
+
+void CorpusReader::parse(DocumentBatch& batch) const {
+  const CorpusChunk& chunk = batch.chunk;
+  batch.counts.markers.resize(options_.markers.size());
+  if (chunk.too_long) {
+    batch.refusal = too_long(1, options_);
+  } else {
+    const auto source = inputs_.files[chunk.file].format == RecordFormat::json_lines
+                            ? read_json_lines(chunk.bytes, chunk.key, options_)
+                            : read_text_documents(chunk.bytes, options_);
+    batch.text.reserve(chunk.bytes.size());
+    try {
+      while (source->next(batch.text, batch.counts)) {
+        batch.ends.push_back(batch.text.size());
+        markers_.count(batch[batch.size() - 1], batch.counts.markers);
+      }
+    } catch (CorpusRefusal& refusal) {
+      batch.refusal = std::move(refusal);
+    }
+    batch.lines = source->lines();
+  }
+  batch.chunk.bytes = {};
+  batch.chunk.owner.reset();
+}
+
+void CorpusReader::add(const DocumentBatch& batch) {
+  while (added_file_ != batch.chunk.file) {
+    bytes_before_ += inputs_.files[added_file_++].bytes;
+    added_lines_ = 0;
+  }
+  const std::string& file = inputs_.files[added_file_].name;
+  if (batch.refusal) {
+    throw Error(fmt::format("{}:{}: {}", file, added_lines_ + batch.refusal->line, batch.refusal->what),
+                batch.refusal->next);
+  }
+  const size_t before = counts_.problems.size();
+  counts_.add(batch.counts);
+  for (size_t i = before; i < counts_.problems.size(); ++i) {
+    counts_.problems[i].file = file;
+    counts_.problems[i].line += added_lines_;
+  }
+  added_lines_ += batch.lines;
+  bytes_done_ = bytes_before_ + batch.chunk.position;
 }
 
 void CorpusReader::require_some() const {
   if (counts_.documents > 0) return;
-  const std::string names = inputs_.size() == 1
-                                ? fmt::format("'{}'", inputs_[0].string())
-                                : fmt::format("'{}' and {} more", inputs_[0].string(), inputs_.size() - 1);
-  const std::string first = counts_.problems.empty() ? "" : "; first problem: " + counts_.problems.front();
+  const std::vector<CorpusFile>& files = inputs_.files;
+  const std::string names = files.size() == 1 ? fmt::format("'{}'", files[0].name)
+                                              : fmt::format("'{}' and {} more", files[0].name, files.size() - 1);
+  std::string what =
+      fmt::format("no document in {} ({} bytes, {} lines skipped", names, bytes_done_, counts_.skipped_lines);
+  for (const auto& [name, count] : counts_.filtered) what += fmt::format(", {} dropped: {}", count, name);
+  if (!counts_.problems.empty()) what += "; first problem: " + counts_.problems.front().text();
   const std::string keys = other_keys(options_, counts_);
   throw Error(
-      fmt::format("no document in {} ({} bytes, {} lines skipped{})", names, bytes_total_, counts_.skipped_lines,
-                  first),
+      what + ")",
       keys.empty() ? "A .txt file needs a line of text, a .jsonl file an object with the key that --key names." : keys);
-}
-
-int64_t CorpusReader::bytes_done() const {
-  return bytes_before_ + (file_ ? file_->source->position() : 0);
 }
 
 }  // namespace ridgeline::data

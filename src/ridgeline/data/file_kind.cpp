@@ -56,9 +56,9 @@ struct Magic {
 };
 
 constexpr Magic kMagics[] = {
-    {0, "\x1f\x8b\x08"sv, Family::packed, "a gzip file", "gzip -dc {0} > {1}"},
-    {0, "\x28\xb5\x2f\xfd"sv, Family::packed, "a Zstandard file", "zstd -dc {0} > {1}"},
-    {0, "\xfd\x37zXZ\0"sv, Family::packed, "an xz file", "xz -dc {0} > {1}"},
+    {0, "\x1f\x8b\x08"sv, Family::compressed, "a gzip file", "gzip -dc {0} > {1}"},
+    {0, "\x28\xb5\x2f\xfd"sv, Family::compressed, "a Zstandard file", "zstd -dc {0} > {1}"},
+    {0, "\xfd\x37zXZ\0"sv, Family::compressed, "an xz file", "xz -dc {0} > {1}"},
     {0, "BZh"sv, Family::packed, "a bzip2 file", "bzip2 -dc {0} > {1}", true},
     {0, "\x04\x22\x4d\x18"sv, Family::packed, "an LZ4 file", "lz4 -dc {0} > {1}"},
     {0, "7z\xbc\xaf\x27\x1c"sv, Family::packed, "a 7-Zip archive", "7z x {0}"},
@@ -99,7 +99,9 @@ std::string way_out(const Magic& magic, const fs::path& file) {
   const std::string plain =
       has_text_name ? quoted((file.parent_path() / file.stem()).string() + ".unpacked" + file.extension().string())
                     : with_extension(file, "");
-  std::string text = magic.family == Family::packed ? "Text is read from files that are not compressed: " : "";
+  std::string text;
+  if (magic.family == Family::packed) text = "Text is not read from it as it is: ";
+  if (magic.family == Family::compressed) text = "Text and JSON lines are read from it as it is. To unpack it: ";
   return text + fmt::format(fmt::runtime(magic.way_out), quoted(file.string()), plain, with_extension(file, ".jsonl"),
                             with_extension(file, ".txt"));
 }

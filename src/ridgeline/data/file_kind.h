@@ -17,7 +17,8 @@ struct FileKind {
     text,        // UTF-8, or so nearly that single bad bytes can be replaced
     json_array,  // JSON over several lines: one array, or objects printed over lines
     encoding,    // text in another encoding
-    packed,      // compressed, or an archive
+    compressed,  // in a form that corpora are read from (decompress.h): what is inside decides
+    packed,      // compressed otherwise, or an archive
     table,       // rows of a data set: Parquet, Arrow
     tokens,      // token ids of some tool
     model,       // weights

@@ -4,6 +4,8 @@
 #include <simdjson.h>
 
 #include <algorithm>
+#include <charconv>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -15,7 +17,7 @@
 namespace ridgeline::data {
 namespace {
 
-constexpr size_t kMostKeys = 32, kLongestKey = 64;  // that are remembered
+constexpr size_t kLongestKey = 64;  // that is remembered
 
 // Whether `word` is a number as JSON writes it, or one of the three more of Python and JavaScript.
 bool is_number(std::string_view word) {
@@ -41,7 +43,17 @@ bool is_number(std::string_view word) {
   return word.empty();
 }
 
-// Every number outside of strings becomes 0, without moving anything else: which number it was does not matter here.
+// Whether the fast parser can read such a number: one that a double holds, and no integer that is too long.
+bool is_readable(std::string_view word) {
+  double value = 0;
+  const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), value);
+  const bool integer = word.find_first_of(".eE") == std::string_view::npos;
+  return error == std::errc() && end == word.data() + word.size() && std::isfinite(value) &&
+         !(integer && word.size() > 18);
+}
+
+// Every number outside of strings that the fast parser refuses becomes [], without moving anything else: a value that
+// is neither a text nor a number. (They have three characters at least.)
 void replace_numbers(std::string& line) {
   constexpr std::string_view kWord = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-._";
   for (size_t i = 0; i < line.size();) {
@@ -57,10 +69,11 @@ void replace_numbers(std::string& line) {
       ++i;
       continue;
     }
-    if (is_number(std::string_view(line).substr(i, end - i))) {
-      line[i] = '0';
-      std::fill(line.begin() + static_cast<std::ptrdiff_t>(i) + 1, line.begin() + static_cast<std::ptrdiff_t>(end),
-                ' ');
+    const std::string_view word = std::string_view(line).substr(i, end - i);
+    if (is_number(word) && !is_readable(word)) {
+      std::fill(line.begin() + static_cast<std::ptrdiff_t>(i), line.begin() + static_cast<std::ptrdiff_t>(end), ' ');
+      line[i] = '[';
+      line[i + 1] = ']';
     }
     i = end;
   }
@@ -105,12 +118,35 @@ int64_t replace_lone_surrogates(std::string& line) {
   return count;
 }
 
+std::optional<double> number_at(simdjson::dom::element object, std::string_view key) {
+  double value = 0;
+  return object[key].get(value) == simdjson::SUCCESS ? std::optional(value) : std::nullopt;
+}
+
+// As the function of that name for nlohmann's JSON (corpus_filters.h).
+RecordMetadata metadata_of(simdjson::dom::element metadata) {
+  RecordMetadata result;
+  for (const char* key : {"quality_warnings", "annotation"}) {
+    simdjson::dom::element found;
+    if (metadata[key].get(found) != simdjson::SUCCESS || !(found.is_array() || found.is_null())) continue;
+    std::vector<std::string>& warnings = result.warnings ? *result.warnings : result.warnings.emplace();
+    if (!found.is_array()) continue;
+    for (const simdjson::dom::element warning : simdjson::dom::array(found)) {
+      std::string_view name;
+      if (warning.get(name) == simdjson::SUCCESS) warnings.emplace_back(name);
+    }
+  }
+  result.harmful_pp = number_at(metadata, "harmful_pp");
+  simdjson::dom::element identification;
+  if (metadata["identification"].get(identification) == simdjson::SUCCESS)
+    result.language_probability = number_at(identification, "prob");
+  return result;
+}
+
 class JsonLines final : public DocumentSource {
  public:
-  JsonLines(std::string_view bytes, std::string name, const CorpusOptions& options)
-      : bytes_(bytes), key_(options.key), problems_(std::move(name), options.strict) {
-    if (bytes_.starts_with("\xEF\xBB\xBF")) position_ = 3;  // a byte order mark is no part of the first object
-  }
+  JsonLines(std::string_view bytes, const std::string& key, const CorpusOptions& options)
+      : bytes_(bytes), key_(key), options_(options) {}
 
   bool next(std::string& text, CorpusCounts& counts) override {
     while (position_ < bytes_.size()) {
@@ -119,32 +155,50 @@ class JsonLines final : public DocumentSource {
       position_ = std::min(end + 1, bytes_.size());
       ++line_;
       if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
+      if (static_cast<int64_t>(line.size()) > options_.longest_record) throw too_long(line_, options_);
       const size_t before = text.size();
-      const std::string problem = read_line(line, text, counts);
-      if (!problem.empty()) {
-        text.resize(before);
-        ++counts.skipped_lines;
-        problems_.report(line_, problem, counts);
-      } else if (text.size() == before) {
-        ++counts.empty_documents;
-      } else {
+      const Problem problem = read_line(line, text, counts);
+      if (problem.reason.empty() && text.size() > before && keeps(counts)) {
         ++counts.documents;
         counts.text_bytes += static_cast<int64_t>(text.size() - before);
         return true;
       }
+      if (!problem.reason.empty()) {
+        ++counts.skipped_lines;
+        ++counts.skipped[problem.reason];
+        report_problem(options_, line_, problem.reason + problem.details, counts);
+      } else if (text.size() == before) {
+        ++counts.empty_documents;
+      }
+      text.resize(before);
     }
     return false;
   }
 
-  int64_t position() const override { return static_cast<int64_t>(position_); }
+  int64_t lines() const override { return line_; }
 
  private:
+  // Why a line has no document: the same words for all like it, and what else to say of this one.
+  struct Problem {
+    std::string reason, details;
+  };
+
   static bool is_final(simdjson::error_code code) {
     return code == simdjson::SUCCESS || code == simdjson::NO_SUCH_FIELD || code == simdjson::INCORRECT_TYPE;
   }
 
-  // Appends the document of `line` to `text`; returns what is wrong with the line, or "".
-  std::string read_line(std::string_view line, std::string& text, CorpusCounts& counts) {
+  // Whether the filters keep the document just read.
+  bool keeps(CorpusCounts& counts) const {
+    if (!options_.filters.any()) return true;
+    const Judgement judgement = judge(options_.filters, metadata_);
+    for (const std::string& name : judgement.unknown) ++counts.unjudged[name];
+    if (judgement.dropped_by.empty()) return true;
+    ++counts.filtered[judgement.dropped_by];
+    return false;
+  }
+
+  // Appends the document of `line` to `text`; returns what is wrong with the line, or nothing.
+  Problem read_line(std::string_view line, std::string& text, CorpusCounts& counts) {
     line_text_.assign(line);
     simdjson::error_code code = parse(text, counts);
     if (is_final(code)) [[likely]]
@@ -161,21 +215,21 @@ class JsonLines final : public DocumentSource {
     if (is_final(code)) return meaning(code);
     const int64_t lone = replace_lone_surrogates(line_text_);
     if (lone > 0) code = parse(text, counts);
-    std::string problem = is_final(code) ? meaning(code) : parse_slowly(text);
-    if (problem.empty() || lone > 0) replaced(lone, "half of a surrogate pair", counts);
+    Problem problem = is_final(code) ? meaning(code) : parse_slowly(text);
+    if (problem.reason.empty() || lone > 0) replaced(lone, "half of a surrogate pair", counts);
     return problem;
   }
 
-  std::string meaning(simdjson::error_code code) const {
-    if (code == simdjson::SUCCESS) return "";
-    if (code == simdjson::NO_SUCH_FIELD) return fmt::format("the object has no '{}'", key_);
-    return fmt::format("not an object whose '{}' is a string", key_);
+  Problem meaning(simdjson::error_code code) const {
+    if (code == simdjson::SUCCESS) return {};
+    if (code == simdjson::NO_SUCH_FIELD) return {fmt::format("the object has no '{}'", key_), ""};
+    return {fmt::format("not an object whose '{}' is a string", key_), ""};
   }
 
   void replaced(int64_t count, const char* what, CorpusCounts& counts) {
     if (count == 0) return;
     counts.replaced += count;
-    problems_.report(line_, fmt::format("{} in the line", what), counts);
+    report_problem(options_, line_, fmt::format("{} in the line", what), counts);
   }
 
   // Parses line_text_ and appends the value of the last member called key_, as Python's json.loads would choose.
@@ -189,8 +243,10 @@ class JsonLines final : public DocumentSource {
     if (code == simdjson::SUCCESS) code = root.get(object);
     if (code != simdjson::SUCCESS) return code;
     std::optional<simdjson::dom::element> found;
+    metadata_ = {};
     for (const auto field : object) {
       if (field.key == key_) found = field.value;
+      if (options_.filters.any() && field.key == "metadata") metadata_ = metadata_of(field.value);
     }
     std::string_view value;
     code = found ? found->get(value) : simdjson::NO_SUCH_FIELD;
@@ -214,36 +270,52 @@ class JsonLines final : public DocumentSource {
   }
 
   // What the fast parser refuses may still be JSON (depth of any measure): the last word is here.
-  std::string parse_slowly(std::string& text) {
+  Problem parse_slowly(std::string& text) {
+    constexpr const char* kInvalid = "not valid JSON";
     try {
       const auto root = parse_json(line_text_);
       const auto found = root.is_object() ? root.find(key_) : root.end();
       if (!root.is_object() || (found != root.end() && !found->is_string())) return meaning(simdjson::INCORRECT_TYPE);
       if (found == root.end()) return meaning(simdjson::NO_SUCH_FIELD);
+      metadata_ = root.contains("metadata") ? data::metadata_of(root["metadata"]) : RecordMetadata();
       text.append(found->get_ref<const std::string&>());
-      return "";
+      return {};
     } catch (const nlohmann::json::parse_error& error) {
-      if (error.byte > line_text_.size()) return fmt::format("not valid JSON, cut after {} bytes", line_text_.size());
-      return fmt::format("not valid JSON, at byte {} of {} in the line", error.byte, line_text_.size());
+      if (error.byte > line_text_.size()) return {kInvalid, fmt::format(", cut after {} bytes", line_text_.size())};
+      return {kInvalid, fmt::format(", at byte {} of {} in the line", error.byte, line_text_.size())};
     } catch (const nlohmann::json::exception& error) {
-      return fmt::format("not valid JSON: {}", error.what());
+      return {kInvalid, fmt::format(": {}", error.what())};
     }
   }
 
   std::string_view bytes_;
-  std::string key_;
-  CorpusProblems problems_;
+  const std::string& key_;
+  const CorpusOptions& options_;
   simdjson::dom::parser parser_;
   std::string line_text_;
+  RecordMetadata metadata_;  // of the line last read; only where there are filters
   size_t position_ = 0;
   int64_t line_ = 0;
 };
 
 }  // namespace
 
-std::unique_ptr<DocumentSource> read_json_lines(std::string_view bytes, std::string name,
+std::unique_ptr<DocumentSource> read_json_lines(std::string_view bytes, const std::string& key,
                                                 const CorpusOptions& options) {
-  return std::make_unique<JsonLines>(bytes, std::move(name), options);
+  return std::make_unique<JsonLines>(bytes, key, options);
+}
+
+std::string document_key(std::string_view bytes) {
+  bytes.remove_prefix(std::min(bytes.find_first_not_of(" \t\r\n"), bytes.size()));
+  const CorpusOptions options;
+  for (const std::string key : {"text", "content"}) {
+    std::string text;
+    CorpusCounts counts;
+    JsonLines first(bytes.substr(0, bytes.find('\n')), key, options);
+    first.next(text, counts);
+    if (counts.skipped_lines == 0) return key;
+  }
+  return "text";
 }
 
 }  // namespace ridgeline::data

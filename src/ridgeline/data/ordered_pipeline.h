@@ -28,11 +28,15 @@ void start_worker(std::vector<std::thread>& workers, int all, F&& f) {
   }
 }
 
+// How much a pipeline holds at a time, beyond its last item: weigh(item) of all after they were produced, per thread.
+inline constexpr size_t kPipelineWeight = size_t{8} << 20;
+
 // produce(item) -> bool and commit(item) run on the calling thread, work(worker, item) on `threads` >= 1 threads with
-// worker = 0 … threads-1 (one thread: all on the caller). At most 2 * threads + 1 items exist at a time. The first
-// exception, in order of items, ends everything and is rethrown.
-template <typename Item, typename Produce, typename Work, typename Commit>
-void ordered_pipeline(int threads, Produce produce, Work work, Commit commit) {
+// worker = 0 … threads-1 (one thread: all on the caller). At most 2 * threads + 1 items exist at a time, and none is
+// produced while those that exist weigh threads * kPipelineWeight or more. The first exception, in order of items, ends
+// everything and is rethrown; what `produce` throws stands in the place of its item.
+template <typename Item, typename Produce, typename Weigh, typename Work, typename Commit>
+void ordered_pipeline(int threads, Produce produce, Weigh weigh, Work work, Commit commit) {
   if (threads <= 1) {
     for (Item item; produce(item); item = Item{}) {
       work(0, item);
@@ -42,6 +46,7 @@ void ordered_pipeline(int threads, Produce produce, Work work, Commit commit) {
   }
   struct Job {
     Item item;
+    size_t weight = 0;
     bool done = false;
     std::exception_ptr error;
   };
@@ -85,26 +90,39 @@ void ordered_pipeline(int threads, Produce produce, Work work, Commit commit) {
       });
     }
     const size_t most = 2 * static_cast<size_t>(threads) + 1;
+    const size_t heaviest = static_cast<size_t>(threads) * kPipelineWeight;
+    size_t weight = 0;
+    // The next item, at the back of in_order; false when there is none.
+    const auto add_job = [&] {
+      auto job = std::make_unique<Job>();
+      try {
+        if (!produce(job->item)) return false;
+        weight += job->weight = weigh(job->item);
+      } catch (...) {
+        job->error = std::current_exception();
+        job->done = true;
+      }
+      in_order.push_back(std::move(job));
+      if (in_order.back()->done) return false;
+      {
+        const std::lock_guard lock(mutex);
+        waiting.push_back(in_order.back().get());
+      }
+      work_ready.notify_one();
+      return true;
+    };
     bool more = true;
     while (more || !in_order.empty()) {
-      while (more && in_order.size() < most) {
-        auto job = std::make_unique<Job>();
-        more = produce(job->item);
-        if (!more) break;
-        in_order.push_back(std::move(job));
-        {
-          const std::lock_guard lock(mutex);
-          waiting.push_back(in_order.back().get());
-        }
-        work_ready.notify_one();
-      }
+      while (more && in_order.size() < most && weight < heaviest) more = add_job();
       if (in_order.empty()) break;
+      Job& job = *in_order.front();
       {
         std::unique_lock lock(mutex);
-        work_done.wait(lock, [&] { return in_order.front()->done; });
+        work_done.wait(lock, [&] { return job.done; });
       }
-      if (in_order.front()->error) std::rethrow_exception(in_order.front()->error);
-      commit(in_order.front()->item);
+      if (job.error) std::rethrow_exception(job.error);
+      commit(job.item);
+      weight -= job.weight;
       in_order.pop_front();
     }
   } catch (...) {

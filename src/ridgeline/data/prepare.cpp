@@ -3,10 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/data/dataset_output.h"
-#include "ridgeline/data/document_batch.h"
 #include "ridgeline/data/ordered_pipeline.h"
 
 namespace ridgeline::data {
@@ -45,15 +45,18 @@ PrepareResult prepare_dataset(const Tokenizer& tokenizer, const PrepareSettings&
   RL_CHECK(threads, >=, 1);
   CorpusOptions corpus = settings.corpus;
   if (settings.specials == Specials::as_text) corpus.markers = markers_of(tokenizer);
-  CorpusReader reader(settings.inputs, corpus);
-  require_replaceable_dataset(settings.prefix, settings.inputs);
+  CorpusReader reader(settings.inputs, corpus, threads);
+  require_replaceable_dataset(settings.prefix, reader.inputs().paths());
   IndexedDatasetWriter writer(settings.prefix, tokenizer.vocab_size());
   std::vector<Encoder> encoders;
   for (int i = 0; i < threads; ++i) encoders.emplace_back(tokenizer);
 
+  std::vector<int64_t> lengths;
   ordered_pipeline<TokenizedBatch>(
-      threads, [&](TokenizedBatch& batch) { return read_batch(reader, batch.documents); },
+      threads, [&](TokenizedBatch& batch) { return reader.next(batch.documents); },
+      [](const TokenizedBatch& batch) { return batch.documents.chunk.bytes.size(); },
       [&](int worker, TokenizedBatch& batch) {
+        reader.parse(batch.documents);
         batch.ids.reserve(batch.documents.text.size() / 3);
         for (size_t i = 0; i < batch.documents.size(); ++i) {
           encoders[static_cast<size_t>(worker)].encode(batch.documents[i], batch.ids, settings.specials);
@@ -62,18 +65,24 @@ PrepareResult prepare_dataset(const Tokenizer& tokenizer, const PrepareSettings&
         }
       },
       [&](TokenizedBatch& batch) {
+        reader.add(batch.documents);
         size_t begin = 0;
         for (const size_t end : batch.ends) {
+          const auto power = static_cast<size_t>(std::bit_width(std::max<size_t>(end - begin, 1)) - 1);
+          lengths.resize(std::max(lengths.size(), power + 1));
+          ++lengths[power];
           writer.add_document(std::span(batch.ids).subspan(begin, end - begin));
           begin = end;
         }
-        if (progress) progress({batch.documents.bytes_done, reader.bytes_total(), writer.documents(), writer.tokens()});
+        if (progress) progress({reader.bytes_done(), reader.bytes_total(), writer.documents(), writer.tokens()});
       });
 
   reader.require_some();
   PrepareResult result;
   result.corpus = reader.counts();
   result.corpus_options = std::move(corpus);
+  result.passed_over = reader.inputs().passed_over;
+  result.lengths = std::move(lengths);
   result.note = {.tokens = writer.tokens(),
                  .documents = writer.documents(),
                  .text_bytes = result.corpus.text_bytes,

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "ridgeline/data/corpus.h"
@@ -13,9 +14,9 @@
 namespace ridgeline::data {
 
 struct PrepareSettings {
-  std::vector<std::filesystem::path> inputs;
-  std::filesystem::path prefix;     // of the .bin, .idx and .json to write
-  std::filesystem::path tokenizer;  // where the tokenizer came from, for the note
+  std::vector<std::filesystem::path> inputs;  // files, folders, patterns, "-": see corpus_inputs.h
+  std::filesystem::path prefix;               // of the .bin, .idx and .json to write
+  std::filesystem::path tokenizer;            // where the tokenizer came from, for the note
   CorpusOptions corpus;
   int threads = 1;              // The result does not depend on it.
   bool end_of_document = true;  // append the tokenizer's end-of-document token to each document
@@ -23,14 +24,17 @@ struct PrepareSettings {
 };
 
 struct PrepareProgress {
-  int64_t bytes_done = 0, bytes_total = 0;  // of the input files
+  int64_t bytes_done = 0, bytes_total = 0;  // of the input files as they are; total 0: not known
   int64_t documents = 0, tokens = 0;
 };
 
 struct PrepareResult {
   DatasetNote note;
   CorpusCounts corpus;
-  CorpusOptions corpus_options;  // as used: with the names of the tokenizer's special tokens to be counted
+  CorpusOptions corpus_options;          // as used: with the names of the tokenizer's special tokens to be counted
+  std::vector<std::string> passed_over;  // files of the input folders that are no corpus: "path (why)"
+  // lengths[k]: documents of 2^k … 2^(k+1) - 1 tokens, end-of-document included. The last is not 0.
+  std::vector<int64_t> lengths;
 };
 
 // Reads, tokenizes and writes the dataset; `progress` (may be empty) is called on this thread, about once per megabyte.

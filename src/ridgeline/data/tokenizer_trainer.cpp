@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include "ridgeline/base/error.h"
-#include "ridgeline/data/document_batch.h"
 #include "ridgeline/data/merge_learner.h"
 #include "ridgeline/data/ordered_pipeline.h"
 
@@ -29,24 +28,27 @@ Tokenizer train_tokenizer(const PieceCounts& counts, int64_t vocabulary, const T
 
 TrainedTokenizer train_tokenizer(const TokenizerTraining& settings, const TrainerCallback& progress) {
   require_possible(settings.vocabulary);
-  CorpusReader reader(settings.inputs, settings.corpus);
   const int threads = settings.threads;
   RL_CHECK(threads, >=, 1);
+  CorpusReader reader(settings.inputs, settings.corpus, threads);
   std::vector<PieceCounts> counts(static_cast<size_t>(threads));
   ordered_pipeline<DocumentBatch>(
-      threads, [&](DocumentBatch& batch) { return read_batch(reader, batch); },
+      threads, [&](DocumentBatch& batch) { return reader.next(batch); },
+      [](const DocumentBatch& batch) { return batch.chunk.bytes.size(); },
       [&](int worker, DocumentBatch& batch) {
+        reader.parse(batch);
         for (size_t i = 0; i < batch.size(); ++i) counts[static_cast<size_t>(worker)].add(batch[i]);
       },
-      [&](DocumentBatch& batch) {
-        if (progress) progress({true, batch.bytes_done, reader.bytes_total()});
+      [&](const DocumentBatch& batch) {
+        reader.add(batch);
+        if (progress) progress({true, reader.bytes_done(), reader.bytes_total()});
       });
   reader.require_some();
   for (size_t i = 1; i < counts.size(); ++i) counts[0].merge(counts[i]);
   int64_t pieces = 0;
   for (const PieceCounts::Entry& entry : counts[0].entries()) pieces += entry.count;
-  return {train_tokenizer(counts[0], settings.vocabulary, progress), reader.counts(), pieces,
-          static_cast<int64_t>(counts[0].size())};
+  return {train_tokenizer(counts[0], settings.vocabulary, progress), reader.counts(), reader.inputs().passed_over,
+          pieces, static_cast<int64_t>(counts[0].size())};
 }
 
 }  // namespace ridgeline::data

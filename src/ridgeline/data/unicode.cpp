@@ -31,6 +31,15 @@ Utf8Char decode_last_utf8(std::string_view text) {
   return decode_utf8(text.substr(start));
 }
 
+bool is_blank(std::string_view line) {
+  while (!line.empty()) {
+    const Utf8Char character = decode_utf8(line);
+    if (character.status != Utf8Char::Status::valid || !is_python_space(character.code)) return false;
+    line.remove_prefix(character.length);
+  }
+  return true;
+}
+
 size_t valid_utf8_prefix(std::string_view text) {
   size_t i = 0;
   while (i < text.size()) {

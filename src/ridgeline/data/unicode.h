@@ -30,6 +30,9 @@ inline bool is_python_space(uint32_t code) {
   return (code >= 0x1C && code <= 0x1F) || class_of(code) == CharClass::space;
 }
 
+// Whether str.strip() would leave nothing of `line`.
+bool is_blank(std::string_view line);
+
 struct Utf8Char {
   enum class Status : uint8_t {
     valid,

@@ -1,5 +1,6 @@
 // Text and JSON lines: whatever the bytes, every document is valid UTF-8 without trailing white space (text), counts
-// add up, and strict mode refuses exactly what is counted otherwise.
+// add up, strict mode refuses exactly what is counted otherwise, and bytes that are cut where a record ends give the
+// documents of the whole.
 #include <algorithm>
 
 #include "fuzz_driver.h"
@@ -15,36 +16,58 @@ using namespace ridgeline::data;  // NOLINT
 
 namespace {
 
-using Open = std::unique_ptr<DocumentSource> (*)(std::string_view, std::string, const CorpusOptions&);
-
-void drive(Open open, std::string_view bytes, bool is_text) {
+struct ReadResult {
+  std::vector<std::string> documents;
   CorpusCounts counts;
-  const auto source = open(bytes, "input", {});
-  int64_t documents = 0, text_bytes = 0;
-  for (std::string text; source->next(text, counts); text.clear()) {
+  int64_t lines = 0;
+  bool refused = false;
+};
+
+ReadResult read(std::string_view bytes, RecordFormat format, const CorpusOptions& options) {
+  const std::string key = "text";
+  const auto source =
+      format == RecordFormat::text ? read_text_documents(bytes, options) : read_json_lines(bytes, key, options);
+  ReadResult result;
+  try {
+    for (std::string text; source->next(text, result.counts); text.clear()) result.documents.push_back(text);
+  } catch (const CorpusRefusal& refusal) {
+    RL_CHECK(refusal.line, >, 0);
+    result.refused = true;
+  }
+  result.lines = source->lines();
+  return result;
+}
+
+void drive(std::string_view bytes, RecordFormat format) {
+  const ReadResult whole = read(bytes, format, {});
+  int64_t text_bytes = 0;
+  for (const std::string& text : whole.documents) {
     RL_CHECK(valid_utf8_prefix(text), ==, text.size());
     RL_REQUIRE(!text.empty(), "an empty document");
-    if (is_text) {
+    if (format == RecordFormat::text) {
       RL_REQUIRE(!is_python_space(decode_last_utf8(text).code), "a document ends in white space");
       RL_REQUIRE(text.find('\r') == std::string::npos, "a carriage return is left");
     }
-    ++documents;
     text_bytes += static_cast<int64_t>(text.size());
   }
-  RL_CHECK(source->position(), ==, static_cast<int64_t>(bytes.size()));
-  RL_CHECK(documents, ==, counts.documents);
-  RL_CHECK(text_bytes, ==, counts.text_bytes);
+  RL_CHECK(static_cast<int64_t>(whole.documents.size()), ==, whole.counts.documents);
+  RL_CHECK(text_bytes, ==, whole.counts.text_bytes);
 
-  bool refused = false;
-  try {
-    CorpusCounts strict_counts;
-    const auto strict = open(bytes, "input", {.strict = true});
-    for (std::string text; strict->next(text, strict_counts); text.clear()) {
-    }
-  } catch (const Error&) {
-    refused = true;
-  }
-  RL_CHECK(refused, ==, (counts.replaced > 0 || counts.skipped_lines > 0));
+  const CorpusOptions strict{.strict = true};
+  RL_CHECK(read(bytes, format, strict).refused, ==, (whole.counts.replaced > 0 || whole.counts.skipped_lines > 0));
+
+  const CorpusOptions filters{.filters = {{"noisy", "all"}, 0.5, 0.5}};
+  const ReadResult kept = read(bytes, format, filters);
+  int64_t dropped = 0;
+  for (const auto& [name, count] : kept.counts.filtered) dropped += count;
+  RL_CHECK(kept.counts.documents + dropped, ==, whole.counts.documents);
+
+  const size_t end = bytes.empty() ? 0 : end_of_records(bytes, bytes.size() / 2, format);
+  ReadResult parts = read(bytes.substr(0, end), format, {});
+  const ReadResult second = read(bytes.substr(end), format, {});
+  parts.documents.insert(parts.documents.end(), second.documents.begin(), second.documents.end());
+  RL_REQUIRE(parts.documents == whole.documents, "cut at {}, there are other documents", end);
+  RL_CHECK(parts.lines + second.lines, ==, whole.lines);
 }
 
 }  // namespace
@@ -63,8 +86,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   std::vector<int64_t> counts(2);
   MarkerCounter({"<|endoftext|>", "\n"}).count(bytes, counts);
   RL_CHECK(counts[1], ==, std::count(bytes.begin(), bytes.end(), '\n'));
-  drive(read_text_documents, bytes, true);
-  drive(read_json_lines, bytes, false);
+  drive(bytes, RecordFormat::text);
+  drive(bytes, RecordFormat::json_lines);
   return 0;
 }
 
@@ -79,5 +102,7 @@ std::vector<std::string> seeds() {
           std::string("T\0h\0e\0 \0c\0a\0t\0\n\0\n\0<|endoftext|>\0a\0", 34),
           std::string("\x88\xd8\x34\x01\1\0\0\0\3\0\0\0", 12) + std::string(1012, '\0') + "abcdef",
           std::string("\x58\0\0\0\0\0\0\0{\"w\":{\"dtype\":\"F32\"}}PK\3\4", 33),
+          std::string("{\"text\": \"a\", \"metadata\": {\"quality_warnings\": [\"noisy\"], \"harmful_pp\": 1e999}}\n") +
+              "{\"metadata\": {\"identification\": {\"prob\": 0.25}, \"annotation\": null}, \"text\": \"b\"}\n",
           "plain\n\n{\"text\": \"漢字 😀\", \"x\": [[[[]]]], \"big\": 123456789012345678901234567890}\n"};
 }

@@ -65,6 +65,60 @@ TEST(DataCommands, SayWhatWasSkippedAndWhatIsSmaller) {
               HasSubstr("fewer than the 9999 asked for"));
 }
 
+TEST(DataCommands, OscarIsFilteredAndReported) {
+  const TemporaryFolder folder;
+  const std::string tokenizer = data::test::fixture("gpt2_tokenizer"), json = folder / "report.json";
+  std::filesystem::create_directory(folder / "oscar");
+  std::filesystem::copy(data::test::fixture("corpora/oscar_2301.jsonl.zst"), folder / "oscar");
+  folder.write("oscar/README.md", "no corpus");
+  const std::vector<std::string> words = {"prepare",      "--tokenizer",      tokenizer, "--out",
+                                          folder / "d",   "--json",           json,      "--drop-quality-warnings",
+                                          "noisy,header", "--min-harmful-pp", "100",     "--min-language-probability",
+                                          "0.5",          folder / "oscar"};
+  const std::string said = run(words);
+  EXPECT_THAT(said, HasSubstr("2 documents, 9 tokens"));
+  EXPECT_THAT(said, HasSubstr("MB/s of text"));
+  EXPECT_THAT(said, HasSubstr("\n   4 …          2  ####"));
+  EXPECT_THAT(said, HasSubstr("README.md (not called .txt or .jsonl)"));
+  EXPECT_THAT(said, HasSubstr("1 documents were dropped: quality warning noisy"));
+  EXPECT_THAT(said, HasSubstr("0 documents were dropped: quality warning header"));
+  EXPECT_THAT(said, HasSubstr("1 documents were kept although their metadata cannot tell: low harmful_pp"));
+  const auto report = nlohmann::json::parse(read_text(json));
+  EXPECT_EQ(report["documents"], 2);
+  EXPECT_EQ(report["tokens"], 9);
+  EXPECT_EQ(report["dropped"]["low harmful_pp"], 1);
+  EXPECT_EQ(report["passed_over"].size(), 1U);
+  EXPECT_EQ(report["documents_by_tokens"],
+            nlohmann::json::parse("[{\"tokens\":1,\"documents\":0},{\"tokens\":2,\"documents\":0},"
+                                  "{\"tokens\":4,\"documents\":2}]"));
+  run(words);  // its own report is replaced
+  EXPECT_ERROR("Ridgeline did not write it", run({"prepare", "--tokenizer", tokenizer, "--out", folder / "d", "--json",
+                                                  folder.write("mine.json", "{\"mine\": 1}"), folder / "oscar"}));
+  EXPECT_ERROR("a name is missing", run({"prepare", "--tokenizer", tokenizer, "--out", folder / "d",
+                                         "--drop-quality-warnings", "noisy,,tiny", folder / "oscar"}));
+  EXPECT_THAT(run({"tokenizer", "train", "--vocab", "260", "--out", folder / "t", "--drop-quality-warnings", "all",
+                   folder / "oscar"}),
+              HasSubstr("from 2 documents"));
+}
+
+TEST(DataCommands, ReasonsOfSkippedLinesAreCounted) {
+  const TemporaryFolder folder;
+  const std::string tokenizer = data::test::fixture("gpt2_tokenizer"), json = folder / "report.json";
+  const std::string lines =
+      folder.write("a.jsonl", "{\"text\": \"a\"}\n{\"text\": 1}\n{\"text\": \"b\n{\"x\": \"\"}\n");
+  EXPECT_ERROR("3 JSON lines gave no document",
+               run({"prepare", "--tokenizer", tokenizer, "--out", folder / "d", "--json", json, lines}));
+  const auto report = nlohmann::json::parse(read_text(json));
+  EXPECT_EQ(report["skipped"],
+            nlohmann::json::parse("{\"not an object whose 'text' is a string\": 1, \"not valid JSON\": "
+                                  "1, \"the object has no 'text'\": 1}"));
+  EXPECT_EQ(report["problems"][1]["file"], lines);
+  EXPECT_EQ(report["problems"][1]["line"], 3);
+  EXPECT_ERROR("a.jsonl:2: a document or JSON line of more than 12 bytes",
+               run({"prepare", "--tokenizer", tokenizer, "--out", folder / "d", "--max-document", "12",
+                    folder.write("a.jsonl", "{\"text\":\"a\"}\n{\"text\":\"ab\"}\n")}));
+}
+
 TEST(DataCommands, NamesOfSpecialTokensInTheTextAreSaid) {
   const TemporaryFolder folder;
   const std::string text = folder.write("a.txt", "one\n<|endoftext|>\ntwo\n<|endoftext|>\n"),

@@ -15,24 +15,49 @@ using testing::HasSubstr;
 struct ReadResult {
   std::vector<std::string> documents;
   CorpusCounts counts;
+  std::string refused;  // "line: what"
 };
 
 ReadResult drain(DocumentSource& source) {
   ReadResult result;
-  for (std::string text; source.next(text, result.counts); text.clear()) result.documents.push_back(text);
-  int64_t bytes = 0;
+  try {
+    for (std::string text; source.next(text, result.counts); text.clear()) result.documents.push_back(text);
+  } catch (const CorpusRefusal& refusal) {
+    result.refused = fmt::format("{}: {}", refusal.line, refusal.what);
+  }
+  int64_t bytes = 0, skipped = 0;
   for (const std::string& document : result.documents) bytes += static_cast<int64_t>(document.size());
+  for (const auto& [reason, count] : result.counts.skipped) skipped += count;
   EXPECT_EQ(result.counts.documents, static_cast<int64_t>(result.documents.size()));
   EXPECT_EQ(result.counts.text_bytes, bytes);
+  EXPECT_EQ(result.counts.skipped_lines, skipped);
   return result;
 }
 
 ReadResult text(std::string_view bytes, bool strict = false) {
-  return drain(*read_text_documents(bytes, "x.txt", {.strict = strict}));
+  const CorpusOptions options{.strict = strict};
+  return drain(*read_text_documents(bytes, options));
 }
 
 ReadResult jsonl(std::string_view bytes, const std::string& key = "text", bool strict = false) {
-  return drain(*read_json_lines(bytes, "x.jsonl", {.key = key, .strict = strict}));
+  const CorpusOptions options{.strict = strict};
+  return drain(*read_json_lines(bytes, key, options));
+}
+
+std::string problem(const ReadResult& result, size_t i) {
+  const CorpusProblem& problem = result.counts.problems.at(i);
+  return fmt::format("{}: {}", problem.line, problem.what);
+}
+
+// All documents, through all three hands.
+std::vector<std::string> documents_of(CorpusReader& reader) {
+  std::vector<std::string> documents;
+  for (DocumentBatch batch; reader.next(batch); batch = {}) {
+    reader.parse(batch);
+    reader.add(batch);
+    for (size_t i = 0; i < batch.size(); ++i) documents.emplace_back(batch[i]);
+  }
+  return documents;
 }
 
 TEST(TextCorpus, BlankLinesSeparateDocuments) {
@@ -81,10 +106,10 @@ TEST(TextCorpus, InvalidBytesAreReplacedAndCounted) {
   EXPECT_THAT(result.documents, ElementsAre("good", "line\nbad \uFFFD\uFFFD here", "cut \uFFFD"));
   EXPECT_EQ(result.counts.replaced, 3);
   ASSERT_EQ(result.counts.problems.size(), 2U);
-  EXPECT_EQ(result.counts.problems[0], "x.txt:4: byte 0xff is not UTF-8");
-  EXPECT_THAT(result.counts.problems[1], HasSubstr("x.txt:6:"));
-  EXPECT_ERROR("x.txt:4:", text("good\n\nline\nbad \xff", true));
-  EXPECT_EQ(test::error_of([] { text("all\ngood é", true); }), "");
+  EXPECT_EQ(problem(result, 0), "4: byte 0xff is not UTF-8");
+  EXPECT_THAT(problem(result, 1), HasSubstr("6:"));
+  EXPECT_THAT(text("good\n\nline\nbad \xff", true).refused, HasSubstr("4: byte 0xff"));
+  EXPECT_EQ(text("all\ngood é", true).refused, "");
 }
 
 TEST(JsonCorpus, TextUnderTheKey) {
@@ -94,7 +119,6 @@ TEST(JsonCorpus, TextUnderTheKey) {
   EXPECT_THAT(jsonl("{\"text\": \"first\", \"text\": \"last\"}").documents, ElementsAre("last"));
   EXPECT_THAT(jsonl("{\"text\": \"crlf\"}\r\n\r\n \n{\"text\":\"b\\u0000c\"}\r\n").documents,
               ElementsAre("crlf", std::string("b\0c", 3)));
-  EXPECT_THAT(jsonl("\xEF\xBB\xBF{\"text\": \"after a mark\"}").documents, ElementsAre("after a mark"));
 }
 
 TEST(JsonCorpus, BadLinesAreSkippedCountedAndNamed) {
@@ -104,11 +128,15 @@ TEST(JsonCorpus, BadLinesAreSkippedCountedAndNamed) {
   EXPECT_THAT(result.documents, ElementsAre("one", "two"));
   EXPECT_EQ(result.counts.skipped_lines, 8);
   ASSERT_EQ(result.counts.problems.size(), 8U);
-  EXPECT_THAT(result.counts.problems[0], HasSubstr("x.jsonl:2: not valid JSON, cut after 19 bytes"));
-  EXPECT_THAT(result.counts.problems[1], HasSubstr("x.jsonl:3: not valid JSON, cut after"));
-  EXPECT_THAT(result.counts.problems[3], HasSubstr("x.jsonl:5: the object has no 'text'"));
-  EXPECT_THAT(result.counts.problems[5], HasSubstr("x.jsonl:7: not valid JSON, at byte 2 of 8"));
-  EXPECT_ERROR("x.jsonl:2: not valid JSON", jsonl("{\"text\": \"one\"}\n{\"text\": \"cut in ha", "text", true));
+  EXPECT_THAT(problem(result, 0), HasSubstr("2: not valid JSON, cut after 19 bytes"));
+  EXPECT_THAT(problem(result, 1), HasSubstr("3: not valid JSON, cut after"));
+  EXPECT_THAT(problem(result, 3), HasSubstr("5: the object has no 'text'"));
+  EXPECT_THAT(problem(result, 5), HasSubstr("7: not valid JSON, at byte 2 of 8"));
+  EXPECT_THAT(result.counts.skipped,
+              ElementsAre(testing::Pair("not an object whose 'text' is a string", 3),
+                          testing::Pair("not valid JSON", 4), testing::Pair("the object has no 'text'", 1)));
+  EXPECT_THAT(jsonl("{\"text\": \"one\"}\n{\"text\": \"cut in ha", "text", true).refused,
+              HasSubstr("2: not valid JSON"));
 }
 
 TEST(JsonCorpus, EmptyTextsAreNoDocuments) {
@@ -123,7 +151,7 @@ TEST(JsonCorpus, OutputIsAlwaysUtf8) {
   EXPECT_THAT(result.documents, ElementsAre("a\uFFFD", "b\uFFFDc\\ud800", "\uFFFD😀\uFFFD"));
   EXPECT_EQ(result.counts.replaced, 4);
   EXPECT_EQ(result.counts.problems.size(), 3U);
-  EXPECT_ERROR("x.jsonl:1: half of a surrogate pair", jsonl("{\"text\": \"b\\ud800\"}", "text", true));
+  EXPECT_THAT(jsonl("{\"text\": \"b\\ud800\"}", "text", true).refused, HasSubstr("1: half of a surrogate pair"));
 }
 
 TEST(JsonCorpus, WhatTheFastParserRefusesIsStillJson) {
@@ -173,16 +201,14 @@ TEST(CorpusReader, NamesOfSpecialTokensAreCounted) {
   CorpusReader reader({folder.write("a.txt", "Once.\n<|endoftext|>\nTom <|endof</s>\n\n<|endoftext|><|endoftext|><|e"),
                        folder.write("b.jsonl", "{\"text\": \"x<|endoftext|>\", \"id\": \"</s>\"}")},
                       options);
-  for (std::string document; reader.next(document);) {
-  }
+  documents_of(reader);
   EXPECT_THAT(reader.counts().markers, ElementsAre(4, 1, 1, 0, 0)) << "in the text alone, the longest at a place";
 }
 
 TEST(CorpusReader, WithoutAnyDocumentItSaysWhatWasThere) {
   const TemporaryFolder folder;
   CorpusReader reader({folder.write("a.jsonl", "{\"body\": \"x\"}\n{\"body\": \"y\"}\n")}, {});
-  std::string document;
-  EXPECT_FALSE(reader.next(document));
+  EXPECT_THAT(documents_of(reader), ElementsAre());
   EXPECT_ERROR("2 lines skipped; first problem: ", reader.require_some());
   EXPECT_ERROR("--key body (2 lines)", reader.require_some());
 }
@@ -193,20 +219,137 @@ TEST(CorpusReader, ReadsFilesInOrderAndDocumentsNeverSpanThem) {
                        folder.write("c.txt", ""), folder.write("d.txt", "four\n")},
                       {});
   EXPECT_EQ(reader.bytes_total(), 8 + 18 + 5);
-  std::vector<std::string> documents;
-  for (std::string document; reader.next(document); document.clear()) documents.push_back(document);
-  EXPECT_THAT(documents, ElementsAre("one", "two", "three", "four"));
+  EXPECT_THAT(documents_of(reader), ElementsAre("one", "two", "three", "four"));
   EXPECT_EQ(reader.bytes_done(), reader.bytes_total());
   EXPECT_EQ(reader.counts().documents, 4);
+}
+
+TEST(CorpusReader, ProblemsNameFileAndLineAcrossBatches) {
+  const TemporaryFolder folder;
+  std::string lines;
+  for (int i = 0; i < 40000; ++i)
+    lines += i == 7 || i == 31234 ? "{\"text\": 5}\n" : "{\"text\": \"" + std::string(60, 'x') + "\"}\n";
+  ASSERT_GT(lines.size(), 2 * kChunkBytes);
+  const auto a = folder.write("a.jsonl", "{\"text\": \"a\"}\nbad\n"), b = folder.write("b.jsonl", lines);
+  CorpusReader reader({a, b}, {});
+  EXPECT_EQ(documents_of(reader).size(), 39999U);
+  std::vector<std::string> places;
+  for (const CorpusProblem& one : reader.counts().problems) places.push_back(fmt::format("{}:{}", one.file, one.line));
+  EXPECT_THAT(places, ElementsAre(a.string() + ":2", b.string() + ":8", b.string() + ":31235"));
+  CorpusReader strict({b}, {.strict = true});
+  EXPECT_ERROR(b.string() + ":8: not an object", documents_of(strict));
+}
+
+TEST(CorpusReader, ChunksDoNotShow) {
+  const TemporaryFolder folder;
+  uint32_t state = 9;
+  const auto draw = [&](uint32_t bound) { return ((state = state * 1664525 + 1013904223) >> 8) % bound; };
+  // Lines of every kind, now and then a document of megabytes.
+  std::string lines;
+  while (lines.size() < 12 * kChunkBytes) {
+    const uint32_t kind = draw(40000);
+    if (kind < 4) {
+      for (uint32_t i = 0; i < 200000; ++i) lines += "a long one\n";
+    } else if (kind % 5 == 0) {
+      lines += kind % 3 == 0 ? "\n" : kind % 3 == 1 ? "\r\n" : " \u3000\r";
+    } else {
+      lines += "line " + std::to_string(kind) + (kind % 7 == 0 ? "\r\n" : kind % 7 == 1 ? "\r" : "\n");
+    }
+  }
+  const std::vector<std::string> expected = text(lines).documents;
+  ASSERT_GT(expected.size(), 1000U);
+  const auto plain = folder.write("a.txt", lines);
+  EXPECT_EQ(([&] {
+              CorpusReader reader({plain}, {});
+              return documents_of(reader);
+            }()),
+            expected);
+  std::vector<std::string> read;
+  const CorpusOptions options;
+  const auto chunks = read_chunks(read_file(plain), RecordFormat::text, size_t{1} << 30);
+  const auto mapped = map_chunks(plain, RecordFormat::text, size_t{1} << 30);
+  for (CorpusChunk chunk, other; chunks->next(chunk);) {
+    ASSERT_TRUE(mapped->next(other));
+    EXPECT_EQ(chunk.bytes, other.bytes);
+    const ReadResult result = drain(*read_text_documents(chunk.bytes, options));
+    read.insert(read.end(), result.documents.begin(), result.documents.end());
+  }
+  CorpusChunk rest;
+  EXPECT_FALSE(mapped->next(rest));
+  EXPECT_EQ(read, expected);
+}
+
+TEST(CorpusReader, RecordsEndWhereDocumentsDo) {
+  // Whatever the bytes: cut there, both parts give the documents of the whole.
+  uint32_t state = 3;
+  const auto draw = [&](uint32_t bound) { return ((state = state * 1664525 + 1013904223) >> 8) % bound; };
+  constexpr const char* kPieces[] = {"a", "b ", "\n", "\r", "\r\n", " ", "\u00a0", "\xff", "\n\n", "\x1c"};
+  int cuts = 0;
+  for (int trial = 0; trial < 20000; ++trial) {
+    std::string bytes;
+    for (uint32_t i = draw(14) + 1; i > 0; --i) bytes += kPieces[draw(std::size(kPieces))];
+    const size_t from = draw(static_cast<uint32_t>(bytes.size()));
+    const size_t end = end_of_records(bytes, from, RecordFormat::text);
+    if (end == 0) continue;
+    ++cuts;
+    EXPECT_GT(end, from);
+    ASSERT_LE(end, bytes.size());
+    const CorpusOptions options;
+    const auto first = read_text_documents(std::string_view(bytes).substr(0, end), options);
+    const auto second = read_text_documents(std::string_view(bytes).substr(end), options);
+    std::vector<std::string> both = drain(*first).documents;
+    for (const std::string& document : drain(*second).documents) both.push_back(document);
+    const auto whole = read_text_documents(bytes, options);
+    EXPECT_EQ(both, drain(*whole).documents) << testing::PrintToString(bytes) << " at " << end;
+    EXPECT_EQ(first->lines() + second->lines(), whole->lines()) << testing::PrintToString(bytes) << " at " << end;
+  }
+  EXPECT_GT(cuts, 2000);
+  EXPECT_EQ(end_of_records("{}\n{}\n{", 0, RecordFormat::json_lines), 6U);
+  EXPECT_EQ(end_of_records("{}\n{}", 3, RecordFormat::json_lines), 0U);
+}
+
+TEST(CorpusReader, TheKeyIsThatOfTheFirstObject) {
+  const TemporaryFolder folder;
+  const auto oscar = folder.write("a.jsonl", "\xEF\xBB\xBF{\"content\": \"one\", \"id\": 1}\n{\"content\": \"two\"}\n");
+  const auto both = folder.write("b.jsonl", "\n{\"content\": \"x\", \"text\": \"three\"}\n");
+  CorpusReader reader({oscar, both}, {});
+  EXPECT_THAT(documents_of(reader), ElementsAre("one", "two", "three"));
+  CorpusReader named({both}, {.key = "content"});
+  EXPECT_THAT(documents_of(named), ElementsAre("x"));
+  EXPECT_EQ(document_key("{\"body\": \"x\"}"), "text");
+  EXPECT_EQ(document_key("{\"content\": \"\"}\n{\"text\": \"\"}"), "content");
+  EXPECT_EQ(document_key(""), "text");
+}
+
+TEST(CorpusReader, RecordsLongerThanAllowedAreRefusedWithTheirLine) {
+  const TemporaryFolder folder;
+  const std::string name = folder / "x";
+  const auto refused = [&](const std::string& file, std::string_view bytes, int64_t longest, const std::string& where) {
+    const auto path = folder.write(file, bytes);
+    CorpusReader reader({path}, {.longest_record = longest});
+    EXPECT_ERROR(fmt::format("{}:{}: a document or JSON line of more than {} bytes", path.string(), where, longest),
+                 documents_of(reader));
+  };
+  // Within a chunk: exactly.
+  refused("a.txt", "ab\n\n\nabc\nde", 5, "4");
+  refused("a.jsonl", "{}\n{\"text\": \"abcdefghij\"}\n", 20, "2");
+  CorpusReader fits({folder.write("fits.txt", "ab\n\n\nabc\nd")}, {.longest_record = 5});
+  EXPECT_THAT(documents_of(fits), ElementsAre("ab", "abc\nd"));
+  // Over chunks: without holding the record.
+  std::string lines(3 * kChunkBytes, 'x');
+  for (size_t i = 99; i < lines.size(); i += 100) lines[i] = '\n';
+  refused("b.txt", "one\n\n" + lines, int64_t{2} << 20, "3");
+  refused("b.jsonl", "{}\n" + std::string(3 * kChunkBytes, ' ') + "\n{}\n", int64_t{2} << 20, "2");
+  refused("c.txt", "one\n\nx\n" + std::string(3 * kChunkBytes, ' ') + "\n\n" + lines, int64_t{2} << 20, "3");
 }
 
 TEST(CorpusReader, RefusesWhatItCannotRead) {
   const TemporaryFolder folder;
   EXPECT_ERROR("no input files", CorpusReader({}, {}));
   EXPECT_ERROR("missing.txt", CorpusReader({folder / "missing.txt"}, {}));
-  EXPECT_ERROR("is a folder", CorpusReader({folder / ""}, {}));
-  EXPECT_ERROR("a gzip file", CorpusReader({folder.write("a.txt", "\x1f\x8b\x08\x01")}, {}));
-  EXPECT_ERROR("not from '.gz'", CorpusReader({folder.write("a.txt.gz", "x")}, {}));
+  EXPECT_ERROR("is a folder with 0 files, and none is a corpus", CorpusReader({folder / ""}, {}));
+  EXPECT_ERROR("is cut: it ends at byte 4", CorpusReader({folder.write("a.txt", "\x1f\x8b\x08\x01")}, {}));
+  EXPECT_ERROR("is not compressed, whatever its name says", CorpusReader({folder.write("a.txt.gz", "x")}, {}));
   EXPECT_ERROR("not from '.pdf'", CorpusReader({folder.write("a.pdf", "x")}, {}));
 }
 

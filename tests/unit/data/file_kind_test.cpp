@@ -84,9 +84,9 @@ TEST(FileKind, OtherFormatsAreKnownByContent) {
     EXPECT_THAT(kind.name, HasSubstr(name));
     EXPECT_THAT(kind.way_out, HasSubstr(way_out)) << name;
   };
-  expect("\x1f\x8b\x08\0\0"sv, Family::packed, "gzip", "gzip -dc 'dir/it'\\''s.txt.gz' > 'dir/it'\\''s.txt'");
-  expect("\x28\xb5\x2f\xfd"sv, Family::packed, "Zstandard", "zstd -dc");
-  expect("\xfd\x37zXZ\0\0"sv, Family::packed, "xz", "xz -dc");
+  expect("\x1f\x8b\x08\0\0"sv, Family::compressed, "gzip", "gzip -dc 'dir/it'\\''s.txt.gz' > 'dir/it'\\''s.txt'");
+  expect("\x28\xb5\x2f\xfd"sv, Family::compressed, "Zstandard", "zstd -dc");
+  expect("\xfd\x37zXZ\0\0"sv, Family::compressed, "xz", "xz -dc");
   expect("BZh91AY&SY\x8e\xff"sv, Family::packed, "bzip2", "bzip2 -dc");
   expect("PK\x03\x04\x14\0\0\0a.txt"sv, Family::packed, "zip", "unzip");
   expect("PK\x03\x04\x14\0\0\0archive/data.pkl"sv, Family::model, "torch.save", "save_pretrained");

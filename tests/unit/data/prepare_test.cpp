@@ -2,6 +2,9 @@
 
 #include <gmock/gmock.h>
 
+#include <algorithm>
+#include <atomic>
+
 #include "ridgeline/data/ordered_pipeline.h"
 #include "support.h"
 
@@ -71,7 +74,8 @@ TEST(Prepare, ThreadsDoNotChangeTheFiles) {
   }
   ASSERT_GT(corpus.size(), size_t{3} << 20) << "several batches, or the threads have nothing to disorder";
   PrepareSettings settings;
-  settings.inputs = {folder.write("a.txt", corpus), folder.write("b.txt", corpus.substr(0, 100000))};
+  settings.inputs = {folder.write("a.txt", corpus), fixture("corpora/members.txt.gz"),
+                     folder.write("b.txt", corpus.substr(0, 100000)), fixture("corpora/oscar_2301.jsonl.zst")};
   for (const int threads : {1, 2, 7}) {
     settings.threads = threads;
     settings.prefix = folder / ("d" + std::to_string(threads));
@@ -149,6 +153,50 @@ TEST(Prepare, ATokenizerWithoutAnEndNeedsNoEod) {
   EXPECT_EQ(prepare_dataset(tokenizer, settings).note.documents, 1);
 }
 
+TEST(Prepare, LengthsAndReasonsAreCounted) {
+  const TemporaryFolder folder;
+  PrepareSettings settings;
+  settings.inputs = {folder.write("a.txt", "a\n\na b\n\na b c\n\na b c d\n\na b c d e f g h\n"),
+                     fixture("corpora/oscar_2301.jsonl.zst")};
+  settings.prefix = folder / "d";
+  const PrepareResult result = prepare_dataset(gpt2(), settings);
+  EXPECT_EQ(result.note.documents, 9);
+  // With the end: 2, 3, 4, 5 and 9 tokens; the four of OSCAR have 4 to 8.
+  EXPECT_EQ(result.lengths, (std::vector<int64_t>{0, 2, 5, 2}));
+  settings.inputs = {folder.write("e.jsonl", "{\"text\": \"\"}\n{\"text\": \"a\"}\n")};
+  settings.end_of_document = false;
+  EXPECT_EQ(prepare_dataset(gpt2(), settings).lengths, (std::vector<int64_t>{1}));
+}
+
+TEST(OrderedPipeline, HoldsNoMoreThanItsWeight) {
+  for (const int threads : {2, 5}) {
+    std::atomic<int> alive = 0, most = 0;
+    int produced = 0;
+    ordered_pipeline<int>(
+        threads,
+        [&](int&) {
+          most = std::max(most.load(), ++alive);
+          return produced++ < 50;
+        },
+        [](int) { return kPipelineWeight + 1; }, [](int, int&) {}, [&](int&) { --alive; });
+    EXPECT_EQ(most, threads) << "each weighs what one thread may hold";
+  }
+}
+
+TEST(OrderedPipeline, AnErrorOfTheProducerComesAfterTheItemsBeforeIt) {
+  for (const int threads : {1, 2, 8}) {
+    int produced = 0, committed = 0;
+    EXPECT_ERROR("item 20", ordered_pipeline<int>(
+                                threads,
+                                [&](int&) {
+                                  if (produced++ == 20) throw Error("item 20");
+                                  return true;
+                                },
+                                [](int) { return size_t{0}; }, [](int, int&) {}, [&](int&) { ++committed; }));
+    EXPECT_EQ(committed, 20);
+  }
+}
+
 TEST(OrderedPipeline, CommitsInOrderAndStopsAtTheFirstError) {
   for (const int threads : {1, 2, 8}) {
     for (const int fails_at : {-1, 0, 57, 99}) {
@@ -156,7 +204,7 @@ TEST(OrderedPipeline, CommitsInOrderAndStopsAtTheFirstError) {
       std::vector<int> committed;
       const auto run = [&] {
         ordered_pipeline<int>(
-            threads, [&](int& item) { return (item = produced++) < 100; },
+            threads, [&](int& item) { return (item = produced++) < 100; }, [](int) { return size_t{0}; },
             [&](int, int& item) {
               if (item == fails_at) throw Error(fmt::format("item {}", item));
               item *= 2;

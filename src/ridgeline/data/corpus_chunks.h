@@ -1,0 +1,50 @@
+// A file in pieces that can be parsed by different threads: each holds whole records. Internal to the room.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "ridgeline/data/byte_source.h"
+
+namespace ridgeline::data {
+
+enum class RecordFormat : uint8_t {
+  text,       // documents between blank lines
+  json_lines  // one object per line
+};
+
+struct CorpusChunk {
+  std::shared_ptr<const void> owner;  // of `bytes`
+  std::string_view bytes;
+  bool too_long = false;  // begins a record that is longer than allowed; nothing follows
+  int64_t position = 0;   // bytes of the file up to its end, as they lie there (compressed)
+  size_t file = 0;        // of CorpusReader's inputs
+  std::string key;        // of documents in JSON lines
+};
+
+// About a megabyte: large against the cost of handing over, small against a core's share of any corpus worth preparing.
+inline constexpr size_t kChunkBytes = size_t{1} << 20;
+
+// Where the last record that ends in bytes[from …] ends, 0 when none does. `bytes` begins with a record.
+size_t end_of_records(std::string_view bytes, size_t from, RecordFormat format);
+
+class ChunkStream {
+ public:
+  virtual ~ChunkStream() = default;
+  // Sets bytes, owner, too_long and position; false at the end.
+  virtual bool next(CorpusChunk& chunk) = 0;
+};
+
+// Where chunks end depends on the bytes alone, not on the source. Of a record that is longer than `longest` not more
+// than that and a chunk is held.
+std::unique_ptr<ChunkStream> map_chunks(const std::filesystem::path& path, RecordFormat format, size_t longest);
+std::unique_ptr<ChunkStream> read_chunks(std::unique_ptr<ByteSource> source, RecordFormat format, size_t longest);
+// The same chunks, read by a thread of their own: at most `ahead` of them, or one that is longer than all those, wait.
+// An Error of `chunks` follows those that came before it. Error when no thread can be started.
+std::unique_ptr<ChunkStream> read_ahead(std::unique_ptr<ChunkStream> chunks, size_t ahead);
+
+}  // namespace ridgeline::data

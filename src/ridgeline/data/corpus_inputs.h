@@ -1,0 +1,45 @@
+// What a user names as a corpus, as files that were looked at.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "ridgeline/data/byte_source.h"
+#include "ridgeline/data/corpus_chunks.h"
+#include "ridgeline/data/decompress.h"
+
+namespace ridgeline::data {
+
+inline constexpr const char* kStandardInput = "-";
+
+// The name without .gz, .zst or .xz at its end: what it says about the text.
+std::filesystem::path unpacked_name(std::filesystem::path path);
+
+struct CorpusFile {
+  std::filesystem::path path;  // kStandardInput among them
+  std::string name;            // for messages
+  int64_t bytes = 0;           // on disk; 0 of standard input
+  Compression compression = Compression::none;
+  RecordFormat format = RecordFormat::text;
+};
+
+struct CorpusInputs {
+  std::vector<CorpusFile> files;
+  // Files of folders that were named, which are not read: "path (why)".
+  std::vector<std::string> passed_over;
+  std::unique_ptr<ByteSource> standard_input;  // decompressed, when it is among the files
+
+  std::vector<std::filesystem::path> paths() const;
+};
+
+// In this order: files as named; for "-" standard input; all files below a folder whose names are those of a corpus,
+// sorted; for a pattern (* ? [, and no file of that very name) all files that match, sorted. Every file is looked at,
+// so that a wrong name does not show after an hour. Error: nothing named, nothing found, or what CorpusReader's
+// constructor refuses; standard input named twice.
+CorpusInputs look_at_inputs(std::span<const std::filesystem::path> named);
+
+}  // namespace ridgeline::data
