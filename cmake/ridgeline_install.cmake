@@ -7,7 +7,7 @@ include(CMakePackageConfigHelpers)
 set(RIDGELINE_PACKAGE_OF
   "Threads::Threads=Threads" "fmt::fmt=fmt" "nlohmann_json::nlohmann_json=nlohmann_json"
   "tomlplusplus::tomlplusplus=tomlplusplus" "simdjson::simdjson=simdjson" "CLI11::CLI11=CLI11" "hwy::hwy=hwy" "ICU::uc=ICU"
-  "MPI::MPI_CXX=MPI" "DNNL::dnnl=dnnl" "OpenBLAS::OpenBLAS=OpenBLAS" "BLAS::BLAS=BLAS")
+  "CURL::libcurl=CURL" "OpenSSL::Crypto=OpenSSL" "MPI::MPI_CXX=MPI" "DNNL::dnnl=dnnl" "OpenBLAS::OpenBLAS=OpenBLAS" "BLAS::BLAS=BLAS")
 
 # ridgeline_packages(VARIABLE TARGET...): the packages behind everything that the targets link, private parts included
 # (a static library needs them at the final link).
@@ -48,6 +48,8 @@ foreach(package ${packages})
     string(APPEND RIDGELINE_FIND_DEPENDENCIES "find_dependency(MPI COMPONENTS CXX)\n")
   elseif(package STREQUAL ICU)
     string(APPEND RIDGELINE_FIND_DEPENDENCIES "find_dependency(ICU COMPONENTS uc)\n")
+  elseif(package STREQUAL OpenSSL)
+    string(APPEND RIDGELINE_FIND_DEPENDENCIES "find_dependency(OpenSSL COMPONENTS Crypto)\n")
   else()
     string(APPEND RIDGELINE_FIND_DEPENDENCIES "find_dependency(${package})\n")
   endif()
