@@ -81,7 +81,7 @@ class HubRepository {
     const auto code = answer.reply.header("x-error-code");
     if (answer.reply.status == 404 && code.empty() && revision == "main") answer = http_.get(url = api);
     if (good(answer.reply)) return parse_info(answer.body, url);
-    Error error = refusal(environment_, repository_, revision, "what it holds", answer.reply);
+    Error error = refusal(environment_, repository_, revision, "its list of files", answer.reply);
     if (code != "RevisionNotFound") throw error;
     const std::vector<std::string> names = parse_refs(http_.get(api + "/refs", 1).body);
     const std::string guess = nearest(revision, names);

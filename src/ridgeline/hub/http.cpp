@@ -200,7 +200,7 @@ class Http::Transfer {
     if (redirects(status) && !reply_.header("location").empty()) {
       std::string target = Http::resolved(reply_.url, reply_.header("location"));
       if (target.empty() || ++redirected_ > kMostRedirects) {
-        reply_.failure = target.empty() ? fmt::format("a redirect to '{}'", reply_.header("location"))
+        reply_.failure = target.empty() ? fmt::format("a redirect to '{}'", without_query(reply_.header("location")))
                                         : fmt::format("more than {} redirects", kMostRedirects);
         reply_.hopeless = true;
         return false;
