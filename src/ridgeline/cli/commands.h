@@ -8,6 +8,7 @@
 #include "ridgeline/cli/command.h"
 #include "ridgeline/cli/eval.h"
 #include "ridgeline/cli/export.h"
+#include "ridgeline/cli/fetch.h"
 #include "ridgeline/cli/generate.h"
 #include "ridgeline/cli/inspect.h"
 #include "ridgeline/cli/launch.h"
@@ -25,7 +26,7 @@ struct Entry {
 };
 
 inline constexpr std::array kCommands = {
-    Entry{"tokenizer", add_tokenizer}, Entry{"prepare", add_prepare}, Entry{"plan", add_plan},
+    Entry{"fetch", add_fetch}, Entry{"tokenizer", add_tokenizer}, Entry{"prepare", add_prepare}, Entry{"plan", add_plan},
     Entry{"train", add_train},         Entry{"eval", add_eval},       Entry{"generate", add_generate},
     Entry{"export", add_export},       Entry{"inspect", add_inspect}, Entry{"launch", add_launch},
     Entry{"migrate", add_migrate},

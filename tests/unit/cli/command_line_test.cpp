@@ -53,7 +53,7 @@ TEST(CommandLine, WithoutArgumentsTeachesTheMainJob) {
 
 TEST(CommandLine, HelpOfEveryCommandGoesToStandardOutput) {
   for (const char* command :
-       {"", "tokenizer", "prepare", "plan", "train", "eval", "generate", "export", "inspect", "launch", "migrate"}) {
+       {"", "fetch", "tokenizer", "prepare", "plan", "train", "eval", "generate", "export", "inspect", "launch", "migrate"}) {
     const Outcome outcome = ridgeline(std::string(command) + " --help 2>/dev/null");
     EXPECT_EQ(outcome.code, 0) << command;
     EXPECT_THAT(outcome.text, HasSubstr("Usage: ")) << command;
@@ -155,7 +155,7 @@ TEST(CommandLine, UsageErrorsExitWithTwoAndNameTheNearest) {
     EXPECT_THAT(outcome.text, AllOf(StartsWith("ridgeline: error: "), HasSubstr(what), HasSubstr(hint))) << arguments;
   };
   expect("trian", "no such command: trian", "Did you mean train?");
-  expect("zzzzzz", "no such command: zzzzzz", "Commands: tokenizer, prepare");
+  expect("zzzzzz", "no such command: zzzzzz", "Commands: fetch, tokenizer, prepare");
   expect("train --rank 2", "--rank", "Did you mean --ranks?");
   expect("train --ranks two", "'two' is no whole number", "ridgeline train --help");
   expect("prepare", "required", "ridgeline prepare --help");

@@ -1,0 +1,35 @@
+// What the environment says about the hub, in the variables of Hugging Face's own client:
+//   HF_ENDPOINT         another server                       (https://huggingface.co)
+//   HF_TOKEN            what identifies the user; HUGGING_FACE_HUB_TOKEN is its old name. Else the file HF_TOKEN_PATH
+//                       (HF_HOME/token), unless HF_HUB_DISABLE_IMPLICIT_TOKEN
+//   HF_HOME             where everything is kept             (XDG_CACHE_HOME/huggingface, ~/.cache/huggingface)
+//   HF_HUB_CACHE        where repositories are kept          (HF_HOME/hub)
+//   HF_HUB_OFFLINE      no network: only what is kept
+//   HF_HUB_DOWNLOAD_TIMEOUT   seconds without a byte after which a transfer has stalled
+//   REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE, SSL_CERT_FILE   certificates to trust in place of the system's
+// Proxies (https_proxy, no_proxy, …) are libcurl's business.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+
+namespace ridgeline::hub {
+
+struct Environment {
+  std::string endpoint = "https://huggingface.co";  // without a slash at its end
+  std::string token;                                // empty: none
+  std::string token_source;                         // "HF_TOKEN", or the file in quotes
+  std::filesystem::path cache;
+  bool offline = false;
+  double stall_seconds = 30;
+  std::string certificates;  // a file; empty: the system's
+
+  // Error that names the variable and what is wrong with its value.
+  static Environment read();
+  // The same, of variables that `get` knows (nothing: not set); files are read.
+  static Environment of(const std::function<std::optional<std::string>(const std::string& name)>& get);
+};
+
+}  // namespace ridgeline::hub

@@ -1,0 +1,140 @@
+#include "ridgeline/hub/partial_file.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <optional>
+#include <vector>
+
+#include "ridgeline/base/error.h"
+#include "ridgeline/base/random.h"
+
+namespace ridgeline::hub {
+namespace {
+
+namespace fs = std::filesystem;
+
+// The record: this head, then a 64-bit count of each chunk's bytes, all in the machine's order.
+struct Head {
+  std::array<char, 8> mark{};
+  int64_t size = 0;
+  int64_t chunk_bytes = 0;
+};
+constexpr std::array<char, 8> kMark = {'R', 'L', 'P', 'A', 'R', 'T', '0', '1'};
+constexpr std::string_view kEnding = ".ridgeline.incomplete";
+constexpr int64_t kHeadBytes = sizeof(Head);
+constexpr int64_t kCountBytes = sizeof(int64_t);
+constexpr int64_t kSmallestChunk = 4096;  // so that the record of a large file stays small beside it
+
+int open_or_create(const fs::path& path) {
+  const int descriptor = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  if (descriptor < 0) throw system_error(fmt::format("cannot create '{}'", path.string()), errno);
+  return descriptor;
+}
+
+int64_t record_bytes(const Chunks& chunks) {
+  return kHeadBytes + static_cast<int64_t>(chunks.count()) * kCountBytes;
+}
+
+// What a partial file of `size` bytes says is there; nothing where it says nothing sound.
+std::optional<Chunks> read_record(const File& file, int64_t size) {
+  const int64_t length = file.size();
+  if (length == size && length > 0) {  // it was finished, and not yet given its name
+    Chunks whole(size, size);
+    whole.set_have(0, size);
+    return whole;
+  }
+  if (length < size + kHeadBytes) return std::nullopt;
+  Head head;
+  file.read_at(size, std::as_writable_bytes(std::span(&head, 1)));
+  if (head.mark != kMark || head.size != size || head.chunk_bytes < kSmallestChunk) return std::nullopt;
+  Chunks recorded(size, head.chunk_bytes);
+  if (length != size + record_bytes(recorded)) return std::nullopt;
+  std::vector<int64_t> counts(recorded.count());
+  file.read_at(size + kHeadBytes, std::as_writable_bytes(std::span(counts)));
+  for (size_t chunk = 0; chunk < recorded.count(); ++chunk) {
+    if (counts[chunk] < 0 || counts[chunk] > recorded.end(chunk) - recorded.begin(chunk)) return std::nullopt;
+    recorded.set_have(chunk, counts[chunk]);
+  }
+  return recorded;
+}
+
+}  // namespace
+
+std::string partial_name(const std::string& name) {
+  std::array<char, 256> host{};
+  ::gethostname(host.data(), host.size() - 1);
+  return fmt::format("{}.{:08x}{}", name, hash_name(host.data()) >> 32, kEnding);
+}
+
+bool is_partial_of(std::string_view file, std::string_view name) {
+  constexpr size_t kHostBytes = 9;
+  return file.starts_with(name) && file.size() >= name.size() + kHostBytes + kEnding.size() &&
+         file[name.size()] == '.' && file.substr(name.size() + kHostBytes).starts_with(kEnding);
+}
+
+PartialFile::PartialFile(const fs::path& path, int64_t size, int64_t chunk_bytes)
+    : file_(path, open_or_create(path)), chunks_(size, chunk_bytes) {
+  if (std::optional<Chunks> recorded = read_record(file_, size)) {
+    chunks_ = std::move(*recorded);
+  } else {
+    begin();
+  }
+}
+
+// The head comes last: a record without it counts for nothing.
+void PartialFile::begin() {
+  file_.resize(0);
+  file_.resize(chunks_.size() + record_bytes(chunks_));
+  const Head head{kMark, chunks_.size(), chunks_.chunk_bytes()};
+  file_.write_at(chunks_.size(), std::as_bytes(std::span(&head, 1)));
+}
+
+void PartialFile::record(size_t chunk) {
+  const int64_t count = chunks_.have(chunk);
+  file_.write_at(chunks_.size() + kHeadBytes + static_cast<int64_t>(chunk) * kCountBytes,
+                 std::as_bytes(std::span(&count, 1)));
+}
+
+int64_t PartialFile::write(int64_t at, std::span<const std::byte> bytes) {
+  RL_CHECK(at + static_cast<int64_t>(bytes.size()), <=, chunks_.size());
+  int64_t written = 0;
+  while (!bytes.empty()) {
+    const size_t chunk = chunks_.chunk_of(at);
+    const int64_t piece = std::min(static_cast<int64_t>(bytes.size()), chunks_.end(chunk) - at);
+    RL_CHECK(at, <=, chunks_.next(chunk));
+    const int64_t known = std::min(piece, chunks_.next(chunk) - at);
+    if (known < piece) {
+      file_.write_at(at + known, bytes.subspan(static_cast<size_t>(known), static_cast<size_t>(piece - known)));
+      chunks_.set_have(chunk, at + piece - chunks_.begin(chunk));
+      record(chunk);
+      written += piece - known;
+    }
+    at += piece;
+    bytes = bytes.subspan(static_cast<size_t>(piece));
+  }
+  return written;
+}
+
+void PartialFile::finish() {
+  RL_REQUIRE(chunks_.full(), "'{}' is not whole", file_.path().string());
+  file_.resize(chunks_.size());
+}
+
+void PartialFile::restart(int64_t chunk_bytes) {
+  chunks_ = Chunks(chunks_.size(), chunk_bytes);
+  begin();
+}
+
+int64_t bytes_there(const fs::path& path, int64_t size) {
+  std::error_code ignored;
+  if (!fs::is_regular_file(path, ignored)) return 0;
+  const std::optional<Chunks> recorded = read_record(File(path, File::Mode::read), size);
+  return recorded ? recorded->bytes_there() : 0;
+}
+
+}  // namespace ridgeline::hub
