@@ -411,7 +411,7 @@ def client_python():
     python = f"{place}/bin/python"
     if subprocess.call([python, "-c", "import huggingface_hub"], stderr=subprocess.DEVNULL) if os.path.exists(python) else 1:
         shutil.rmtree(place, ignore_errors=True)
-        for command in ([sys.executable, "-m", "venv", place], [python, "-m", "pip", "install", "-q", "huggingface_hub"]):
+        for command in ([sys.executable, "-m", "venv", place], [python, "-m", "pip", "install", "-q", "--retries", "1", "--timeout", "10", "huggingface_hub"]):
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=240)
             if done.returncode:
                 skip("huggingface_hub cannot be installed here: " + (done.stdout.strip().splitlines() or ["?"])[-1])

@@ -10,6 +10,8 @@
 #include <exception>
 #include <random>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/hub/retry.h"
