@@ -140,7 +140,7 @@ rank_gets() {
     "$program" "${run[@]}" --set train.steps=1000000 --set train.save_every=0 --set parallel.timeout=2 --quiet \
     >"$here/said" 2>&1 </dev/null &
   local launcher=$!
-  for _ in $(seq 300); do
+  for _ in $(seq 900); do
     if [ -s "$here/run/metrics.jsonl" ]; then break; fi
     sleep 0.1
   done
