@@ -74,7 +74,7 @@ P
     grep -q "$file:2: a document or JSON line of more than 67108864 bytes begins here" "$here/said" ||
       complain "$file: not refused with its line"
   done
-  peak_below 3300 -- prepare --tokenizer "$here/tokenizer" --threads 2 --out "$here/d" "$here/long.jsonl.gz"
+  peak_below 2600 -- prepare --tokenizer "$here/tokenizer" --threads 2 --out "$here/d" "$here/long.jsonl.gz"
   grep -q '2 documents' "$here/said" || complain "the document is not read"
 }
 # peak_below MEBIBYTES -- ARGUMENTS...: runs the program; its memory, mapped files apart, never goes beyond.
