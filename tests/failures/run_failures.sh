@@ -77,7 +77,7 @@ P
     grep -q "$file:2: a document or JSON line of more than 67108864 bytes begins here" "$here/said" ||
       complain "$file: not refused with its line"
   done
-  peak_below 3300 -- prepare --tokenizer "$here/tokenizer" --threads 2 --out "$here/d" "$here/long.jsonl.gz"
+  peak_below 2600 -- prepare --tokenizer "$here/tokenizer" --threads 2 --out "$here/d" "$here/long.jsonl.gz"
   grep -q '2 documents' "$here/said" || complain "the document is not read"
 }
 # peak_below MEBIBYTES -- ARGUMENTS...: runs the program; its memory, mapped files apart, never goes beyond.
@@ -189,7 +189,7 @@ rank_gets() {
     "$program" "${run[@]}" --set train.steps=1000000 --set train.save_every=0 --set parallel.timeout=2 --quiet \
     >"$here/said" 2>&1 </dev/null &
   local launcher=$!
-  for _ in $(seq 300); do
+  for _ in $(seq 900); do
     if [ -s "$here/run/metrics.jsonl" ]; then break; fi
     sleep 0.1
   done

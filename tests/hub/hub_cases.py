@@ -245,9 +245,6 @@ def busy():
 def wrong_lengths():
     arrives(length=True, times=2, says=["are announced"])
     arrives(range=True, times=2, says=["were asked for"])
-    world = World(length=True)
-    world.fetch("model", "tiny/gpt", code=1, says=["announced", "6 tries"])
-    assert not os.path.exists(f"{world.home}/hub/models--tiny--gpt/refs/main")
 
 
 @case
@@ -411,7 +408,8 @@ def client_python():
     python = f"{place}/bin/python"
     if subprocess.call([python, "-c", "import huggingface_hub"], stderr=subprocess.DEVNULL) if os.path.exists(python) else 1:
         shutil.rmtree(place, ignore_errors=True)
-        for command in ([sys.executable, "-m", "venv", place], [python, "-m", "pip", "install", "-q", "huggingface_hub"]):
+        install = [python, "-m", "pip", "install", "-q", "--retries", "1", "--timeout", "10", "huggingface_hub"]
+        for command in ([sys.executable, "-m", "venv", place], install):
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=240)
             if done.returncode:
                 skip("huggingface_hub cannot be installed here: " + (done.stdout.strip().splitlines() or ["?"])[-1])

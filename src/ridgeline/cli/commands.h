@@ -26,10 +26,10 @@ struct Entry {
 };
 
 inline constexpr std::array kCommands = {
-    Entry{"fetch", add_fetch}, Entry{"tokenizer", add_tokenizer}, Entry{"prepare", add_prepare}, Entry{"plan", add_plan},
-    Entry{"train", add_train},         Entry{"eval", add_eval},       Entry{"generate", add_generate},
-    Entry{"export", add_export},       Entry{"inspect", add_inspect}, Entry{"launch", add_launch},
-    Entry{"migrate", add_migrate},
+    Entry{"fetch", add_fetch},       Entry{"tokenizer", add_tokenizer}, Entry{"prepare", add_prepare},
+    Entry{"plan", add_plan},         Entry{"train", add_train},         Entry{"eval", add_eval},
+    Entry{"generate", add_generate}, Entry{"export", add_export},       Entry{"inspect", add_inspect},
+    Entry{"launch", add_launch},     Entry{"migrate", add_migrate},
 #if RIDGELINE_HAVE_BENCH
     Entry{"bench", add_bench},
 #endif

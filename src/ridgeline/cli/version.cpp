@@ -42,7 +42,7 @@ std::string version_text() {
   return fmt::format(
       "ridgeline {}\n"
       "  build      {}, {}\n"
-      "  backends   cpu; ranks as threads, " RIDGELINE_MPI_TEXT
+      "  backends   cpu; ranks as threads, over TCP, " RIDGELINE_MPI_TEXT
       "{}\n"
       "  CPU        {}, {} CPUs, kernels: {}\n"
       "  system     {}\n"

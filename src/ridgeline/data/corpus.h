@@ -17,8 +17,8 @@
 // lone surrogates in JSON escapes. Numbers in other members may be NaN, Infinity or of any size, as Python's json
 // writes and reads them. What was replaced or skipped is counted, and `strict` makes it an Error instead.
 //
-// Memory is bounded by `longest_record`, not by the files: a reader holds a few batches of 1 MiB of each open input,
-// or the one record that is longer; to parse a line of JSON takes five times its bytes.
+// Memory is bounded by `longest_record`, not by the files: a reader holds a few chunks of 1 MiB of each open input, or
+// the one record that is longer. To parse a line of JSON takes about four times its bytes.
 #pragma once
 
 #include <cstdint>

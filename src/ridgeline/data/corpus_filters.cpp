@@ -50,8 +50,11 @@ Judgement judge(const CorpusFilters& filters, const RecordMetadata& metadata) {
   Judgement result;
   const auto apply = [&](std::string name, bool known, bool drops) {
     if (!result.dropped_by.empty()) return;
-    if (!known) result.unknown.push_back(std::move(name));
-    if (known && drops) result = {std::move(name), {}};
+    if (known && drops) {
+      result = {std::move(name), {}};
+    } else if (!known) {
+      result.unknown.push_back(std::move(name));
+    }
   };
   for (const std::string& drop : filters.drop_warnings) {
     const auto is_it = [&](const std::string& warning) { return drop == "all" || warning == drop; };

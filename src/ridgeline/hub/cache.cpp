@@ -50,7 +50,7 @@ std::string link_target(const std::string& path, const std::string& etag) {
   return up + "blobs/" + etag;
 }
 
-Cache::Cache(fs::path folder, const Repository& repository)
+Cache::Cache(const fs::path& folder, const Repository& repository)
     : folder_(folder / cache_name(repository)), locks_(folder / ".locks" / cache_name(repository)) {}
 
 std::optional<std::string> Cache::commit_of(const std::string& revision) const {

@@ -22,7 +22,7 @@ namespace ridgeline::hub {
 
 class Cache {
  public:
-  Cache(std::filesystem::path folder, const Repository& repository);
+  Cache(const std::filesystem::path& folder, const Repository& repository);
 
   const std::filesystem::path& folder() const { return folder_; }  // of the repository
   std::filesystem::path blob(const std::string& etag) const { return folder_ / "blobs" / etag; }

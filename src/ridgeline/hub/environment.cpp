@@ -62,7 +62,7 @@ fs::path folder_of(const Get& get, const char* name, const fs::path& otherwise) 
 fs::path home_of(const Get& get) {
   const std::string home = value_of(get, "HOME");
   const fs::path user_cache = folder_of(get, "XDG_CACHE_HOME", home.empty() ? fs::path() : fs::path(home) / ".cache");
-  const fs::path result = folder_of(get, "HF_HOME", user_cache.empty() ? fs::path() : user_cache / "huggingface");
+  fs::path result = folder_of(get, "HF_HOME", user_cache.empty() ? fs::path() : user_cache / "huggingface");
   if (result.empty())
     throw Error("neither HF_HOME nor HOME is set: there is no place for what is fetched",
                 "Set HF_HOME to a folder with enough room, or give --out.");

@@ -211,7 +211,7 @@ fs::path from_cache(const Environment& environment, const FetchRequest& request,
   if (kept) listing.files = *kept;
   for (size_t i = 0; i < there.size() && !kept; ++i) listing.files.push_back({there[i], 0, {}});
   FetchPlan plan = plan_of(request, listing);
-  const fs::path snapshot = cache.snapshot(plan.commit);
+  fs::path snapshot = cache.snapshot(plan.commit);
   for (RemoteFile& file : plan.files) {
     if (!std::binary_search(there.begin(), there.end(), file.path))
       throw not_kept(environment, request, fmt::format("no '{}' of", file.path));

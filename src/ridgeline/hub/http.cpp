@@ -10,6 +10,8 @@
 #include <exception>
 #include <random>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/hub/retry.h"
@@ -124,7 +126,6 @@ class Http::Transfer {
     curl_easy_setopt(easy_, CURLOPT_ERRORBUFFER, error_.data());
     curl_easy_setopt(easy_, CURLOPT_NOSIGNAL, 1L);
     curl_easy_setopt(easy_, CURLOPT_USERAGENT, "ridgeline");
-    curl_easy_setopt(easy_, CURLOPT_PROTOCOLS_STR, "http,https");
     curl_easy_setopt(easy_, CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_1_1));
     curl_easy_setopt(easy_, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
     curl_easy_setopt(easy_, CURLOPT_BUFFERSIZE, kBufferBytes);
@@ -155,7 +156,7 @@ class Http::Transfer {
 
   static size_t on_header(char* text, size_t, size_t size, void* self) {
     auto& transfer = *static_cast<Transfer*>(self);
-    return transfer.guarded([&] { return transfer.take_header({text, size}); }) ? size : CURL_WRITEFUNC_ERROR;
+    return transfer.guarded([&] { return transfer.take_header({text, size}); }) ? size : 0;
   }
 
   static size_t on_body(char* bytes, size_t, size_t size, void* self) {
@@ -163,7 +164,7 @@ class Http::Transfer {
     if (!transfer.next_.empty() || !transfer.request_.on_body) return size;  // of an answer that nobody reads
     const bool more =
         transfer.guarded([&] { return transfer.request_.on_body(std::as_bytes(std::span<const char>(bytes, size))); });
-    return more ? size : CURL_WRITEFUNC_ERROR;
+    return more ? size : 0;
   }
 
   template <typename Work>

@@ -39,7 +39,7 @@ std::string text_of(const json& object, const char* key) {
 }
 
 std::string path_of(const json& object, const char* key, std::string_view where) {
-  const std::string path = text_of(object, key);
+  std::string path = text_of(object, key);
   if (!safe_path(path)) {
     throw unsound(where, fmt::format("a file is called {}, which is no path inside a folder",
                                      json_string(path, NotUtf8::replace)));

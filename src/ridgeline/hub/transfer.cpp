@@ -53,7 +53,6 @@ struct Job {
   bool spoiled = false;  // it was whole once, and not what its hash says
   std::future<std::string> check;
   Clock::time_point not_before;
-  bool waits = false;  // for another process, which was said
 };
 
 // One request of a job.
@@ -121,9 +120,8 @@ class TransferEngine {
     if (!is_there(item)) {
       job.lock = BlobLock::take(item.lock);
       if (!job.lock) {
-        if (!job.waits)
+        if (!std::exchange(said_waits_, true))
           report_.note(fmt::format("{}: another process is fetching it; waiting for that", item.file.path));
-        job.waits = true;
         job.not_before = Clock::now() + kLockPause;
         return;
       }
@@ -349,6 +347,7 @@ class TransferEngine {
   std::vector<Job> jobs_;
   TransferProgress progress_;
   Clock::time_point hold_until_;  // the server asked for a pause
+  bool said_waits_ = false;       // each of these once, for all files
   bool said_no_locks_ = false;
   bool said_no_hash_ = false;
 };

@@ -10,7 +10,7 @@ using namespace ridgeline::data;  // NOLINT
 
 namespace {
 
-constexpr size_t kMost = size_t{1} << 20;  // of a text: a few bytes may stand for gigabytes
+constexpr size_t kMost = size_t{1} << 16;  // of a text: a few bytes may stand for gigabytes
 
 class InputBytes final : public ByteSource {
  public:
