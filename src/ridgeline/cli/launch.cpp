@@ -37,6 +37,7 @@ constexpr std::array kTrainOptions = {
     TrainOption{"--trace", true},
     TrainOption{"--trace-first", true},
     TrainOption{"--trace-last", true},
+    TrainOption{"--rendezvous", true},
     TrainOption{"--ignore-plan"},
     TrainOption{"--quiet"},
     TrainOption{"--config", true, "Give the configuration to launch: CONFIG."},
