@@ -9,6 +9,7 @@
 #   bounded_offload          (root: a process in a cgroup)
 #   offload_full_disk offload_kill  (root: a small file system is mounted)
 #   mpi_kill mpi_stop               (one of two MPI ranks gets SIGKILL or SIGSTOP while it trains)
+#   mpi_verify mpi_links            (pretended hosts of two ranks, before anything begins)
 #
 # Environment: FAILURE_SECONDS (default 15): within how many seconds every process must be gone; slack for a loaded machine.
 set -uo pipefail
@@ -125,10 +126,81 @@ try_read_only_output() {
   expect 1 "$here/disk/d" "$reason" -- prepare --tokenizer "$here/tokenizer" --out "$here/disk/d" "$here/text.txt"
 }
 
+needs_mpi() {
+  if [ -z "$mpiexec" ] || [ "$mpiexec" = none ]; then echo "SKIPPED: $case: built without MPI"; exit 77; fi
+}
+
+# on_hosts CODE PATTERN... -- ARGUMENTS: two pretended hosts of two ranks; `other_host` holds what those of the second
+# are given beside that.
+on_hosts() {
+  local code=$1 status=0 pattern
+  local -a patterns=()
+  shift
+  while [ "$1" != -- ]; do patterns+=("$1"); shift; done
+  shift
+  RIDGELINE_RANKS_PER_HOST=2 timeout -s KILL 120 "$mpiexec" -n 2 "$program" "$@" : \
+    -n 2 "$program" "$@" "${other_host[@]}" >"$here/said" 2>&1 </dev/null || status=$?
+  echo "four ranks on two hosts: exit $status"
+  sed 's/^/    /' "$here/said"
+  if [ "$code" = 0 ]; then [ $status -eq 0 ] || complain "exit $status"; else [ $status -ne 0 ] || complain "exit 0"; fi
+  for pattern in "${patterns[@]}"; do
+    grep -qE -- "$pattern" "$here/said" || complain "does not say '$pattern'"
+  done
+  [ "$(grep -c '^ridgeline: error: ' "$here/said")" -eq "$code" ] || complain "not $code errors"
+}
+
+# A dataset of 80 MB, which is more than fingerprints read: PREFIX
+large_dataset() {
+  python3 - "$1" <<'PYTHON'
+import array, struct, sys
+tokens = array.array("H", range(1, 300)) * 134000
+with open(sys.argv[1] + ".bin", "wb") as file:
+    tokens.tofile(file)
+with open(sys.argv[1] + ".idx", "wb") as file:
+    file.write(b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, 8, 100, 101))
+    file.write(struct.pack("<100i", *[len(tokens) // 100] * 100))
+    file.write(struct.pack("<100q", *range(0, 2 * len(tokens), len(tokens) // 50)))
+    file.write(struct.pack("<101q", *range(101)))
+PYTHON
+}
+
+# A byte that fingerprints do not see differs on one host.
+try_mpi_verify() {
+  needs_mpi
+  prepare
+  large_dataset "$here/large"
+  cp "$here/large.bin" "$here/other.bin"
+  cp "$here/large.idx" "$here/other.idx"
+  run+=(--set "data.train=$here/large" --set data.tokenizer=)
+  local -a other_host=(--set "data.train=$here/other")
+  on_hosts 0 'data.train: prepare left no checksums beside it; all 76.4 MiB are the same on each of 2 hosts' \
+    'finished at step 4' -- "${run[@]}" --verify-data
+  rm -rf "$here/run"
+  # Between two of the 256 samples of 256 KiB, in the second block.
+  printf '\x01' | dd of="$here/other.bin" bs=1 seek=72330000 conv=notrunc status=none
+  on_hosts 0 'finished at step 4' -- "${run[@]}" --set train.save_every=0
+  rm -rf "$here/run"
+  on_hosts 1 'data.train \(all of it\): what rank 0 reads on ranks 0, 1 \(host ' \
+    "not what rank 0 reads in bytes 67,108,864 to 80,131,999 of '$here/other.bin' on ranks 2, 3 \\(host " -- \
+    "${run[@]}" --verify-data
+  [ ! -s "$here/run/metrics.jsonl" ] || complain "the run began"
+  other_host=(--verify-data)
+  on_hosts 1 '--verify-data: not given on ranks 0, 1 .*; given on ranks 2, 3' -- "${run[@]}"
+}
+
+try_mpi_links() {
+  needs_mpi
+  local -a other_host=()
+  on_hosts 0 '^2 hosts, 1 links measured: [0-9.e+]+ MB/s each way, [0-9]+ us' '\(rank 2\) .* \(rank 0\)' -- train --check-links
+  other_host=(--set train.steps=3)
+  on_hosts 0 '^2 hosts' -- train --check-links
+  expect 1 'there is one process' srun -- train --check-links
+}
+
 # One of two ranks gets a signal in the middle of training.
 mpi_rank_gets() {
   local signal=$1 rank begun status=0 seconds
-  if [ -z "$mpiexec" ] || [ "$mpiexec" = none ]; then echo "SKIPPED: $case: built without MPI"; exit 77; fi
+  needs_mpi
   prepare
   run[2]=2
   # The shells become the ranks, so their process numbers are known.
@@ -180,7 +252,7 @@ memory_groups() {
 # each of four 260 MiB and what MPI and code take. RLIMIT_AS would not do for the four: addresses that MPI ranks only
 # reserve count there, 512 MiB per rank of the host.
 try_bounded_memory() {
-  if [ -z "$mpiexec" ] || [ "$mpiexec" = none ]; then echo "SKIPPED: $case: built without MPI"; exit 77; fi
+  needs_mpi
   local rank mebibytes=600 status=0
   prepare
   memory_groups 4 $mebibytes

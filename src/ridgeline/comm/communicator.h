@@ -188,6 +188,9 @@ class World {
   // How many ranks are on this rank's host, and how many of these, itself included, may use one of its processors.
   virtual int ranks_of_host() const = 0;
   virtual int ranks_on_processors() const = 0;
+  // Hosts of the run, numbered in the order of their first ranks, and the one of a rank.
+  virtual int hosts() const = 0;
+  virtual int host_of(int rank) const = 0;
 
   // Collective over `ranks` (ascending world ranks, the same list on each of them).
   virtual std::unique_ptr<Communicator> communicator(std::span<const int> ranks, std::string_view name) = 0;

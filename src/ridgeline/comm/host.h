@@ -41,6 +41,7 @@ class Host {
   bool processes() const { return setup_.processes; }
   int64_t stage_bytes() const { return setup_.stage_bytes; }
   const std::string& host_name() const { return setup_.host_name; }
+  int hosts() const { return setup_.hosts; }
   int processors() const { return setup_.processors; }
   int ranks_on_processors() const { return setup_.ranks_on_processors; }
   const WorldOptions& options() const { return setup_.options; }

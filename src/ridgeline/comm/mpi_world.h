@@ -14,6 +14,7 @@ class MpiWorld : public RankWorld {
   MpiWorld(Host& host, int local, const MpiHosts& hosts);
   const char* backend() const override { return "mpi"; }
   std::span<std::byte> peer_visible(int64_t bytes) override;
+  int host_of(int rank) const override { return host_of_[static_cast<size_t>(rank)]; }
 
  protected:
   std::unique_ptr<Communicator> wide_communicator(std::span<const int> ranks, std::string_view name,

@@ -23,6 +23,7 @@
 #include "ridgeline/train/state.h"
 #include "ridgeline/train/step_log.h"
 #include "ridgeline/train/time_limit.h"
+#include "ridgeline/train/verify_data.h"
 
 namespace ridgeline::train {
 namespace {
@@ -461,6 +462,7 @@ TrainingResult run_training(const Job& job, comm::World& world) {
     if (world.rank() == 0) tidy_finished(job.options.out);
     return {.step = job.from->step, .nothing_to_do = true};
   }
+  if (job.options.verify_data) verify_data(world, job.config, job.options.console);
   return Trainer(job, world).run();
 }
 

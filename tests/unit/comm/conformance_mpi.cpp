@@ -1,7 +1,7 @@
 // The conformance cases as one MPI program: without an argument all that succeed, "order N" those with mixed buffers
-// and sum groups of N, "traffic N" what hosts send then, "die HOW" one of the ways to die, else the failure case of
-// that name. A failure case went well when its output says so: the launcher's exit status depends on which rank leaves
-// first.
+// and sum groups of N, "traffic N" what hosts send then, "links" which of their links is slow, "die HOW" one of the
+// ways to die, else the failure case of that name. A failure case went well when its output says so: the launcher's
+// exit status depends on which rank leaves first.
 #include <fmt/format.h>
 #include <signal.h>
 #include <unistd.h>
@@ -20,6 +20,7 @@
 #include "conformance.h"
 #include "ridgeline/base/error.h"
 #include "ridgeline/comm/failure.h"
+#include "ridgeline/comm/link_check.h"
 
 using namespace ridgeline;
 using namespace ridgeline::comm;
@@ -46,12 +47,16 @@ void leave_together(int rank, int size) {
   if (rank == 0) fs::remove_all(folder, ignored);
 }
 
+int rank_by_launcher() {
+  for (const char* name : {"PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK"}) {
+    if (const char* rank = std::getenv(name)) return std::atoi(rank);
+  }
+  return 0;
+}
+
 // Even ranks are given two processors, odd ones two others.
 std::vector<int> processors_of_this() {
-  for (const char* name : {"PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK"}) {
-    if (const char* rank = std::getenv(name)) return std::atoi(rank) % 2 == 0 ? std::vector{0, 1} : std::vector{2, 70};
-  }
-  return {0, 1};
+  return rank_by_launcher() % 2 == 0 ? std::vector{0, 1} : std::vector{2, 70};
 }
 void require_neighbours(const World& world) {
   const char* per_host = std::getenv("RIDGELINE_RANKS_PER_HOST");
@@ -170,6 +175,46 @@ int run_traffic(WorldOptions options) {
   return 0;
 }
 
+// Of several pretended hosts the one numbered 2 has a link of 1 MB/s, on this machine of pretended hosts far below any
+// other.
+int run_links(WorldOptions options) {
+  const char* set = std::getenv("RIDGELINE_RANKS_PER_HOST");
+  if (set == nullptr) throw Error("links: RIDGELINE_RANKS_PER_HOST is not set");
+  const int per_host = std::atoi(set);
+  if (rank_by_launcher() / per_host == 2) options.link.bytes_per_second = 1e6;
+  options.timeout = std::chrono::seconds(60);
+  run_mpi(options, [&](World& world) {
+    const int hosts = world.hosts();
+    RL_CHECK(hosts, ==, (world.size() + per_host - 1) / per_host);
+    for (const LinkCheck how : {LinkCheck::quick, LinkCheck::thorough}) {
+      const LinkReport report = check_links(world, how);
+      const bool speaks = world.rank() == 0 || world.host_of(world.rank()) != world.host_of(world.rank() - 1);
+      RL_CHECK(report.hosts.size(), ==, speaks ? static_cast<size_t>(hosts) : 0U);
+      if (!speaks) continue;
+      int64_t pairs = 0, slow = 0;
+      for (int host = 0; host < hosts; ++host) {
+        for (const int other : partners_of(host, hosts, how)) {
+          if (other <= host) continue;
+          ++pairs;
+          slow += host == 2 || other == 2 ? 1 : 0;
+        }
+      }
+      RL_CHECK(report.pairs, ==, pairs);
+      RL_CHECK(report.slow_pairs, ==, slow);
+      RL_CHECK(report.slowest.size(), ==, static_cast<size_t>(slow));
+      for (const LinkSpeed& link : report.slowest) {
+        RL_REQUIRE(link.first == 2 || link.second == 2, "hosts {} and {} are slow", link.first, link.second);
+        RL_CHECK(link.bytes_per_second, <=, 1e6);
+      }
+      RL_CHECK(report.median.bytes_per_second, >, 4e6);
+      for (int host = 0; host < hosts; ++host)
+        RL_CHECK(world.host_of(report.hosts[static_cast<size_t>(host)].first_rank), ==, host);
+    }
+    if (world.rank() == 0) say("conformance: the links of host 2 are slow\n");
+  });
+  return 0;
+}
+
 int run_failure(WorldOptions options, const std::string& name) {
   for (const auto& item : conformance::failure_cases()) {
     if (item.name != name) continue;
@@ -246,6 +291,7 @@ int main(int argc, char** argv) {
     if (what.empty()) return run_cases({.sum_group = 3}, "");
     if (what == "order") return run_cases({.sum_group = std::stoi(argv[2])}, "_mixed");
     if (what == "traffic") return run_traffic({.sum_group = std::stoi(argv[2])});
+    if (what == "links") return run_links({});
     if (what == "die") return run_death({}, argv[2]);
     return run_failure({}, what);
   } catch (const RankFailure& failure) {
