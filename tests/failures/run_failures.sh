@@ -4,6 +4,7 @@
 #   run_failures.sh RIDGELINE MPIEXEC CASE      exit code 77: this machine cannot try it, and why
 #
 #   missing_file empty_corpus invalid_utf8 cut_json_line large_token_id unknown_key indivisible_ranks
+#   logs
 #   full_disk read_only_output      (root: a small file system is mounted in a mount namespace of the test's own)
 #   bounded_memory                  (root: four MPI processes, each in a cgroup of its own)
 #   bounded_offload          (root: a process in a cgroup)
@@ -73,6 +74,24 @@ try_indivisible_ranks() {
   run[2]=3
   expect 1 'train.global_batch' 3 -- "${run[@]}"
   [ ! -e "$here/run/metrics.jsonl" ] || complain "the run began"
+}
+
+# A line per step and rank, of every start; without --logs nothing.
+try_logs() {
+  prepare
+  expect 0 'finished at step 4' -- "${run[@]}"
+  [ ! -e "$here/run/logs" ] || complain "there are logs without --logs"
+  expect 0 'finished at step 6' -- "${run[@]}" --set train.steps=6 --resume --logs
+  expect 0 'finished at step 8' -- "${run[@]}" --set train.steps=8 --resume --logs
+  local rank seconds='[0-9]+\.[0-9]{6}'
+  for rank in 0 1; do
+    cp "$here/run/logs/rank-000$rank.log" "$here/said"
+    exact "lines of rank $rank" 6 "$(wc -l <"$here/said")"
+    exact "steps of rank $rank" '5 6 7 8 ' "$(sed -n 's/.*Z step \([0-9]*\):.*/\1/p' "$here/said" | tr '\n' ' ')"
+    grep -qE "Z rank $rank of 2 on host [^ ]+, process [0-9]+\$" "$here/said" || complain "no word of whose log it is"
+    grep -qE "Z step 5: $seconds s: data $seconds, gather $seconds, forward $seconds, loss $seconds, backward $seconds, " \
+      "$here/said" || complain "no word of where the time went"
+  done
 }
 
 # mounted OPTIONS: a file system at $here/disk, seen by this process alone.
@@ -171,7 +190,7 @@ try_mpi_verify() {
   large_dataset "$here/large"
   cp "$here/large.bin" "$here/other.bin"
   cp "$here/large.idx" "$here/other.idx"
-  run+=(--set "data.train=$here/large" --set data.tokenizer=)
+  run+=(--set "data.train=$here/large" --set data.tokenizer= --set data.split=100,0,0)
   local -a other_host=(--set "data.train=$here/other")
   on_hosts 0 'data.train: prepare left no checksums beside it; all 76.4 MiB are the same on each of 2 hosts' \
     'finished at step 4' -- "${run[@]}" --verify-data
@@ -224,8 +243,11 @@ mpi_rank_gets() {
   [ "$(grep -c '^ridgeline: error: ' "$here/said")" -eq 1 ] || complain "not said exactly once"
   grep -q '^ridgeline: error: .*rank 1' "$here/said" || complain "rank 1 is not named"
   grep -q '^rank: 1$' "$here/run/failure.txt" || complain "failure.txt does not name rank 1"
+  grep -qF "What it did last: $here/run/logs/rank-0001.log" "$here/said" || complain "the log is not named"
   for rank in 0 1; do
     if kill -0 "$(cat "$here/pid.$rank")" 2>/dev/null; then complain "rank $rank still runs"; fi
+    grep -qE '^ +[0-9.]+  .*, step [0-9]+\)? on communicator' "$here/run/logs/rank-000$rank.log" ||
+      complain "no operations in the log of rank $rank"
   done
 }
 

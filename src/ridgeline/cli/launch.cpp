@@ -35,6 +35,7 @@ constexpr std::array kTrainOptions = {
     TrainOption{"--other-data"},
     TrainOption{"--max-time", true},
     TrainOption{"--verify-data"},
+    TrainOption{"--logs"},
     TrainOption{"--trace", true},
     TrainOption{"--trace-first", true},
     TrainOption{"--trace-last", true},

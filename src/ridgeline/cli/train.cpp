@@ -129,6 +129,8 @@ comm::WorldOptions world_options(TrainOptions& options, const device::Machine& m
       .timeout = std::chrono::milliseconds(static_cast<int64_t>(parallel.timeout * 1000)),
       .sum_group = static_cast<int>(parallel.sum_group),
       .failure_file = options.out.empty() ? "" : (std::filesystem::path(options.out) / train::kFailureName).string(),
+      .log_folder = options.out.empty() ? "" : (std::filesystem::path(options.out) / train::kLogsName).string(),
+      .log_every_rank = options.job.logs,
       .on_failure = print_failure,
       .exit_status = [&options] { return options.stopped ? kUnfinished : 0; },
       .processors = machine.processors};
@@ -251,6 +253,9 @@ void add_train(const Command& program) {
                "samples then begins anew");
   command.flag("--verify-data", options->job.verify_data,
                "Read all of the data first: it must be what `prepare` wrote, on every host");
+  command.flag("--logs", options->job.logs,
+               "Every rank writes a line per step, and what it did last before a failure, to logs/rank-….log in --out; "
+               "else a failure leaves the latter of 16 ranks");
   command.duration("--max-time", options->job.max_time,
                    "Save and stop so that the command ends after this time: 90m, 1:30:00, 5400s");
   command.option("--trace", options->trace, "Write what each rank did when, for ui.perfetto.dev")

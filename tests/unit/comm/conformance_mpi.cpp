@@ -4,9 +4,11 @@
 // exit status depends on which rank leaves first.
 #include <fmt/format.h>
 #include <signal.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -244,6 +246,22 @@ int run_failure(WorldOptions options, const std::string& name) {
   return 2;
 }
 
+// Rank 1 has much memory, which takes a dying process long to give back. Rank 0 reads of it all the time, as MPI does
+// to get messages, and ends when it cannot.
+std::vector<char> read_by_neighbour(Communicator& comm) {
+  std::vector<char> memory(comm.rank() == 1 ? 500'000'000 : 1);
+  std::array<int64_t, 2> place = {::getpid(), reinterpret_cast<int64_t>(memory.data())};
+  comm.wait(comm.broadcast(place.data(), 2, 1, {"memory to be read"}));
+  if (comm.rank() != 0) return memory;
+  std::thread([place] {
+    char byte = 0;
+    const iovec here{&byte, 1}, there{reinterpret_cast<void*>(place[1]), 1};
+    while (::process_vm_readv(static_cast<pid_t>(place[0]), &here, 1, &there, 1, 0) == 1) ::usleep(100);
+    std::_Exit(13);
+  }).detach();
+  return memory;
+}
+
 // Rank 1 dies or stops at step 50 of an endless loop; "run": nobody does, and every rank then leaves its process number
 // in a file of COMM_TEST_FOLDER.
 int run_death(WorldOptions options, const std::string& how) {
@@ -254,14 +272,16 @@ int run_death(WorldOptions options, const std::string& how) {
     };
   }
   if (const char* file = std::getenv("COMM_TEST_FAILURE_FILE")) options.failure_file = file;
+  if (const char* folder = std::getenv("COMM_TEST_LOG_FOLDER")) options.log_folder = folder;
   try {
     run_mpi(options, [&](World& world) {
       std::vector<float> x(10'000);
       auto comm = world.communicator("data");
+      const std::vector<char> memory = how == "read" ? read_by_neighbour(*comm) : std::vector<char>();
       for (int step = 0;; ++step) {
         const Ticket ticket = comm->all_reduce(x.data(), 10'000, ReduceOp::sum, {"gradient", 0, step});
         if (step == 50 && world.rank() == 1) {
-          if (how == "kill") ::raise(SIGKILL);
+          if (how == "kill" || how == "read") ::raise(SIGKILL);
           if (how == "stop") ::raise(SIGSTOP);
           if (how == "stall") std::this_thread::sleep_for(std::chrono::seconds(100));
           if (how == "exit") std::_Exit(7);
