@@ -1,4 +1,5 @@
 """A cluster, jobs on it, what is seen of them from outside, and the run in one process that each is compared with."""
+import array
 import json
 import os
 import pathlib
@@ -6,6 +7,7 @@ import re
 import shutil
 import signal
 import statistics
+import struct
 import subprocess
 import time
 
@@ -32,6 +34,27 @@ HANGS = 6.0  # seconds after "finished" until a job counts as hung
 
 class CaseFailed(Exception):
     """What is wrong whatever the bounds say: other bits, a run that does not start."""
+
+
+class Seen:
+    """What a case saw, and which bounds it missed."""
+
+    def __init__(self):
+        self.words, self.missed, self.figures = [], [], {}
+
+    def add(self, words):
+        self.words.append(words)
+
+    def bound(self, what, value, most):
+        """`value` seconds, None when it never happened."""
+        self.figures[what] = value
+        self.add(f"{what} {'never' if value is None else f'{value:.1f} s'}")
+        if value is None or value > most:
+            self.missed.append(f"{what} {'never' if value is None else f'{value:.1f} s'}, bound {most:g} s")
+
+    def must(self, holds, otherwise):
+        if not holds:
+            self.missed.append(otherwise)
 
 
 class Job:
@@ -264,6 +287,19 @@ class Laboratory:
 
     def down(self):
         subprocess.run([CLUSTER, "down"], check=True)
+
+
+def large_dataset(prefix):
+    """80 MB of tokens in 100 documents, more than fingerprints read, without a note of `prepare`."""
+    tokens, documents = array.array("H", range(1, 300)) * 134000, 100
+    length = len(tokens) // documents
+    with open(f"{prefix}.bin", "wb") as file:
+        tokens.tofile(file)
+    with open(f"{prefix}.idx", "wb") as file:
+        file.write(b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, 8, documents, documents + 1))
+        file.write(struct.pack(f"<{documents}i", *[length] * documents))
+        file.write(struct.pack(f"<{documents}q", *range(0, 2 * len(tokens), 2 * length)))
+        file.write(struct.pack(f"<{documents + 1}q", *range(documents + 1)))
 
 
 def quoted(word):

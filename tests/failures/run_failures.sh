@@ -4,6 +4,7 @@
 #   run_failures.sh RIDGELINE MPIEXEC CASE      exit code 77: this machine cannot try it, and why
 #
 #   missing_file empty_corpus invalid_utf8 cut_json_line large_token_id unknown_key indivisible_ranks
+#   logs
 #   full_disk read_only_output      (root: a small file system is mounted in a mount namespace of the test's own)
 #   bounded_document                (a document of 300 MB under a limit on memory)
 #   bounded_memory                  (root: four MPI processes, each in a cgroup of its own)
@@ -12,6 +13,7 @@
 #   mpi_kill mpi_stop               (one of two MPI ranks gets SIGKILL or SIGSTOP while it trains)
 #   tcp_kill tcp_stop               (the same on two hosts that are pretended, without MPI)
 #   rendezvous                      (ranks that do not come together; evaluation and text of those that do)
+#   mpi_verify mpi_links            (pretended hosts of two ranks, before anything begins)
 #
 # Environment: FAILURE_SECONDS (default 15): within how many seconds every process must be gone; slack for a loaded machine.
 set -uo pipefail
@@ -126,6 +128,24 @@ try_indivisible_ranks() {
   [ ! -e "$here/run/metrics.jsonl" ] || complain "the run began"
 }
 
+# A line per step and rank, of every start; without --logs nothing.
+try_logs() {
+  prepare
+  expect 0 'finished at step 4' -- "${run[@]}"
+  [ ! -e "$here/run/logs" ] || complain "there are logs without --logs"
+  expect 0 'finished at step 6' -- "${run[@]}" --set train.steps=6 --resume --logs
+  expect 0 'finished at step 8' -- "${run[@]}" --set train.steps=8 --resume --logs
+  local rank seconds='[0-9]+\.[0-9]{6}'
+  for rank in 0 1; do
+    cp "$here/run/logs/rank-000$rank.log" "$here/said"
+    exact "lines of rank $rank" 6 "$(wc -l <"$here/said")"
+    exact "steps of rank $rank" '5 6 7 8 ' "$(sed -n 's/.*Z step \([0-9]*\):.*/\1/p' "$here/said" | tr '\n' ' ')"
+    grep -qE "Z rank $rank of 2 on host [^ ]+, process [0-9]+\$" "$here/said" || complain "no word of whose log it is"
+    grep -qE "Z step 5: $seconds s: data $seconds, gather $seconds, forward $seconds, loss $seconds, backward $seconds, " \
+      "$here/said" || complain "no word of where the time went"
+  done
+}
+
 # mounted OPTIONS: a file system at $here/disk, seen by this process alone.
 mounted() {
   if ! mount -t tmpfs -o "$1" none "$here/disk" 2>"$here/said"; then
@@ -177,6 +197,77 @@ try_read_only_output() {
   expect 1 "$here/disk/d" "$reason" -- prepare --tokenizer "$here/tokenizer" --out "$here/disk/d" "$here/text.txt"
 }
 
+needs_mpi() {
+  if [ -z "$mpiexec" ] || [ "$mpiexec" = none ]; then echo "SKIPPED: $case: built without MPI"; exit 77; fi
+}
+
+# on_hosts CODE PATTERN... -- ARGUMENTS: two pretended hosts of two ranks; `other_host` holds what those of the second
+# are given beside that.
+on_hosts() {
+  local code=$1 status=0 pattern
+  local -a patterns=()
+  shift
+  while [ "$1" != -- ]; do patterns+=("$1"); shift; done
+  shift
+  RIDGELINE_RANKS_PER_HOST=2 timeout -s KILL 120 "$mpiexec" -n 2 "$program" "$@" : \
+    -n 2 "$program" "$@" "${other_host[@]}" >"$here/said" 2>&1 </dev/null || status=$?
+  echo "four ranks on two hosts: exit $status"
+  sed 's/^/    /' "$here/said"
+  if [ "$code" = 0 ]; then [ $status -eq 0 ] || complain "exit $status"; else [ $status -ne 0 ] || complain "exit 0"; fi
+  for pattern in "${patterns[@]}"; do
+    grep -qE -- "$pattern" "$here/said" || complain "does not say '$pattern'"
+  done
+  [ "$(grep -c '^ridgeline: error: ' "$here/said")" -eq "$code" ] || complain "not $code errors"
+}
+
+# A dataset of 80 MB, which is more than fingerprints read: PREFIX
+large_dataset() {
+  python3 - "$1" <<'PYTHON'
+import array, struct, sys
+tokens = array.array("H", range(1, 300)) * 134000
+with open(sys.argv[1] + ".bin", "wb") as file:
+    tokens.tofile(file)
+with open(sys.argv[1] + ".idx", "wb") as file:
+    file.write(b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, 8, 100, 101))
+    file.write(struct.pack("<100i", *[len(tokens) // 100] * 100))
+    file.write(struct.pack("<100q", *range(0, 2 * len(tokens), len(tokens) // 50)))
+    file.write(struct.pack("<101q", *range(101)))
+PYTHON
+}
+
+# A byte that fingerprints do not see differs on one host.
+try_mpi_verify() {
+  needs_mpi
+  prepare
+  large_dataset "$here/large"
+  cp "$here/large.bin" "$here/other.bin"
+  cp "$here/large.idx" "$here/other.idx"
+  run+=(--set "data.train=$here/large" --set data.tokenizer= --set data.split=100,0,0)
+  local -a other_host=(--set "data.train=$here/other")
+  on_hosts 0 'data.train: prepare left no checksums beside it; all 76.4 MiB are the same on each of 2 hosts' \
+    'finished at step 4' -- "${run[@]}" --verify-data
+  rm -rf "$here/run"
+  # Between two of the 256 samples of 256 KiB, in the second block.
+  printf '\x01' | dd of="$here/other.bin" bs=1 seek=72330000 conv=notrunc status=none
+  on_hosts 0 'finished at step 4' -- "${run[@]}" --set train.save_every=0
+  rm -rf "$here/run"
+  on_hosts 1 'data.train \(all of it\): what rank 0 reads on ranks 0, 1 \(host ' \
+    "not what rank 0 reads in bytes 67,108,864 to 80,131,999 of '$here/other.bin' on ranks 2, 3 \\(host " -- \
+    "${run[@]}" --verify-data
+  [ ! -s "$here/run/metrics.jsonl" ] || complain "the run began"
+  other_host=(--verify-data)
+  on_hosts 1 '--verify-data: not given on ranks 0, 1 .*; given on ranks 2, 3' -- "${run[@]}"
+}
+
+try_mpi_links() {
+  needs_mpi
+  local -a other_host=()
+  on_hosts 0 '^2 hosts, 1 links measured: [0-9.e+]+ MB/s each way, [0-9]+ us' '\(rank 2\) .* \(rank 0\)' -- train --check-links
+  other_host=(--set train.steps=3)
+  on_hosts 0 '^2 hosts' -- train --check-links
+  expect 1 'there is one process' srun -- train --check-links
+}
+
 # rank_gets SIGNAL LAUNCHER: one of two ranks gets a signal in the middle of training.
 rank_gets() {
   local signal=$1 launch=$2 rank begun status=0 seconds
@@ -204,8 +295,11 @@ rank_gets() {
   [ "$(grep -c '^ridgeline: error: ' "$here/said")" -eq 1 ] || complain "not said exactly once"
   grep -q '^ridgeline: error: .*rank 1' "$here/said" || complain "rank 1 is not named"
   grep -q '^rank: 1$' "$here/run/failure.txt" || complain "failure.txt does not name rank 1"
+  grep -qF "What it did last: $here/run/logs/rank-0001.log" "$here/said" || complain "the log is not named"
   for rank in 0 1; do
     if kill -0 "$(cat "$here/pid.$rank")" 2>/dev/null; then complain "rank $rank still runs"; fi
+    grep -qE '^ +[0-9.]+  .*, step [0-9]+\)? on communicator' "$here/run/logs/rank-000$rank.log" ||
+      complain "no operations in the log of rank $rank"
   done
 }
 
@@ -232,7 +326,7 @@ memory_groups() {
 # each of four 260 MiB and what MPI and code take. RLIMIT_AS would not do for the four: addresses that MPI ranks only
 # reserve count there, 512 MiB per rank of the host.
 try_bounded_memory() {
-  if [ -z "$mpiexec" ] || [ "$mpiexec" = none ]; then echo "SKIPPED: $case: built without MPI"; exit 77; fi
+  needs_mpi
   local rank mebibytes=600 status=0
   prepare
   memory_groups 4 $mebibytes

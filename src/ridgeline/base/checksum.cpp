@@ -1,7 +1,12 @@
 #include "ridgeline/base/checksum.h"
 
+#include <fmt/format.h>
+
 #include <array>
+#include <charconv>
 #include <cstring>
+
+#include "ridgeline/base/error.h"
 
 #if defined(__x86_64__)
 #include <nmmintrin.h>
@@ -106,6 +111,17 @@ uint32_t crc32c(std::span<const std::byte> bytes, uint32_t previous) {
 
 uint32_t crc32c_combine(uint32_t first, uint32_t second, uint64_t second_length) {
   return shift(first, second_length) ^ second;
+}
+
+std::string checksum_text(uint32_t sum) {
+  return fmt::format("{:08x}", sum);
+}
+
+uint32_t parse_checksum(std::string_view text, std::string_view where) {
+  uint32_t sum = 0;
+  const auto [stop, code] = std::from_chars(text.data(), text.data() + text.size(), sum, 16);
+  if (text.size() == 8 && code == std::errc{} && stop == text.data() + text.size()) return sum;
+  throw Error(fmt::format("'{}': '{}' is no checksum of eight hexadecimal digits", where, text.substr(0, 20)));
 }
 
 }  // namespace ridgeline

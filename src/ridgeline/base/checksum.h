@@ -5,6 +5,8 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
+#include <string_view>
 
 namespace ridgeline {
 
@@ -14,5 +16,9 @@ uint32_t crc32c(std::span<const std::byte> bytes, uint32_t previous = 0);
 
 // CRC-32C of A followed by B, from the two checksums and the length of B in bytes. O(log length).
 uint32_t crc32c_combine(uint32_t first, uint32_t second, uint64_t second_length);
+
+// As files hold it: eight hexadecimal digits. Reading anything else is an Error that names `where` it stands.
+std::string checksum_text(uint32_t sum);
+uint32_t parse_checksum(std::string_view text, std::string_view where);
 
 }  // namespace ridgeline

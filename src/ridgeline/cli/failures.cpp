@@ -62,7 +62,8 @@ void print_once(const std::string& what, const std::string& next) {
 }  // namespace
 
 void print_failure(const comm::Failure& failure) {
-  print_error(failure.what, failure.next);
+  const std::string log = failure.log.empty() ? "" : fmt::format("What it did last: {}", failure.log);
+  print_error(failure.what, failure.next + (failure.next.empty() || log.empty() ? "" : "\n  ") + log);
 }
 
 void print_notes(std::span<const std::string> notes) {

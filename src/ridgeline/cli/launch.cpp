@@ -34,6 +34,8 @@ struct TrainOption {
 constexpr std::array kTrainOptions = {
     TrainOption{"--other-data"},
     TrainOption{"--max-time", true},
+    TrainOption{"--verify-data"},
+    TrainOption{"--logs"},
     TrainOption{"--trace", true},
     TrainOption{"--trace-first", true},
     TrainOption{"--trace-last", true},
@@ -48,6 +50,7 @@ constexpr std::array kTrainOptions = {
     TrainOption{"--resume-or-start", false, "It is given anyway."},
     TrainOption{"--resume-from", true,
                 "The job would go back there whenever it is queued again: run train once by hand."},
+    TrainOption{"--check-links", false, "Nothing would be trained: start it by hand, with srun."},
     TrainOption{"--print-config", false, "Nothing would be trained."},
 };
 

@@ -18,9 +18,12 @@
 #include "ridgeline/cli/failures.h"
 #include "ridgeline/cli/incomplete.h"
 #include "ridgeline/cli/limits.h"
+#include "ridgeline/cli/link_report.h"
 #include "ridgeline/cli/ranks.h"
 #include "ridgeline/cli/run_config.h"
 #include "ridgeline/comm/communicator.h"
+#include "ridgeline/comm/failure.h"
+#include "ridgeline/comm/link_check.h"
 #include "ridgeline/device/machine.h"
 #include "ridgeline/observe/trace.h"
 #include "ridgeline/plan/memory_report.h"
@@ -39,9 +42,12 @@ struct TrainOptions {
   RunConfigOptions run;
   train::JobOptions job;
   std::string out, resume_from, trace, rendezvous;
-  bool resume_or_start = false, print_config = false, ignore_plan = false, quiet = false;
+  bool resume_or_start = false, print_config = false, check_links = false, ignore_plan = false, quiet = false;
   std::atomic<bool> stopped = false;  // what the run's ranks report
 };
+
+constexpr const char* kStartOnHosts =
+    "Start one process on every host: srun --nodes=4 --ntasks-per-node=1 ridgeline train --check-links.";
 
 // The ranks on this host: each a process, or threads of this one.
 struct RanksHere {
@@ -124,6 +130,8 @@ comm::WorldOptions world_options(TrainOptions& options, const device::Machine& m
       .timeout = std::chrono::milliseconds(static_cast<int64_t>(parallel.timeout * 1000)),
       .sum_group = static_cast<int>(parallel.sum_group),
       .failure_file = options.out.empty() ? "" : (std::filesystem::path(options.out) / train::kFailureName).string(),
+      .log_folder = options.out.empty() ? "" : (std::filesystem::path(options.out) / train::kLogsName).string(),
+      .log_every_rank = options.job.logs,
       .on_failure = print_failure,
       .exit_status = [&options] { return options.stopped ? kUnfinished : 0; },
       .processors = machine.processors};
@@ -159,12 +167,26 @@ void run_as_rank(TrainOptions& options, device::Machine machine, comm::World& ra
                  if (options.job.writes) options.job.lock = train::lock_run(options.job.out);
                  return train::facts_of(config, options.job);
                }));
+  if (ranks.hosts() > 1) {
+    const std::string slow = slow_links_text(comm::check_links(ranks, comm::LinkCheck::quick));
+    if (ranks.rank() == 0 && !slow.empty()) fmt::print(stderr, "note: {}", slow);
+  }
   std::optional<train::Job> job;
   train::agree(ranks, train::standing_of([&] {
                  job = train::prepare_job(config, options.job, machine, train::mesh_of(config, ranks.size()));
                  return std::vector<train::Fact>{train::folder_fact(options.job)};
                }));
   train_on(ranks, *job, options);
+}
+
+// --check-links: measures, and no more.
+void measure_links(comm::World& ranks) {
+  train::agree(ranks, {.facts = {{"--check-links", "given"}}});
+  if (ranks.hosts() == 1) throw comm::Refusal("--check-links: all ranks are on one host", kStartOnHosts);
+  const std::string text = links_text(comm::check_links(ranks, comm::LinkCheck::thorough));
+  if (ranks.rank() != 0) return;
+  fmt::print("{}", text);
+  std::fflush(stdout);
 }
 
 // What a world is made with before all agree: the configuration's own, where it can be read.
@@ -184,12 +206,15 @@ void run(TrainOptions& options) {
     return;
   }
   const device::Machine machine = device::Machine::read();
-  if (comm::launched(options.rendezvous)) {
+  if (comm::launched(options.rendezvous) && options.check_links) {
+    comm::run_launched(world_options(options, machine, parallel_of(options.run)), options.rendezvous, measure_links);
+  } else if (comm::launched(options.rendezvous)) {
     const train::StopSignals signals;
     comm::run_launched(world_options(options, machine, parallel_of(options.run)), options.rendezvous,
                        [&](comm::World& ranks) { run_as_rank(options, machine, ranks); });
   } else {
     comm::require_company();
+    if (options.check_links) throw Error("--check-links: there is one process, on one host", kStartOnHosts);
     run_threads(options, machine);
   }
   if (options.stopped) throw Unfinished();
@@ -230,6 +255,11 @@ void add_train(const Command& program) {
   command.flag("--other-data", options->job.other_data,
                "Resume on other data, data.split, train.sequence or train.seed than the checkpoint's: the order of "
                "samples then begins anew");
+  command.flag("--verify-data", options->job.verify_data,
+               "Read all of the data first: it must be what `prepare` wrote, on every host");
+  command.flag("--logs", options->job.logs,
+               "Every rank writes a line per step, and what it did last before a failure, to logs/rank-….log in --out; "
+               "else a failure leaves the latter of 16 ranks");
   command.duration("--max-time", options->job.max_time,
                    "Save and stop so that the command ends after this time: 90m, 1:30:00, 5400s");
   command.option("--trace", options->trace, "Write what each rank did when, for ui.perfetto.dev")
@@ -237,6 +267,8 @@ void add_train(const Command& program) {
   command.option("--trace-first", options->job.trace_first, Range{},
                  "First step of the trace, counted from this start");
   command.option("--trace-last", options->job.trace_last, Range{}, "Last step of the trace");
+  command.flag("--check-links", options->check_links,
+               "Only measure how fast every two hosts reach each other, and print it");
   command.flag("--print-config", options->print_config, "Print the effective configuration with comments and stop");
   command.flag("--ignore-plan", options->ignore_plan, "Start even when the plan says that memory does not suffice");
   command.flag("--quiet", options->quiet, "No progress");

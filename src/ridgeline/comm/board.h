@@ -20,7 +20,7 @@ const char* name_of(ReduceOp op);
 
 constexpr int kSlots = 64;            // collectives outstanding on a communicator
 constexpr int kMessages = 128;        // messages outstanding per rank and communicator
-constexpr int kRecent = 8;            // operations remembered per rank
+constexpr int kRecent = 32;           // operations remembered per rank
 constexpr int kBlockedOn = 8;         // ranks that a waiting rank names
 constexpr int kRegions = 16;          // peer_visible calls
 constexpr int kCommunicators = 4096;  // communicators of all ranks of a host
@@ -65,6 +65,7 @@ struct OperationRecord {
   std::atomic<int32_t> segment;
   std::atomic<int64_t> step;
   std::atomic<uint64_t> board;  // offset of the communicator's board
+  std::atomic<int64_t> time;    // steady clock in nanoseconds
 };
 
 // One rank as its host's other ranks see it.

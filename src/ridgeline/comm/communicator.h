@@ -130,6 +130,7 @@ struct Failure {
   std::string next;       // what to do about it, may be empty
   bool refusal = false;   // of a Refusal (failure.h): no failure file
   bool death = false;     // the rank's process died
+  std::string log;        // where what that rank did last is written (rank_log_path), "" for nowhere
 };
 
 // A network to pretend: every rank has one link, shared by all its communicators, and its transfers pass over it one
@@ -159,6 +160,10 @@ struct WorldOptions {
   std::chrono::milliseconds timeout{600'000};  // how long to wait for a rank inside one operation
   int sum_group = 8;                           // reduction order, see above; rank 0's counts
   std::string failure_file;                    // where the first failure is written, once per run; "" for none
+  // Where a failure leaves what ranks did last, in rank_log_path: of the culprit and of the 15 nearest to it by number,
+  // or of every rank. Its parent must be there. "" for nowhere.
+  std::string log_folder;
+  bool log_every_rank = false;
   // How long, after a failure, the other ranks get to come back from their own work before they are given up.
   std::chrono::milliseconds grace{3'000};
   // How long a host may be silent before it is taken for dead; never longer than `timeout`, never less than 2 s.
@@ -188,6 +193,9 @@ class World {
   // How many ranks are on this rank's host, and how many of these, itself included, may use one of its processors.
   virtual int ranks_of_host() const = 0;
   virtual int ranks_on_processors() const = 0;
+  // Hosts of the run, numbered in the order of their first ranks, and the one of a rank.
+  virtual int hosts() const = 0;
+  virtual int host_of(int rank) const = 0;
 
   // Collective over `ranks` (ascending world ranks, the same list on each of them).
   virtual std::unique_ptr<Communicator> communicator(std::span<const int> ranks, std::string_view name) = 0;

@@ -1,6 +1,9 @@
 // What a rank throws when the world has failed, for programs that print it.
 #pragma once
 
+#include <string>
+#include <string_view>
+
 #include "ridgeline/base/error.h"
 #include "ridgeline/comm/communicator.h"
 
@@ -24,6 +27,9 @@ class RankFailure : public Error {
   Failure failure_;
   bool report_, leave_at_once_;
 };
+
+// FOLDER/rank-0012.log
+std::string rank_log_path(std::string_view folder, int rank);
 
 // Thrown by a rank on behalf of all: the run is refused before it begins. No rank is to blame, so none is named beyond
 // the message, and no failure file is written: the folder may be another run's.

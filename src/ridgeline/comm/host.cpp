@@ -18,6 +18,7 @@
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/comm/control_messages.h"
+#include "ridgeline/comm/failure_log.h"
 
 namespace ridgeline::comm::detail {
 namespace {
@@ -32,8 +33,9 @@ constexpr uint64_t kRanksOffset = round_up(sizeof(HostBoard), 64);
 void write_failure_file(const std::string& path, const Failure& failure, int64_t run_began) {
   struct stat there {};
   if (::stat(path.c_str(), &there) == 0 && there.st_mtim.tv_sec > run_began) return;
-  const std::string text = fmt::format("rank: {}\nhost: {}\noperation: {}\nfailure: {}\nnext: {}\n", failure.rank,
-                                       failure.host, failure.operation, failure.what, failure.next);
+  const std::string text =
+      fmt::format("rank: {}\nhost: {}\noperation: {}\nfailure: {}\nnext: {}\nlog: {}\n", failure.rank, failure.host,
+                  failure.operation, failure.what, failure.next, failure.log);
   const int file = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (file < 0) return;
   if (::write(file, text.data(), text.size()) < 0) {
@@ -258,12 +260,15 @@ void Host::announce() const noexcept {
   try {
     FailureRecord& record = board().failure;
     if (record.announced.exchange(1, std::memory_order_acq_rel) != 0) return;
-    const Failure first = failure();
+    Failure first = failure();
+    if (!first.refusal && !options().log_folder.empty())
+      first.log = rank_log_path(options().log_folder, std::max(first.rank, 0));
     if (options().on_failure) {
       record.reported.store(1, std::memory_order_relaxed);
       options().on_failure(first);
     }
     if (!first.refusal && !options().failure_file.empty()) write_failure_file(options().failure_file, first, began_);
+    write_failure_logs(*this, first);
     record.settled.store(1, std::memory_order_release);
   } catch (...) {
     // Out of memory: it is still thrown.
@@ -274,6 +279,11 @@ void Host::keep_quiet() const noexcept {
   FailureRecord& record = board().failure;
   if (record.announced.exchange(1, std::memory_order_acq_rel) != 0) return;
   record.reported.store(1, std::memory_order_relaxed);
+  try {
+    write_failure_logs(*this, failure());
+  } catch (...) {
+    // Out of memory: the failure is told without them.
+  }
   record.settled.store(1, std::memory_order_release);
 }
 
@@ -350,16 +360,30 @@ void Host::quiesce(int local) const {
   }
 }
 
+std::string Host::operation_text(const OperationRecord& operation) const {
+  const auto* board = reinterpret_cast<const BoardStart*>(at(operation.board.load(std::memory_order_relaxed)));
+  return fmt::format(
+      "{} on communicator '{}'",
+      describe(static_cast<RequestKind>(operation.kind.load(std::memory_order_relaxed)), operation.label.load(),
+               operation.segment.load(std::memory_order_relaxed), operation.step.load(std::memory_order_relaxed)),
+      board->name.load());
+}
+
 std::string Host::position(int local) const {
   const RankState& rank = state(local);
   const uint64_t started = rank.started.load(std::memory_order_relaxed);
-  if (started == 0) return {};
-  const OperationRecord& last = rank.recent[(started - 1) % kRecent];
-  const uint64_t offset = last.board.load(std::memory_order_relaxed);
-  return fmt::format("{} on communicator '{}'",
-                     describe(static_cast<RequestKind>(last.kind.load(std::memory_order_relaxed)), last.label.load(),
-                              last.segment.load(std::memory_order_relaxed), last.step.load(std::memory_order_relaxed)),
-                     reinterpret_cast<const BoardStart*>(at(offset))->name.load());
+  return started == 0 ? "" : operation_text(rank.recent[(started - 1) % kRecent]);
+}
+
+std::vector<Host::StartedOperation> Host::last_operations(int local) const {
+  const RankState& rank = state(local);
+  const uint64_t started = rank.started.load(std::memory_order_relaxed);
+  std::vector<StartedOperation> operations;
+  for (uint64_t number = started - std::min<uint64_t>(started, kRecent); number < started; ++number) {
+    const OperationRecord& operation = rank.recent[number % kRecent];
+    operations.push_back({operation.time.load(std::memory_order_relaxed), operation_text(operation)});
+  }
+  return operations;
 }
 
 }  // namespace ridgeline::comm::detail

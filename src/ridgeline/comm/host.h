@@ -41,6 +41,7 @@ class Host {
   bool processes() const { return setup_.processes; }
   int64_t stage_bytes() const { return setup_.stage_bytes; }
   const std::string& host_name() const { return setup_.host_name; }
+  int hosts() const { return setup_.hosts; }
   int processors() const { return setup_.processors; }
   int ranks_on_processors() const { return setup_.ranks_on_processors; }
   const WorldOptions& options() const { return setup_.options; }
@@ -92,12 +93,20 @@ class Host {
   void quiesce(int local) const;
   // "all_reduce 'gradient' (segment 3, step 17) on communicator 'data'" of the rank's latest operation, "" for none.
   std::string position(int local) const;
+  // The same of the last ones, and when they were started: steady clock in nanoseconds, ascending.
+  struct StartedOperation {
+    int64_t time;
+    std::string text;
+  };
+  std::vector<StartedOperation> last_operations(int local) const;
 
  private:
   struct Region {
     std::byte* base = nullptr;
     int64_t bytes = 0;
   };
+  std::string operation_text(const OperationRecord& operation) const;
+
   HostSetup setup_;
   RankState* states_ = nullptr;
   std::vector<Region> regions_;  // [local * kRegions + region]

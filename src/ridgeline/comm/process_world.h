@@ -15,6 +15,7 @@ class ProcessWorld : public RankWorld {
   ProcessWorld(Wire& wire, Host& host, int local, const Hosts& hosts);
   const char* backend() const override { return wire_.name(); }
   std::span<std::byte> peer_visible(int64_t bytes) override;
+  int host_of(int rank) const override { return host_of_[static_cast<size_t>(rank)]; }
 
  protected:
   std::unique_ptr<Communicator> wide_communicator(std::span<const int> ranks, std::string_view name,

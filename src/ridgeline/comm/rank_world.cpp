@@ -113,8 +113,10 @@ void RankWorld::record_operation(uint64_t board, RequestKind kind, const Label& 
   record.segment.store(label.segment, std::memory_order_relaxed);
   record.step.store(label.step, std::memory_order_relaxed);
   record.board.store(board, std::memory_order_relaxed);
+  const int64_t now = steady_nanoseconds();
+  record.time.store(now, std::memory_order_relaxed);
   state.started.store(number + 1, std::memory_order_relaxed);
-  state.moved.store(steady_nanoseconds(), std::memory_order_relaxed);
+  state.moved.store(now, std::memory_order_relaxed);
 }
 
 bool RankWorld::progress_all() {

@@ -33,6 +33,8 @@ class RankWorld : public World {
   const WorldOptions& options() const override { return host_.options(); }
   int ranks_of_host() const override { return host_.ranks(); }
   int ranks_on_processors() const override { return host_.ranks_on_processors(); }
+  int hosts() const override { return host_.hosts(); }
+  int host_of(int /*rank*/) const override { return 0; }
   std::unique_ptr<Communicator> communicator(std::span<const int> ranks, std::string_view name) override;
   Failure fail(std::string_view what) noexcept override { return fail(what, {}); }
   Failure fail(std::string_view what, std::string_view next) noexcept;

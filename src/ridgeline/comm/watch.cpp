@@ -6,11 +6,14 @@
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdint>
+
+#include "ridgeline/comm/process_state.h"
 
 namespace ridgeline::comm::detail {
 namespace {
@@ -53,18 +56,6 @@ void report_death(const Host& host, int local) {
              .death = true});
 }
 
-// The letter of proc(5): R, S, D, T, t, Z; 0 when there is no such process.
-char process_state(int process) {
-  const int file = ::open(fmt::format("/proc/{}/stat", process).c_str(), O_RDONLY | O_CLOEXEC);
-  if (file < 0) return 0;
-  char text[512] = {};
-  const ssize_t count = ::read(file, text, sizeof(text) - 1);
-  ::close(file);
-  const std::string_view all(text, count > 0 ? static_cast<size_t>(count) : 0);
-  const size_t name_end = all.rfind(')');
-  return name_end == std::string_view::npos || name_end + 2 >= all.size() ? '\0' : all[name_end + 2];
-}
-
 }  // namespace
 
 Watch::Watch(const Host& host, const ControlSetup& setup, int words)
@@ -102,11 +93,30 @@ bool Watch::dead_within(const Watched& rank, int local, int milliseconds) const 
     return ::poll(&one, 1, milliseconds) == 1;
   }
   for (int nap = 0; nap < milliseconds; ++nap) {
-    const char state = process_state(host_.state(local).process.load());
-    if (state == 0 || state == 'Z' || state == 'X') return true;
+    if (process_state(host_.state(local).process.load()).is_dead()) return true;
     ::usleep(1000);
   }
   return false;
+}
+
+// Of the rank that was seen to go, and one that was struck before: a process gives its memory back before it closes its
+// descriptors, and in between MPI may end another that still reads that memory. Exit codes tell them apart. The
+// launcher may have begun to kill the others, too; but it strikes all of them.
+int Watch::first_to_die(int local) const {
+  const auto status_of = [&](int rank) { return process_state(host_.state(rank).process.load()).exit_status; };
+  const auto struck = [](int status) {
+    const int signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+    return signal == SIGKILL || signal == SIGSEGV || signal == SIGBUS || signal == SIGILL || signal == SIGFPE;
+  };
+  const int status = status_of(local);
+  if (status == 0 || struck(status)) return local;  // 0: not known any more
+  int first = local, others = 0;
+  for (int other = 0; other < host_.ranks(); ++other) {
+    if (other == local || !struck(status_of(other))) continue;
+    first = other;
+    ++others;
+  }
+  return others == 1 ? first : local;
 }
 
 // Looks at deaths one by one: an epoll queue keeps them in the order in which they happened, so the first is the
@@ -135,11 +145,12 @@ void Watch::on_pipe(int local) {
 void Watch::on_death(int local, bool is_process) {
   Watched& rank = ranks_[static_cast<size_t>(local)];
   int& file = is_process ? rank.process : rank.pipe;
+  const int first = first_to_die(local);
   // A closed pipe alone may mean that the program closes whatever it finds.
   const bool dead = is_process || dead_within(rank, local, 1000);
   if (dead && !host_.failed() && host_.state(local).departed.load() == 0) {
     died_ = rank.closed;
-    report_death(host_, local);
+    report_death(host_, first);
   }
   if (is_process || (dead && rank.process < 0)) rank.alive = false;
   ::close(file);
@@ -174,7 +185,7 @@ std::vector<Suspect> Watch::suspects(int64_t now) const {
   std::vector<Suspect> found;
   for (int local = 0; local < host_.ranks(); ++local) {
     const RankState& state = host_.state(local);
-    const char running = process_state(state.process.load());
+    const char running = process_state(state.process.load()).letter;
     const bool waits = state.blocked.load(std::memory_order_relaxed) > 0;
     const int64_t heartbeat = state.heartbeat.load(std::memory_order_relaxed);
     Suspect suspect{};
@@ -250,7 +261,7 @@ void Watch::end_ranks(int64_t now) {
   for (size_t local = 0; local < ranks_.size(); ++local) {
     if (!ranks_[local].alive) continue;
     // One that is stopped will not come back; but its death has the launcher end the others, who may still speak.
-    const bool is_stopped = process_state(host_.state(static_cast<int>(local)).process.load()) == 'T';
+    const bool is_stopped = process_state(host_.state(static_cast<int>(local)).process.load()).letter == 'T';
     if (!grace_is_over && (!is_stopped || now - failed_since_ < kLastWords)) continue;
     if (ranks_[local].process >= 0) {
       ::syscall(SYS_pidfd_send_signal, ranks_[local].process, SIGKILL, nullptr, 0);

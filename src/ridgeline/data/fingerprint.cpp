@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <nlohmann/json.hpp>
 #include <span>
 
@@ -15,17 +14,6 @@ namespace {
 
 constexpr int64_t kBlocks = 256;
 constexpr int64_t kBlockBytes = kWholeBytes / kBlocks;
-
-std::string hex(uint32_t sum) {
-  return fmt::format("{:08x}", sum);
-}
-
-uint32_t parse_hex(const std::string& text, std::string_view where) {
-  uint32_t sum = 0;
-  const auto [stop, code] = std::from_chars(text.data(), text.data() + text.size(), sum, 16);
-  if (text.size() == 8 && code == std::errc{} && stop == text.data() + text.size()) return sum;
-  throw Error(fmt::format("'{}': '{}' is no checksum of eight hexadecimal digits", where, text.substr(0, 20)));
-}
 
 }  // namespace
 
@@ -52,20 +40,23 @@ DatasetFingerprint fingerprint(const IndexedDataset& dataset) {
 }
 
 std::string to_text(const DatasetFingerprint& f) {
-  return fmt::format("{} documents, {} tokens, index {}, content {}", f.documents, f.tokens, hex(f.index),
-                     hex(f.content));
+  return fmt::format("{} documents, {} tokens, index {}, content {}", f.documents, f.tokens, checksum_text(f.index),
+                     checksum_text(f.content));
 }
 
 nlohmann::json to_json(const DatasetFingerprint& f) {
-  return {{"documents", f.documents}, {"tokens", f.tokens}, {"index", hex(f.index)}, {"content", hex(f.content)}};
+  return {{"documents", f.documents},
+          {"tokens", f.tokens},
+          {"index", checksum_text(f.index)},
+          {"content", checksum_text(f.content)}};
 }
 
 DatasetFingerprint fingerprint_from_json(const nlohmann::json& json, std::string_view where) {
   try {
     return {.documents = json.at("documents").get<int64_t>(),
             .tokens = json.at("tokens").get<int64_t>(),
-            .index = parse_hex(json.at("index").get<std::string>(), where),
-            .content = parse_hex(json.at("content").get<std::string>(), where)};
+            .index = parse_checksum(json.at("index").get<std::string>(), where),
+            .content = parse_checksum(json.at("content").get<std::string>(), where)};
   } catch (const nlohmann::json::exception& error) {
     throw Error(fmt::format("'{}' holds no fingerprint of a dataset: {}", where, error.what()));
   }

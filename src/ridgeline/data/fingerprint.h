@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "ridgeline/data/block_checksums.h"
 #include "ridgeline/data/indexed_dataset.h"
 
 namespace ridgeline::data {
@@ -29,9 +30,6 @@ DatasetFingerprint fingerprint(const IndexedDataset& dataset);
 
 // Parts of a file, ascending and apart: the whole file up to kWholeBytes, else 256 blocks, the first and the last bytes
 // among them, the others evenly between.
-struct ByteRange {
-  int64_t first = 0, bytes = 0;
-};
 std::vector<ByteRange> sampled_blocks(int64_t file_bytes);
 
 // "400 documents, 61234 tokens, index 0a1b2c3d, content 89abcdef".

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <system_error>
 
+#include "ridgeline/base/checksum.h"
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/json.h"
 #include "ridgeline/base/temporary_file.h"
@@ -24,6 +25,8 @@ static_assert(std::endian::native == std::endian::little, "the format is little-
 constexpr std::string_view kMagic{"MMIDIDX\0\0", 9};
 constexpr uint64_t kHeaderBytes = 34;
 constexpr size_t kFlushBytes = size_t{4} << 20;
+constexpr const char* kChecksums = "crc32c_of_64_mib_blocks";
+static_assert(kChecksumBlock == int64_t{64} << 20);
 
 fs::path with_suffix(const fs::path& prefix, std::string_view suffix) {
   fs::path path = prefix;
@@ -215,6 +218,8 @@ DatasetNote parse_note(const fs::path& path) {
     note.end_of_document = json.at("end_of_document").get<int32_t>();
     note.tokenizer_hash = json.at("tokenizer_hash").get<std::string>();
     note.tokenizer = json.at("tokenizer").get<std::string>();
+    for (const auto& sum : json.value(kChecksums, nlohmann::json::array()))
+      note.checksums.push_back(parse_checksum(sum.get<std::string>(), path.string()));
     return note;
   } catch (const nlohmann::json::exception& error) {
     fs::path prefix = path;
@@ -229,13 +234,15 @@ DatasetNote parse_note(const fs::path& path) {
 }
 
 std::string note_text(const DatasetNote& note) {
-  const nlohmann::ordered_json json = {{"tokens", note.tokens},
-                                       {"documents", note.documents},
-                                       {"text_bytes", note.text_bytes},
-                                       {"vocabulary", note.vocabulary},
-                                       {"end_of_document", note.end_of_document},
-                                       {"tokenizer_hash", note.tokenizer_hash},
-                                       {"tokenizer", note.tokenizer}};
+  nlohmann::ordered_json json = {{"tokens", note.tokens},
+                                 {"documents", note.documents},
+                                 {"text_bytes", note.text_bytes},
+                                 {"vocabulary", note.vocabulary},
+                                 {"end_of_document", note.end_of_document},
+                                 {"tokenizer_hash", note.tokenizer_hash},
+                                 {"tokenizer", note.tokenizer}};
+  json[kChecksums] = nlohmann::ordered_json::array();
+  for (const uint32_t sum : note.checksums) json[kChecksums].push_back(checksum_text(sum));
   return json_text(json, 2, NotUtf8::replace) + "\n";
 }
 
@@ -254,6 +261,12 @@ IndexedDataset::IndexedDataset(const fs::path& prefix) : prefix_(prefix), bin_(w
     if (note_->tokens != tokens_ || note_->documents != documents()) {
       throw Error(fmt::format("'{}' speaks of {} tokens in {} documents, but the dataset has {} in {}", note.string(),
                               note_->tokens, note_->documents, tokens_, documents()),
+                  "The files do not belong together: prepare the dataset again.");
+    }
+    const int64_t blocks = checksum_blocks(static_cast<int64_t>(bin_.bytes().size()));
+    if (!note_->checksums.empty() && static_cast<int64_t>(note_->checksums.size()) != blocks) {
+      throw Error(fmt::format("'{}' has checksums of {} blocks, but the dataset has {}", note.string(),
+                              note_->checksums.size(), blocks),
                   "The files do not belong together: prepare the dataset again.");
     }
   }
@@ -326,6 +339,7 @@ IndexedDatasetWriter::~IndexedDatasetWriter() = default;
 
 void IndexedDatasetWriter::flush() {
   bin_->file().write_at(written_, buffer_);
+  checksums_.add(buffer_);
   written_ += static_cast<int64_t>(buffer_.size());
   buffer_.clear();
 }
@@ -386,7 +400,9 @@ void IndexedDatasetWriter::finish(const std::optional<DatasetNote>& note) {
   std::error_code ignored;
   fs::remove(with_suffix(prefix_, ".idx"), ignored);
   if (note) {
-    write_atomically(with_suffix(prefix_, ".json"), note_text(*note));
+    DatasetNote complete = *note;
+    complete.checksums = checksums_.all();
+    write_atomically(with_suffix(prefix_, ".json"), note_text(complete));
   } else {
     fs::remove(with_suffix(prefix_, ".json"), ignored);
   }

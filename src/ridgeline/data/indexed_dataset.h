@@ -17,6 +17,7 @@
 
 #include "ridgeline/base/file.h"
 #include "ridgeline/base/lock_file.h"
+#include "ridgeline/data/block_checksums.h"
 
 namespace ridgeline {
 class TemporaryFile;
@@ -56,6 +57,8 @@ struct DatasetNote {
   int32_t end_of_document = -1;  // -1: none appended
   std::string tokenizer_hash;    // Tokenizer::hash()
   std::string tokenizer;         // the folder as given to `prepare`, for messages only
+  // CRC-32C of every kChecksumBlock bytes of .bin, as they were written; none in notes of before.
+  std::vector<uint32_t> checksums;
 };
 
 // A dataset mapped read-only. Immutable: share it between threads. Opening validates everything but the token values
@@ -116,7 +119,8 @@ class IndexedDatasetWriter {
 
   // One document; ids in [0, vocabulary), else Error.
   void add_document(std::span<const int32_t> tokens);
-  // `note` may be absent: then no PREFIX.json is written (and an old one is removed). Error: no document was added.
+  // `note` may be absent: then no PREFIX.json is written (and an old one is removed); its checksums are those of what
+  // was written. Error: no document was added.
   void finish(const std::optional<DatasetNote>& note);
 
   int64_t documents() const { return static_cast<int64_t>(lengths_.size()); }
@@ -130,6 +134,7 @@ class IndexedDatasetWriter {
   TokenType type_;
   std::unique_ptr<TemporaryFile> bin_;
   int64_t written_ = 0;
+  BlockChecksums checksums_;
   int64_t tokens_ = 0;
   std::vector<int32_t> lengths_;
   std::vector<std::byte> buffer_;

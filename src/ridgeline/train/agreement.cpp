@@ -91,7 +91,7 @@ std::vector<Group> grouped(const std::vector<int64_t>& hashes, size_t column, si
 class Meeting {
  public:
   Meeting(comm::World& world, const Standing& mine)
-      : mine_(mine), everyone_(world.communicator("start")), rank_(world.rank()), ranks_(world.size()) {}
+      : world_(world), mine_(mine), everyone_(world.communicator("start")), rank_(world.rank()), ranks_(world.size()) {}
 
   void hold() {
     const std::string text = mine_.incomplete ? std::string() : text_of(mine_.facts);
@@ -209,15 +209,24 @@ class Meeting {
     std::memcpy(static_cast<void*>(statements.data()), words.data(), words.size() * sizeof(int64_t));
     std::string text = fmt::format("\n    {}:", key);
     for (size_t g = 0; g < shown; ++g) {
-      const bool alone = groups[g].ranks.size() == 1;
-      text +=
-          fmt::format("{} {} on {} {}{}", g == 0 ? "" : ";", statements[g].value.data(), alone ? "rank" : "ranks",
-                      ranks_text(groups[g].ranks), alone ? fmt::format(" (host {})", statements[g].host.data()) : "");
+      const std::vector<int>& ranks = groups[g].ranks;
+      text += fmt::format("{} {} on {} {}{}", g == 0 ? "" : ";", statements[g].value.data(),
+                          ranks.size() == 1 ? "rank" : "ranks", ranks_text(ranks),
+                          on_one_host(ranks) ? fmt::format(" (host {})", statements[g].host.data()) : "");
     }
     if (shown < groups.size()) text += fmt::format("; and {} values more", groups.size() - shown);
     return text;
   }
 
+  // Whether one name says where they are.
+  bool on_one_host(const std::vector<int>& ranks) const {
+    const int host = world_.host_of(ranks.front());
+    return ranks.size() == 1 || (world_.hosts() > 1 && std::all_of(ranks.begin(), ranks.end(), [&](int rank) {
+                                   return world_.host_of(rank) == host;
+                                 }));
+  }
+
+  const comm::World& world_;
   const Standing& mine_;
   std::unique_ptr<comm::Communicator> everyone_;
   int rank_, ranks_;

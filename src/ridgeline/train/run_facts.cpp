@@ -32,9 +32,20 @@ std::string whole_path(const fs::path& path) {
   return whole.empty() ? path.string() : whole.string();
 }
 
-void add_dataset(std::vector<Fact>& facts, std::string_view key, const std::string& prefix) {
-  facts.push_back({fmt::format("{} (content)", key),
-                   prefix.empty() ? "not given" : to_text(data::fingerprint(*data::IndexedDataset::open(prefix)))});
+std::string checksums_text(const std::optional<data::DatasetNote>& note) {
+  if (!note || note->checksums.empty()) return "none";
+  return fmt::format("of {} blocks, together {:08x}", note->checksums.size(),
+                     crc32c(bytes_of(std::span<const uint32_t>(note->checksums))));
+}
+
+void add_dataset(std::vector<Fact>& facts, std::string_view key, const std::string& prefix, bool verify) {
+  if (prefix.empty()) {
+    facts.push_back({fmt::format("{} (content)", key), "not given"});
+    return;
+  }
+  const auto dataset = data::IndexedDataset::open(prefix);
+  facts.push_back({fmt::format("{} (content)", key), to_text(data::fingerprint(*dataset))});
+  if (verify) facts.push_back({fmt::format("{} (checksums in its note)", key), checksums_text(dataset->note())});
 }
 
 // Names, sizes and samples of a model's files: at most as much as of a dataset, however many there are.
@@ -84,6 +95,7 @@ std::vector<Fact> facts_of(const Config& config, const JobOptions& options) {
                              {"--out", whole_path(options.out)},
                              {"--resume", options.resume ? "given" : "not given"},
                              {"--resume-from", options.resume_from ? whole_path(*options.resume_from) : "not given"},
+                             {"--verify-data", options.verify_data ? "given" : "not given"},
                              {"--trace", options.trace ? whole_path(*options.trace) : "not given"},
                              {"--trace-first", std::to_string(options.trace_first)},
                              {"--trace-last", std::to_string(options.trace_last)}};
@@ -91,8 +103,8 @@ std::vector<Fact> facts_of(const Config& config, const JobOptions& options) {
     if (std::find(kOwn.begin(), kOwn.end(), key.name) == kOwn.end())
       facts.push_back({std::string(key.name), value_text(slot_of(key, config))});
   }
-  add_dataset(facts, "data.train", config.data.train);
-  add_dataset(facts, "data.valid", config.data.valid);
+  add_dataset(facts, "data.train", config.data.train, options.verify_data);
+  add_dataset(facts, "data.valid", config.data.valid, options.verify_data);
   const std::string& tokenizer = config.data.tokenizer;
   facts.push_back({"data.tokenizer (content)",
                    tokenizer.empty() ? "not given" : fmt::format("hash {}", data::Tokenizer::load(tokenizer).hash())});

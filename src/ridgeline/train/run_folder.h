@@ -15,6 +15,8 @@ struct JobOptions;
 
 // Written after a failure: the first rank that failed, where and why.
 constexpr const char* kFailureName = "failure.txt";
+// Folder of logs of single ranks (comm::rank_log_path): after a failure, and with --logs.
+constexpr const char* kLogsName = "logs";
 
 std::filesystem::path checkpoints_of(const std::filesystem::path& run);
 

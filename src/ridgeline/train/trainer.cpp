@@ -18,11 +18,13 @@
 #include "ridgeline/parallel/executor.h"
 #include "ridgeline/train/evaluator.h"
 #include "ridgeline/train/output_folder.h"
+#include "ridgeline/train/rank_log.h"
 #include "ridgeline/train/run_folder.h"
 #include "ridgeline/train/signals.h"
 #include "ridgeline/train/state.h"
 #include "ridgeline/train/step_log.h"
 #include "ridgeline/train/time_limit.h"
+#include "ridgeline/train/verify_data.h"
 
 namespace ridgeline::train {
 namespace {
@@ -73,6 +75,7 @@ class Trainer {
     bool stopped = state_.evaluation_due && !make_up_evaluation(record);
     while (state_.step < steps && !stopped) {
       record = step();
+      if (rank_log_) rank_log_->record(record);
       if (prune_due_) prune();
       const bool last = state_.step == steps;
       stopped = record.result.stop && !last;
@@ -156,6 +159,7 @@ class Trainer {
     std::vector<std::string> notes;
     if (world_.rank() == 0) notes = enter_folder();
     find_best(notes);
+    if (job_.options.logs) rank_log_.emplace(job_.options.out, world_);
     if (world_.rank() != 0) return;
     log_.emplace(job_, executor_.run_shape(), state_.step, resume);
     if (const device::FileStream* const stream = executor_.offload_file()) {
@@ -445,6 +449,7 @@ class Trainer {
   std::optional<optim::LossScaler> scaler_;  // fp16
   std::vector<std::string> differences_;
   std::optional<StepLog> log_;
+  std::optional<RankLog> rank_log_;
   TimeLimit limit_ = time_limit(job_.options.began, job_.options.max_time, job_.config.train.stop_before_limit);
   bool first_ = true;
   bool prune_due_ = false;
@@ -461,6 +466,7 @@ TrainingResult run_training(const Job& job, comm::World& world) {
     if (world.rank() == 0) tidy_finished(job.options.out);
     return {.step = job.from->step, .nothing_to_do = true};
   }
+  if (job.options.verify_data) verify_data(world, job.config, job.options.console);
   return Trainer(job, world).run();
 }
 

@@ -34,6 +34,8 @@ struct JobOptions {
   bool writes = true;  // false: another process holds the lock
   bool resume = false;
   std::optional<std::filesystem::path> resume_from;  // a step_… folder; default: the newest in out/checkpoints
+  bool verify_data = false;                          // all of .bin is read before the run begins: verify_data.h
+  bool logs = false;                                 // every rank writes a RankLog
   bool other_data = false;                           // resuming on other data than the checkpoint's is meant
   std::optional<std::filesystem::path> trace;        // Perfetto JSON of steps trace_first … trace_last of this start
   int64_t trace_first = 2, trace_last = 4;

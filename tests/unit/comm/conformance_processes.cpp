@@ -1,12 +1,14 @@
 // The conformance cases as one program of processes, started by an MPI launcher or with a rendezvous: without an
 // argument all that succeed, "order N" those with mixed buffers and sum groups of N, "traffic N" what hosts send then,
-// "die HOW" one of the ways to die, else the failure case of that name. A failure case went well when its output says
-// so: the launcher's exit status depends on which rank leaves first.
+// "links" which of their links is slow, "die HOW" one of the ways to die, else the failure case of that name. A failure
+// case went well when its output says so: the launcher's exit status depends on which rank leaves first.
 #include <fmt/format.h>
 #include <signal.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -20,6 +22,7 @@
 #include "conformance.h"
 #include "ridgeline/base/error.h"
 #include "ridgeline/comm/failure.h"
+#include "ridgeline/comm/link_check.h"
 
 using namespace ridgeline;
 using namespace ridgeline::comm;
@@ -46,12 +49,16 @@ void leave_together(int rank, int size) {
   if (rank == 0) fs::remove_all(folder, ignored);
 }
 
+int rank_by_launcher() {
+  for (const char* name : {"RIDGELINE_RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK"}) {
+    if (const char* rank = std::getenv(name)) return std::atoi(rank);
+  }
+  return 0;
+}
+
 // Even ranks are given two processors, odd ones two others.
 std::vector<int> processors_of_this() {
-  for (const char* name : {"RIDGELINE_RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK"}) {
-    if (const char* rank = std::getenv(name)) return std::atoi(rank) % 2 == 0 ? std::vector{0, 1} : std::vector{2, 70};
-  }
-  return {0, 1};
+  return rank_by_launcher() % 2 == 0 ? std::vector{0, 1} : std::vector{2, 70};
 }
 void require_neighbours(const World& world) {
   const char* per_host = std::getenv("RIDGELINE_RANKS_PER_HOST");
@@ -171,6 +178,46 @@ int run_traffic(WorldOptions options) {
   return 0;
 }
 
+// Of several pretended hosts the one numbered 2 has a link of 1 MB/s, on this machine of pretended hosts far below any
+// other.
+int run_links(WorldOptions options) {
+  const char* set = std::getenv("RIDGELINE_RANKS_PER_HOST");
+  if (set == nullptr) throw Error("links: RIDGELINE_RANKS_PER_HOST is not set");
+  const int per_host = std::atoi(set);
+  if (rank_by_launcher() / per_host == 2) options.link.bytes_per_second = 1e6;
+  options.timeout = std::chrono::seconds(60);
+  run_launched(options, {}, [&](World& world) {
+    const int hosts = world.hosts();
+    RL_CHECK(hosts, ==, (world.size() + per_host - 1) / per_host);
+    for (const LinkCheck how : {LinkCheck::quick, LinkCheck::thorough}) {
+      const LinkReport report = check_links(world, how);
+      const bool speaks = world.rank() == 0 || world.host_of(world.rank()) != world.host_of(world.rank() - 1);
+      RL_CHECK(report.hosts.size(), ==, speaks ? static_cast<size_t>(hosts) : 0U);
+      if (!speaks) continue;
+      int64_t pairs = 0, slow = 0;
+      for (int host = 0; host < hosts; ++host) {
+        for (const int other : partners_of(host, hosts, how)) {
+          if (other <= host) continue;
+          ++pairs;
+          slow += host == 2 || other == 2 ? 1 : 0;
+        }
+      }
+      RL_CHECK(report.pairs, ==, pairs);
+      RL_CHECK(report.slow_pairs, ==, slow);
+      RL_CHECK(report.slowest.size(), ==, static_cast<size_t>(slow));
+      for (const LinkSpeed& link : report.slowest) {
+        RL_REQUIRE(link.first == 2 || link.second == 2, "hosts {} and {} are slow", link.first, link.second);
+        RL_CHECK(link.bytes_per_second, <=, 1e6);
+      }
+      RL_CHECK(report.median.bytes_per_second, >, 4e6);
+      for (int host = 0; host < hosts; ++host)
+        RL_CHECK(world.host_of(report.hosts[static_cast<size_t>(host)].first_rank), ==, host);
+    }
+    if (world.rank() == 0) say("conformance: the links of host 2 are slow\n");
+  });
+  return 0;
+}
+
 int run_failure(WorldOptions options, const std::string& name) {
   for (const auto& item : conformance::failure_cases()) {
     if (item.name != name) continue;
@@ -200,6 +247,22 @@ int run_failure(WorldOptions options, const std::string& name) {
   return 2;
 }
 
+// Rank 1 has much memory, which takes a dying process long to give back. Rank 0 reads of it all the time, as MPI does
+// to get messages, and ends when it cannot.
+std::vector<char> read_by_neighbour(Communicator& comm) {
+  std::vector<char> memory(comm.rank() == 1 ? 500'000'000 : 1);
+  std::array<int64_t, 2> place = {::getpid(), reinterpret_cast<int64_t>(memory.data())};
+  comm.wait(comm.broadcast(place.data(), 2, 1, {"memory to be read"}));
+  if (comm.rank() != 0) return memory;
+  std::thread([place] {
+    char byte = 0;
+    const iovec here{&byte, 1}, there{reinterpret_cast<void*>(place[1]), 1};
+    while (::process_vm_readv(static_cast<pid_t>(place[0]), &here, 1, &there, 1, 0) == 1) ::usleep(100);
+    std::_Exit(13);
+  }).detach();
+  return memory;
+}
+
 // Rank 1 dies or stops at step 50 of an endless loop; "run": nobody does, and every rank then leaves its process number
 // in a file of COMM_TEST_FOLDER.
 int run_death(WorldOptions options, const std::string& how) {
@@ -210,14 +273,16 @@ int run_death(WorldOptions options, const std::string& how) {
     };
   }
   if (const char* file = std::getenv("COMM_TEST_FAILURE_FILE")) options.failure_file = file;
+  if (const char* folder = std::getenv("COMM_TEST_LOG_FOLDER")) options.log_folder = folder;
   try {
     run_launched(options, {}, [&](World& world) {
       std::vector<float> x(10'000);
       auto comm = world.communicator("data");
+      const std::vector<char> memory = how == "read" ? read_by_neighbour(*comm) : std::vector<char>();
       for (int step = 0;; ++step) {
         const Ticket ticket = comm->all_reduce(x.data(), 10'000, ReduceOp::sum, {"gradient", 0, step});
         if (step == 50 && world.rank() == 1) {
-          if (how == "kill") ::raise(SIGKILL);
+          if (how == "kill" || how == "read") ::raise(SIGKILL);
           if (how == "stop") ::raise(SIGSTOP);
           if (how == "stall") std::this_thread::sleep_for(std::chrono::seconds(100));
           if (how == "exit") std::_Exit(7);
@@ -247,6 +312,7 @@ int main(int argc, char** argv) {
     if (what.empty()) return run_cases({.sum_group = 3}, "");
     if (what == "order") return run_cases({.sum_group = std::stoi(argv[2])}, "_mixed");
     if (what == "traffic") return run_traffic({.sum_group = std::stoi(argv[2])});
+    if (what == "links") return run_links({});
     if (what == "die") return run_death({}, argv[2]);
     return run_failure({}, what);
   } catch (const RankFailure& failure) {

@@ -23,6 +23,7 @@ watcher() { pgrep -P "$(cat "$folder/rank.$1")" -x ridgeline-watch; }
 # Between real hosts there is no memory to be shared: where MPICH reads that of a dead process it aborts the reader.
 export UCX_TLS=tcp,self
 export RIDGELINE_RANKS_PER_HOST=$per_host COMM_TEST_FOLDER=$folder COMM_TEST_FAILURE_FILE=$folder/file
+export COMM_TEST_LOG_FOLDER=$folder/logs
 timeout -s KILL 60 "$launch" -n 4 "$program" die run >"$folder/stdout" 2>"$folder/stderr" </dev/null &
 launcher=$!
 for _ in $(seq 300); do
@@ -74,5 +75,20 @@ grep '^failure: ' "$folder/stderr"
 grep -q "^failure: .*$text" "$folder/stderr" || complain "does not say '$text'"
 grep -qE "^rank: $culprit\$" "$folder/file" || complain "the file does not name rank $culprit: $(head -n 1 "$folder/file")"
 grep -q "^failure: .*$text" "$folder/file" || complain "the file does not say '$text'"
+case $how in
+  kill_*rank) doing=dead ;;
+  stop_rank) doing=stopped ;;
+  *) doing= ;;
+esac
+# A watcher that is gone or stopped writes nothing of its host.
+if [ -n "$doing" ]; then
+  log=$folder/logs/rank-000$culprit.log
+  grep -qx "log: $log" "$folder/file" || complain "the file does not name the log"
+  grep -q "^  this rank is $doing" "$log" || complain "the log does not say '$doing': $(cat "$log")"
+  for rank in 0 1 2 3; do
+    grep -qE "^ +[0-9.]+  (all_reduce 'gradient' \(segment 0|barrier 'end of step' \()" "$folder/logs/rank-000$rank.log" ||
+      complain "no operations in the log of rank $rank"
+  done
+fi
 if grep -qE 'MPI_[A-Z][a-z]+\(|Fatal error in' "$folder/stderr"; then complain "MPI speaks, too"; fi
 exit $failed
