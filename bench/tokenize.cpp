@@ -83,7 +83,7 @@ class Encoding {
     if (!encoder) encoder.emplace(tokenizer_);
     for (size_t i = next++; i < parts_.size(); i = next++) {
       ids_[i].clear();
-      ids_[i].reserve(parts_[i].size() / 3);
+      ids_[i].reserve(parts_[i].size());  // never more, and what is not written costs nothing
       encoder->encode(parts_[i], ids_[i]);
     }
   }

@@ -54,8 +54,7 @@ class PieceCache {
     return (key.low ^ std::rotl(key.high * 0x9E3779B97F4A7C15U, 32)) * 0xD6E8FEB86659FD93U;
   }
 
-  // Takes memory for so many short pieces, and grows when there are more.
-  // No id is `ids` or above.
+  // Takes memory for so many short pieces, and grows when there are more. Every id will be below `ids`.
   explicit PieceCache(size_t pieces = 0, size_t ids = size_t{1} << 31);
   PieceCache(const PieceCache& other);
   PieceCache& operator=(const PieceCache& other) { return *this = PieceCache(other); }
@@ -65,8 +64,8 @@ class PieceCache {
   void prefetch(uint64_t hash) const { __builtin_prefetch(bucket(hash)); }
   void prefetch_long(uint64_t hash) const { __builtin_prefetch(&long_slots_[long_home(hash)]); }
 
-  // Writes the ids of the piece to `ids`, which has room for kRoom of them, and returns how many; 0 when the
-  // piece is not known.
+  // Writes the ids of the piece to `ids`, which has room for kRoom of them, and returns how many; 0 when the piece is
+  // not known.
   size_t find(Key key, uint64_t hash, int32_t* ids) const {
     // Without a branch on which of the two it is: that is as good as random.
     const Slot* two = bucket(hash);
@@ -102,7 +101,7 @@ class PieceCache {
   };
   static constexpr uint64_t kKeyBits = ~uint64_t{0} >> 4;
   static constexpr size_t kBuckets = 8, kLongSlots = 32;  // that a lookup looks at
-  // A quarter of the slots of 64 MiB, half of those of 8, and a store of 32.
+  // In a table of 64 MiB, one of 8, and a store of 32.
   static constexpr size_t kMostPieces = size_t{1} << 19, kMostLong = size_t{1} << 18, kMostStored = size_t{1} << 23;
 
   static constexpr auto bytes_up_to(size_t first) {
