@@ -11,6 +11,7 @@
 #include "bench/ops.h"
 #include "bench/overlap.h"
 #include "bench/read.h"
+#include "bench/tokenize.h"
 #include "bench/train.h"
 #include "ridgeline/base/json.h"
 #include "ridgeline/base/output.h"
@@ -30,6 +31,7 @@ struct BenchOptions {
   bench::TrainBenchOptions train;
   bench::WorkerOptions worker;
   bench::OverlapOptions overlap;
+  bench::TokenizeOptions tokenize;
 };
 
 void report(const BenchOptions& options, const std::vector<bench::Row>& rows) {
@@ -139,12 +141,34 @@ void add_bench_train(const Command& command, const std::shared_ptr<BenchOptions>
   });
 }
 
+void add_tokenize(const Command& command, const std::shared_ptr<BenchOptions>& options) {
+  bench::TokenizeOptions& tokenize = options->tokenize;
+  command.option("--json", options->json, "Also write the rows, one JSON object per line").placeholder("FILE");
+  command.option("--rounds", options->rounds, Range{1, 10000}, "Median of this many rounds");
+  command.option("--peers", tokenize.peers, "Environment made by bench/peers/setup_tokenizers.sh").placeholder("DIR");
+  command.option("--peer-script", tokenize.peer_script, "The peer's program").placeholder("FILE");
+  command.option("--tokenizer", tokenize.tokenizer, "Its files; the default is GPT-2's, in Ridgeline's sources")
+      .placeholder("DIR");
+  command
+      .option("--corpora", tokenize.corpora,
+              "Folder with english.txt, code.txt and cjk.txt. Default: english from perl-doc's pages and "
+              "/usr/share/doc, code from /usr/include and Python's library, cjk from the Chinese, Japanese and Korean "
+              "messages in /usr/share/locale; what is shorter than half of --size is repeated")
+      .placeholder("DIR");
+  command.size("--size", tokenize.bytes, Range{1 << 20, int64_t{1} << 34}, "Bytes of each corpus");
+  command.action([options] {
+    require_json(*options);
+    options->tokenize.rounds = options->rounds;
+    report(*options, bench::tokenize_rows(options->tokenize));
+  });
+}
+
 }  // namespace
 
 void add_bench(const Command& program) {
   const auto options = std::make_shared<BenchOptions>();
   const Command command = program.subcommand(
-      "bench", "Measure this machine, the operators, the collectives, reading, whole training steps");
+      "bench", "Measure this machine, the operators, the collectives, whole training steps, reading, the tokenizer");
   command.needs_subcommand();
   command.footer(
       "Every figure stands beside what bounds it: the floor of its work at this machine's measured peaks, or a named "
@@ -158,7 +182,8 @@ void add_bench(const Command& program) {
       "  ridgeline bench train --rows shard,recompute              one choice beside another\n"
       "  ridgeline bench train --rows offload --offload-directory /nvme\n"
       "  ridgeline bench train --peers /tmp/ridgeline-peers        beside PyTorch (bench/peers/setup.sh makes that "
-      "folder)");
+      "folder)\n"
+      "  ridgeline bench tokenize --peers /tmp/ridgeline-peers     beside gigatoken (bench/peers/setup_tokenizers.sh)");
   const auto common = [&](const char* name, const char* help) {
     const Command sub = command.subcommand(name, help);
     sub.option("--json", options->json, "Also write the rows, one JSON object per line").placeholder("FILE");
@@ -195,6 +220,9 @@ void add_bench(const Command& program) {
   add_bench_train(common("train", "Whole training steps, beside their floor and beside PyTorch"), options);
   add_overlap(common("overlap", "Steps of every sharding level on a slow link, which computation should hide"),
               options);
+  add_tokenize(
+      command.subcommand("tokenize", "Encoding English, code and CJK on one and two threads, beside gigatoken"),
+      options);
 
   // The process behind each of our rows of `train` and `overlap`.
   const Command worker = command.hidden_subcommand("worker");

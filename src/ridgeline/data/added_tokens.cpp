@@ -7,7 +7,7 @@
 
 namespace ridgeline::data {
 
-void AddedTokenMatcher::add(std::string_view content, size_t index) {
+void AddedTokenMatcher::add(const AddedToken& token, std::string_view content, size_t index) {
   RL_REQUIRE(!content.empty(), "an added token without content");
   uint32_t node = 0;
   for (const char c : content) {
@@ -26,6 +26,7 @@ void AddedTokenMatcher::add(std::string_view content, size_t index) {
   }
   nodes_[node].token = index;
   ++tokens_;
+  if (!token.special) ++ordinary_;
 }
 
 std::optional<AddedTokenMatcher::Match> AddedTokenMatcher::find(std::string_view text, size_t from) const {

@@ -27,10 +27,12 @@ struct AddedToken {
 // Finds tokens in a text: at the leftmost place where any begins the longest that fits there; then goes on behind it.
 class AddedTokenMatcher {
  public:
-  // `index` must be below the number of tokens given to find() later. The content is not empty.
-  void add(std::string_view content, size_t index);
+  // `index` is that of `token` in the list given to split_at_added() later. The content is not empty; it is the
+  // token's, perhaps normalized.
+  void add(const AddedToken& token, std::string_view content, size_t index);
 
-  bool empty() const { return tokens_ == 0; }
+  // Whether it can find nothing that counts.
+  bool empty(Specials specials) const { return (specials == Specials::as_text ? ordinary_ : tokens_) == 0; }
 
   struct Match {
     size_t index;       // as given to add()
@@ -46,7 +48,7 @@ class AddedTokenMatcher {
   };
   std::vector<Node> nodes_ = std::vector<Node>(1);
   std::array<uint32_t, 256> first_{};  // the node behind a first byte; 0: no token begins with it
-  size_t tokens_ = 0;
+  size_t tokens_ = 0, ordinary_ = 0;   // ordinary: not special
 };
 
 // Cuts `text` at the tokens of `matcher`: ordinary(stretch) for each non-empty stretch between them, found(token) for
@@ -63,7 +65,7 @@ template <typename Ordinary, typename Found>
 void split_at_added(const AddedTokenMatcher& matcher, const std::vector<AddedToken>& tokens, std::string_view text,
                     Specials specials, Ordinary&& ordinary, Found&& found) {
   size_t done = 0;
-  for (size_t from = 0; !matcher.empty();) {
+  for (size_t from = 0; !matcher.empty(specials);) {
     const std::optional<AddedTokenMatcher::Match> match = matcher.find(text, from);
     if (!match) break;
     from = match->end;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <queue>
+#include <utility>
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/random.h"
@@ -43,6 +44,8 @@ constexpr bool never_in_utf8(uint8_t byte) {
   return byte == 0xC0 || byte == 0xC1 || byte > 0xF4;
 }
 
+constexpr size_t kMostQuadratic = 64;
+
 void append_number(int64_t value, std::string& out) {
   for (int i = 0; i < 8; ++i) out.push_back(static_cast<char>(value >> (8 * i)));
 }
@@ -80,26 +83,34 @@ std::string hash_of(const BpeModel& model) {
 
 // Short pieces: scan for the lowest rank, merge, repeat. Quadratic, and faster than anything else up to some dozens.
 void merge_short(const BpeModel& model, std::string_view piece, std::vector<int32_t>& ids) {
-  constexpr size_t kMost = 64;
-  std::array<int32_t, kMost> symbol;
-  std::array<PairTable::Merge, kMost> merge;  // of symbol i with symbol i+1
+  std::array<int32_t, kMostQuadratic> symbol, merged;  // merged: symbol i with symbol i+1
+  std::array<uint32_t, kMostQuadratic> rank;           // of that merge
+  const auto look_up = [&](size_t i) {
+    const PairTable::Merge merge = model.pairs.find(symbol[i], symbol[i + 1]);
+    rank[i] = merge.rank;
+    merged[i] = merge.merged;
+  };
+  const auto close_gap = [](auto& values, size_t gap, size_t count) {
+    std::copy(values.begin() + gap + 1, values.begin() + count, values.begin() + gap);
+  };
   size_t count = piece.size();
   for (size_t i = 0; i < count; ++i) symbol[i] = model.byte_ids[static_cast<uint8_t>(piece[i])];
-  for (size_t i = 0; i + 1 < count; ++i) merge[i] = model.pairs.find(symbol[i], symbol[i + 1]);
+  for (size_t i = 0; i + 1 < count; ++i) look_up(i);
   while (count > 1) {
     size_t best = 0;
+    uint32_t lowest = rank[0];
     for (size_t i = 1; i + 1 < count; ++i) {
-      if (merge[i].rank < merge[best].rank) best = i;
+      best = rank[i] < lowest ? i : best;
+      lowest = std::min(lowest, rank[i]);
     }
-    if (merge[best].rank == PairTable::kNone) break;
-    symbol[best] = merge[best].merged;
+    if (lowest == PairTable::kNone) break;
+    symbol[best] = merged[best];
+    close_gap(symbol, best + 1, count);
+    close_gap(rank, best, count - 1);
+    close_gap(merged, best, count - 1);
     --count;
-    for (size_t i = best + 1; i < count; ++i) {
-      symbol[i] = symbol[i + 1];
-      merge[i - 1] = merge[i];
-    }
-    if (best > 0) merge[best - 1] = model.pairs.find(symbol[best - 1], symbol[best]);
-    if (best + 1 < count) merge[best] = model.pairs.find(symbol[best], symbol[best + 1]);
+    if (best > 0) look_up(best - 1);
+    if (best + 1 < count) look_up(best);
   }
   ids.insert(ids.end(), symbol.begin(), symbol.begin() + static_cast<std::ptrdiff_t>(count));
 }
@@ -186,14 +197,13 @@ std::optional<std::string> from_printable(std::string_view text) {
 
 void PairTable::build(const std::vector<MergeRule>& merges) {
   const size_t size = std::bit_ceil(std::max<size_t>(2, merges.size() * 2 + 1));
-  slots_.assign(size, Slot{});
+  rules_ = merges;
+  slots_.assign(size, kEmpty);
   mask_ = size - 1;
   shift_ = 64 - std::countr_zero(size);
   for (size_t rank = 0; rank < merges.size(); ++rank) {
-    const uint64_t key = key_of(merges[rank].left, merges[rank].right);
-    size_t i = slot_of(key);
-    while (slots_[i].key != key && slots_[i].key != kEmpty) i = (i + 1) & mask_;
-    slots_[i] = {key, {static_cast<uint32_t>(rank), merges[rank].merged}};
+    const auto [left, right, merged] = merges[rank];
+    slots_[slot_of(left, right)] = tag_of(hash_of(left, right)) << 32 | rank;
   }
 }
 
@@ -207,9 +217,9 @@ void BpeModel::finish(std::string_view origin) {
     added[token.id] = 1;
     special_ids[token.id] = token.special ? 1 : 0;
     if (token.normalized) {
-      normalized_tokens.add(nfc ? to_nfc(token.content) : token.content, i);
+      normalized_tokens.add(token, nfc ? to_nfc(token.content) : token.content, i);
     } else {
-      raw_tokens.add(token.content, i);
+      raw_tokens.add(token, token.content, i);
     }
   }
   for (size_t byte = 0; byte < 256; ++byte) {
@@ -226,7 +236,53 @@ void BpeModel::finish(std::string_view origin) {
         by_bytes.emplace(tokens[id], static_cast<int32_t>(id));
     }
   }
+  find_joins();
+  remember_vocabulary(added);
   hash = hash_of(*this);
+}
+
+void BpeModel::find_joins() {
+  // A whole piece that is a token is emitted as it is; a part of one is not.
+  if (ignore_merges) return joins_.fill(~uint64_t{0});
+  // The bytes with which what a symbol stands for begins and ends; -1: no text leads to it.
+  struct Edges {
+    int first = -1, last = -1;
+    bool operator==(const Edges&) const = default;
+  };
+  std::vector<Edges> edges(tokens.size());
+  const auto set = [&](int32_t id, Edges value) { return std::exchange(edges[id], value) != value; };
+  for (int byte = 0; byte < 256; ++byte) {
+    if (byte_ids[byte] >= 0) set(byte_ids[byte], {byte, byte});
+  }
+  joins_.fill(0);
+  // Files may give a merge before those that its sides come from.
+  for (bool changed = true; changed;) {
+    changed = false;
+    for (const MergeRule& merge : merges) {
+      const Edges left = edges[merge.left], right = edges[merge.right];
+      if (left.first < 0 || right.first < 0) continue;
+      changed |= set(merge.merged, {left.first, right.last});
+      const auto pair = static_cast<size_t>(left.last << 8 | right.first);
+      joins_[pair / 64] |= uint64_t{1} << (pair % 64);
+    }
+  }
+}
+
+// In the order of ids, which is mostly that of how often they occur: what is common is found at once.
+void BpeModel::remember_vocabulary(const std::vector<uint8_t>& added) {
+  vocabulary = PieceCache(tokens.size(), tokens.size());
+  std::vector<int32_t> ids;
+  for (size_t id = 0; id < tokens.size(); ++id) {
+    const std::string& token = tokens[id];
+    if (token.empty() || token.size() > PieceCache::kLongestKey || added[id] != 0 || !has_ids_for(token)) continue;
+    const PieceCache::Key key = PieceCache::key_of(token, token.data() + token.size());
+    const uint64_t place = PieceCache::hash_of(key);
+    std::array<int32_t, PieceCache::kRoom> known;
+    if (vocabulary.find(key, place, known.data()) != 0) continue;
+    ids.clear();
+    encode_piece(token, ids);
+    vocabulary.insert(key, place, ids);
+  }
 }
 
 bool BpeModel::has_ids_for(std::string_view text) const {
@@ -240,7 +296,7 @@ void BpeModel::encode_piece(std::string_view piece, std::vector<int32_t>& ids) c
       return;
     }
   }
-  if (piece.size() <= 64) return merge_short(*this, piece, ids);
+  if (piece.size() <= kMostQuadratic) return merge_short(*this, piece, ids);
   merge_long(*this, piece, ids);
 }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "ridgeline/data/added_tokens.h"
+#include "ridgeline/data/piece_cache.h"
 #include "ridgeline/data/pretokenize.h"
 #include "ridgeline/data/tokenizer.h"
 #include "ridgeline/data/tokenizer_files.h"
@@ -20,7 +21,9 @@ struct MergeRule {
   int32_t left, right, merged;
 };
 
-// (left id, right id) -> (rank, merged id). Open addressing, at most half full.
+// (left id, right id) -> (rank, merged id). Open addressing, at most half full. Most pairs that are asked for do not
+// merge: a slot is small, so that the table stays near the processor, and the rule behind it is looked at when it seems
+// to be the one.
 class PairTable {
  public:
   struct Merge {
@@ -33,25 +36,34 @@ class PairTable {
   void build(const std::vector<MergeRule>& merges);
 
   Merge find(int32_t left, int32_t right) const {
-    const uint64_t key = key_of(left, right);
-    for (size_t i = slot_of(key);; i = (i + 1) & mask_) {
-      if (slots_[i].key == key) return slots_[i].merge;
-      if (slots_[i].key == kEmpty) return {kNone, -1};
-    }
+    const uint64_t slot = slots_[slot_of(left, right)];
+    if (slot == kEmpty) return {kNone, -1};
+    const auto rank = static_cast<uint32_t>(slot);
+    return {rank, rules_[rank].merged};
   }
 
  private:
   static constexpr uint64_t kEmpty = UINT64_MAX;
-  struct Slot {
-    uint64_t key = kEmpty;
-    Merge merge{kNone, -1};
-  };
-  static uint64_t key_of(int32_t left, int32_t right) {
-    return static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
+  // Where the pair is, or the empty slot where it would be.
+  size_t slot_of(int32_t left, int32_t right) const {
+    const uint64_t hash = hash_of(left, right), tag = tag_of(hash);
+    for (size_t i = hash >> shift_;; i = (i + 1) & mask_) {
+      const uint64_t slot = slots_[i];
+      if (slot == kEmpty) return i;
+      if (slot >> 32 != tag) continue;
+      const MergeRule& rule = rules_[static_cast<uint32_t>(slot)];
+      if (rule.left == left && rule.right == right) return i;
+    }
   }
-  size_t slot_of(uint64_t key) const { return static_cast<size_t>((key * 0x9E3779B97F4A7C15U) >> shift_) & mask_; }
-  std::vector<Slot> slots_{1};
-  size_t mask_ = 0;
+  static uint64_t hash_of(int32_t left, int32_t right) {
+    const uint64_t pair = static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
+    return pair * 0x9E3779B97F4A7C15U;
+  }
+  static uint64_t tag_of(uint64_t hash) { return hash >> 12 & 0xFFFFFFFF; }
+
+  std::vector<uint64_t> slots_ = {kEmpty, kEmpty};  // tag of the pair's hash and rank, 32 bits each
+  std::vector<MergeRule> rules_;
+  size_t mask_ = 1;
   int shift_ = 63;
 };
 
@@ -75,6 +87,7 @@ struct BpeModel {
   std::vector<uint8_t> special_ids;                        // by id
   AddedTokenMatcher raw_tokens, normalized_tokens;         // of added_tokens, by index
   std::unordered_map<std::string_view, int32_t> by_bytes;  // only with ignore_merges
+  PieceCache vocabulary;                                   // the ids of every short token's bytes, to begin with
   std::string hash;
 
   bool is_literal(size_t id) const { return id < literal.size() && literal[id] != 0; }
@@ -87,6 +100,24 @@ struct BpeModel {
 
   // Appends the ids of one pre-token, each of whose bytes has an id.
   void encode_piece(std::string_view piece, std::vector<int32_t>& ids) const;
+
+  // The end of the part of a piece that begins at `begin`: there, or at the piece's end, is the next place where no
+  // merge ever joins what stands before it with what stands behind it. The ids of a piece are those of its parts, one
+  // after another. (Between most Chinese characters GPT-2 merges nothing.)
+  size_t part_end(std::string_view piece, size_t begin) const {
+    size_t end = begin + 1;
+    while (end < piece.size() && joins(piece[end - 1], piece[end])) ++end;
+    return end;
+  }
+
+ private:
+  bool joins(char last, char first) const {
+    const size_t pair = size_t{static_cast<uint8_t>(last)} << 8 | static_cast<uint8_t>(first);
+    return (joins_[pair / 64] >> (pair % 64) & 1) != 0;
+  }
+  std::array<uint64_t, 1024> joins_{};  // a bit for two bytes: some merge's left side ends in one, its right begins so
+  void find_joins();
+  void remember_vocabulary(const std::vector<uint8_t>& added);
 };
 
 // Byte b in GPT-2's printable alphabet (a code point), and back (-1 for code points outside it).

@@ -1,7 +1,9 @@
 #include "ridgeline/data/pretokenize.h"
 
+#include <algorithm>
 #include <array>
 
+#include "ridgeline/data/added_tokens.h"
 #include "ridgeline/data/unicode.h"
 
 namespace ridgeline::data {
@@ -16,23 +18,17 @@ constexpr auto kAsciiClass = [] {
   return classes;
 }();
 
-struct Character {
-  CharClass kind;
-  size_t length;
-};
-
-inline Character at(std::string_view text, size_t i) {
+inline ClassifiedChar at(std::string_view text, size_t i) {
   const auto byte = static_cast<uint8_t>(text[i]);
   if (byte < 0x80) [[likely]]
     return {kAsciiClass[byte], 1};
-  const Utf8Char character = decode_utf8(text.substr(i));
-  return {character.status == Utf8Char::Status::valid ? class_of(character.code) : CharClass::other, character.length};
+  return classify_utf8({text.data() + i, text.size() - i});
 }
 
 // End of the run of `kind` that starts at i (i itself when there is none).
 inline size_t run_end(std::string_view text, size_t i, CharClass kind) {
   while (i < text.size()) {
-    const Character c = at(text, i);
+    const ClassifiedChar c = at(text, i);
     if (c.kind != kind) break;
     i += c.length;
   }
@@ -43,7 +39,7 @@ inline size_t run_end(std::string_view text, size_t i, CharClass kind) {
 size_t space_end(std::string_view text, size_t start) {
   size_t last = start, end = start;
   while (end < text.size()) {
-    const Character c = at(text, end);
+    const ClassifiedChar c = at(text, end);
     if (c.kind != CharClass::space) break;
     last = end;
     end += c.length;
@@ -51,31 +47,17 @@ size_t space_end(std::string_view text, size_t start) {
   return end == text.size() || last == start ? end : last;
 }
 
-// Length of the contraction at the apostrophe text[start], 0 when there is none.
-size_t contraction(std::string_view text, size_t start, bool any_case) {
-  const auto letter = [&](size_t i) {
-    const char c = i < text.size() ? text[i] : '\0';
-    return any_case && c >= 'A' && c <= 'Z' ? static_cast<char>(c + ('a' - 'A')) : c;
-  };
-  const char a = letter(start + 1), b = letter(start + 2);
-  if (a == 's' || a == 't' || a == 'm' || a == 'd') return 2;
-  if ((a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l')) return 3;
-  // Case folding makes U+017F (long s) an s.
-  if (any_case && text.substr(start + 1, 2) == "\xC5\xBF") return 3;
-  return 0;
-}
-
 size_t next_gpt2(std::string_view text, size_t start) {
   const char first = text[start];
   if (first == '\'') {
-    if (const size_t length = contraction(text, start, false); length != 0) return start + length;
+    if (const size_t length = contraction(PreTokenizer::gpt2, text, start); length != 0) return start + length;
   }
   size_t body = start;
   if (first == ' ') {
     if (start + 1 == text.size()) return start + 1;
     body = start + 1;
   }
-  const Character c = at(text, body);
+  const ClassifiedChar c = at(text, body);
   if (c.kind == CharClass::space) return space_end(text, start);
   return run_end(text, body + c.length, c.kind);
 }
@@ -83,15 +65,15 @@ size_t next_gpt2(std::string_view text, size_t start) {
 size_t next_llama3(std::string_view text, size_t start) {
   const char first = text[start];
   if (first == '\'') {
-    if (const size_t length = contraction(text, start, true); length != 0) return start + length;
+    if (const size_t length = contraction(PreTokenizer::llama3, text, start); length != 0) return start + length;
   }
-  const Character c = at(text, start);
+  const ClassifiedChar c = at(text, start);
   const size_t second = start + c.length;
   if (c.kind == CharClass::letter) return run_end(text, second, CharClass::letter);
   if (c.kind == CharClass::number) {
     size_t end = second;
     for (int i = 1; i < 3 && end < text.size(); ++i) {
-      const Character digit = at(text, end);
+      const ClassifiedChar digit = at(text, end);
       if (digit.kind != CharClass::number) break;
       end += digit.length;
     }
@@ -122,6 +104,35 @@ std::string_view pattern_of(PreTokenizer kind) {
       return R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
   }
   return "";
+}
+
+size_t contraction(PreTokenizer kind, std::string_view text, size_t apostrophe) {
+  const bool any_case = kind == PreTokenizer::llama3;
+  const auto letter = [&](size_t i) {
+    const char c = i < text.size() ? text[i] : '\0';
+    return any_case && c >= 'A' && c <= 'Z' ? static_cast<char>(c + ('a' - 'A')) : c;
+  };
+  const char a = letter(apostrophe + 1), b = letter(apostrophe + 2);
+  if (a == 's' || a == 't' || a == 'm' || a == 'd') return 2;
+  if ((a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l')) return 3;
+  // Case folding makes U+017F (long s) an s.
+  if (any_case && text.substr(apostrophe + 1, 2) == "\xC5\xBF") return 3;
+  return 0;
+}
+
+size_t next_cut(std::string_view text, size_t from) {
+  const auto kind = [&](size_t i) { return i < text.size() ? at(text, i).kind : CharClass::space; };
+  const auto ascii = [&](size_t i) { return static_cast<uint8_t>(text[i]) < 0x80; };
+  for (size_t cut = std::max<size_t>(from, 1); cut < text.size(); ++cut) {
+    if (text[cut] == ' ') {
+      const CharClass before = ascii(cut - 1) ? kind(cut - 1) : CharClass::other;
+      const bool word = before == CharClass::letter || before == CharClass::number;
+      if (word && cut + 1 < text.size() && ascii(cut + 1) && kind(cut + 1) == CharClass::letter) return cut;
+    } else if (text[cut - 1] == '\n' && cut >= 2 && kind(cut) != CharClass::space) {
+      if (trailing_space(text.substr(0, cut)) == 1) return cut;
+    }
+  }
+  return text.size();
 }
 
 size_t next_piece(PreTokenizer kind, std::string_view text, size_t start) {

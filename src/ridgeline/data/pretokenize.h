@@ -22,6 +22,14 @@ std::string_view pattern_of(PreTokenizer kind);
 // must be the whole document or the whole stretch between two recognised added tokens.
 size_t next_piece(PreTokenizer kind, std::string_view text, size_t start);
 
+// Length of the contraction ('s, 're, …) at an apostrophe with which a piece begins; 0 when there is none.
+size_t contraction(PreTokenizer kind, std::string_view text, size_t apostrophe);
+
+// The first place from `from` on at which `text` may be cut in two: the pieces of both parts are those of the whole, by
+// either expression. text.size() when there is none. (Such a place is before the space between two words of ASCII
+// letters, or after a line's end between two other characters.)
+size_t next_cut(std::string_view text, size_t from);
+
 // f(piece) for every piece, in order.
 template <typename F>
 void for_each_piece(PreTokenizer kind, std::string_view text, F&& f) {

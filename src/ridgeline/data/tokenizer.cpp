@@ -3,117 +3,15 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
+#include <unordered_map>
 #include <utility>
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/data/bpe_model.h"
-#include "ridgeline/data/normalize.h"
-#include "ridgeline/data/piece_hash.h"
 #include "ridgeline/data/tokenizer_json.h"
 #include "ridgeline/data/unicode.h"
 
 namespace ridgeline::data {
-
-// Pieces seen before and their ids. Keys and ids lie in two growing stores; when those exceed the budget everything is
-// forgotten, so that memory stays bounded on text whose words never repeat.
-struct Encoder::Cache {
-  struct Slot {
-    uint64_t hash = 0;
-    uint32_t key_begin = 0, ids_begin = 0;
-    uint16_t key_length = 0;  // 0: free
-    uint16_t ids_count = 0;
-  };
-  static constexpr size_t kLongestKey = 256;
-  static constexpr size_t kMostEntries = size_t{1} << 19;
-
-  std::vector<Slot> slots = std::vector<Slot>(1U << 12);
-  std::string keys;
-  std::vector<int32_t> ids;
-  size_t entries = 0;
-
-  // The slot of `key`, or the free slot where it belongs.
-  Slot& find(std::string_view key, uint64_t hash) {
-    const size_t mask = slots.size() - 1;
-    for (size_t i = hash & mask;; i = (i + 1) & mask) {
-      Slot& slot = slots[i];
-      if (slot.key_length == 0) return slot;
-      if (slot.hash == hash && slot.key_length == key.size() &&
-          std::memcmp(keys.data() + slot.key_begin, key.data(), key.size()) == 0) {
-        return slot;
-      }
-    }
-  }
-
-  void insert(std::string_view key, uint64_t hash, std::span<const int32_t> value) {
-    if (entries == kMostEntries) {
-      std::fill(slots.begin(), slots.end(), Slot{});
-      keys.clear();
-      ids.clear();
-      entries = 0;
-    }
-    if (entries * 2 >= slots.size()) {
-      std::vector<Slot> old(slots.size() * 2);
-      old.swap(slots);
-      const size_t mask = slots.size() - 1;
-      for (const Slot& slot : old) {
-        if (slot.key_length == 0) continue;
-        size_t i = slot.hash & mask;
-        while (slots[i].key_length != 0) i = (i + 1) & mask;
-        slots[i] = slot;
-      }
-    }
-    find(key, hash) = {hash, static_cast<uint32_t>(keys.size()), static_cast<uint32_t>(ids.size()),
-                       static_cast<uint16_t>(key.size()), static_cast<uint16_t>(value.size())};
-    keys.append(key);
-    ids.insert(ids.end(), value.begin(), value.end());
-    ++entries;
-  }
-};
-
-Encoder::Encoder(const Tokenizer& tokenizer) : model_(tokenizer.model_), cache_(std::make_unique<Cache>()) {}
-Encoder::~Encoder() = default;
-Encoder::Encoder(Encoder&&) noexcept = default;
-Encoder& Encoder::operator=(Encoder&&) noexcept = default;
-
-void Encoder::encode_words(std::string_view text, std::vector<int32_t>& ids) {
-  for_each_piece(model_->pre_tokenizer, text, [&](std::string_view piece) {
-    if (piece.size() > Cache::kLongestKey) return model_->encode_piece(piece, ids);
-    const uint64_t hash = hash_piece(piece);
-    const Cache::Slot& slot = cache_->find(piece, hash);
-    if (slot.key_length != 0) {
-      const int32_t* known = cache_->ids.data() + slot.ids_begin;
-      ids.insert(ids.end(), known, known + slot.ids_count);
-      return;
-    }
-    const size_t before = ids.size();
-    model_->encode_piece(piece, ids);
-    cache_->insert(piece, hash, std::span(ids).subspan(before));
-  });
-}
-
-void Encoder::encode(std::string_view text, std::vector<int32_t>& ids, Specials specials) {
-  std::string repaired, normal, prefixed;
-  if (!model_->every_byte && valid_utf8_prefix(text) != text.size() && !model_->has_ids_for(text)) {
-    append_as_utf8(text, repaired);
-    text = repaired;
-  }
-  const auto found = [&](const AddedToken& token) { ids.push_back(token.id); };
-  const auto words = [&](std::string_view stretch) {
-    if (model_->prefix_space && !stretch.starts_with(' ')) {
-      prefixed.assign(1, ' ').append(stretch);
-      stretch = prefixed;
-    }
-    encode_words(stretch, ids);
-  };
-  split_at_added(
-      model_->raw_tokens, model_->added_tokens, text, specials,
-      [&](std::string_view stretch) {
-        split_at_added(model_->normalized_tokens, model_->added_tokens, model_->nfc ? to_nfc(stretch, normal) : stretch,
-                       specials, words, found);
-      },
-      found);
-}
 
 Tokenizer::Tokenizer(std::shared_ptr<const BpeModel> model) : model_(std::move(model)) {}
 
@@ -179,7 +77,7 @@ const std::string& Tokenizer::hash() const {
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text, Specials specials) const {
   std::vector<int32_t> ids;
-  Encoder(*this).encode(text, ids, specials);
+  Encoder(*this, Encoder::Memory::none).encode(text, ids, specials);
   return ids;
 }
 

@@ -104,24 +104,31 @@ class Tokenizer {
   std::shared_ptr<const BpeModel> model_;
 };
 
-// Encodes many texts on one thread, remembering the ids of words seen before (bounded memory).
+// Encodes many texts on one thread, remembering the ids of words seen before: a copy of the vocabulary, some megabytes,
+// which grows with the words of the texts up to 104 MiB (and half as much again for the moments in which it grows);
+// then it starts anew. Beside that, and the ids, it needs memory only for a word of more than 256 bytes: some 100 bytes
+// for each of its bytes.
 class Encoder {
  public:
-  explicit Encoder(const Tokenizer& tokenizer);
+  // none: only the vocabulary is known at once, every other word is merged anew. For few short texts.
+  enum class Memory { pieces, none };
+
+  explicit Encoder(const Tokenizer& tokenizer, Memory memory = Memory::pieces);
   ~Encoder();
   Encoder(Encoder&&) noexcept;
   Encoder& operator=(Encoder&&) noexcept;
 
-  // Appends the ids of `text` to `ids`.
+  // Appends the ids of `text` to `ids`. A caller with one long text may reserve: there are never more ids than bytes
+  // (after normalization, and one for a prefix space).
   void encode(std::string_view text, std::vector<int32_t>& ids, Specials specials = Specials::as_text);
 
  private:
-  struct Cache;
+  struct State;
   // Text between added tokens, normalized.
   void encode_words(std::string_view text, std::vector<int32_t>& ids);
 
   std::shared_ptr<const BpeModel> model_;
-  std::unique_ptr<Cache> cache_;
+  std::unique_ptr<State> state_;
 };
 
 // Decodes generated ids one by one; what it returns is always whole UTF-8 characters, so that it can be printed at

@@ -25,6 +25,11 @@ Utf8Char decode_utf8(std::string_view text) {
   return {code, length, Status::valid};
 }
 
+ClassifiedChar detail::classify_decoded(std::string_view text) {
+  const Utf8Char character = decode_utf8(text);
+  return {character.status == Utf8Char::Status::valid ? class_of(character.code) : CharClass::other, character.length};
+}
+
 Utf8Char decode_last_utf8(std::string_view text) {
   size_t start = text.size() - 1;
   while (start > 0 && text.size() - start < 4 && (static_cast<uint8_t>(text[start]) & 0xC0) == 0x80) --start;

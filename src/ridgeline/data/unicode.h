@@ -47,6 +47,33 @@ struct Utf8Char {
 // The character at the start of `text`, which is not empty.
 Utf8Char decode_utf8(std::string_view text);
 
+// The class of a character and its length in bytes; what is no character is `other`, as long as decode_utf8() says.
+struct ClassifiedChar {
+  CharClass kind;
+  uint8_t length;
+};
+
+namespace detail {
+ClassifiedChar classify_decoded(std::string_view text);
+}
+
+// Of the character at the start of `text`, which is not empty: without a call for nearly all of up to three bytes.
+inline ClassifiedChar classify_utf8(std::string_view text) {
+  const auto first = static_cast<uint8_t>(text[0]);
+  if (first < 0x80) return {class_of(first), 1};
+  if (text.size() < 4) return detail::classify_decoded(text);
+  uint32_t bytes = 0;
+  for (int i = 0; i < 4; ++i) bytes |= uint32_t{static_cast<uint8_t>(text[i])} << (8 * i);
+  if ((bytes & 0xC0C0F0) == 0x8080E0) {
+    const uint32_t code = (bytes & 0xF) << 12 | (bytes >> 8 & 0x3F) << 6 | (bytes >> 16 & 0x3F);
+    if (code >= 0x800 && code >> 11 != 0xD800 >> 11) return {class_of(code), 3};
+  } else if ((bytes & 0xC0E0) == 0x80C0) {
+    const uint32_t code = (bytes & 0x1F) << 6 | (bytes >> 8 & 0x3F);
+    if (code >= 0x80) return {class_of(code), 2};
+  }
+  return detail::classify_decoded(text);
+}
+
 // The character that ends where `text` (not empty, valid UTF-8) ends.
 Utf8Char decode_last_utf8(std::string_view text);
 

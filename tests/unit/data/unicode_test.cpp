@@ -47,6 +47,32 @@ TEST(Unicode, EveryCharacterDecodesToItself) {
   }
 }
 
+TEST(Unicode, ClassifiesEveryCharacterAndEverythingElseAsItIsDecoded) {
+  const auto expect_equal = [](std::string_view text) {
+    const Utf8Char c = decode_utf8(text);
+    const ClassifiedChar found = classify_utf8(text);
+    ASSERT_EQ(found.length, c.length) << testing::PrintToString(text);
+    ASSERT_EQ(found.kind, c.status == Status::valid ? class_of(c.code) : CharClass::other)
+        << testing::PrintToString(text);
+  };
+  for (uint32_t code = 0; code < 0x110000; ++code) {
+    if (code >= 0xD800 && code < 0xE000) continue;
+    std::string text;
+    append_utf8(code, text);
+    ASSERT_NO_FATAL_FAILURE(expect_equal(text));
+    ASSERT_NO_FATAL_FAILURE(expect_equal(text + "\xBF end"));
+  }
+  for (int first = 0x80; first < 0x100; ++first) {
+    for (int second = 0; second < 0x100; ++second) {
+      for (const int third : {0x00, 0x41, 0x7F, 0x80, 0x9F, 0xA0, 0xBF, 0xC0, 0xFF}) {
+        const std::string text = {static_cast<char>(first), static_cast<char>(second), static_cast<char>(third)};
+        for (const std::string_view end : {"", "\x80", "a", "\x80\x80\x80"})
+          ASSERT_NO_FATAL_FAILURE(expect_equal(text + std::string(end)));
+      }
+    }
+  }
+}
+
 // The examples of the Unicode standard, chapter 3.9, "U+FFFD substitution of maximal subparts".
 TEST(Unicode, ReplacesMaximalSubparts) {
   const auto repaired = [](std::string_view text, int64_t expected) {

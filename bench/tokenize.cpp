@@ -1,0 +1,240 @@
+#include "bench/tokenize.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <ctime>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <thread>
+
+#include "bench/process.h"
+#include "bench/text_corpora.h"
+#include "ridgeline/base/error.h"
+#include "ridgeline/base/file.h"
+#include "ridgeline/base/json.h"
+#include "ridgeline/data/pretokenize.h"
+#include "ridgeline/data/tokenizer.h"
+
+namespace ridgeline::bench {
+namespace {
+
+constexpr int kWarmPasses = 5;  // of each round
+constexpr size_t kChunk = size_t{1} << 18;
+
+// Of one pass, or the best of some: wall clock, and processor time of all threads.
+struct Taken {
+  double seconds = 1e9, cpu_seconds = 1e9;
+  void keep_best(const Taken& other) {
+    seconds = std::min(seconds, other.seconds);
+    cpu_seconds = std::min(cpu_seconds, other.cpu_seconds);
+  }
+};
+
+double cpu_now() {
+  timespec now{};
+  ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
+// A text cut where that changes nothing, encoded as `prepare` does: an encoder per thread, parts handed out in order.
+class Encoding {
+ public:
+  Encoding(const data::Tokenizer& tokenizer, std::string_view text, int threads)
+      : tokenizer_(tokenizer), encoders_(static_cast<size_t>(threads)) {
+    while (!text.empty()) {
+      const size_t size = data::next_cut(text, std::min(kChunk, text.size()));
+      parts_.push_back(text.substr(0, size));
+      text.remove_prefix(size);
+    }
+  }
+
+  Taken first() {
+    encoders_ = std::vector<std::optional<data::Encoder>>(encoders_.size());
+    ids_ = std::vector<std::vector<int32_t>>(parts_.size());
+    return warm();
+  }
+
+  Taken warm() {
+    const double cpu = cpu_now();
+    const auto begin = std::chrono::steady_clock::now();
+    std::atomic<size_t> next = 0;
+    std::vector<std::thread> others;
+    for (size_t i = 1; i < encoders_.size(); ++i) others.emplace_back([&, i] { work(encoders_[i], next); });
+    work(encoders_[0], next);
+    for (std::thread& other : others) other.join();
+    return {std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(), cpu_now() - cpu};
+  }
+
+  std::vector<int32_t> ids() const {
+    std::vector<int32_t> all;
+    for (const std::vector<int32_t>& some : ids_) all.insert(all.end(), some.begin(), some.end());
+    return all;
+  }
+
+ private:
+  void work(std::optional<data::Encoder>& encoder, std::atomic<size_t>& next) {
+    if (!encoder) encoder.emplace(tokenizer_);
+    for (size_t i = next++; i < parts_.size(); i = next++) {
+      ids_[i].clear();
+      ids_[i].reserve(parts_[i].size());  // never more, and what is not written costs nothing
+      encoder->encode(parts_[i], ids_[i]);
+    }
+  }
+
+  const data::Tokenizer& tokenizer_;
+  std::vector<std::string_view> parts_;
+  std::vector<std::optional<data::Encoder>> encoders_;
+  std::vector<std::vector<int32_t>> ids_;  // of each part
+};
+
+// The files that the peer reads, gone with this.
+class Scratch {
+ public:
+  Scratch() : path_(std::filesystem::temp_directory_path() / fmt::format("ridgeline_tokenize_{}", ::getpid())) {
+    make_folder(path_);
+  }
+  ~Scratch() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+// gigatoken in a process of its own, which remembers nothing when it begins.
+class Peer {
+ public:
+  Peer(const TokenizeOptions& options, const std::filesystem::path& tokenizer, int threads)
+      : process_({options.peers + "/bin/python", options.peer_script, tokenizer.string(), std::to_string(threads)},
+                 {fmt::format("RAYON_NUM_THREADS={}", threads)}) {
+    name_ = parse_json(process_.read_json_line()).at("name").get<std::string>();
+  }
+
+  const std::string& name() const { return name_; }
+
+  // One pass; its ids go to the file `ids`, unless that is empty.
+  Taken run(const std::filesystem::path& text, const std::filesystem::path& ids) {
+    process_.write_line(json_text(nlohmann::json{{"text", text.string()}, {"ids", ids.string()}}));
+    const nlohmann::json row = parse_json(process_.read_json_line());
+    return {row.at("seconds").get<double>(), row.at("cpu_seconds").get<double>()};
+  }
+
+ private:
+  Process process_;
+  std::string name_;
+};
+
+void require_same(const std::vector<int32_t>& ours, const std::filesystem::path& file, const std::string& corpus) {
+  const std::string bytes = read_text(file);
+  std::vector<int32_t> theirs(bytes.size() / sizeof(int32_t));
+  std::memcpy(theirs.data(), bytes.data(), theirs.size() * sizeof(int32_t));
+  if (ours == theirs) return;
+  const auto [a, b] = std::mismatch(ours.begin(), ours.end(), theirs.begin(), theirs.end());
+  throw Error(fmt::format("{}: ids differ from gigatoken's at token {}, of {} and {}", corpus, a - ours.begin(),
+                          ours.size(), theirs.size()),
+              "Compare both with tiktoken on the text around it: one of them is wrong.");
+}
+
+struct Race {
+  std::string name;  // of the corpus
+  std::filesystem::path file;
+  int threads;
+  Encoding ours;
+  // Round by round.
+  std::vector<Taken> first, warm, peer_first, peer_warm;
+};
+
+void run_round(const TokenizeOptions& options, const Scratch& scratch, Race& race, std::string& peer_name) {
+  std::optional<Peer> peer;
+  if (!options.peers.empty()) peer.emplace(options, scratch / "tokenizer.json", race.threads);
+  race.first.push_back(race.ours.first());
+  if (peer) {
+    peer_name = peer->name();
+    const std::filesystem::path ids = race.first.size() == 1 ? scratch / "ids" : std::filesystem::path();
+    race.peer_first.push_back(peer->run(race.file, ids));
+    if (!ids.empty()) require_same(race.ours.ids(), ids, race.name);
+  }
+  Taken warm, peer_warm;
+  for (int pass = 0; pass < kWarmPasses; ++pass) {
+    warm.keep_best(race.ours.warm());
+    if (peer) peer_warm.keep_best(peer->run(race.file, ""));
+  }
+  race.warm.push_back(warm);
+  if (peer) race.peer_warm.push_back(peer_warm);
+}
+
+// A line per race on stderr: wall clock and, which others on the machine disturb less, processor time.
+void report_round(const Race& race) {
+  const auto pair = [](const Taken& ours, const std::vector<Taken>& theirs) {
+    if (theirs.empty()) return fmt::format("{:.1f} ms", ours.seconds * 1e3);
+    return fmt::format("{:.1f} ms, {:.2f} x the peer's speed, {:.2f} by processor time", ours.seconds * 1e3,
+                       theirs.back().seconds / ours.seconds, theirs.back().cpu_seconds / ours.cpu_seconds);
+  };
+  fmt::print(stderr, "{} on {}: first {}; warm {}\n", race.name, race.threads, pair(race.first.back(), race.peer_first),
+             pair(race.warm.back(), race.peer_warm));
+}
+
+Row row_of(const std::string& name, size_t bytes, const std::vector<Taken>& ours, const std::vector<Taken>& theirs,
+           const std::string& peer) {
+  std::vector<double> speeds, ratios, peer_speeds;
+  const auto speed = [&](const Taken& taken) { return static_cast<double>(bytes) * 1e-6 / taken.seconds; };
+  for (size_t i = 0; i < ours.size(); ++i) {
+    speeds.push_back(speed(ours[i]));
+    if (theirs.empty()) continue;
+    peer_speeds.push_back(speed(theirs[i]));
+    ratios.push_back(theirs[i].seconds / ours[i].seconds);
+  }
+  const Statistics all = statistics(speeds);
+  Row row{.name = name, .value = all.median, .unit = "MB/s", .spread = all.spread};
+  if (!theirs.empty()) {
+    row.peer = fmt::format("{} ({:.0f} MB/s)", peer, statistics(peer_speeds).median);
+    row.ratio = statistics(ratios).median;
+  }
+  return row;
+}
+
+}  // namespace
+
+std::vector<Row> tokenize_rows(const TokenizeOptions& options) {
+  const data::Tokenizer tokenizer = data::Tokenizer::load(options.tokenizer);
+  const std::vector<TextCorpus> corpora = text_corpora(options.corpora, options.bytes);
+  const Scratch scratch;
+  if (!options.peers.empty()) write_atomically(scratch / "tokenizer.json", tokenizer.to_json());
+  std::vector<Race> races;
+  for (const TextCorpus& corpus : corpora) {
+    const std::filesystem::path file = scratch / (corpus.name + ".txt");
+    if (!options.peers.empty()) write_atomically(file, corpus.text);
+    for (const int threads : {1, 2})
+      races.push_back({corpus.name, file, threads, Encoding(tokenizer, corpus.text, threads), {}, {}, {}, {}});
+  }
+  std::string peer;
+  for (int round = 0; round < options.rounds; ++round) {
+    for (Race& race : races) {
+      run_round(options, scratch, race, peer);
+      report_round(race);
+    }
+  }
+  std::vector<Row> rows;
+  for (size_t i = 0; i < races.size(); ++i) {
+    const Race& race = races[i];
+    const size_t bytes = corpora[i / 2].text.size();
+    rows.push_back(
+        row_of(fmt::format("{}_first_{}", race.name, race.threads), bytes, race.first, race.peer_first, peer));
+    rows.push_back(row_of(fmt::format("{}_warm_{}", race.name, race.threads), bytes, race.warm, race.peer_warm, peer));
+  }
+  return rows;
+}
+
+}  // namespace ridgeline::bench

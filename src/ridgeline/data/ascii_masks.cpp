@@ -1,0 +1,54 @@
+#include "ridgeline/data/ascii_masks.h"
+
+#include <array>
+#include <bit>
+
+namespace ridgeline::data {
+
+namespace {
+
+AsciiMasks masks_by_table(const char* block) {
+  enum : uint8_t { letter = 1, digit = 2, space = 4, blank = 8, apostrophe = 16, high = 32 };
+  static constexpr auto kKinds = [] {
+    std::array<uint8_t, 256> kinds{};
+    for (unsigned i = 0; i < 26; ++i) kinds['a' + i] = kinds['A' + i] = letter;
+    for (unsigned i = 0; i < 10; ++i) kinds['0' + i] = digit;
+    for (const unsigned c : {'\t', '\n', '\v', '\f', '\r'}) kinds[c] = space;
+    kinds[' '] = space | blank;
+    kinds['\''] = apostrophe;
+    for (unsigned i = 0x80; i < 0x100; ++i) kinds[i] = high;
+    return kinds;
+  }();
+  AsciiMasks masks{};
+  for (unsigned i = 0; i < 64; ++i) {
+    const uint64_t kinds = kKinds[static_cast<uint8_t>(block[i])];
+    masks.letters |= (kinds & 1) << i;
+    masks.digits |= (kinds >> 1 & 1) << i;
+    masks.spaces |= (kinds >> 2 & 1) << i;
+    masks.blanks |= (kinds >> 3 & 1) << i;
+    masks.apostrophes |= (kinds >> 4 & 1) << i;
+    masks.high |= (kinds >> 5 & 1) << i;
+  }
+  return masks;
+}
+
+size_t places_one_by_one(uint64_t bits, size_t first, size_t* to) {
+  size_t count = 0;
+  for (; bits != 0; bits &= bits - 1) to[count++] = first + static_cast<size_t>(std::countr_zero(bits));
+  return count;
+}
+
+}  // namespace
+
+constexpr BlockFunctions kPortableBlocks{masks_by_table, places_one_by_one};
+
+const BlockFunctions& block_functions(device::Isa isa) {
+#if defined(__x86_64__)
+  // Processors with AVX2 have the others; what an emulator pretends may not.
+  static const bool others = __builtin_cpu_supports("bmi") != 0 && __builtin_cpu_supports("popcnt") != 0;
+  if (isa >= device::Isa::avx2 && others) return kAvx2Blocks;
+#endif
+  return kPortableBlocks;
+}
+
+}  // namespace ridgeline::data

@@ -1,0 +1,154 @@
+#include "ridgeline/data/piece_cache.h"
+
+#include <utility>
+
+#include "ridgeline/base/error.h"
+
+namespace ridgeline::data {
+
+PieceCache::PieceCache(size_t pieces, size_t ids) : narrow_(ids <= size_t{1} << 16), long_slots_(16) {
+  take(std::bit_ceil(std::max<size_t>(2 * pieces, 2)));
+}
+
+PieceCache::PieceCache(const PieceCache& other)
+    : narrow_(other.narrow_),
+      pieces_(other.pieces_),
+      long_pieces_(other.long_pieces_),
+      long_slots_(other.long_slots_),
+      store_(other.store_) {
+  take(other.buckets_);
+  std::memcpy(slots_, other.slots_, buckets_ * 2 * sizeof(Slot));
+}
+
+// Memory for so many buckets, all free.
+void PieceCache::take(size_t buckets) {
+  device::Arena memory(static_cast<int64_t>(buckets * 2 * sizeof(Slot)), nullptr);
+  memory_ = std::move(memory);
+  slots_ = reinterpret_cast<Slot*>(memory_.data());
+  buckets_ = buckets;
+  shift_ = 64 - std::countr_zero(buckets);
+}
+
+size_t PieceCache::find_further(Key key, uint64_t hash, int32_t* ids) const {
+  size_t at = hash >> shift_;
+  for (size_t looked = 0; looked < kBuckets; ++looked, at = (at + 1) & (buckets_ - 1)) {
+    for (const Slot* slot = slots_ + at * 2; slot != slots_ + at * 2 + 2; ++slot) {
+      if (slot->differs_from(key) == 0) return ids_of(*slot, ids);
+      if (slot->high == 0) return 0;
+    }
+  }
+  return 0;
+}
+
+PieceCache::Slot* PieceCache::free_slot(uint64_t hash) const {
+  size_t at = hash >> shift_;
+  for (size_t looked = 0; looked < kBuckets; ++looked, at = (at + 1) & (buckets_ - 1)) {
+    for (Slot* slot = slots_ + at * 2; slot != slots_ + at * 2 + 2; ++slot) {
+      if (slot->high == 0) return slot;
+    }
+  }
+  return nullptr;
+}
+
+uint32_t PieceCache::keep(std::span<const int32_t> ids) {
+  const size_t place = store_.size();
+  make_room(ids.size());
+  store_.insert(store_.end(), ids.begin(), ids.end());
+  return static_cast<uint32_t>(place);
+}
+
+// A store that grows takes all that it may ever need, which costs nothing until it is written.
+void PieceCache::make_room(size_t more) {
+  if (store_.size() + more > store_.capacity()) store_.reserve(kMostStored + 2 * kLongestPiece);
+}
+
+void PieceCache::insert(Key key, uint64_t hash, std::span<const int32_t> ids) {
+  RL_CHECK(ids.size(), <=, kLongestKey);
+  // In a bucket of its own, most often: a second bucket costs more to look at than the memory.
+  if (pieces_ * 2 >= buckets_) grow();
+  Slot entry{.low = key.low, .high = key.high | uint64_t{ids.size()} << 60, .held = {}};
+  if (ids.size() > most_held()) {
+    entry.held[0] = keep(ids);
+  } else if (narrow_) {
+    std::array<uint16_t, 8> narrow{};
+    std::transform(ids.begin(), ids.end(), narrow.begin(), [](int32_t id) { return static_cast<uint16_t>(id); });
+    entry.held = std::bit_cast<std::array<uint32_t, 4>>(narrow);
+  } else {
+    std::copy(ids.begin(), ids.end(), entry.held.begin());
+  }
+  Slot* slot = free_slot(hash);
+  if (slot != nullptr) {
+    ++pieces_;
+  } else {
+    slot = bucket(hash);
+  }
+  *slot = entry;
+}
+
+// To twice the buckets. What finds no free slot there is forgotten.
+void PieceCache::grow() {
+  const device::Arena old = std::move(memory_);
+  const Slot* const begin = std::exchange(slots_, nullptr);
+  const Slot* const end = begin + buckets_ * 2;
+  take(buckets_ * 2);
+  pieces_ = 0;
+  for (const Slot* slot = begin; slot != end; ++slot) {
+    if (slot->high == 0) continue;
+    Slot* const place = free_slot(hash_of({slot->low, slot->high & kKeyBits}));
+    if (place == nullptr) continue;
+    *place = *slot;
+    ++pieces_;
+  }
+}
+
+size_t PieceCache::find_long(std::string_view piece, uint64_t hash, int32_t* ids) const {
+  size_t at = long_home(hash);
+  for (size_t looked = 0; looked < kLongSlots; ++looked, at = (at + 1) & (long_slots_.size() - 1)) {
+    const LongSlot& slot = long_slots_[at];
+    if (slot.length == 0) return 0;
+    if (slot.hash != hash || slot.length != piece.size()) continue;
+    const int32_t* const known = store_.data() + slot.place;
+    if (std::memcmp(known + slot.count, piece.data(), piece.size()) != 0) continue;
+    std::memcpy(ids, known, slot.count * sizeof(int32_t));
+    return slot.count;
+  }
+  return 0;
+}
+
+void PieceCache::insert_long(std::string_view piece, uint64_t hash, std::span<const int32_t> ids) {
+  RL_CHECK(ids.size(), <=, kLongestPiece);
+  if (long_pieces_ * 2 >= long_slots_.size()) grow_long();
+  const LongSlot entry{.hash = hash,
+                       .place = keep(ids),
+                       .length = static_cast<uint16_t>(piece.size()),
+                       .count = static_cast<uint16_t>(ids.size())};
+  const size_t bytes_at = store_.size();
+  make_room(kLongestPiece / sizeof(int32_t));
+  store_.resize(bytes_at + (piece.size() + sizeof(int32_t) - 1) / sizeof(int32_t));
+  std::memcpy(store_.data() + bytes_at, piece.data(), piece.size());
+  put_long(entry);
+}
+
+// Into the first free slot of those that a lookup looks at, else over the first of them.
+void PieceCache::put_long(const LongSlot& entry) {
+  const size_t home = long_home(entry.hash);
+  for (size_t looked = 0; looked < kLongSlots; ++looked) {
+    LongSlot& slot = long_slots_[(home + looked) & (long_slots_.size() - 1)];
+    if (slot.length != 0) continue;
+    slot = entry;
+    ++long_pieces_;
+    return;
+  }
+  long_slots_[home] = entry;
+}
+
+void PieceCache::grow_long() {
+  std::vector<LongSlot> old(long_slots_.size() * 2);
+  old.swap(long_slots_);
+  long_pieces_ = 0;
+  for (const LongSlot& slot : old) {
+    if (slot.length != 0) put_long(slot);
+  }
+}
+
+}  // namespace ridgeline::data

@@ -1,0 +1,201 @@
+// The fast encoder against the plain meaning of byte-level BPE.
+#include <gmock/gmock.h>
+
+#include <limits>
+
+#include "any_text.h"
+#include "ridgeline/data/bpe_model.h"
+#include "ridgeline/data/piece_cache.h"
+#include "ridgeline/data/piece_hash.h"
+#include "ridgeline/data/tokenizer_json.h"
+#include "support.h"
+
+namespace ridgeline::data {
+namespace {
+
+using test::any_text;
+using test::fixture;
+
+// Piece by piece, merge by merge, as the definition says.
+std::vector<int32_t> plain_ids(const BpeModel& model, std::string_view text) {
+  std::vector<int32_t> all;
+  for_each_piece(model.pre_tokenizer, text, [&](std::string_view piece) {
+    std::vector<int32_t> ids;
+    if (const auto whole = model.by_bytes.find(piece); model.ignore_merges && whole != model.by_bytes.end()) {
+      return all.push_back(whole->second);
+    }
+    for (const char byte : piece) ids.push_back(model.byte_ids[static_cast<uint8_t>(byte)]);
+    for (;;) {
+      PairTable::Merge best{PairTable::kNone, -1};
+      size_t place = 0;
+      for (size_t i = 0; i + 1 < ids.size(); ++i) {
+        const PairTable::Merge merge = model.pairs.find(ids[i], ids[i + 1]);
+        if (merge.rank < best.rank) best = merge, place = i;
+      }
+      if (best.rank == PairTable::kNone) break;
+      ids[place] = best.merged;
+      ids.erase(ids.begin() + static_cast<std::ptrdiff_t>(place) + 1);
+    }
+    all.insert(all.end(), ids.begin(), ids.end());
+  });
+  return all;
+}
+
+class EveryTokenizer : public testing::TestWithParam<const char*> {
+ protected:
+  EveryTokenizer()
+      : files_(TokenizerFiles::read(fixture(GetParam()))),
+        model_(read_bpe_model(files_, "fixture")),
+        tokenizer_(Tokenizer::from_files(files_, "fixture")) {}
+
+  TokenizerFiles files_;
+  BpeModel model_;
+  Tokenizer tokenizer_;
+};
+
+TEST_P(EveryTokenizer, GivesThePlainIdsWithAndWithoutMemory) {
+  std::mt19937 random(5);
+  Encoder encoder(tokenizer_);
+  std::vector<int32_t> ids;
+  for (size_t i = 0; i < 700; ++i) {
+    const std::string text = any_text(random, i < 300 ? i : random() % 2000);
+    const std::vector<int32_t> expected = plain_ids(model_, text);
+    ids.clear();
+    encoder.encode(text, ids);
+    ASSERT_EQ(ids, expected) << testing::PrintToString(text);
+    ids.clear();
+    encoder.encode(text, ids);
+    ASSERT_EQ(ids, expected) << "again: " << testing::PrintToString(text);
+    ASSERT_EQ(tokenizer_.encode(text), expected) << testing::PrintToString(text);
+  }
+}
+
+TEST_P(EveryTokenizer, GivesThePlainIdsOfRunsOfEveryLength) {
+  Encoder encoder(tokenizer_);
+  for (const std::string_view part : {"a", "ab", " ", "\n", "漢字", "0", "=-", "\xFF", "the"}) {
+    for (size_t length = 1; length <= 600; length += length < 70 ? 1 : 97) {
+      std::string text;
+      while (text.size() < length) text += part;
+      std::vector<int32_t> ids;
+      encoder.encode(text, ids);
+      ASSERT_EQ(ids, plain_ids(model_, text)) << length << " bytes of " << testing::PrintToString(part);
+    }
+  }
+}
+
+TEST_P(EveryTokenizer, TakesAQuarterOfAMegabyteWithoutASpace) {
+  std::mt19937 random(6);
+  Encoder encoder(tokenizer_);
+  for (const std::string_view letters : {"a", "ab", "aeioulmnrst"}) {
+    std::string text(1 << 18, ' ');
+    for (char& c : text) c = letters[random() % letters.size()];
+    std::vector<int32_t> ids;
+    encoder.encode(text, ids);
+    EXPECT_TRUE(tokenizer_.decode(ids) == text);
+    EXPECT_LT(ids.size(), text.size());
+  }
+}
+
+TEST_P(EveryTokenizer, MayBeCutWhereNextCutSays) {
+  std::mt19937 random(7);
+  Encoder encoder(tokenizer_);
+  for (int i = 0; i < 200; ++i) {
+    const std::string text = any_text(random, 3000);
+    std::vector<int32_t> parts;
+    for (size_t begin = 0; begin < text.size();) {
+      const size_t end = next_cut(text, begin + 100);
+      encoder.encode(std::string_view(text).substr(begin, end - begin), parts);
+      begin = end;
+    }
+    ASSERT_EQ(parts, tokenizer_.encode(text)) << testing::PrintToString(text);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Encoder, EveryTokenizer, testing::Values("gpt2_tokenizer", "data/llama3_style"));
+
+std::vector<int32_t> ids_in(const PieceCache& cache, std::string_view piece, uint64_t hash) {
+  std::vector<int32_t> ids(PieceCache::kLongestPiece);  // at least kRoom
+  ids.resize(piece.size() <= PieceCache::kLongestKey
+                 ? cache.find(PieceCache::key_of(piece, piece.data() + piece.size()), hash, ids.data())
+                 : cache.find_long(piece, hash, ids.data()));
+  return ids;
+}
+
+void put(PieceCache& cache, std::string_view piece, uint64_t hash, const std::vector<int32_t>& ids) {
+  if (piece.size() <= PieceCache::kLongestKey) {
+    cache.insert(PieceCache::key_of(piece, piece.data() + piece.size()), hash, ids);
+  } else {
+    cache.insert_long(piece, hash, ids);
+  }
+}
+
+uint64_t own_hash(std::string_view piece) {
+  return piece.size() <= PieceCache::kLongestKey
+             ? PieceCache::hash_of(PieceCache::key_of(piece, piece.data() + piece.size()))
+             : hash_piece(piece);
+}
+
+class PieceCacheOfIds : public testing::TestWithParam<int32_t> {};
+
+TEST_P(PieceCacheOfIds, KeepsPiecesOfEveryLengthWithUpToOneIdPerByte) {
+  PieceCache cache(0, static_cast<size_t>(GetParam()));
+  std::vector<std::pair<std::string, std::vector<int32_t>>> pieces;
+  std::mt19937 random(8);
+  for (size_t length = 1; length <= PieceCache::kLongestPiece; ++length) {
+    for (size_t count = 1; count <= length; count += length < 16 ? 1 : 50) {
+      std::string piece(length, '\0');
+      for (char& c : piece) c = static_cast<char>(random());
+      // Zero bytes are bytes like others: the length tells apart what they end.
+      if (length > 1 && length <= PieceCache::kLongestKey) piece.back() = '\0';
+      if (std::any_of(pieces.begin(), pieces.end(), [&](const auto& p) { return p.first == piece; })) continue;
+      std::vector<int32_t> ids(count);
+      for (int32_t& id : ids) id = static_cast<int32_t>(random() % static_cast<uint32_t>(GetParam()));
+      EXPECT_TRUE(ids_in(cache, piece, own_hash(piece)).empty());
+      put(cache, piece, own_hash(piece), ids);
+      pieces.emplace_back(piece, ids);
+    }
+  }
+  const PieceCache copy = cache;
+  cache = PieceCache();
+  for (const auto& [piece, ids] : pieces) {
+    EXPECT_EQ(ids_in(copy, piece, own_hash(piece)), ids) << testing::PrintToString(piece);
+    EXPECT_TRUE(ids_in(cache, piece, own_hash(piece)).empty());
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(PieceCache, PieceCacheOfIds,
+                         testing::Values(1 << 16, (1 << 16) + 1, std::numeric_limits<int32_t>::max()));
+
+TEST(PieceCache, PiecesOfOneHashAreForgottenButNeverTakenForEachOther) {
+  for (const std::string_view stem : {"p", "a longer piece, number "}) {
+    PieceCache cache(1024);  // one that does not grow
+    size_t found = 0;
+    for (int32_t i = 0; i < 1000; ++i) put(cache, std::string(stem) + std::to_string(i), 12345, {i, i + 1});
+    for (int32_t i = 0; i < 1000; ++i) {
+      const std::vector<int32_t> ids = ids_in(cache, std::string(stem) + std::to_string(i), 12345);
+      if (ids.empty()) continue;
+      ++found;
+      EXPECT_THAT(ids, testing::ElementsAre(i, i + 1));
+    }
+    EXPECT_GE(found, 16U) << stem;
+    EXPECT_LE(found, 32U) << stem;
+  }
+}
+
+TEST(PieceCache, SaysWhenItIsFull) {
+  PieceCache shorts, longs;
+  int32_t n = 0;
+  for (; n < 2'000'000 && !shorts.full(); ++n) put(shorts, std::to_string(n), own_hash(std::to_string(n)), {n});
+  // Every piece, or nearly, has found a place.
+  EXPECT_GE(n, 1 << 19);
+  EXPECT_LE(n, (1 << 19) + 1000);
+  for (n = 0; n < 2'000'000 && !longs.full(); ++n) {
+    const std::string piece = std::to_string(n) + " and fifteen more";
+    put(longs, piece, own_hash(piece), {n});
+  }
+  EXPECT_GE(n, 1 << 17);
+  EXPECT_LE(n, (1 << 18) + 1000);
+}
+
+}  // namespace
+}  // namespace ridgeline::data

@@ -1,0 +1,126 @@
+#include "ridgeline/data/piece_scanner.h"
+
+#include <gmock/gmock.h>
+
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "any_text.h"
+#include "ridgeline/data/unicode.h"
+
+namespace ridgeline::data {
+namespace {
+
+using test::any_text;
+
+std::vector<size_t> ends_one_by_one(PreTokenizer kind, std::string_view text) {
+  std::vector<size_t> ends;
+  for (size_t end = 0; end < text.size();) ends.push_back(end = next_piece(kind, text, end));
+  return ends;
+}
+
+std::vector<size_t> ends_by_scanner(PreTokenizer kind, std::string_view text, device::Isa isa) {
+  PieceScanner scanner(kind, text, isa);
+  PieceScanner::Ends some;
+  std::vector<size_t> ends;
+  while (const size_t count = scanner.next(some)) ends.insert(ends.end(), some.begin(), some.begin() + count);
+  EXPECT_EQ(scanner.next(some), 0U);
+  return ends;
+}
+
+// The instruction sets of this machine, by both expressions.
+void expect_equal(std::string_view text) {
+  for (const PreTokenizer kind : {PreTokenizer::gpt2, PreTokenizer::llama3}) {
+    const std::vector<size_t> expected = ends_one_by_one(kind, text);
+    for (const device::Isa isa : {device::Isa::portable, device::isa()})
+      ASSERT_EQ(ends_by_scanner(kind, text, isa), expected) << testing::PrintToString(text);
+  }
+}
+
+TEST(PieceScanner, EqualsTheScannerOfOnePieceAtEveryAlignmentAndLength) {
+  std::mt19937 random(1);
+  for (size_t length = 0; length <= 200; ++length) {
+    for (size_t alignment = 0; alignment < 64; ++alignment) {
+      // No byte lies behind it: a sanitizer sees who reads there.
+      const auto memory = std::make_unique<char[]>(alignment + length);
+      const std::string text = any_text(random, length);
+      std::memcpy(memory.get() + alignment, text.data(), length);
+      ASSERT_NO_FATAL_FAILURE(expect_equal({memory.get() + alignment, length}));
+    }
+  }
+}
+
+TEST(PieceScanner, EqualsItWhereBlocksMeet) {
+  // All short strings of what is told apart, across the edge of a block, after each kind of character.
+  const std::vector<std::string_view> parts = {"s", "r", "e",      "1",      " ",  "\n",
+                                               "'", ".", "\u00a0", "\u3000", "漢", "\xE6"};
+  for (const std::string_view before : {"x", "3", ".", "\n", " "}) {
+    for (size_t places = 58; places <= 64; ++places) {
+      std::string text;
+      for (size_t code = 0; code < parts.size() * parts.size() * parts.size() * parts.size(); ++code) {
+        text.clear();
+        while (text.size() < places) text += before;
+        for (size_t rest = code, i = 0; i < 4; ++i, rest /= parts.size()) text += parts[rest % parts.size()];
+        const std::vector<size_t> expected = ends_one_by_one(PreTokenizer::gpt2, text);
+        ASSERT_EQ(ends_by_scanner(PreTokenizer::gpt2, text, device::isa()), expected) << testing::PrintToString(text);
+      }
+    }
+  }
+}
+
+TEST(PieceScanner, EqualsItOnEveryCharacter) {
+  std::mt19937 random(2);
+  std::string text;
+  for (uint32_t code = 0; code < 0x110000; ++code) {
+    if (code >= 0xD800 && code < 0xE000) continue;
+    append_utf8(code, text);
+    text += test::kTextParts[random() % test::kTextParts.size()];
+  }
+  for (const device::Isa isa : {device::Isa::portable, device::isa()}) {
+    EXPECT_TRUE(ends_by_scanner(PreTokenizer::gpt2, text, isa) == ends_one_by_one(PreTokenizer::gpt2, text))
+        << device::name_of(isa);
+  }
+}
+
+TEST(PieceScanner, EqualsItOnLongTextsAndLongRuns) {
+  std::mt19937 random(3);
+  for (int i = 0; i < 20; ++i) ASSERT_NO_FATAL_FAILURE(expect_equal(any_text(random, 30000)));
+  for (const std::string_view part : {"a", " ", "\n", "1", "'", "'s", "漢", "\u3000", "\xFF", ". "}) {
+    std::string text;
+    for (int i = 0; i < 3000; ++i) text += part;
+    ASSERT_NO_FATAL_FAILURE(expect_equal(text));
+    ASSERT_NO_FATAL_FAILURE(expect_equal(text + "x"));
+  }
+}
+
+TEST(Cut, BothPartsHaveThePiecesOfTheWhole) {
+  std::mt19937 random(4);
+  size_t cuts = 0;
+  for (int i = 0; i < 3000; ++i) {
+    std::string text = any_text(random, 60);
+    // Random text has few such places.
+    text.insert(random() % text.size(), i % 2 == 0 ? "on the" : "é\né");
+    for (size_t cut = next_cut(text, 0); cut < text.size(); cut = next_cut(text, cut + 1)) {
+      ++cuts;
+      for (const PreTokenizer kind : {PreTokenizer::gpt2, PreTokenizer::llama3}) {
+        std::vector<size_t> parts = ends_one_by_one(kind, text.substr(0, cut));
+        for (const size_t end : ends_one_by_one(kind, text.substr(cut))) parts.push_back(cut + end);
+        ASSERT_EQ(parts, ends_one_by_one(kind, text)) << testing::PrintToString(text) << " at " << cut;
+      }
+    }
+  }
+  EXPECT_GT(cuts, 2000U);
+}
+
+TEST(Cut, IsTheFirstFromThere) {
+  EXPECT_EQ(next_cut("one two three", 0), 3U);
+  EXPECT_EQ(next_cut("one two three", 4), 7U);
+  EXPECT_EQ(next_cut("one two three", 8), 13U);
+  EXPECT_EQ(next_cut("1.\n2.\n", 0), 3U);
+  EXPECT_EQ(next_cut("a \nb  c\n\nd", 0), 10U);
+  EXPECT_EQ(next_cut("", 0), 0U);
+}
+
+}  // namespace
+}  // namespace ridgeline::data
