@@ -142,7 +142,7 @@ phase_unit() { with_release && run_ctest release unit -j "$jobs"; }
 phase_field() { with_release && run_ctest release field -j "$jobs"; }
 phase_fuzz() { with_release && run_ctest release fuzz -j "$jobs"; }
 phase_parity() { with_release && run_ctest release parity --label-exclude '^mpi$'; }
-phase_mpi() { with_release && run_ctest release mpi; }
+phase_mpi() { with_release && run_ctest release mpi -j "$jobs"; }
 phase_install() { with_release && run_ctest release install; }
 # Without root, Slurm or namespaces its test is skipped, for the reason that `check` prints.
 phase_cluster() {

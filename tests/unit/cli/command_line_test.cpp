@@ -52,8 +52,8 @@ TEST(CommandLine, WithoutArgumentsTeachesTheMainJob) {
 }
 
 TEST(CommandLine, HelpOfEveryCommandGoesToStandardOutput) {
-  for (const char* command :
-       {"", "fetch", "tokenizer", "prepare", "plan", "train", "eval", "generate", "export", "inspect", "launch", "migrate"}) {
+  for (const char* command : {"", "fetch", "tokenizer", "prepare", "plan", "train", "eval", "generate", "export",
+                              "inspect", "launch", "migrate"}) {
     const Outcome outcome = ridgeline(std::string(command) + " --help 2>/dev/null");
     EXPECT_EQ(outcome.code, 0) << command;
     EXPECT_THAT(outcome.text, HasSubstr("Usage: ")) << command;
