@@ -75,10 +75,15 @@ class GzipBytes final : public Decompressor {
     const auto room = static_cast<uint32_t>(std::min<size_t>(out.size(), std::numeric_limits<uint32_t>::max()));
     state_->avail_out = room;
     const bool last = input_.empty();
-    const int code = isal_inflate(state_.get());
+    const int code = in_header_ ? isal_read_gzip_header(state_.get(), &header_) : isal_inflate(state_.get());
     input_.remove_prefix(input_.size() - state_->avail_in);
     const size_t done = room - state_->avail_out;
-    if (code != ISAL_DECOMP_OK) refuse(code);
+    if (code != ISAL_DECOMP_OK && !(in_header_ && code == ISAL_END_INPUT)) refuse(code);
+    if (in_header_) {
+      if (last) cut("gzip");
+      in_header_ = code == ISAL_END_INPUT;
+      return 0;
+    }
     if (state_->block_state == ISAL_BLOCK_FINISH) {
       in_member_ = false;
       ++members_;
@@ -98,8 +103,9 @@ class GzipBytes final : public Decompressor {
     if (padded) fail("has other data after zero bytes that follow its last gzip member,");
     if (input_[0] != '\x1f') refuse(ISAL_INVALID_WRAPPER);  // before it waits for a whole header
     isal_inflate_init(state_.get());
-    state_->crc_flag = ISAL_GZIP;  // headers are read, and CRC-32 and length compared
-    return in_member_ = true;
+    state_->crc_flag = ISAL_GZIP_NO_HDR_VER;  // CRC-32 and length are compared
+    isal_gzip_header_init(&header_);
+    return in_member_ = in_header_ = true;
   }
 
   // Whether there were any since the last member.
@@ -123,7 +129,9 @@ class GzipBytes final : public Decompressor {
   }
 
   std::unique_ptr<inflate_state> state_ = std::make_unique<inflate_state>();
-  bool in_member_ = false, padded_ = false;
+  // ISA-L 2.30 forgets what a header holds when it reads one by itself, and the header comes in two parts.
+  isal_gzip_header header_{};
+  bool in_member_ = false, in_header_ = false, padded_ = false;
   int64_t members_ = 0;
 };
 
