@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 
+#include "../many_cases.h"
 #include "support.h"
 
 namespace ridgeline::data {
@@ -246,7 +247,8 @@ TEST(CorpusReader, ChunksDoNotShow) {
   const auto draw = [&](uint32_t bound) { return ((state = state * 1664525 + 1013904223) >> 8) % bound; };
   // Lines of every kind, now and then a document of megabytes.
   std::string lines;
-  while (lines.size() < 12 * kChunkBytes) {
+  const auto chunks_of_lines = static_cast<size_t>(ManyCases(4).share(12));
+  while (lines.size() < chunks_of_lines * kChunkBytes) {
     const uint32_t kind = draw(40000);
     if (kind < 4) {
       for (uint32_t i = 0; i < 200000; ++i) lines += "a long one\n";

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 
+#include "../many_cases.h"
 #include "support.h"
 
 namespace ridgeline::data {
@@ -94,7 +95,9 @@ TEST(Decompress, ADamagedFileIsNeverAnotherText) {
   for (const Packed& file : kPacked) {
     const std::string bytes = packed(file);
     int noticed = 0;
+    ManyCases cases(5);
     for (size_t bit = 0; bit < bytes.size() * 8; ++bit) {
+      if (cases.skips()) continue;
       std::string damaged = bytes;
       damaged[bit / 8] = static_cast<char>(damaged[bit / 8] ^ (1 << (bit % 8)));
       try {
@@ -105,7 +108,7 @@ TEST(Decompress, ADamagedFileIsNeverAnotherText) {
         EXPECT_THAT(error.what(), HasSubstr(" at byte "));
       }
     }
-    EXPECT_GT(noticed, static_cast<int>(bytes.size()) * 8 / 2) << file.name;
+    EXPECT_GT(noticed, cases.share(static_cast<int>(bytes.size()) * 8) / 2) << file.name;
   }
 }
 
