@@ -1,6 +1,7 @@
 #include "ridgeline/data/corpus.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <utility>
@@ -75,7 +76,7 @@ CorpusReader::CorpusReader(const std::vector<fs::path>& inputs, CorpusOptions op
     bytes_total_ += file.bytes;
     if (options_.filters.any() && file.format == RecordFormat::text) {
       throw Error(fmt::format("'{}' is text: filters judge the metadata in OSCAR's JSON lines", file.name),
-                  "Leave out the filters (--drop-quality-warnings, --min-...), or the file.");
+                  fmt::format("Leave out {}, or the file.", fmt::join(options_of(options_.filters), " and ")));
     }
   }
   if (inputs_.standard_input) bytes_total_ = 0;

@@ -46,6 +46,14 @@ std::vector<std::string> names_of(const CorpusFilters& filters) {
   return names;
 }
 
+std::vector<std::string> options_of(const CorpusFilters& filters) {
+  std::vector<std::string> options;
+  if (!filters.drop_warnings.empty()) options.emplace_back("--drop-quality-warnings");
+  if (filters.min_harmful_pp) options.emplace_back("--min-harmful-pp");
+  if (filters.min_language_probability) options.emplace_back("--min-language-probability");
+  return options;
+}
+
 Judgement judge(const CorpusFilters& filters, const RecordMetadata& metadata) {
   Judgement result;
   const auto apply = [&](std::string name, bool known, bool drops) {

@@ -33,6 +33,8 @@ RecordMetadata metadata_of(const nlohmann::json& metadata);
 
 // Every name that judge() may count under, in their order.
 std::vector<std::string> names_of(const CorpusFilters& filters);
+// As a command line asks for them.
+std::vector<std::string> options_of(const CorpusFilters& filters);
 
 struct Judgement {
   std::string dropped_by;            // the first filter that drops the record, "" when it is kept

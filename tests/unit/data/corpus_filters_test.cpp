@@ -79,6 +79,8 @@ TEST(CorpusFilters, JudgeOscar2201AndWhatHasNoMetadata) {
               ElementsAre(Pair("quality warning noisy", 1)));
 
   EXPECT_ERROR("a.txt' is text: filters judge", filter({.drop_warnings = {"tiny"}}, folder.write("a.txt", "x")));
+  EXPECT_EQ(options_of({.drop_warnings = {"tiny", "noisy"}, .min_language_probability = 0.5}),
+            (std::vector<std::string>{"--drop-quality-warnings", "--min-language-probability"}));
   CorpusReader reader({folder.write("b.jsonl", "{\"text\": \"x\", \"metadata\": {\"annotation\": [\"tiny\"]}}")},
                       {.filters = {.drop_warnings = {"all"}}});
   for (DocumentBatch batch; reader.next(batch); batch = {}) {
