@@ -41,7 +41,7 @@ const std::vector<std::string> kReal = {"0.0",    "-0.0",  "-1.0",  "1.0",   "0.
                                         "1e39",   "1e300", "inf",   "-inf",  "nan"};
 
 // Far above what a loaded machine needs, far below what counting to 2^31 takes.
-#ifdef __SANITIZE_THREAD__
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 constexpr std::chrono::seconds kLongest(60);
 #else
 constexpr std::chrono::seconds kLongest(10);
