@@ -1,6 +1,7 @@
 // gzip, Zstandard and xz: any bytes give an Error or the same text whatever the size of the reads, in bounded memory.
 #include <algorithm>
 
+#include "../../unit/data/memory_bytes.h"
 #include "fuzz_driver.h"
 #include "ridgeline/base/error.h"
 #include "ridgeline/data/decompress.h"
@@ -12,26 +13,11 @@ namespace {
 
 constexpr size_t kMost = size_t{1} << 16;  // of a text: a few bytes may stand for gigabytes
 
-class InputBytes final : public ByteSource {
- public:
-  explicit InputBytes(std::string_view bytes) : bytes_(bytes) {}
-  size_t read(std::span<char> out) override {
-    const size_t got = bytes_.copy(out.data(), out.size(), done_);
-    done_ += got;
-    return got;
-  }
-  int64_t position() const override { return static_cast<int64_t>(done_); }
-
- private:
-  std::string_view bytes_;
-  size_t done_ = 0;
-};
-
 // The text, then "!" where an Error ended it.
 std::string unpack(Compression compression, std::string_view bytes, size_t step) {
   std::string text, part(step, '\0');
   try {
-    const auto source = decompress(compression, std::make_unique<InputBytes>(bytes), "input");
+    const auto source = decompress(compression, std::make_unique<test::MemoryBytes>(std::string(bytes)), "input");
     for (size_t got = step; got == step && text.size() < kMost;) {
       got = source->read(part);
       RL_CHECK(got, <=, step);

@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 
+#include "memory_bytes.h"
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/file.h"
 #include "ridgeline/data/byte_source.h"
@@ -52,22 +53,6 @@ class TemporaryFolder {
 
  private:
   std::filesystem::path path_;
-};
-
-// Bytes of a test as a file's.
-class MemoryBytes final : public ByteSource {
- public:
-  explicit MemoryBytes(std::string bytes) : bytes_(std::move(bytes)) {}
-  size_t read(std::span<char> out) override {
-    const size_t got = bytes_.copy(out.data(), out.size(), done_);
-    done_ += got;
-    return got;
-  }
-  int64_t position() const override { return static_cast<int64_t>(done_); }
-
- private:
-  std::string bytes_;
-  size_t done_ = 0;
 };
 
 // The message of the Error that f throws; "" when it throws none.
