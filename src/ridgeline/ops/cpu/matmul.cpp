@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <optional>
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/device/cpu/worker_team.h"
@@ -26,8 +27,6 @@ namespace {
 
 using device::Isa;
 using device::WorkerTeam;
-
-constexpr int64_t kAheadSteps = 16;  // of k, or a multiple: what of a panel is packed ahead at once
 
 void check(const Matmul& p) {
   RL_CHECK(p.m, >=, 0);
@@ -96,7 +95,11 @@ class Run {
     for (int64_t stage = 0; stage < stages; ++stage) {
       const Slab next = stage + 1 < stages ? slab_of(p_, plan_, stage + 1, workspace_) : Slab();
       const int64_t tasks = divide_up(slab.rows, plan_.mb) * divide_up(p_.n, plan_.nb);
-      for (int member = 0; member < team.size(); ++member) next_task(team, member) = tasks * member / team.size();
+      for (int member = 0; member < team.size(); ++member) {
+        Member& state = state_of(team, member);
+        if (stage == 0) state = Member();
+        state.next_task = tasks * member / team.size();
+      }
       if (stage == 0 || !plan_.ahead)
         team.run([&](int member) { packing_.pack_a(slab, share_of(slab, team, member)); });
       team.run([&](int member) { compute(team, member, tasks, slab, plan_.ahead ? next : Slab()); });
@@ -110,46 +113,122 @@ class Run {
     return {panels * member / team.size(), panels * (member + 1) / team.size()};
   }
 
-  // The first task of a member's share that nobody has begun, on a cache line of its own.
-  int64_t& next_task(const WorkerTeam& team, int member) const {
-    std::byte* counters = workspace_ + plan_.member_offset + team.size() * plan_.member_bytes;
-    return *reinterpret_cast<int64_t*>(counters + member * kCounterBytes);
+  // What a member has, on cache lines of its own, and what of it outlasts a slab.
+  struct Member {
+    int64_t next_task;   // the first task of its share that nobody has begun
+    int64_t columns[2];  // which columns its two sets of B panels hold (columns_key)
+    int64_t set;         // the one in use
+  };
+  static_assert(sizeof(Member) <= kCounterBytes);
+
+  Member& state_of(const WorkerTeam& team, int member) const {
+    std::byte* states = workspace_ + plan_.member_offset + team.size() * plan_.member_bytes;
+    return *reinterpret_cast<Member*>(states + member * kCounterBytes);
   }
+
+  // Not 0.
+  int64_t columns_key(const Slab& slab, int64_t column) const { return 1 + slab.chunk * p_.n + column; }
+
+  // What a member packs while it multiplies: its panels of the next slab of A, and the columns of B that it will come
+  // to next, in turns.
+  struct Ahead {
+    std::optional<PackingAhead> rows, columns;
+    int64_t key = 0;            // of `columns`
+    bool of_next_slab = false;  // these
+    bool turn = false;
+
+    PackAhead* piece() {
+      turn = !turn;
+      std::optional<PackingAhead>&first = turn ? columns : rows, &second = turn ? rows : columns;
+      PackAhead* piece = first ? first->piece() : nullptr;
+      return piece == nullptr && second ? second->piece() : piece;
+    }
+  };
 
   // Tasks are blocks of C, numbered down the slab first. Every member begins with a share of its own, so that it packs
   // the B panels of few columns, and then helps the others finish theirs: blocks cost differently at the edges, and a
   // core may be held up by something else.
   void compute(const WorkerTeam& team, int member, int64_t tasks, const Slab& slab, const Slab& next_slab) const {
     std::byte* memory = workspace_ + plan_.member_offset + member * plan_.member_bytes;
-    auto* sums = reinterpret_cast<float*>(memory + plan_.b_bytes);
+    auto* sums = reinterpret_cast<float*>(memory + plan_.sums_offset);
     const Stage stage = plan_.staged ? Stage(plan_, memory) : Stage();
     void* scratch = memory + plan_.member_bytes - kScratchBytes;
     if (kernel_.begin != nullptr) kernel_.begin();
     const int64_t row_blocks = divide_up(slab.rows, plan_.mb);
-    // Every strip packs its part of this member's panels.
+    Member& state = state_of(team, member);
+    Ahead ahead;
     const PanelRange mine = share_of(next_slab, team, member);
-    const int64_t strips = divide_up(tasks, team.size()) * divide_up(plan_.mb, kernel_.mr);
-    const int64_t steps = divide_up((mine.last - mine.first) * next_slab.k, std::max<int64_t>(1, strips));
-    PackingAhead ahead(packing_, next_slab, mine, std::max(kAheadSteps, round_up(steps, kAheadSteps)));
-    int64_t packed = -1;
+    // Every strip of this member's share packs a part, or every second one.
+    const int64_t strips = divide_up(tasks, team.size()) * strips_of_task();
+    if (next_slab.rows > 0) ahead.rows.emplace(packing_.a_ahead(next_slab, mine, divide_up(strips, 2)));
     for (int i = 0; i < team.size(); ++i) {
       const int owner = (member + i) % team.size();
-      const std::atomic_ref<int64_t> next(next_task(team, owner));
+      const std::atomic_ref<int64_t> next(state_of(team, owner).next_task);
       const int64_t end = tasks * (owner + 1) / team.size();
       for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < end;) {
         const int64_t column = task / row_blocks * plan_.nb, row = task % row_blocks * plan_.mb;
-        if (column != packed) packing_.pack_b(slab, column, std::min(p_.n, column + plan_.nb), memory);
-        packed = column;
-        compute_block(slab, row, column, memory, sums, stage, scratch, ahead);
+        if (state.columns[state.set] != columns_key(slab, column)) take_columns(state, slab, column, memory, ahead);
+        if (i == 0 && plan_.b_sets == 2 && !ahead.columns)
+          begin_columns(state, slab, next_slab, task, end, team, member, memory, ahead);
+        compute_block(slab, row, column, memory + state.set * plan_.b_bytes, sums, stage, scratch, ahead);
       }
     }
-    ahead.finish();
+    if (ahead.rows) {
+      ahead.rows->finish();
+      packing_.add_row_sums(next_slab, mine);
+    }
+    if (ahead.columns && ahead.of_next_slab) {
+      ahead.columns->finish();
+      state.columns[1 - state.set] = ahead.key;
+    }
     if (kernel_.end != nullptr) kernel_.end();
   }
 
+  int64_t strips_of_task() const {
+    return divide_up(plan_.mb, kernel_.mr) * divide_up(plan_.padded(plan_.k_chunk), plan_.k_block);
+  }
+
+  // The B panels of a member's next block of columns: the set that holds them, or is filled with them now.
+  void take_columns(Member& state, const Slab& slab, int64_t column, std::byte* memory, Ahead& ahead) const {
+    const int64_t key = columns_key(slab, column), other = 1 - state.set;
+    if (ahead.columns && ahead.key == key) {
+      ahead.columns->finish();
+      ahead.columns.reset();
+      state.columns[other] = key;
+    }
+    if (state.columns[other] == key) {
+      state.set = other;
+      return;
+    }
+    packing_.pack_b(slab, column, std::min(p_.n, column + plan_.nb), memory + state.set * plan_.b_bytes);
+    state.columns[state.set] = key;
+    // Somebody else had taken what was to come next.
+    if (!ahead.of_next_slab) ahead.columns.reset();
+  }
+
+  // While a task of its own share is computed: the columns after its own, or the first of the next slab.
+  void begin_columns(Member& state, const Slab& slab, const Slab& next_slab, int64_t task, int64_t end,
+                     const WorkerTeam& team, int member, std::byte* memory, Ahead& ahead) const {
+    const int64_t column_blocks = divide_up(p_.n, plan_.nb), row_blocks = divide_up(slab.rows, plan_.mb);
+    int64_t block = task / row_blocks + 1;
+    const int64_t strips = (std::min(end, block * row_blocks) - task) * strips_of_task();
+    ahead.of_next_slab = block * row_blocks >= end;
+    if (ahead.of_next_slab) {
+      if (next_slab.rows == 0) return;
+      const int64_t rows = divide_up(next_slab.rows, plan_.mb);
+      block = rows * column_blocks * member / team.size() / rows;
+    }
+    const Slab& of = ahead.of_next_slab ? next_slab : slab;
+    const int64_t column = block * plan_.nb, other = 1 - state.set;
+    ahead.key = columns_key(of, column);
+    if (state.columns[state.set] == ahead.key || state.columns[other] == ahead.key) return;
+    state.columns[other] = 0;
+    ahead.columns.emplace(packing_.b_ahead(of, column, std::min(p_.n, column + plan_.nb),
+                                           memory + other * plan_.b_bytes, divide_up(strips, 2)));
+  }
   // Rows [row, row + mb) of the slab.
   void compute_block(const Slab& slab, int64_t row, int64_t column, const std::byte* b, float* sums, const Stage& stage,
-                     void* scratch, PackingAhead& ahead) const {
+                     void* scratch, Ahead& ahead) const {
     const int64_t rows = std::min(plan_.mb, slab.rows - row), columns = std::min(plan_.nb, p_.n - column);
     const int64_t a_bytes = plan_.a_panel_bytes(slab.k), depth = plan_.padded(slab.k);
     Strip strip{};
@@ -157,6 +236,10 @@ class Run {
     strip.b_stride = plan_.b_panel_bytes(slab.k);
     strip.scratch = scratch;
     epilogue_.begin_columns(column, columns, stage);
+    // The next block is likely to be the one below.
+    const std::byte* const a_of_block = packing_.a_panel(slab, row / kernel_.mr);
+    const std::byte* const after = packing_.a_panel(slab, row + rows < slab.rows ? (row + rows) / kernel_.mr : 0);
+    const int64_t a_step = kernel_.mr * kernel_.packed_bytes;
     int64_t k = 0;
     do {
       strip.k = std::min(plan_.k_block, depth - k);
@@ -164,15 +247,14 @@ class Run {
       strip.sums = sums;
       strip.b = b + k * kernel_.nr * kernel_.packed_bytes;
       const bool last = k + strip.k == depth;
-      const std::byte* a = packing_.a_panel(slab, row / kernel_.mr) + k * kernel_.mr * kernel_.packed_bytes;
+      const std::byte* a = a_of_block + k * a_step;
       for (int64_t i = 0; i < rows; i += kernel_.mr, a += a_bytes) {
         const Finish finish = epilogue_.finish_of(slab.chunk, slab.first + row + i, column, stage);
         strip.a = a;
         strip.rows = std::min(kernel_.mr, rows - i);
         strip.finish = last ? &finish : nullptr;
-        const bool more = row + i + kernel_.mr < slab.rows;
-        strip.next = more ? a + a_bytes : a;
-        strip.next_bytes = more ? strip.k * kernel_.mr * kernel_.packed_bytes : 0;
+        strip.next = i + kernel_.mr < rows ? a + a_bytes : last ? after : a_of_block + (k + strip.k) * a_step;
+        strip.next_bytes = strip.k * a_step;
         strip.ahead = ahead.piece();
         kernel_.multiply(strip);
         if (last && slab.chunk + 1 == plan_.chunks)

@@ -1,73 +1,55 @@
 // Matrix-product kernel for AVX-512: fp32 register tiles of 8 x 48; bf16 operands are widened while packing.
 #include "ridgeline/ops/cpu/matmul_avx512.h"
 
+#include "ridgeline/ops/cpu/matmul_tile.h"
+
 namespace ridgeline::ops::cpu {
 namespace {
 
-constexpr int kRows = 8, kVectors = 3, kCols = 16 * kVectors;
-
-void multiply_tile(int64_t k, const void* a_panel, const void* b_panel, float* sums, bool add) {
-  const auto* a = static_cast<const float*>(a_panel);
-  const auto* b = static_cast<const float*>(b_panel);
-  __m512 c[kRows][kVectors];
-#pragma GCC unroll 8
-  for (int row = 0; row < kRows; ++row) {
-#pragma GCC unroll 3
-    for (int v = 0; v < kVectors; ++v) c[row][v] = _mm512_setzero_ps();
-  }
-#pragma GCC unroll 4
-  for (int64_t i = 0; i < k; ++i) {
-    const __m512 b0 = _mm512_loadu_ps(b), b1 = _mm512_loadu_ps(b + 16), b2 = _mm512_loadu_ps(b + 32);
+struct Tile {
+  using Vector = __m512;
+  static constexpr int kLanes = 16, kRows = 8, kVectors = 3, kCols = kVectors * kLanes, kBeat = 8;
+  static constexpr bool kPairs = false;
+  static Vector zero() { return _mm512_setzero_ps(); }
+  static Vector load(const float* from) { return _mm512_loadu_ps(from); }
+  static Vector load(const uint32_t* from) { return _mm512_castsi512_ps(_mm512_loadu_si512(from)); }
+  static Vector add(Vector x, Vector y) { return _mm512_add_ps(x, y); }
+  static void store(float* to, Vector x) { _mm512_storeu_ps(to, x); }
+  RL_ALWAYS_INLINE static void multiply_step(const uint32_t* a, const uint32_t* b, Vector (&c)[kRows][kVectors]) {
+    const Vector b0 = load(b), b1 = load(b + 16), b2 = load(b + 32);
 #pragma GCC unroll 8
     for (int row = 0; row < kRows; ++row) {
-      const __m512 x = _mm512_set1_ps(a[row]);
+      const Vector x = _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(a[row])));
       c[row][0] = _mm512_fmadd_ps(x, b0, c[row][0]);
       c[row][1] = _mm512_fmadd_ps(x, b1, c[row][1]);
       c[row][2] = _mm512_fmadd_ps(x, b2, c[row][2]);
     }
-    a += kRows;
-    b += kCols;
   }
+  RL_ALWAYS_INLINE static void multiply_beat(const uint32_t* a, const uint32_t* b, Vector (&c)[kRows][kVectors]) {
 #pragma GCC unroll 8
-  for (int row = 0; row < kRows; ++row) {
-    float* out = sums + row * kCols;
-#pragma GCC unroll 3
-    for (int v = 0; v < kVectors; ++v) {
-      if (add) c[row][v] = _mm512_add_ps(c[row][v], _mm512_loadu_ps(out + 16 * v));
-      _mm512_storeu_ps(out + 16 * v, c[row][v]);
-    }
+    for (int step = 0; step < kBeat; ++step) multiply_step(a + step * kRows, b + step * kCols, c);
   }
-}
-
-template <int Lanes>
-void pack(const PanelSource& source, void* panel) {
-  if (source.dtype == DType::bf16) {
-    pack_as_floats<Lanes>(source, panel);
-  } else if (source.k_contiguous) {
-    pack_words_k_contiguous<Lanes>(static_cast<const uint32_t*>(source.data), source.ld, source.lanes, source.k,
-                                   static_cast<uint32_t*>(panel));
-  } else {
-    pack_floats_lanes_contiguous<Lanes>(static_cast<const float*>(source.data), source.ld, source.lanes, source.k,
-                                        static_cast<float*>(panel));
+  static void finish(const Finish& f, int64_t rows, int64_t column, int64_t columns, const float* sums) {
+    finish_tile_512<kVectors>(f, rows, column, columns, sums);
   }
-}
+};
 
-constexpr MatmulKernel kKernel{.mr = kRows,
-                               .nr = kCols,
+constexpr MatmulKernel kKernel{.mr = Tile::kRows,
+                               .nr = Tile::kCols,
                                .k_unit = 1,
                                .packed_bytes = 4,
-                               .mb = 192,
+                               .mb = 48,
                                .nb = 384,
-                               .b_bytes = 1048576,
+                               .b_bytes = 589824,
                                .kb = 384,
                                .kb_alone = 512,
-                               .packs_ahead = false,
+                               .ahead_lanes = Tile::kLanes,
                                .begin = nullptr,
                                .end = nullptr,
-                               .pack_a = pack<kRows>,
-                               .pack_b = pack<kCols>,
-                               .row_sums = row_sums_of_floats<kRows>,
-                               .multiply = multiply_strip<kRows, kCols, multiply_tile, finish_tile_512<kVectors>>,
+                               .pack_a = pack_vectors<Tile::kRows>,
+                               .pack_b = pack_vectors<Tile::kCols>,
+                               .row_sums = row_sums_of_floats<Tile::kRows>,
+                               .multiply = multiply_tiles<Tile>,
                                .skinny = multiply_skinny,
                                .finish = finish_rows};
 

@@ -63,58 +63,6 @@ inline void transpose_16x16(const char* in, int64_t in_stride, char* out, int64_
   }
 }
 
-// The same for eight rows: out[16][8] from in[8][16].
-inline void transpose_8x16(const char* in, int64_t in_stride, char* out, int64_t out_stride) {
-#pragma GCC unroll 4
-  for (int piece = 0; piece < 4; ++piece, out += 4 * out_stride) {
-    __m256i columns[4];
-    transpose_rows_of_4<8>(in + piece * 16, in_stride, columns);
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i * out_stride), columns[i]);
-  }
-}
-
-// Packs of 32-bit elements, panel[k][Lanes]: fp32, or pairs of bf16 (then k and ld count pairs).
-template <int Lanes>
-void pack_words_k_contiguous(const uint32_t* data, int64_t ld, int64_t lanes, int64_t k, uint32_t* out) {
-  alignas(64) uint32_t edge[Lanes * 16];
-  for (int64_t i = 0; i < k; i += 16, data += 16, out += 16 * Lanes) {
-    const char* in = reinterpret_cast<const char*>(data);
-    int64_t stride = ld * 4;
-    if (k - i < 16 || lanes < Lanes) {
-      const __mmask16 mask = first_lanes(k - i);
-      for (int lane = 0; lane < Lanes; ++lane) {
-        _mm512_store_si512(edge + lane * 16,
-                           lane < lanes ? _mm512_maskz_loadu_epi32(mask, data + lane * ld) : _mm512_setzero_si512());
-      }
-      in = reinterpret_cast<const char*>(edge);
-      stride = 64;
-    }
-    alignas(64) uint32_t tail[Lanes * 16];
-    char* to = reinterpret_cast<char*>(k - i < 16 ? tail : out);
-    if (Lanes == 8) {
-      transpose_8x16(in, stride, to, Lanes * 4);
-    } else {
-      for (int lane = 0; lane < Lanes; lane += 16)
-        transpose_16x16(in + lane * stride, stride, to + lane * 4, Lanes * 4);
-    }
-    if (k - i < 16) __builtin_memcpy(out, tail, static_cast<size_t>((k - i) * Lanes * 4));
-  }
-}
-
-template <int Lanes>
-void pack_floats_lanes_contiguous(const float* data, int64_t ld, int64_t lanes, int64_t k, float* out) {
-  for (int64_t i = 0; i < k; ++i, data += ld, out += Lanes) {
-    if (Lanes == 8) {
-      _mm256_storeu_ps(out, _mm256_maskz_loadu_ps(static_cast<__mmask8>(first_lanes(lanes)), data));
-    } else {
-      for (int lane = 0; lane < Lanes; lane += 16) {
-        _mm512_storeu_ps(out + lane, _mm512_maskz_loadu_ps(first_lanes(lanes - lane), data + lane));
-      }
-    }
-  }
-}
-
 // The last step for a tile of sums [rows][Vectors * 16].
 template <int Vectors, bool Carry, bool Bias, bool Residual, DType Out>
 void finish_tile_as(const Finish& f, int64_t rows, int64_t column, int64_t columns, const float* sums) {

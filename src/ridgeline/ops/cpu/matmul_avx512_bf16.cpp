@@ -1,64 +1,59 @@
 // Matrix-product kernel for AVX512-BF16: bf16 pairs with fp32 accumulation by vdpbf16ps, register tiles of 8 x 48.
 #include "ridgeline/ops/cpu/matmul_avx512.h"
+#include "ridgeline/ops/cpu/matmul_tile.h"
 
 namespace ridgeline::ops::cpu {
 namespace {
 
-constexpr int kRows = 8, kVectors = 3, kCols = 16 * kVectors;
-
-inline __m512bh load_pairs(const uint32_t* pairs) {
-  return (__m512bh)_mm512_loadu_si512(pairs);
-}
-
-void multiply_tile(int64_t k, const void* a_panel, const void* b_panel, float* sums, bool add) {
-  const auto* a = static_cast<const uint32_t*>(a_panel);
-  const auto* b = static_cast<const uint32_t*>(b_panel);
-  __m512 c[kRows][kVectors];
-#pragma GCC unroll 8
-  for (int row = 0; row < kRows; ++row) {
-#pragma GCC unroll 3
-    for (int v = 0; v < kVectors; ++v) c[row][v] = _mm512_setzero_ps();
-  }
-#pragma GCC unroll 4
-  for (int64_t i = 0; i < k; i += 2) {
+struct Tile {
+  using Vector = __m512;
+  static constexpr int kLanes = 16, kRows = 8, kVectors = 3, kCols = kVectors * kLanes, kBeat = 8;
+  static constexpr bool kPairs = true;
+  static Vector zero() { return _mm512_setzero_ps(); }
+  static Vector load(const float* from) { return _mm512_loadu_ps(from); }
+  static Vector add(Vector x, Vector y) { return _mm512_add_ps(x, y); }
+  static void store(float* to, Vector x) { _mm512_storeu_ps(to, x); }
+  static __m512bh load_pairs(const uint32_t* pairs) { return (__m512bh)_mm512_loadu_si512(pairs); }
+  RL_ALWAYS_INLINE static void multiply_step(const uint32_t* a, const uint32_t* b, Vector (&c)[kRows][kVectors]) {
     const __m512bh b0 = load_pairs(b), b1 = load_pairs(b + 16), b2 = load_pairs(b + 32);
 #pragma GCC unroll 8
     for (int row = 0; row < kRows; ++row) {
-      const __m512bh x = (__m512bh)_mm512_set1_epi32(static_cast<int>(a[row]));
+      const auto x = (__m512bh)_mm512_set1_epi32(static_cast<int>(a[row]));
       c[row][0] = _mm512_dpbf16_ps(c[row][0], x, b0);
       c[row][1] = _mm512_dpbf16_ps(c[row][1], x, b1);
       c[row][2] = _mm512_dpbf16_ps(c[row][2], x, b2);
     }
-    a += kRows;
-    b += kCols;
   }
+  RL_ALWAYS_INLINE static void multiply_beat(const uint32_t* a, const uint32_t* b, Vector (&c)[kRows][kVectors]) {
 #pragma GCC unroll 8
-  for (int row = 0; row < kRows; ++row) {
-    float* out = sums + row * kCols;
-#pragma GCC unroll 3
-    for (int v = 0; v < kVectors; ++v) {
-      if (add) c[row][v] = _mm512_add_ps(c[row][v], _mm512_loadu_ps(out + 16 * v));
-      _mm512_storeu_ps(out + 16 * v, c[row][v]);
-    }
+    for (int step = 0; step < kBeat; ++step) multiply_step(a + step * kRows, b + step * kCols, c);
   }
+  static void finish(const Finish& f, int64_t rows, int64_t column, int64_t columns, const float* sums) {
+    finish_tile_512<kVectors>(f, rows, column, columns, sums);
+  }
+};
+
+template <int Lanes>
+void pack(const PanelSource& source, void* panel) {
+  pack_as<Lanes, Pairs>(source, static_cast<float*>(panel));
 }
 
-constexpr MatmulKernel kKernel{.mr = kRows,
-                               .nr = kCols,
+constexpr MatmulKernel kKernel{.mr = Tile::kRows,
+                               .nr = Tile::kCols,
                                .k_unit = 2,
                                .packed_bytes = 2,
-                               .mb = 192,
+                               .mb = 48,
                                .nb = 384,
-                               .b_bytes = 524288,
+                               .b_bytes = 589824,
                                .kb = 768,
                                .kb_alone = 1024,
-                               .packs_ahead = false,
+                               .ahead_lanes = Tile::kLanes,
                                .begin = nullptr,
                                .end = nullptr,
-                               .pack_a = pack_pairs<kRows>,
-                               .pack_b = pack_pairs<kCols>,
-                               .row_sums = row_sums_of_pairs<kRows>,
-                               .multiply = multiply_strip<kRows, kCols, multiply_tile, finish_tile_512<kVectors>>,
+                               .pack_a = pack<Tile::kRows>,
+                               .pack_b = pack<Tile::kCols>,
+                               .row_sums = row_sums_of_pairs<Tile::kRows>,
+                               .multiply = multiply_tiles<Tile>,
                                .skinny = multiply_skinny,
                                .finish = finish_rows};
 

@@ -22,12 +22,14 @@ struct PanelSource {
   int64_t k;      // filled with zeros up to a multiple of the kernel's k_unit
 };
 
-// A panel of A that is packed between the steps of a product, as pack_a() does: one that has all its lanes, in f32. The
-// kernel packs what it can, k ascending, and leaves the rest in `source` and `panel`.
+// Lanes that are packed between the steps of a product, as pack_a() and pack_b() do: a panel of A, or `ahead_lanes` of
+// a panel of B, all of them there, over whole units of k. The kernel packs what it can, k ascending, and leaves the
+// rest in `source` and `panel`.
 struct PackAhead {
   PanelSource source;
-  float* panel;
-  int64_t soon;  // from its elements to those of the next such panel, to be brought near
+  void* panel;          // where the first lane goes
+  int64_t panel_lanes;  // of the whole panel: mr or nr
+  int64_t soon;         // from its elements to those of the next such panel, to be brought near
 };
 
 // The last step for rows of C: S = sums + carry + bias; P = round(S); out = residual ? round(P + residual) : P.
@@ -82,7 +84,7 @@ struct MatmulKernel {
   int64_t mb, nb;        // rows (a multiple of mr) and most columns (of nr) of a block of C
   int64_t b_bytes;       // packed columns of a block over a chunk of k: what L2 holds beside the rest
   int64_t kb, kb_alone;  // longest block of k (multiples of k_unit): of several, and when all of k is one
-  bool packs_ahead;      // `multiply` packs Strip::ahead
+  int64_t ahead_lanes;   // of B in a Strip::ahead: a divisor of nr, not mr; 0: `multiply` packs nothing ahead
 
   void (*begin)();  // on a member's thread before its first `multiply`; may be null
   void (*end)();    // after the last; may be null

@@ -15,6 +15,7 @@ constexpr int64_t kPackedTogether = 96, kPackedRows = 128;  // lanes; rows: a mu
 // by contiguous k.
 constexpr int64_t kWidenedTogether = 4, kWidenedRows = 32, kWidenedRun = 128;
 constexpr int64_t kMostLanes = 64;  // of a panel
+constexpr int64_t kLine = 64;       // bytes: k that is contiguous is packed ahead by whole lines
 
 template <typename T>
 void widen_strided(const T* from, int64_t stride, int64_t count, float* to) {
@@ -28,22 +29,22 @@ int64_t MatmulPacking::Operand::group() const {
 }
 
 MatmulPacking::Operand MatmulPacking::rows_of_a() const {
-  return {product_.a, product_.a.layout == Layout::row_major, kernel_.mr, kernel_.pack_a};
+  return {product_.a, product_.a.layout == Layout::row_major, kernel_.mr, kernel_.mr, kernel_.pack_a};
 }
 
 MatmulPacking::Operand MatmulPacking::columns_of_b() const {
-  return {product_.b, product_.b.layout == Layout::column_major, kernel_.nr, kernel_.pack_b};
+  return {product_.b, product_.b.layout == Layout::column_major, kernel_.nr, kernel_.ahead_lanes, kernel_.pack_b};
 }
 
 // Packs lanes [first, last) into consecutive panels. Where lanes are contiguous, a few rows of k at a time for several
 // panels: a panel alone would read a line here and there.
-void MatmulPacking::pack(const Operand& operand, const Slab& slab, int64_t first, int64_t last,
-                         std::byte* panels) const {
+void MatmulPacking::pack(const Operand& operand, const Slab& slab, int64_t first, int64_t last, std::byte* panels,
+                         int64_t k_from) const {
   if (operand.matrix.data.dtype == DType::f16) return pack_widened(operand, slab, first, last, panels);
   const int64_t tile = operand.tile, bytes = plan_.panel_bytes(tile, slab.k);
   const int64_t group = operand.group(), k_step = operand.k_contiguous ? slab.k : kPackedRows;
   for (int64_t lane0 = first; lane0 < last; lane0 += group * tile, panels += group * bytes) {
-    for (int64_t k = 0; k < slab.k; k += k_step) {
+    for (int64_t k = k_from; k < slab.k; k += k_step) {
       std::byte* panel = panels + k * tile * kernel_.packed_bytes;
       for (int64_t lane = lane0; lane < std::min(last, lane0 + group * tile); lane += tile, panel += bytes) {
         operand.pack({.data = operand.matrix.data.at(operand.offset(lane, slab.k_first + k)).data,
@@ -131,48 +132,81 @@ void MatmulPacking::widen_a(float* to) const {
   }
 }
 
-PackingAhead::PackingAhead(const MatmulPacking& packing, const Slab& slab, PanelRange panels, int64_t step)
+PackingAhead MatmulPacking::a_ahead(const Slab& slab, PanelRange panels, int64_t strips) const {
+  const int64_t first = slab.first + panels.first * kernel_.mr;
+  const int64_t last = std::min(slab.first + slab.rows, slab.first + panels.last * kernel_.mr);
+  return {*this, rows_of_a(), slab, first, std::max(first, last), a_panel(slab, panels.first), strips};
+}
+
+PackingAhead MatmulPacking::b_ahead(const Slab& slab, int64_t first, int64_t last, std::byte* panels,
+                                    int64_t strips) const {
+  return {*this, columns_of_b(), slab, first, last, panels, strips};
+}
+
+PackingAhead::PackingAhead(const MatmulPacking& packing, MatmulPacking::Operand operand, const Slab& slab,
+                           int64_t first, int64_t last, std::byte* panels, int64_t strips)
     : packing_(packing),
+      operand_(operand),
       slab_(slab),
+      first_(first),
+      last_(last),
       panels_(panels),
-      step_(step),
-      rows_(packing.rows_of_a()),
-      whole_(std::min(panels.last, slab.rows / rows_.tile)),
-      panel_(panels.first),
-      group_(panels.first) {
-  piece_.source.ld = rows_.matrix.ld;
-  piece_.source.k_contiguous = rows_.k_contiguous;
-  piece_.source.dtype = DType::f32;
-  piece_.source.lanes = rows_.tile;
+      whole_((last - first) / operand.tile * pieces_of_panel()) {
+  const int64_t step = divide_up(whole_ * slab.k, std::max<int64_t>(1, strips));
+  const int64_t line = kLine / size_of(operand_.matrix.data.dtype);
+  step_ = std::max(line, round_up(step, line));
+  now_.source.ld = operand_.matrix.ld;
+  now_.source.k_contiguous = operand_.k_contiguous;
+  now_.source.dtype = operand_.matrix.data.dtype;
+  now_.source.lanes = operand_.ahead_lanes;
+  now_.panel_lanes = operand_.tile;
 }
 
 PackAhead* PackingAhead::piece() {
-  if (piece_.source.k > 0) return &piece_;
+  if (now_.source.k > 0) return &now_;
   if (group_ >= whole_) return nullptr;
-  const int64_t from = next();
-  piece_.source.data = rows_.matrix.data.as<float>() + from;
-  piece_.source.k = std::min(step_, slab_.k - k_);
-  piece_.panel = reinterpret_cast<float*>(packing_.a_panel(slab_, panel_)) + k_ * rows_.tile;
-  const int64_t end = std::min(whole_, group_ + rows_.group());
-  if (++panel_ == end) {
-    panel_ = group_, k_ += step_;
-    if (k_ >= slab_.k) panel_ = group_ = end, k_ = 0;
+  const int64_t from = next(), bytes = packing_.plan_.panel_bytes(operand_.tile, slab_.k);
+  const int64_t panel = piece_ / pieces_of_panel(), lane = piece_ % pieces_of_panel() * operand_.ahead_lanes;
+  const MatmulKernel& kernel = packing_.kernel_;
+  now_.source.data = operand_.matrix.data.at(from).data;
+  now_.source.k = std::min(step_, slab_.k - k_);
+  now_.panel = panels_ + panel * bytes + (k_ * operand_.tile + lane * kernel.k_unit) * kernel.packed_bytes;
+  begun_group_ = group_, begun_k_ = k_;
+  const int64_t end = std::min(whole_, group_ + group_pieces());
+  if (++piece_ == end) {
+    piece_ = group_, k_ += step_;
+    if (k_ >= slab_.k) piece_ = group_ = end, k_ = 0;
   }
-  piece_.soon = next() - from;
-  return &piece_;
+  now_.soon = next() - from;
+  return &now_;
 }
 
+// Whole panels, from where their group has come: what of them was done already gets the same values again.
 void PackingAhead::finish() {
-  while (const PackAhead* rest = piece()) {
-    rows_.pack(rest->source, rest->panel);
-    piece_.source.k = 0;
-  }
-  packing_.add_row_sums(slab_, {panels_.first, whole_});
-  if (whole_ < panels_.last) packing_.pack_a(slab_, {whole_, panels_.last});
+  const bool begun = now_.source.k > 0;
+  const int64_t group = begun ? begun_group_ : group_, of_panel = pieces_of_panel();
+  // A group that is less than a panel says nothing about its neighbours.
+  const int64_t k = group_pieces() % of_panel == 0 ? (begun ? begun_k_ : k_) : 0;
+  int64_t panel = group / of_panel;
+  std::byte* const panels = panels_;
+  const int64_t bytes = packing_.plan_.panel_bytes(operand_.tile, slab_.k);
+  const auto pack_to = [&](int64_t end, int64_t k_from) {
+    const int64_t first = first_ + panel * operand_.tile, last = std::min(last_, first_ + end * operand_.tile);
+    if (first < last) packing_.pack(operand_, slab_, first, last, panels + panel * bytes, k_from);
+    panel = end;
+  };
+  if (k > 0) pack_to(std::min(whole_, group + group_pieces()) / of_panel, k);
+  pack_to(divide_up(last_ - first_, operand_.tile), 0);
+  now_.source.k = 0;
+  group_ = whole_;
+}
+
+int64_t PackingAhead::group_pieces() const {
+  return operand_.k_contiguous ? 1 : operand_.group() * pieces_of_panel();
 }
 
 int64_t PackingAhead::next() const {
-  return rows_.offset(slab_.first + panel_ * rows_.tile, slab_.k_first + k_);
+  return operand_.offset(first_ + piece_ * operand_.ahead_lanes, slab_.k_first + k_);
 }
 
 }  // namespace ridgeline::ops::cpu

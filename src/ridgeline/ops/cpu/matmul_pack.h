@@ -14,6 +14,8 @@ struct PanelRange {
   int64_t first = 0, last = 0;
 };
 
+class PackingAhead;
+
 class MatmulPacking {
  public:
   // Both must outlive it.
@@ -24,6 +26,11 @@ class MatmulPacking {
   void pack_a(const Slab& slab, PanelRange panels) const;
   // Columns [first, last) of B, over the slab's k.
   void pack_b(const Slab& slab, int64_t first, int64_t last, std::byte* panels) const;
+  // The same while about `strips` strips are multiplied. Row sums are left to add_row_sums().
+  PackingAhead a_ahead(const Slab& slab, PanelRange panels, int64_t strips) const;
+  PackingAhead b_ahead(const Slab& slab, int64_t first, int64_t last, std::byte* panels, int64_t strips) const;
+  // Adds what packed panels hold to the product's row sums, if these are wanted.
+  void add_row_sums(const Slab& slab, PanelRange panels) const;
   // The whole of A as f32 [m][k]: what a skinny product multiplies by.
   void widen_a(float* to) const;
 
@@ -38,7 +45,8 @@ class MatmulPacking {
   struct Operand {
     const Matrix& matrix;
     bool k_contiguous;
-    int64_t tile;  // lanes of a panel
+    int64_t tile;         // lanes of a panel
+    int64_t ahead_lanes;  // of them at once in what is packed ahead
     void (*pack)(const PanelSource& source, void* panel);
 
     // Of element (lane, k), in elements.
@@ -49,38 +57,46 @@ class MatmulPacking {
   Operand rows_of_a() const;
   Operand columns_of_b() const;
 
-  void pack(const Operand& operand, const Slab& slab, int64_t first, int64_t last, std::byte* panels) const;
+  // Lanes [first, last) over the slab's k from `k_from` on (a multiple of the kernel's unit); `panels` is where the
+  // panel of `first` begins.
+  void pack(const Operand& operand, const Slab& slab, int64_t first, int64_t last, std::byte* panels,
+            int64_t k_from = 0) const;
   void pack_widened(const Operand& operand, const Slab& slab, int64_t first, int64_t last, std::byte* panels) const;
-  void add_row_sums(const Slab& slab, PanelRange panels) const;
 
   const Matmul& product_;
   const MatmulPlan& plan_;
   const MatmulKernel& kernel_;
 };
 
-// A member's panels of the next slab of A in f32, packed piece by piece between the steps of the product, in the order
-// of MatmulPacking: `step` rows of k of one panel, the same of its neighbours, and so on. A panel that lacks lanes is
-// left to finish().
+// Lanes of an operand that a member packs piece by piece between the steps of a product, in the order of MatmulPacking:
+// a few rows of k of a few lanes, the same of their neighbours, and so on. A panel that lacks lanes is left to
+// finish().
 class PackingAhead {
  public:
-  // `packing` and `slab` must outlive it.
-  PackingAhead(const MatmulPacking& packing, const Slab& slab, PanelRange panels, int64_t step);
-
-  // The piece that is being packed; null when all are.
+  // What comes next; null when nothing is left but what finish() does.
   PackAhead* piece();
-  // Packs what is left, and adds the row sums of all its panels.
+  // Packs what is left.
   void finish();
 
  private:
-  int64_t next() const;  // where it lies in A
+  friend class MatmulPacking;
+  // Pieces of `step` rows of k. `packing` and `slab` must outlive it.
+  PackingAhead(const MatmulPacking& packing, MatmulPacking::Operand operand, const Slab& slab, int64_t first,
+               int64_t last, std::byte* panels, int64_t strips);
+  int64_t next() const;  // where it lies in the matrix
+  int64_t pieces_of_panel() const { return operand_.tile / operand_.ahead_lanes; }
+  int64_t group_pieces() const;
 
   const MatmulPacking& packing_;
+  const MatmulPacking::Operand operand_;
   const Slab& slab_;
-  const PanelRange panels_;
-  const int64_t step_;
-  const MatmulPacking::Operand rows_;
-  int64_t whole_, panel_, group_, k_ = 0;  // end of the panels with all lanes; what comes next
-  PackAhead piece_{};
+  const int64_t first_, last_;
+  std::byte* const panels_;
+  const int64_t whole_;                    // pieces of panels that have all their lanes
+  int64_t step_ = 0;                       // rows of k
+  int64_t piece_ = 0, group_ = 0, k_ = 0;  // what comes next, its group's first piece
+  int64_t begun_group_ = 0, begun_k_ = 0;  // of `now_`
+  PackAhead now_{};
 };
 
 }  // namespace ridgeline::ops::cpu

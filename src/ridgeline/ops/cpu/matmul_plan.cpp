@@ -7,6 +7,7 @@ namespace {
 
 using device::Isa;
 
+constexpr int64_t kRowsOfTwoSlabs = 768;           // with fewer, waiting for each other costs members more than packing
 constexpr int64_t kSlabBytes = int64_t{26} << 20;  // of packed A, all slabs together: the last-level cache's share
 
 // For operands as the kernels see them: f16 passes through f32 on its way.
@@ -48,17 +49,20 @@ void cut_k(const Matmul& p, MatmulPlan& plan) {
 void cut_rows_and_columns(const Matmul& p, MatmulPlan& plan) {
   const MatmulKernel& kernel = *plan.kernel;
   plan.mb = std::min(kernel.mb, round_up(p.m, kernel.mr));
-  const auto cut_into_slabs = [&](int64_t bytes) {
+  const bool packs_ahead = kernel.ahead_lanes > 0 && p.a.data.dtype != DType::f16 && p.k % kernel.k_unit == 0;
+  const auto cut_into_slabs = [&](int64_t bytes, int64_t least_slabs) {
     const int64_t blocks = std::max<int64_t>(1, bytes / (plan.mb * plan.k_chunk * kernel.packed_bytes));
-    plan.slabs = divide_up(p.m, blocks * plan.mb);
+    plan.slabs = std::max(divide_up(p.m, blocks * plan.mb), least_slabs);
     plan.slab = std::min(round_up(divide_up(p.m, plan.slabs), plan.mb), round_up(p.m, kernel.mr));
   };
-  cut_into_slabs(kSlabBytes / 2);
-  plan.ahead = kernel.packs_ahead && p.a.data.dtype == DType::f32 && plan.chunks * plan.slabs > 1;
-  if (!plan.ahead) cut_into_slabs(kSlabBytes);
+  // Where nothing hides packing but the product itself, half of the rows are packed behind the other half.
+  cut_into_slabs(kSlabBytes / 2, packs_ahead && p.m >= kRowsOfTwoSlabs && plan.chunks == 1 ? 2 : 1);
+  plan.ahead = packs_ahead && plan.chunks * plan.slabs > 1;
+  if (!plan.ahead) cut_into_slabs(kSlabBytes, 1);
   const int64_t fitting = kernel.b_bytes / (plan.k_chunk * kernel.packed_bytes) / kernel.nr * kernel.nr;
   const int64_t nb = std::clamp(fitting, kernel.nb / 2 / kernel.nr * kernel.nr, kernel.nb);
   plan.nb = std::min(nb, round_up(p.n, kernel.nr));
+  plan.b_sets = packs_ahead && (plan.ahead || p.n > plan.nb) ? 2 : 1;
 }
 
 void lay_out(const Matmul& p, MatmulPlan& plan) {
@@ -67,7 +71,8 @@ void lay_out(const Matmul& p, MatmulPlan& plan) {
   plan.slab_bytes = round_up(plan.slab / kernel.mr * plan.a_panel_bytes(plan.k_chunk), kPage);
   plan.member_offset = plan.slab_offset + (plan.ahead ? 2 : 1) * plan.slab_bytes;
   plan.b_bytes = round_up(plan.nb / kernel.nr * plan.b_panel_bytes(plan.k_chunk), kPage);
-  plan.stage_offset = plan.b_bytes + round_up(plan.mb * plan.nb * 4, kPage);
+  plan.sums_offset = plan.b_sets * plan.b_bytes;
+  plan.stage_offset = plan.sums_offset + round_up(plan.mb * plan.nb * 4, kPage);
   plan.staged = p.c.dtype == DType::f16 || p.bias.dtype == DType::f16;
   plan.member_bytes =
       plan.stage_offset + (plan.staged ? round_up((kernel.mr + 2) * plan.nb * 4, kPage) : 0) + kScratchBytes;

@@ -34,9 +34,10 @@ struct MatmulPlan {
   int64_t k_chunk = 0, k_block = 0;  // multiples of the kernel's unit
   int64_t chunks = 1, slabs = 1;     // slabs of each chunk
   bool ahead = false;                // a slab is packed while the one before is multiplied
+  int64_t b_sets = 1;                // 2: columns of B are packed while those before are multiplied
   bool carry = false;                // sums between chunks need memory of their own: the workspace's start
   int64_t slab_offset = 0, slab_bytes = 0, member_offset = 0;  // bytes in the workspace
-  int64_t b_bytes = 0, member_bytes = 0;
+  int64_t b_bytes = 0, sums_offset = 0, member_bytes = 0;      // of a set of B panels; in a member's memory; of that
   bool staged = false;       // C or the bias is f16: a member has a Stage (matmul_epilogue.h)
   int64_t stage_offset = 0;  // in a member's memory
 
