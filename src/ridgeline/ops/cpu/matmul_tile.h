@@ -101,11 +101,52 @@ RL_ALWAYS_INLINE void pack_step(PackAhead& ahead) {
   }
 }
 
+// The lines that the last step of a tile will read or write, to be brought near one by one: all at once they would keep
+// the panels waiting, since they come from memory.
+class LinesOfTile {
+ public:
+  LinesOfTile(const Finish& f, int64_t rows, int64_t column, int64_t columns) : rows_(rows) {
+    const int64_t out_bytes = f.out_dtype == DType::bf16 ? 2 : 4;
+    const auto add = [&](const void* data, int64_t ld, int64_t bytes) {
+      const char* at = static_cast<const char*>(data) + column * bytes;
+      const int64_t before = static_cast<int64_t>(reinterpret_cast<uintptr_t>(at) & 63);
+      // Rows that lie differently to lines may touch one more.
+      const int64_t more = ld * bytes % 64 == 0 ? 0 : 63;
+      areas_[count_++] = {at - before, ld * bytes, before + columns * bytes + more};
+    };
+    add(f.out, f.ld_out, out_bytes);
+    if (f.carry != nullptr && f.carry != f.out) add(f.carry, f.ld_carry, 4);
+    if (f.residual != nullptr && f.residual != f.out) add(f.residual, f.ld_out, out_bytes);
+    if (f.soon != nullptr) add(f.soon, f.ld_out, out_bytes);
+  }
+
+  // False when none is left.
+  RL_ALWAYS_INLINE bool bring_next() {
+    if (area_ == count_) return false;
+    const Area& area = areas_[area_];
+    bring_near(area.at + row_ * area.row_step + offset_);
+    offset_ += 64;
+    if (offset_ < area.bytes) return true;
+    offset_ = 0;
+    if (++row_ == rows_) row_ = 0, ++area_;
+    return true;
+  }
+
+ private:
+  struct Area {
+    const char* at;
+    int64_t row_step, bytes;  // from a row to the next; of a row
+  };
+  Area areas_[4];
+  const int64_t rows_;
+  int64_t count_ = 0, area_ = 0, row_ = 0, offset_ = 0;
+};
+
 // A tile's sums over a strip's k, to `sums`, or to C from `column` on if `finish`. After every beat a line of the next
 // A panel is brought near, from the last-level cache, and after the first `pack` of them a step is packed ahead.
 template <typename Tile>
 void multiply_tile(const Strip& strip, const void* b_panel, float* sums, const char* next, int64_t pack,
-                   const Finish* finish, int64_t column) {
+                   LinesOfTile* lines, const Finish* finish, int64_t column) {
   const auto* a = static_cast<const uint32_t*>(strip.a);
   const auto* b = static_cast<const uint32_t*>(b_panel);
   Sums<Tile> c;
@@ -116,6 +157,7 @@ void multiply_tile(const Strip& strip, const void* b_panel, float* sums, const c
   }
   const auto beat = [&]() __attribute__((always_inline)) {
     __builtin_prefetch(next);
+    if (lines != nullptr) lines->bring_next();
     Tile::multiply_beat(a, b, c);
     a += Tile::kBeat * Tile::kRows;
     b += Tile::kBeat * Tile::kCols;
@@ -127,6 +169,8 @@ void multiply_tile(const Strip& strip, const void* b_panel, float* sums, const c
     pack_step<Tile>(*strip.ahead);
   }
   for (; steps >= Tile::kBeat; steps -= Tile::kBeat) beat();
+  while (lines != nullptr && lines->bring_next()) {
+  }
   for (; steps > 0; --steps, a += Tile::kRows, b += Tile::kCols) Tile::multiply_step(a, b, c);
   if (strip.add) add_rows<Tile>(sums, Tile::kCols, c);
   if (finish != nullptr) return write_rows<Tile>(*finish, column, c);
@@ -146,8 +190,12 @@ void multiply_tiles(const Strip& strip) {
     const int64_t columns = strip.columns - j < kCols ? strip.columns - j : kCols;
     const bool direct = whole && columns == kCols;
     const int64_t pack = strip.ahead != nullptr ? (strip.ahead->source.k / kUnit + tiles - 1) / tiles : 0;
-    if (finish != nullptr) prefetch_tile(*finish, strip.rows, j, columns);
-    multiply_tile<Tile>(strip, b, sums, next, pack, direct ? finish : nullptr, j);
+    if (finish != nullptr) {
+      LinesOfTile lines(*finish, strip.rows, j, columns);
+      multiply_tile<Tile>(strip, b, sums, next, pack, &lines, direct ? finish : nullptr, j);
+    } else {
+      multiply_tile<Tile>(strip, b, sums, next, pack, nullptr, nullptr, j);
+    }
     next += strip.k / kUnit / Tile::kBeat * 64;
     if (finish != nullptr && !direct) Tile::finish(*finish, strip.rows, j, columns, sums);
   }
