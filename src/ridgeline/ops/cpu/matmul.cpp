@@ -2,11 +2,11 @@
 //
 // The team packs one slab of one chunk of A together: the shared panels (matmul_plan.h says what these are). Then the
 // members compute blocks of C: a member packs the B panels of its block's columns into its own memory, where they stay
-// in its L2 cache while all A panels of the slab pass by. Where the kernel can, the next slab is packed meanwhile, a
-// few elements between the steps of the product, and so costs next to nothing. Sums over the blocks of k are kept in
-// fp32 in the member's memory, over the chunks in C (or, where C cannot hold them, in the workspace). Kernels know f32
-// and bf16: operands in f16 pass through f32 on their way into panels (matmul_pack.h), rows of C in f16 are staged in
-// f32 and rounded when they are finished (matmul_epilogue.h).
+// in its L2 cache while all A panels of the slab pass by. Where the kernel can, the next slab, and the columns of B
+// that a member comes to next, are packed meanwhile, a few elements between the steps of the product, and so cost next
+// to nothing. Sums over the blocks of k are kept in fp32 in the member's memory, over the chunks in C (or, where C
+// cannot hold them, in the workspace). Kernels know f32 and bf16: operands in f16 pass through f32 on their way into
+// panels (matmul_pack.h), rows of C in f16 are staged in f32 and rounded when they are finished (matmul_epilogue.h).
 #include "ridgeline/ops/matmul.h"
 
 #include <algorithm>
@@ -226,6 +226,7 @@ class Run {
     ahead.columns.emplace(packing_.b_ahead(of, column, std::min(p_.n, column + plan_.nb),
                                            memory + other * plan_.b_bytes, divide_up(strips, 2)));
   }
+
   // Rows [row, row + mb) of the slab.
   void compute_block(const Slab& slab, int64_t row, int64_t column, const std::byte* b, float* sums, const Stage& stage,
                      void* scratch, Ahead& ahead) const {
