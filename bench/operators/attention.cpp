@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <string>
 
 #include "bench/operators/attention_reference.h"
 #include "bench/operators/operator.h"
@@ -17,6 +18,7 @@ struct AttentionSizes {
 };
 
 constexpr uint32_t kSamples[] = {5, 4000000001U};
+constexpr uint32_t kMeasuredSamples[kB] = {0, 1, 2, 3};
 
 ops::Attention shape_of(const AttentionSizes& z) {
   ops::Attention s;
@@ -95,7 +97,8 @@ void check_attention(Checks& checks) {
   }
 }
 
-void measure_in(Measurement& to, DType dtype) {
+// Rows "<name>_forward" and "<name>_backward".
+void measure_in(Measurement& to, DType dtype, const std::string& name, float dropout) {
   const ops::Attention shape{.batch = kB,
                              .queries = kT,
                              .keys = kT,
@@ -103,6 +106,7 @@ void measure_in(Measurement& to, DType dtype) {
                              .kv_heads = kH,
                              .head_width = kD,
                              .scale = 0.125F,
+                             .dropout = {dropout, random_key(1, 2, Purpose::attention_dropout), 0, kMeasuredSamples},
                              .q_stride = 3 * kC,
                              .kv_stride = 3 * kC,
                              .out_stride = kC};
@@ -113,16 +117,19 @@ void measure_in(Measurement& to, DType dtype) {
   const double pairs = elements(kB * kH, kT) * static_cast<double>(kT + 1) / 2;
   const double forward = 4 * pairs * static_cast<double>(kD);
   Stream& stream = to.stream();
-  to.add("attention_forward", dtype, forward, 0,
+  to.add(name + "_forward", dtype, forward, 0,
          [=, &stream] { ops::attention_forward(stream, shape, qkv, qkv.at(kC), qkv.at(2 * kC), out, lse, scratch); });
-  to.add("attention_backward", dtype, 2 * forward, 0, [=, &stream] {
+  to.add(name + "_backward", dtype, 2 * forward, 0, [=, &stream] {
     ops::attention_backward(stream, shape, qkv, qkv.at(kC), qkv.at(2 * kC), out, dout, lse, dqkv, dqkv.at(kC),
                             dqkv.at(2 * kC), scratch);
   });
 }
 
 void measure_attention(Measurement& to) {
-  for (const DType dtype : kMeasured) measure_in(to, dtype);
+  for (const DType dtype : kMeasured) {
+    measure_in(to, dtype, "attention", 0.0F);
+    measure_in(to, dtype, "attention_dropout", 0.1F);
+  }
 }
 
 }  // namespace

@@ -241,6 +241,7 @@ const Case kCases[] = {
     {"grouped", 2, 141, 141, 6, 2, 24},
     {"one_key_head", 1, 130, 130, 5, 1, 64},
     {"dropout", 2, 67, 67, 2, 2, 16, 0.1F},
+    {"dropout_blocks", 1, 301, 301, 1, 1, 8, 0.3F},
     {"dropout_grouped", 2, 135, 135, 4, 2, 40, 0.5F},
     {"sharp", 1, 80, 80, 2, 2, 64, 0, false, 0, 8},
     {"decode", 2, 1, 77, 4, 2, 64, 0, false, 5},

@@ -119,7 +119,7 @@ AttentionItem item_of(const Attention& s, int64_t b, int64_t kv) {
   item.out_stride = s.out_stride;
   item.scale = s.scale;
   const double probability = s.dropout.probability;
-  item.threshold = static_cast<uint64_t>(std::ceil(probability * 0x1p32));
+  item.threshold = static_cast<uint32_t>(std::ceil(probability * 0x1p32));  // at most 2^32 - 2^8: a float below 1
   item.random_key = s.dropout.random_key;
   item.keep_scale = static_cast<float>(1.0 / (1.0 - probability));
   item.site = s.dropout.first_head + static_cast<uint32_t>(kv * item.group);

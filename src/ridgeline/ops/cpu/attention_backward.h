@@ -12,7 +12,10 @@ template <typename S, typename E>
 class Backward {
  public:
   explicit Backward(const AttentionItem& item)
-      : item_(item), width_(round_up(item.head_width, kPanel)), tokens_(round_up(item.queries, kPanel)) {
+      : item_(item),
+        width_(round_up(item.head_width, kPanel)),
+        tokens_(round_up(item.queries, kPanel)),
+        dropout_(item) {
     Bump bump{static_cast<char*>(item.workspace)};
     q_transposed_ = bump.take<E>(tokens_ * width_);
     dout_transposed_ = bump.take<E>(tokens_ * width_);
@@ -130,6 +133,7 @@ class Backward {
     const int64_t panels = width_ / kPanel;
     for (int64_t i = query; i < end; i += kPanel) {
       const int64_t rows = smaller(block, i + kPanel - key);  // keys that some query of the panel sees
+      if (item_.threshold > 0) dropout_.start(head, i);
       E *p_left = p_left_ + (i - query) * kBackwardKeys, *ds_left = ds_left_ + (i - query) * kBackwardKeys;
       // For bf16 in strips, so that scores and dP^T live in a few kilobytes; f32 has them where P^T and dS^T come.
       constexpr int64_t kStrip = sizeof(E) == 2 ? kPanel : kBackwardKeys;
@@ -141,9 +145,9 @@ class Backward {
         product(dp, strip, v_rows_ + at, chunk, dout_transposed_ + i * width_, panels, false);
         mask_scores(scores, strip, key + r, i);
         if (item_.threshold > 0) {
-          differentiate<true>(scores, dp, p_left + at, ds_left + at, ds_right_ + at, head, key + r, i, strip);
+          differentiate<true>(scores, dp, p_left + at, ds_left + at, ds_right_ + at, key + r, i, strip);
         } else {
-          differentiate<false>(scores, dp, p_left + at, ds_left + at, ds_right_ + at, head, key + r, i, strip);
+          differentiate<false>(scores, dp, p_left + at, ds_left + at, ds_right_ + at, key + r, i, strip);
         }
       }
       const E* ds_right = ds_right_;
@@ -168,11 +172,11 @@ class Backward {
 
   // P^T and dS^T of `rows` keys and one panel of queries, from scores and dP^T.
   template <bool kDropout>
-  void differentiate(const float* scores, const float* dp_t, E* p_left, E* ds_left, E* ds_right, int64_t head,
-                     int64_t key, int64_t query, int64_t rows) {
+  void differentiate(const float* scores, const float* dp_t, E* p_left, E* ds_left, E* ds_right, int64_t key,
+                     int64_t query, int64_t rows) {
     const float factor = item_.scale * kLog2e;
     Ahead ahead = ahead_;
-    float keep[4][kPanel];
+    alignas(64) float keep[4][kPanel];
     F lse[kPanelLanes], delta[kPanelLanes];
     for (int v = 0; v < kPanelLanes; ++v) {
       lse[v] = load(lse_ + query + v * kLanes);
@@ -180,7 +184,7 @@ class Backward {
     }
     for (int64_t r = 0; r < rows; r += 2) {
       ahead.step();
-      if (kDropout && r % 4 == 0) dropout_factors(keep, item_, head, key + r, query);
+      if (kDropout && r % 4 == 0) dropout_.factors(keep, key + r);
       RowPair p, ds;
       for (int i = 0; i < 2; ++i) {
         for (int v = 0; v < kPanelLanes; ++v) {
@@ -223,6 +227,7 @@ class Backward {
   float *dk_, *dv_;  // [panel of width][kv_rows][32]
   int64_t kv_rows_;  // all keys when a group of query heads collects, else one block
   Ahead ahead_;
+  Dropout dropout_;
 };
 
 template <typename S, typename E>

@@ -5,6 +5,7 @@
 //   backward:  S^T = K Q^T,  dP^T = V dO^T,  dV += P^T dO,  dK += dS^T Q,  dQ^T += K^T dS^T
 #pragma once
 
+#include "ridgeline/ops/cpu/attention_dropout.h"
 #include "ridgeline/ops/cpu/attention_pack.h"
 #include "ridgeline/ops/cpu/attention_product.h"
 
@@ -40,32 +41,6 @@ void mask_scores(float* scores, int64_t rows, int64_t key, int64_t query) {
       float* at = scores + r * kPanel + v * kLanes;
       store(at, lane_numbers() + v * kLanes >= first ? load(at) : splat(-__builtin_inff()));
     }
-  }
-}
-
-// factors[r][i]: keep_scale or 0 for key `key + r` (key a multiple of 4), query `query + i`: four keys share a counter.
-void dropout_factors(float (*factors)[kPanel], const AttentionItem& item, int64_t head, int64_t key, int64_t query) {
-  uint32_t c[4][kPanel];
-  for (int i = 0; i < kPanel; ++i) {
-    c[0][i] = static_cast<uint32_t>(key / 4);
-    c[1][i] = static_cast<uint32_t>(item.query_start + query + i);
-    c[2][i] = item.site + static_cast<uint32_t>(head);
-    c[3][i] = item.sample;
-  }
-  uint32_t k0 = static_cast<uint32_t>(item.random_key), k1 = static_cast<uint32_t>(item.random_key >> 32);
-  for (int round = 0; round < 10; ++round) {
-    for (int i = 0; i < kPanel; ++i) {
-      const uint64_t p0 = uint64_t{0xD2511F53U} * c[0][i], p1 = uint64_t{0xCD9E8D57U} * c[2][i];
-      c[0][i] = static_cast<uint32_t>(p1 >> 32) ^ c[1][i] ^ k0;
-      c[1][i] = static_cast<uint32_t>(p1);
-      c[2][i] = static_cast<uint32_t>(p0 >> 32) ^ c[3][i] ^ k1;
-      c[3][i] = static_cast<uint32_t>(p0);
-    }
-    k0 += 0x9E3779B9U;
-    k1 += 0xBB67AE85U;
-  }
-  for (int r = 0; r < 4; ++r) {
-    for (int i = 0; i < kPanel; ++i) factors[r][i] = c[r][i] >= item.threshold ? item.keep_scale : 0.0F;
   }
 }
 
@@ -151,12 +126,12 @@ void advance_max(Running& state, const float* scores, int64_t rows, float factor
 // P^T of a key block in B form, from its scores; adds to the running sums.
 template <typename S, typename E, bool kDropout>
 void exponentials(E* probabilities, Running& state, const float* scores, int64_t rows, float factor,
-                  const AttentionItem& item, int64_t head, int64_t key, int64_t query, Ahead& ahead) {
-  float keep[4][kPanel];
+                  const Dropout& dropout, int64_t key, Ahead& ahead) {
+  alignas(64) float keep[4][kPanel];
   F sum[2][kPanelLanes] = {};
   for (int64_t r = 0; r < rows; r += 2) {
     ahead.step();
-    if (kDropout && r % 4 == 0) dropout_factors(keep, item, head, key + r, query);
+    if (kDropout && r % 4 == 0) dropout.factors(keep, key + r);
     RowPair pair;
     for (int i = 0; i < 2; ++i) {
       for (int v = 0; v < kPanelLanes; ++v) {
@@ -197,7 +172,7 @@ template <typename S, typename E>
 class Forward {
  public:
   explicit Forward(const AttentionItem& item)
-      : item_(item), width_(round_up(item.head_width, kPanel)), keys_(round_up(item.keys, kPanel)) {
+      : item_(item), width_(round_up(item.head_width, kPanel)), keys_(round_up(item.keys, kPanel)), dropout_(item) {
     Bump bump{static_cast<char*>(item.workspace)};
     k_packed_ = bump.take<E>(keys_ * width_);
     v_transposed_ = bump.take<E>(keys_ * width_);
@@ -243,6 +218,7 @@ class Forward {
                item_.head_width);
     pack_keys(end);
     pack_transposed_right(q_right_, q, item_.q_stride, rows, item_.head_width);
+    if (item_.threshold > 0) dropout_.start(head, place);
     Running state;
     for (int l = 0; l < kPanelLanes; ++l) {
       state.max[l] = splat(-__builtin_inff());
@@ -255,9 +231,9 @@ class Forward {
       mask_scores(scores_, block, j, place);
       advance_max(state, scores_, block, factor, out_t_, j > 0 ? width_ : 0);
       if (item_.threshold > 0) {
-        exponentials<S, E, true>(probabilities_, state, scores_, block, factor, item_, head, j, query, ahead_);
+        exponentials<S, E, true>(probabilities_, state, scores_, block, factor, dropout_, j, ahead_);
       } else {
-        exponentials<S, E, false>(probabilities_, state, scores_, block, factor, item_, head, j, query, ahead_);
+        exponentials<S, E, false>(probabilities_, state, scores_, block, factor, dropout_, j, ahead_);
       }
       product(out_t_, width_, v_transposed_ + j * width_, width_ * kPanel, probabilities_, block / kPanel, j > 0);
     }
@@ -271,6 +247,7 @@ class Forward {
   float *scores_, *out_t_;
   int64_t packed_ = 0;
   Ahead ahead_;
+  Dropout dropout_;
 };
 
 template <typename S, typename E>

@@ -30,7 +30,8 @@ struct AttentionItem {
   int64_t q_stride, kv_stride, out_stride;  // elements between tokens
   float scale;
   // Dropout: keep where word >= threshold; threshold 0 = none.
-  uint64_t threshold, random_key;
+  uint32_t threshold;
+  uint64_t random_key;
   float keep_scale;       // 1 / (1 - probability)
   uint32_t site, sample;  // layer * H + first head of the group; global sample number
 };
