@@ -170,10 +170,10 @@ def newest_checkpoint(folder):
 class Laboratory:
     """Brings the cluster up, and makes the data of all cases."""
 
-    def __init__(self, program, mpi, folder, srun_options=()):
+    def __init__(self, program, mpi, folder, srun_options=(), rounds=1):
         self.program, self.folder, self.mpi = program, folder, mpi
         self.srun = ["srun", *SRUN[mpi], *srun_options]
-        self.references, self.hung = {}, 0
+        self.references, self.hung, self.rounds = {}, 0, rounds
         # Of its own, beside one that somebody uses by hand.
         os.environ["RIDGELINE_CLUSTER"] = str(folder / "cluster")
 

@@ -32,37 +32,46 @@ class MpiChannel : public Channel {
   MpiChannel(const MpiChannel&) = delete;
   MpiChannel& operator=(const MpiChannel&) = delete;
 
-  void send(const void* data, int64_t bytes, int member, int tag) override {
-    post(-1 - member, bytes, [&](int64_t at, int length, MPI_Request* request) {
+  void send(const void* data, int64_t bytes, int member, int tag, Batch& batch) override {
+    post({member, true, &batch}, bytes, [&](int64_t at, int length, MPI_Request* request) {
       return MPI_Isend(static_cast<const std::byte*>(data) + at, length, MPI_BYTE, member, tag, comm_, request);
     });
   }
-  void receive(void* data, int64_t bytes, int member, int tag) override {
-    post(member, bytes, [&](int64_t at, int length, MPI_Request* request) {
+  void receive(void* data, int64_t bytes, int member, int tag, Batch& batch) override {
+    post({member, false, &batch}, bytes, [&](int64_t at, int length, MPI_Request* request) {
       return MPI_Irecv(static_cast<std::byte*>(data) + at, length, MPI_BYTE, member, tag, comm_, request);
     });
   }
 
-  Progress progress() override {
+  bool progress() override {
     int done = 0;
     if (requests_.empty()) {
       // What others wait for may still be in MPI's hands, and moves only while it is called.
       MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, comm_, &done, MPI_STATUS_IGNORE);
-      return {.done = true, .moved = false};
+      return false;
     }
-    check(MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &done, MPI_STATUSES_IGNORE));
-    if (done == 0) return {.done = false, .moved = false};
-    requests_.clear();
-    ends_.clear();
-    return {.done = true, .moved = true};
+    done_.resize(requests_.size());
+    check(MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &done, done_.data(), MPI_STATUSES_IGNORE));
+    if (done <= 0) return false;
+    for (int i = 0; i < done; ++i) --ends_[static_cast<size_t>(done_[static_cast<size_t>(i)])].batch->open;
+    size_t left = 0;
+    for (size_t i = 0; i < requests_.size(); ++i) {
+      if (requests_[i] == MPI_REQUEST_NULL) continue;
+      requests_[left] = requests_[i];
+      ends_[left++] = ends_[i];
+    }
+    requests_.resize(left);
+    ends_.resize(left);
+    return true;
   }
 
-  int missing(std::span<int> members) const override {
+  int missing(const Batch& batch, std::span<int> members) const override {
     size_t count = 0;
     for (size_t i = 0; i < requests_.size(); ++i) {
+      if (ends_[i].batch != &batch) continue;
       int done = 1;
       if (requests_[i] != MPI_REQUEST_NULL) MPI_Request_get_status(requests_[i], &done, MPI_STATUS_IGNORE);
-      if (done == 0) add_once(members, count, ends_[i] < 0 ? -1 - ends_[i] : ends_[i]);
+      if (done == 0) add_once(members, count, ends_[i].member);
     }
     return static_cast<int>(count);
   }
@@ -74,7 +83,7 @@ class MpiChannel : public Channel {
     constexpr int kPatience = 200;  // naps of a millisecond, for all together
     int naps = 0;
     for (size_t i = 0; i < requests_.size(); ++i) {
-      if (ends_[i] < 0 || requests_[i] == MPI_REQUEST_NULL) continue;
+      if (ends_[i].sends || requests_[i] == MPI_REQUEST_NULL) continue;
       MPI_Cancel(&requests_[i]);
       int done = 0;
       for (;;) {
@@ -89,21 +98,29 @@ class MpiChannel : public Channel {
   }
 
  private:
+  struct End {
+    int member;
+    bool sends;
+    Batch* batch;
+  };
+
   static void check(int code) {
     if (code != MPI_SUCCESS) throw Undeliverable(fmt::format("MPI could not deliver (error {})", code));
   }
   template <typename Start>
-  void post(int end, int64_t bytes, const Start& start) {
+  void post(const End& end, int64_t bytes, const Start& start) {
     for (int64_t at = 0; at < bytes || at == 0; at += kLargestMessage) {
       requests_.push_back(MPI_REQUEST_NULL);
       ends_.push_back(end);
+      ++end.batch->open;
       check(start(at, static_cast<int>(std::min(bytes - at, kLargestMessage)), &requests_.back()));
     }
   }
 
   MPI_Comm comm_ = MPI_COMM_NULL;
   std::vector<MPI_Request> requests_;
-  std::vector<int> ends_;  // the member of each, -1 - member for sends
+  std::vector<End> ends_;  // of each
+  std::vector<int> done_;  // numbers of those that have ended
 };
 
 // For a signal handler.

@@ -13,7 +13,7 @@
 namespace ridgeline::comm::detail {
 namespace {
 
-constexpr char kTcpProtocol[8] = {'R', 'L', 't', 'c', 'p', '0', '0', '1'};
+constexpr char kTcpProtocol[8] = {'R', 'L', 't', 'c', 'p', '0', '0', '2'};
 constexpr char kFrameProtocol[4] = {'R', 'L', 'f', '1'};
 constexpr int64_t kTimeToIntroduce = 5 * kSecond;
 constexpr int64_t kMostUnknown = 1024;  // connections that have not greeted yet; more are left to the system
@@ -47,13 +47,14 @@ Socket TcpPeers::reach(int peer) const {
                                   card.port, std::strerror(error)));
 }
 
-TcpGreeting TcpPeers::greeting(int peer, uint64_t key) const {
+TcpGreeting TcpPeers::greeting(int peer, uint64_t key, int tag) const {
   TcpGreeting greeting{};
   std::memcpy(greeting.protocol, kTcpProtocol, sizeof(kTcpProtocol));
   greeting.secret = secret_;
   greeting.key = key;
   greeting.from = rank_;
   greeting.to = peer;
+  greeting.tag = static_cast<uint64_t>(tag);
   return greeting;
 }
 
@@ -81,12 +82,12 @@ bool TcpPeers::hear(Arrival& arrival) const {
   if (count == 0 || (count < 0 && !would_wait(errno))) return false;
   if (count > 0) arrival.heard += static_cast<size_t>(count);
   if (arrival.heard < sizeof(TcpGreeting)) return steady_nanoseconds() < arrival.limit;
-  const TcpGreeting expected = greeting(rank_, arrival.greeting.key);
+  const TcpGreeting expected = greeting(rank_, arrival.greeting.key, 0);
   return std::memcmp(arrival.greeting.protocol, expected.protocol, sizeof(expected.protocol)) == 0 &&
          arrival.greeting.secret == secret_ && arrival.greeting.to == rank_;
 }
 
-Socket TcpPeers::take(int peer, uint64_t key) {
+Socket TcpPeers::take(int peer, uint64_t key, int tag) {
   accept_all();
   for (auto arrival = arrivals_.begin(); arrival != arrivals_.end();) {
     if (!hear(*arrival)) {
@@ -95,7 +96,8 @@ Socket TcpPeers::take(int peer, uint64_t key) {
       continue;
     }
     const TcpGreeting& greeting = arrival->greeting;
-    if (arrival->heard == sizeof(TcpGreeting) && greeting.from == peer && greeting.key == key) {
+    if (arrival->heard == sizeof(TcpGreeting) && greeting.from == peer && greeting.key == key &&
+        greeting.tag == static_cast<uint64_t>(tag)) {
       Socket socket = std::move(arrival->socket);
       arrivals_.erase(arrival);
       return socket;
@@ -106,55 +108,59 @@ Socket TcpPeers::take(int peer, uint64_t key) {
 }
 
 TcpChannel::TcpChannel(TcpPeers& peers, std::span<const int> ranks, uint64_t key)
-    : peers_(peers), ranks_(ranks.begin(), ranks.end()), key_(key), links_(ranks.size()) {
+    : peers_(peers), ranks_(ranks.begin(), ranks.end()), key_(key), links_(ranks.size() * kTags) {
   me_ = static_cast<int>(std::find(ranks_.begin(), ranks_.end(), peers.rank()) - ranks_.begin());
 }
 
-void TcpChannel::send(const void* data, int64_t bytes, int member, int tag) {
-  post(static_cast<std::byte*>(const_cast<void*>(data)), bytes, member, tag, true);
+void TcpChannel::send(const void* data, int64_t bytes, int member, int tag, Batch& batch) {
+  post(static_cast<std::byte*>(const_cast<void*>(data)), bytes, member, tag, true, batch);
 }
 
-void TcpChannel::receive(void* data, int64_t bytes, int member, int tag) {
-  post(static_cast<std::byte*>(data), bytes, member, tag, false);
+void TcpChannel::receive(void* data, int64_t bytes, int member, int tag, Batch& batch) {
+  post(static_cast<std::byte*>(data), bytes, member, tag, false, batch);
 }
 
-void TcpChannel::post(std::byte* data, int64_t bytes, int member, int tag, bool sends) {
-  Message message{.frame = {}, .arrived = {}, .data = data, .member = member, .sends = sends};
+void TcpChannel::post(std::byte* data, int64_t bytes, int member, int tag, bool sends, Batch& batch) {
+  Message message{.frame = {}, .arrived = {}, .data = data, .member = member, .sends = sends, .batch = &batch};
   std::memcpy(message.frame.protocol, kFrameProtocol, sizeof(kFrameProtocol));
   message.frame.tag = static_cast<uint32_t>(tag);
   message.frame.bytes = static_cast<uint64_t>(bytes);
   const bool waits = std::any_of(open_.begin(), open_.end(), [&](const Message& other) {
-    return other.sends && other.member == member && !other.done();
+    return other.sends && other.member == member && other.tag() == tag && !other.done();
   });
   open_.push_back(message);
+  ++batch.open;
   // What the system takes now travels while the caller computes.
   if (sends && !waits && member != me_) moved_at_posting_ = move(open_.back()) || moved_at_posting_;
 }
 
-Channel::Progress TcpChannel::progress() {
+bool TcpChannel::progress() {
   bool moved = moved_at_posting_;
   moved_at_posting_ = false;
   ++look_;
   for (Message& message : open_) {
-    Link& link = links_[static_cast<size_t>(message.member)];
-    uint64_t& stuck = message.sends ? link.stuck_sends : link.stuck_receives;
+    Link& with = link(message.member, message.tag());
+    uint64_t& stuck = message.sends ? with.stuck_sends : with.stuck_receives;
     if (message.done() || stuck == look_) continue;
     moved = move(message) || moved;
     if (!message.done()) stuck = look_;
   }
-  std::erase_if(open_, [](const Message& message) { return message.done(); });
-  return {.done = open_.empty(), .moved = moved};
+  std::erase_if(open_, [](const Message& message) {
+    if (message.done()) --message.batch->open;
+    return message.done();
+  });
+  return moved;
 }
 
 bool TcpChannel::move(Message& message) {
   if (message.member == me_) return !message.sends && move_here(message);
-  if (!connected(message.member)) return false;
+  if (!connected(message.member, message.tag())) return false;
   iovec parts[2];
   msghdr call{};
   call.msg_iov = parts;
   call.msg_iovlen = static_cast<size_t>(parts_left(message.sends ? &message.frame : &message.arrived, sizeof(Frame),
                                                    message.data, message.frame.bytes, message.moved, parts));
-  const int file = links_[static_cast<size_t>(message.member)].socket.file();
+  const int file = link(message.member, message.tag()).socket.file();
   const ssize_t count = message.sends ? ::sendmsg(file, &call, MSG_NOSIGNAL) : ::recvmsg(file, &call, 0);
   if (count < 0 && would_wait(errno)) return false;
   if (count <= 0) broken(message.member, count == 0 ? ECONNRESET : errno);
@@ -164,10 +170,10 @@ bool TcpChannel::move(Message& message) {
   return true;
 }
 
-// A message to itself: the oldest that was sent.
+// A message to itself: the oldest that was sent under its tag.
 bool TcpChannel::move_here(Message& receive) {
   const auto sent = std::find_if(open_.begin(), open_.end(), [&](const Message& message) {
-    return message.sends && message.member == me_ && !message.done();
+    return message.sends && message.member == me_ && message.tag() == receive.tag() && !message.done();
   });
   if (sent == open_.end()) return false;
   receive.arrived = sent->frame;
@@ -177,19 +183,19 @@ bool TcpChannel::move_here(Message& receive) {
   return true;
 }
 
-bool TcpChannel::connected(int member) {
-  Link& link = links_[static_cast<size_t>(member)];
+bool TcpChannel::connected(int member, int tag) {
+  Link& with = link(member, tag);
   const int rank = ranks_[static_cast<size_t>(member)];
   const bool ours = me_ > member;
-  if (!link.socket.open()) link.socket = ours ? peers_.reach(rank) : peers_.take(rank, key_);
-  if (!link.socket.open()) return false;
-  const TcpGreeting greeting = peers_.greeting(rank, key_);
-  while (ours && link.greeted < sizeof(greeting)) {
-    const ssize_t count = ::send(link.socket.file(), reinterpret_cast<const std::byte*>(&greeting) + link.greeted,
-                                 sizeof(greeting) - link.greeted, MSG_NOSIGNAL);
+  if (!with.socket.open()) with.socket = ours ? peers_.reach(rank) : peers_.take(rank, key_, tag);
+  if (!with.socket.open()) return false;
+  const TcpGreeting greeting = peers_.greeting(rank, key_, tag);
+  while (ours && with.greeted < sizeof(greeting)) {
+    const ssize_t count = ::send(with.socket.file(), reinterpret_cast<const std::byte*>(&greeting) + with.greeted,
+                                 sizeof(greeting) - with.greeted, MSG_NOSIGNAL);
     if (count < 0 && would_wait(errno)) return false;
     if (count < 0) broken(member, errno);
-    link.greeted += static_cast<size_t>(count);
+    with.greeted += static_cast<size_t>(count);
   }
   return true;
 }
@@ -211,10 +217,10 @@ void TcpChannel::broken(int member, int error) const {
                                   std::strerror(error)));
 }
 
-int TcpChannel::missing(std::span<int> members) const {
+int TcpChannel::missing(const Batch& batch, std::span<int> members) const {
   size_t count = 0;
   for (const Message& message : open_) {
-    if (!message.done()) add_once(members, count, message.member);
+    if (message.batch == &batch && !message.done()) add_once(members, count, message.member);
   }
   return static_cast<int>(count);
 }

@@ -15,9 +15,6 @@ namespace {
 constexpr int64_t kBoardStart = 64;  // BoardStart, and then the neighbours
 static_assert(sizeof(BoardStart) <= kBoardStart);
 constexpr int64_t kNotThere = -1;  // as a count: a greeting that has not arrived
-// Greetings and data of exchanges have tags of their own: the k-th message to a peer is its k-th, however the two ranks
-// group their messages into exchanges.
-constexpr int kTag = 1, kMessageGreetingTag = 2, kMessageTag = 3, kGreetingTag = 4;
 
 }  // namespace
 
@@ -34,16 +31,17 @@ WideCommunicator::WideCommunicator(RankWorld& world, std::unique_ptr<Channel> ch
   make_board(key);
   operations_.resize(kOutstanding);
   ends_.resize(kOutstanding * 4);
-  greetings_.resize(static_cast<size_t>(std::max<int>(n_, 2 * kMessages)));
-  scratch_ = std::make_unique_for_overwrite<std::byte[]>(kScratchBytes);
-  sources_.reserve(static_cast<size_t>(n_));
+  greetings_.resize(kAhead * ranks.size());
+  message_greetings_.resize(ends_.size());
+  scratch_ = std::make_unique_for_overwrite<std::byte[]>(kPieces * kPieceBytes);
+  for (Piece& piece : pieces_) piece.sources.reserve(ranks.size());
   parts_.reserve(static_cast<size_t>(n_));
   world_.add(this);
 }
 
 void WideCommunicator::make_board(uint64_t key) {
   const auto neighbours = static_cast<int64_t>(layout_.members(host_).size());
-  const int64_t stages = neighbours > 1 ? neighbours * kStageBytes : 0;
+  const int64_t stages = neighbours > 1 ? neighbours * int64_t{kPieces} * kPieceBytes : 0;
   board_offset_ = world_.host().find_board(key, kBoardStart + neighbours * int64_t{sizeof(Neighbour)} + stages);
   reinterpret_cast<BoardStart*>(world_.host().at(board_offset_))->name.store(name_);
 }
@@ -70,6 +68,7 @@ Ticket WideCommunicator::start(const Request& request) {
   if (!room()) world_.wait_until(*this, room);
   world_.record_operation(board_offset_, request.kind, request.label);
   Operation& entry = operation(started_ + 1);
+  entry.pieces_end = 0;
   entry.ends_begin = ends_count_;
   take_ends(request);
   entry.ends_end = ends_count_;
@@ -77,8 +76,8 @@ Ticket WideCommunicator::start(const Request& request) {
   entry.first = request.buffer;
   entry.second = request.received;
   ++started_;
-  // The oldest says at once that it is there: the others then know whom they wait for.
-  if (phase_ == Phase::idle) enter_greet();
+  // It says at once that it is there, so that the others know whom they wait for; and what is on its way gets on.
+  progress();
   return {started_};
 }
 
@@ -104,24 +103,32 @@ void WideCommunicator::wait(Ticket ticket) {
   world_.wait_until(*this, [&] { return completed_ >= ticket.number; });
 }
 
-void WideCommunicator::post(bool send, void* data, int64_t bytes, int peer, int tag) {
+void WideCommunicator::post(bool send, void* data, int64_t bytes, int peer, Tag tag, Batch& batch) {
   try {
     if (send) {
-      channel_->send(data, bytes, peer, tag);
+      channel_->send(data, bytes, peer, tag, batch);
     } else {
-      channel_->receive(data, bytes, peer, tag);
+      channel_->receive(data, bytes, peer, tag, batch);
     }
   } catch (const Undeliverable& error) {
     undeliverable(error);
   }
-  const bool data_of_user = tag == kTag || tag == kMessageTag;
-  if (send && data_of_user && layout_.host_of(peer) != host_) sent_ += bytes;
+}
+
+void WideCommunicator::post_send(Piece& piece, void* data, int64_t bytes, int peer, Tag tag) {
+  post(true, data, bytes, peer, tag, piece.messages);
+  if (layout_.host_of(peer) != host_) sent_ += bytes;
+}
+
+void WideCommunicator::post_receive(Piece& piece, void* data, int64_t bytes, int peer, Tag tag) {
+  post(false, data, bytes, peer, tag, piece.messages);
 }
 
 // The wire often knows of a dead peer before its host has told who it was: that is the better answer. What does not fit
 // was announced by a greeting, which says more.
 void WideCommunicator::undeliverable(const Undeliverable& error) {
-  if (phase_ == Phase::greet) check_greetings();
+  if (begun_ > completed_ && is_exchange(begun_)) check_messages();
+  for (uint64_t ticket = begun_ + 1; ticket <= announced_; ++ticket) check_greetings(ticket);
   constexpr int kPatience = 1000;  // milliseconds
   for (int nap = 0; nap < kPatience && !world_.host().failed(); ++nap) {
     if (world_.host().watcher_is_gone()) world_.host().fail_unwatched();
@@ -135,82 +142,123 @@ void WideCommunicator::undeliverable(const Undeliverable& error) {
                          .next = "Look at the network and at the other hosts."});
 }
 
-void WideCommunicator::post_send(void* data, int64_t bytes, int peer) {
-  post(true, data, bytes, peer, kTag);
-}
-void WideCommunicator::post_receive(void* data, int64_t bytes, int peer) {
-  post(false, data, bytes, peer, kTag);
-}
-
-Channel::Progress WideCommunicator::progress_of_messages() {
+bool WideCommunicator::progress() {
+  bool moved = false;
   try {
-    return channel_->progress();
+    moved = channel_->progress();
   } catch (const Undeliverable& error) {
     undeliverable(error);
   }
-}
-
-bool WideCommunicator::all_there(bool& moved) {
-  const Channel::Progress messages = progress_of_messages();
-  moved = moved || messages.moved;
-  return messages.done && neighbours_there();
-}
-
-bool WideCommunicator::progress() {
-  bool moved = false;
-  while (outstanding()) {
-    if (phase_ == Phase::idle) enter_greet();
-    if (!all_there(moved)) return moved;
+  // What is furthest goes first: it makes room.
+  while (outstanding() &&
+         (finish() || share() || complete_spread() || spread() || gather() || enter() || begin() || announce())) {
     moved = true;
-    advance();
   }
   return moved;
 }
 
-void WideCommunicator::enter_greet() {
-  phase_ = Phase::greet;
-  for (Terms& greeting : greetings_) greeting.count = kNotThere;
-  Operation& first = operation(completed_ + 1);
-  if (first.greeting.kind == RequestKind::exchange) return post_ends();
+std::span<Terms> WideCommunicator::greetings(uint64_t ticket) {
+  const auto n = static_cast<size_t>(n_);
+  return {greetings_.data() + ticket % kAhead * n, n};
+}
+
+bool WideCommunicator::announce() {
+  if (announced_ == started_ || announced_ >= completed_ + kAhead) return false;
+  const uint64_t ticket = ++announced_;
+  if (is_exchange(ticket)) return true;  // each message announces itself
+  Operation& next = operation(ticket);
+  for (Terms& greeting : greetings(ticket)) greeting.count = kNotThere;
   for (int peer = 0; peer < n_; ++peer) {
     if (peer == me_) continue;
-    post(false, &greetings_[static_cast<size_t>(peer)], sizeof(Terms), peer, kGreetingTag);
-    post(true, &first.greeting, sizeof(Terms), peer, kGreetingTag);
+    post(false, &greetings(ticket)[static_cast<size_t>(peer)], sizeof(Terms), peer, kGreetingTag, next.messages);
+    post(true, &next.greeting, sizeof(Terms), peer, kGreetingTag, next.messages);
   }
+  return true;
+}
+
+// Of this rank's buffers: two operations that use one memory go one after the other, as their tickets say.
+bool WideCommunicator::overlaps_outstanding(const Operation& later) const {
+  const auto end_of = [&](const Operation& one, const Ref& buffer) {
+    const Terms& terms = one.greeting;
+    return buffer.as<std::byte>() + terms.count * size_of(terms.dtype) * (by_parts(terms.kind) ? n_ : 1);
+  };
+  for (uint64_t ticket = completed_ + 1; ticket <= begun_; ++ticket) {
+    const Operation& earlier = operation(ticket);
+    for (const Ref& one : {earlier.first, earlier.second}) {
+      for (const Ref& other : {later.first, later.second}) {
+        if (one.data != nullptr && other.data != nullptr && one.as<std::byte>() < end_of(later, other) &&
+            other.as<std::byte>() < end_of(earlier, one))
+          return true;
+      }
+    }
+  }
+  return false;
+}
+
+bool WideCommunicator::begin() {
+  if (begun_ == announced_ || (begun_ > completed_ && is_exchange(begun_))) return false;
+  const uint64_t ticket = begun_ + 1;
+  Operation& next = operation(ticket);
+  if (is_exchange(ticket)) {
+    if (completed_ != begun_) return false;
+    begun_ = ticket;
+    post_ends();
+    return true;
+  }
+  if (next.messages.open > 0) return false;
+  check_greetings(ticket);
+  if (overlaps_outstanding(next)) return false;
+  begun_ = ticket;
+  cut_ += piece_count(next.greeting);
+  next.pieces_end = cut_;
+  return true;
+}
+
+bool WideCommunicator::finish() {
+  if (completed_ == begun_) return false;
+  const Operation& oldest = operation(completed_ + 1);
+  if (oldest.messages.open > 0 || !finished(oldest)) return false;
+  if (is_exchange(completed_ + 1)) check_messages();
+  ++completed_;
+  return true;
 }
 
 void WideCommunicator::post_ends() {
-  const Operation& exchange = oldest();
+  Operation& exchange = operation(begun_);
   for (uint64_t i = exchange.ends_begin; i != exchange.ends_end; ++i) {
     End& end = ends_[i % ends_.size()];
-    Terms& greeting = end.sends ? end.greeting : greetings_[i - exchange.ends_begin];
-    post(end.sends, &greeting, sizeof(Terms), end.peer, kMessageGreetingTag);
-    post(end.sends, end.data, end.greeting.count * size_of(end.greeting.dtype), end.peer, kMessageTag);
+    const int64_t bytes = end.greeting.count * size_of(end.greeting.dtype);
+    Terms& greeting = end.sends ? end.greeting : message_greetings_[i % ends_.size()];
+    if (!end.sends) greeting.count = kNotThere;
+    post(end.sends, &greeting, sizeof(Terms), end.peer, kMessageTag, exchange.messages);
+    post(end.sends, end.data, bytes, end.peer, kMessageTag, exchange.messages);
+    if (end.sends && layout_.host_of(end.peer) != host_) sent_ += bytes;
   }
 }
 
-void WideCommunicator::check_greetings() {
-  if (oldest().greeting.kind == RequestKind::exchange) return check_messages();
-  greetings_[static_cast<size_t>(me_)] = oldest().greeting;
+void WideCommunicator::check_greetings(uint64_t ticket) {
+  if (is_exchange(ticket)) return;
+  const std::span<Terms> all = greetings(ticket);
+  all[static_cast<size_t>(me_)] = operation(ticket).greeting;
   const auto is_there = [](const Terms& greeting) { return greeting.count != kNotThere; };
-  const auto found = std::find_if(greetings_.begin(), greetings_.begin() + n_, is_there);
+  const auto found = std::find_if(all.begin(), all.end(), is_there);
   const Terms& first = *found;
-  const int first_rank = ranks_[static_cast<size_t>(found - greetings_.begin())];
+  const int first_rank = ranks_[static_cast<size_t>(found - all.begin())];
   for (int member = 1; member < n_; ++member) {
-    const Terms& other = greetings_[static_cast<size_t>(member)];
+    const Terms& other = all[static_cast<size_t>(member)];
     if (!is_there(other) || same_operation(first, other)) continue;
     const int rank = ranks_[static_cast<size_t>(member)];
     world_.disagree(
-        rank, name_, waiting_in(),
+        rank, name_, text_of(ticket),
         fmt::format("rank {} starts {}, rank {} starts {}", first_rank, describe(first), rank, describe(other)));
   }
 }
 
 void WideCommunicator::check_messages() {
-  const Operation& exchange = oldest();
+  const Operation& exchange = operation(begun_);
   for (uint64_t i = exchange.ends_begin; i != exchange.ends_end; ++i) {
     const End& end = ends_[i % ends_.size()];
-    const Terms& theirs = greetings_[i - exchange.ends_begin];
+    const Terms& theirs = message_greetings_[i % ends_.size()];
     if (end.sends || theirs.count == kNotThere ||
         (theirs.kind == RequestKind::exchange && theirs.count == end.greeting.count &&
          theirs.dtype == end.greeting.dtype))
@@ -223,59 +271,55 @@ void WideCommunicator::check_messages() {
   }
 }
 
-void WideCommunicator::advance() {
-  if (phase_ != Phase::greet) return advance_round();
-  check_greetings();
-  if (oldest().greeting.kind == RequestKind::exchange) return finish();
-  begin_rounds();
-}
-
 WideCommunicator::Neighbour& WideCommunicator::neighbour(int member) const {
   auto* first = reinterpret_cast<Neighbour*>(world_.host().at(board_offset_) + kBoardStart);
   return first[layout_.place_of(member)];
 }
 
-std::byte* WideCommunicator::stage(int member, int owner) const {
-  const auto neighbours = static_cast<int64_t>(layout_.members(host_).size());
-  std::byte* stages = world_.host().at(board_offset_) + kBoardStart + neighbours * int64_t{sizeof(Neighbour)};
-  return stages + layout_.place_of(member) * kStageBytes + owner * length_ * element_bytes();
-}
-
-void WideCommunicator::arrive() {
-  neighbour(me_).step.store(++step_, std::memory_order_seq_cst);
-  if (!neighbours_there()) return;
+void WideCommunicator::arrive(Step step) {
+  const uint64_t end = ++steps_[step];
+  neighbour(me_).steps[step].store(end, std::memory_order_seq_cst);
+  // The last to come wakes the others.
+  if (!all_past(step, end)) return;
   for (const int member : layout_.members(host_)) {
     if (member != me_) world_.host().ring(world_.host().local_rank(ranks_[static_cast<size_t>(member)]));
   }
 }
 
-bool WideCommunicator::neighbours_there() const {
+bool WideCommunicator::all_past(Step step, uint64_t end) const {
   const std::span<const int> members = layout_.members(host_);
   return std::all_of(members.begin(), members.end(),
-                     [&](int member) { return neighbour(member).step.load(std::memory_order_seq_cst) >= step_; });
+                     [&](int member) { return neighbour(member).steps[step].load(std::memory_order_seq_cst) >= end; });
 }
 
-void WideCommunicator::finish() {
-  ++completed_;
-  phase_ = Phase::idle;
-  if (outstanding()) enter_greet();
-}
-
+// Whom the oldest operation waits for, in its messages and on its host: others may not have come to later ones.
 int WideCommunicator::missing(std::span<int> ranks) const {
-  auto count = static_cast<size_t>(channel_->missing(ranks));
-  for (int& one : ranks.first(count)) one = ranks_[static_cast<size_t>(one)];
+  const Operation& oldest = operation(completed_ + 1);
+  size_t count = 0;
+  const auto add_members_of = [&](const Batch& batch) {
+    const auto found = static_cast<size_t>(channel_->missing(batch, ranks.subspan(count)));
+    const auto begin = count;
+    for (size_t i = begin; i < begin + found; ++i) add_once(ranks, count, ranks_[static_cast<size_t>(ranks[i])]);
+  };
+  add_members_of(oldest.messages);
+  for (uint64_t number = steps_[left]; number < std::min(steps_[entered], oldest.pieces_end); ++number)
+    add_members_of(pieces_[number % kPieces].messages);
   for (const int member : layout_.members(host_)) {
-    if (neighbour(member).step.load(std::memory_order_acquire) < step_) {
-      add_once(ranks, count, ranks_[static_cast<size_t>(member)]);
+    for (const Step step : {entered, complete, left}) {
+      if (neighbour(member).steps[step].load(std::memory_order_acquire) < std::min(steps_[step], oldest.pieces_end))
+        add_once(ranks, count, ranks_[static_cast<size_t>(member)]);
     }
   }
   return static_cast<int>(count);
 }
 
+std::string WideCommunicator::text_of(uint64_t ticket) const {
+  const Terms& terms = operation(ticket).greeting;
+  return fmt::format("{} on communicator '{}'", describe(terms.kind, terms.label, terms.segment, terms.step), name_);
+}
+
 std::string WideCommunicator::waiting_in() const {
-  const Terms& latest = operation(outstanding() ? completed_ + 1 : std::max<uint64_t>(started_, 1)).greeting;
-  return fmt::format("{} on communicator '{}'", describe(latest.kind, latest.label, latest.segment, latest.step),
-                     name_);
+  return text_of(outstanding() ? completed_ + 1 : std::max<uint64_t>(started_, 1));
 }
 
 }  // namespace ridgeline::comm::detail

@@ -19,25 +19,29 @@ class Undeliverable : public Error {
   using Error::Error;
 };
 
+// Messages that somebody waits for together.
+struct Batch {
+  int open = 0;  // how many of them are not done
+};
+
 // Messages between the members of one communicator, who are named by their numbers in it. Every call is made by the
-// rank's own thread, and none waits. What one member sends to another arrives in the order in which it was sent;
-// receives from a member are posted in that same order, before or after the message is there. A send may be done before
-// its receive is posted, as far as the system has room for it, and no further. Throws Undeliverable.
+// rank's own thread, and none waits. What one member sends to another under one tag arrives in the order in which it
+// was sent; receives are posted in that same order, before or after the message is there. Messages under different tags
+// do not wait for each other. A send may be done before its receive is posted, as far as the system has room for it,
+// and no further. Throws Undeliverable.
 class Channel {
  public:
-  struct Progress {
-    bool done;   // all that was posted
-    bool moved;  // something has been, since the last look
-  };
+  static constexpr int kTags = 4;
 
   virtual ~Channel() = default;
-  // Memory stays the caller's, and good until all is done or withdrawn. Both ends of a message name the same `tag` and
-  // the same number of bytes; another one is an error of the receiver.
-  virtual void send(const void* data, int64_t bytes, int member, int tag) = 0;
-  virtual void receive(void* data, int64_t bytes, int member, int tag) = 0;
-  virtual Progress progress() = 0;
-  // Members of what is posted and not done, each once, as far as they fit; how many. Nothing is allocated.
-  virtual int missing(std::span<int> members) const = 0;
+  // Memory, and the batch, stay the caller's, and good until the message is done or withdrawn. Both ends name the same
+  // `tag` (0 … kTags-1) and the same number of bytes; another number is an error of the receiver.
+  virtual void send(const void* data, int64_t bytes, int member, int tag, Batch& batch) = 0;
+  virtual void receive(void* data, int64_t bytes, int member, int tag, Batch& batch) = 0;
+  // Passes on what can be now; whether anything was, since the last look.
+  virtual bool progress() = 0;
+  // Members of the batch's messages that are not done, each once, as far as they fit; how many. Nothing is allocated.
+  virtual int missing(const Batch& batch, std::span<int> members) const = 0;
   // The end of the channel, whatever is posted: no memory is touched any more. For what has failed.
   virtual void withdraw() = 0;
 };

@@ -240,6 +240,64 @@ void exchange_of(World& world, Where where) {
   }
 }
 
+// Long operations of every kind outstanding together: each is cut, and parts of several are under way at once.
+void long_outstanding(World& world, Where where) {
+  auto comm = world.communicator("long");
+  const int n = comm->size(), me = comm->rank(), next = (me + 1) % n, previous = (me + n - 1) % n;
+  const int64_t part = 300'001 / n, count = part * n + 1;
+  Buffers buffers(world, where);
+  const auto filled = [&](int salt) {
+    float* data = buffers.take<float>(count);
+    for (int64_t i = 0; i < count; ++i) data[i] = value<float>(me, i, salt);
+    return data;
+  };
+  float *reduced = filled(0), *scattered = filled(1), *gathered = filled(2), *spread = filled(3), *sent = filled(4);
+  float *received = buffers.take<float>(count), *shifted = buffers.take<float>(100'000), *largest = filled(5);
+  comm->all_reduce(reduced, count, ReduceOp::sum, {"reduced"});
+  comm->reduce_scatter(scattered, part, ReduceOp::sum, {"scattered"});
+  comm->barrier({"between"});
+  comm->all_gather(gathered, part, {"gathered"});
+  comm->broadcast(spread, count, n - 1, {"spread"});
+  const Send send{next, ConstRef(sent), 100'000};
+  const Receive receive{previous, shifted, 100'000};
+  comm->exchange({&send, 1}, {&receive, 1}, {"shifted"});
+  comm->all_to_all(ConstRef(sent), received, part, {"sent"});
+  comm->wait(comm->all_reduce(largest, 777, ReduceOp::max, {"largest"}));  // and all before it
+  for (int64_t i = 0; i < count; ++i) {
+    const int owner = static_cast<int>(std::min<int64_t>(i / part, n - 1));
+    const auto sum = [&](int salt) {
+      return expected_reduction<float>(ReduceOp::sum, n, world.options().sum_group, i, salt);
+    };
+    EXPECT(same_bits(reduced[i], sum(0)), "reduced, element {}", i);
+    EXPECT(owner != me || i == part * n || same_bits(scattered[i], sum(1)), "scattered, element {}", i);
+    EXPECT(i == part * n || same_bits(gathered[i], value<float>(owner, i, 2)), "gathered, element {}", i);
+    EXPECT(same_bits(spread[i], value<float>(n - 1, i, 3)), "spread, element {}", i);
+    EXPECT(i == part * n || same_bits(received[i], value<float>(owner, me * part + i - owner * part, 4)),
+           "received, element {}", i);
+    EXPECT(i >= 100'000 || same_bits(shifted[i], value<float>(previous, i, 4)), "shifted, element {}", i);
+  }
+  for (int64_t i = 0; i < 777; ++i) {
+    EXPECT(same_bits(largest[i], expected_reduction<float>(ReduceOp::max, n, world.options().sum_group, i, 5)),
+           "largest, element {}", i);
+  }
+}
+
+// Collectives on one buffer, none waited for: each begins with what the one before it left.
+void one_memory(World& world, Where where) {
+  auto comm = world.communicator("one memory");
+  const int n = comm->size(), me = comm->rank();
+  const int64_t part = 200'000 / n, count = part * n;
+  Buffers buffers(world, where);
+  auto* data = buffers.take<int64_t>(count);
+  for (int64_t i = 0; i < count; ++i) data[i] = (me + 1) * (i + 1);
+  comm->all_reduce(data, count, ReduceOp::sum, {"once"});
+  comm->all_reduce(data, count, ReduceOp::sum, {"twice"});
+  comm->reduce_scatter(data, part, ReduceOp::sum, {"three times"});
+  comm->wait(comm->all_gather(data, part, {"all"}));
+  const int64_t ranks = int64_t{n} * (n + 1) / 2;
+  for (int64_t i = 0; i < count; ++i) EXPECT(data[i] == ranks * n * n * (i + 1), "element {}: {}", i, data[i]);
+}
+
 template <typename T>
 void moves_of(World& world, Where where) {
   all_gather_of<T>(world, where);
@@ -389,6 +447,8 @@ std::vector<Case> cases() {
     add("move_u8", moves_of<uint8_t>);
     add("move_u16", moves_of<uint16_t>);
     add("move_i64", moves_of<int64_t>);
+    add("long_outstanding", long_outstanding);
+    add("one_memory", one_memory);
   }
   list.push_back({"nan_survives", nan_survives});
   list.push_back({"split_groups", split_groups});
