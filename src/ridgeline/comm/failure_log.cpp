@@ -73,5 +73,23 @@ void write_failure_logs(const Host& host, const Failure& failure) {
   }
 }
 
+bool written_since(const std::string& path, int64_t began) {
+  struct stat there {};
+  return ::stat(path.c_str(), &there) == 0 && there.st_mtim.tv_sec > began;
+}
+
+void write_failure_file(const std::string& path, const Failure& failure, int64_t began) {
+  if (written_since(path, began)) return;
+  const std::string text =
+      fmt::format("rank: {}\nhost: {}\noperation: {}\nfailure: {}\nnext: {}\nlog: {}\n", failure.rank, failure.host,
+                  failure.operation, failure.what, failure.next, failure.log);
+  const int file = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (file < 0) return;
+  if (::write(file, text.data(), text.size()) < 0) {
+    // The failure is still thrown and printed; there is nowhere else to say that the file is missing.
+  }
+  ::close(file);
+}
+
 }  // namespace detail
 }  // namespace ridgeline::comm

@@ -6,7 +6,6 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -27,22 +26,6 @@ constexpr uint64_t round_up(uint64_t value, uint64_t unit) {
   return (value + unit - 1) / unit * unit;
 }
 constexpr uint64_t kRanksOffset = round_up(sizeof(HostBoard), 64);
-
-// Plain write(2): also called where memory may be short and a half-finished process is all there is. A file that was
-// written since this run began, by the other side of a network that fell apart, stays.
-void write_failure_file(const std::string& path, const Failure& failure, int64_t run_began) {
-  struct stat there {};
-  if (::stat(path.c_str(), &there) == 0 && there.st_mtim.tv_sec > run_began) return;
-  const std::string text =
-      fmt::format("rank: {}\nhost: {}\noperation: {}\nfailure: {}\nnext: {}\nlog: {}\n", failure.rank, failure.host,
-                  failure.operation, failure.what, failure.next, failure.log);
-  const int file = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (file < 0) return;
-  if (::write(file, text.data(), text.size()) < 0) {
-    // The failure is still thrown and printed; there is nowhere else to say that the file is missing.
-  }
-  ::close(file);
-}
 
 }  // namespace
 

@@ -16,7 +16,7 @@ const char* slurm_mpi_flag() {
 }
 
 void run_mpi(const WorldOptions& options, const std::function<void(World&)>& body) {
-  detail::MpiWire wire;
+  detail::MpiWire wire(options);
   if (wire.size() == 1) require_company();
   detail::run_process(wire, options, body);
 }

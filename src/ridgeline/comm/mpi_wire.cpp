@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 
@@ -14,6 +15,8 @@ namespace {
 
 constexpr int64_t kLargestMessage = 1 << 30;  // MPI counts in int
 constexpr unsigned kFinalizeSeconds = 5;
+// A short timeout of operations is not meant for a launcher that starts processes on many hosts.
+constexpr std::chrono::milliseconds kLeastStart{10'000};
 
 class MpiChannel : public Channel {
  public:
@@ -128,12 +131,15 @@ volatile std::sig_atomic_t exit_status_of_hang = 0;
 
 }  // namespace
 
-MpiWire::MpiWire() {
+MpiWire::MpiWire(const WorldOptions& options) {
   int initialized = 0;
   MPI_Initialized(&initialized);
   if (initialized != 0) throw Error("run_mpi was called twice in one process", "MPI can be started only once.");
+  start_limit_ = std::make_unique<StartLimit>(options, std::max(options.timeout, kLeastStart));
+  start_limit_->waits_in("MPI_Init");
   int level = 0;
   MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &level);
+  start_limit_->waits_in("the first exchange between ranks");
   // What goes wrong is said by us, once, and not by MPI on every rank.
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
   MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
@@ -151,6 +157,10 @@ void MpiWire::broadcast(void* data, int64_t bytes, int root) {
 
 std::unique_ptr<Channel> MpiWire::channel(std::span<const int> ranks, uint64_t key) {
   return std::make_unique<MpiChannel>(ranks, key);
+}
+
+void MpiWire::watched() {
+  start_limit_.reset();
 }
 
 // All is done and written: a rank that hangs here leaves all the same.

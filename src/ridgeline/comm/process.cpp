@@ -140,6 +140,7 @@ void run_process(Wire& wire, const WorldOptions& given, const std::function<void
   LifePipe life(host.state(local));
   try {
     start_watch(wire, host, hosts, life);
+    wire.watched();
     ProcessWorld world(wire, host, local, hosts);
     run_body(world, body);
     depart(host, local);

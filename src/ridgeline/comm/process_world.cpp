@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/comm/waiting_call.h"
 #include "ridgeline/comm/wide_communicator.h"
 
 namespace ridgeline::comm::detail {
@@ -18,7 +19,12 @@ std::unique_ptr<Communicator> ProcessWorld::wide_communicator(std::span<const in
                                                               uint64_t key) {
   std::vector<int> hosts;
   for (const int rank : ranks) hosts.push_back(host_of_[static_cast<size_t>(rank)]);
-  return std::make_unique<WideCommunicator>(*this, wire_.channel(ranks, key), ranks, hosts, name, key);
+  return std::make_unique<WideCommunicator>(*this, channel(ranks, name, key), ranks, hosts, name, key);
+}
+
+std::unique_ptr<Channel> ProcessWorld::channel(std::span<const int> ranks, std::string_view name, uint64_t key) {
+  const WaitingCall call(host(), local(), ranks, fmt::format("the start of communicator '{}'", name));
+  return wire_.channel(ranks, key);
 }
 
 std::span<std::byte> ProcessWorld::peer_visible(int64_t bytes) {

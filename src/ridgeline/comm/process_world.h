@@ -23,6 +23,8 @@ class ProcessWorld : public RankWorld {
   bool must_poll() const override { return several_hosts_; }
 
  private:
+  std::unique_ptr<Channel> channel(std::span<const int> ranks, std::string_view name, uint64_t key);
+
   Wire& wire_;
   bool several_hosts_;
   std::vector<int> host_of_;           // every rank

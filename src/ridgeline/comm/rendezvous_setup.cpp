@@ -19,6 +19,7 @@ constexpr RankVariables kRankVariables[] = {{"RIDGELINE_RANK", "RIDGELINE_WORLD_
                                             {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"},
                                             {"PMI_RANK", "PMI_SIZE"},
                                             {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS"}};
+constexpr int kMostRanks = 1 << 20;
 
 std::string variable(const char* name) {
   const char* value = std::getenv(name);
@@ -33,7 +34,6 @@ int number_of(std::string_view text, int most) {
 }
 
 void read_rank(RendezvousSetup& setup) {
-  constexpr int kMostRanks = 1 << 20;
   for (const auto& [rank_name, size_name] : kRankVariables) {
     const std::string rank = variable(rank_name), size = variable(size_name);
     if (rank.empty() || (size.empty() && std::string_view(rank_name).starts_with("SLURM"))) continue;
@@ -100,6 +100,13 @@ bool has_rank_in_environment() {
     if (!variable(rank).empty() && !variable(size).empty()) return true;
   }
   return false;
+}
+
+int rank_in_environment() {
+  for (const auto& [rank, size] : kRankVariables) {
+    if (!variable(rank).empty() && !variable(size).empty()) return number_of(variable(rank), kMostRanks);
+  }
+  return -1;
 }
 
 RendezvousSetup rendezvous_setup(std::string_view given, std::chrono::milliseconds timeout) {

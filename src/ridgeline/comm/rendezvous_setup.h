@@ -26,8 +26,9 @@ RendezvousSetup rendezvous_setup(std::string_view given, std::chrono::millisecon
 
 // RIDGELINE_RENDEZVOUS of the environment where `given` is empty; "" for none.
 std::string chosen_rendezvous(std::string_view given);
-// Whether one of the variables above says that this process is a rank.
+// Whether one of the variables above says that this process is a rank, and which one: -1 where none does.
 bool has_rank_in_environment();
+int rank_in_environment();
 
 // "node007" of "node[007-009,12],other".
 std::string first_of_hosts(std::string_view list);

@@ -57,8 +57,12 @@ class Wire {
   virtual void all_gather(const void* own, void* all, int64_t bytes) = 0;
   virtual void broadcast(void* data, int64_t bytes, int root) = 0;
 
-  // Collective over `ranks` (ascending, the same list and key on each; this rank is one of them). The wire outlives it.
+  // Collective over `ranks` (ascending, the same list and key on each; this rank is one of them), and may wait for
+  // them. The wire outlives it.
   virtual std::unique_ptr<Channel> channel(std::span<const int> ranks, uint64_t key) = 0;
+
+  // Watchers see every rank from now on: what does not come is found out and named by them.
+  virtual void watched() {}
 
   // Every rank has done all that it came for. Nothing is called afterwards. `exit_status`: as in WorldOptions.
   virtual void leave(const std::function<int()>& /*exit_status*/) {}

@@ -263,8 +263,8 @@ std::vector<char> read_by_neighbour(Communicator& comm) {
   return memory;
 }
 
-// Rank 1 dies or stops at step 50 of an endless loop; "run": nobody does, and every rank then leaves its process number
-// in a file of COMM_TEST_FOLDER.
+// Rank 1 dies or stops at step 50 of an endless loop; "absent": it does not come to make the communicator; "run":
+// nobody does, and every rank then leaves its process number in a file of COMM_TEST_FOLDER.
 int run_death(WorldOptions options, const std::string& how) {
   options.timeout = std::chrono::milliseconds(1500);
   if (std::getenv("COMM_TEST_NO_HOOK") == nullptr) {
@@ -277,6 +277,7 @@ int run_death(WorldOptions options, const std::string& how) {
   try {
     run_launched(options, {}, [&](World& world) {
       std::vector<float> x(10'000);
+      if (how == "absent" && world.rank() == 1) std::this_thread::sleep_for(std::chrono::seconds(100));
       auto comm = world.communicator("data");
       const std::vector<char> memory = how == "read" ? read_by_neighbour(*comm) : std::vector<char>();
       for (int step = 0;; ++step) {

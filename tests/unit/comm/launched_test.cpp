@@ -2,10 +2,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <map>
 #include <string>
 
+#include "../environment.h"
 #include "ridgeline/base/error.h"
 #include "ridgeline/comm/communicator.h"
 
@@ -14,25 +13,9 @@ namespace {
 
 class RequireCompany : public testing::Test {
  protected:
-  static constexpr const char* kNames[] = {"SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "HYDI_CONTROL_FD",
-                                           "OMPI_COMM_WORLD_SIZE"};
-  void SetUp() override {
-    for (const char* name : kNames) {
-      if (const char* value = std::getenv(name)) before_[name] = value;
-      ::unsetenv(name);
-    }
-  }
-  void TearDown() override {
-    for (const char* name : kNames) ::unsetenv(name);
-    for (const auto& [name, value] : before_) ::setenv(name.c_str(), value.c_str(), 1);
-  }
-  static void step(const char* tasks) {
-    ::setenv("SLURM_STEP_NUM_TASKS", tasks, 1);
-    ::setenv("SLURM_PROCID", "0", 1);
-  }
+  void step(const char* tasks) { environment_.set({{"SLURM_STEP_NUM_TASKS", tasks}, {"SLURM_PROCID", "0"}}); }
 
- private:
-  std::map<std::string, std::string> before_;
+  Environment environment_{"SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "HYDI_CONTROL_FD", "OMPI_COMM_WORLD_SIZE"};
 };
 
 TEST_F(RequireCompany, IsContentOutsideOfSlurmAndInAStepOfOneTask) {
@@ -42,7 +25,7 @@ TEST_F(RequireCompany, IsContentOutsideOfSlurmAndInAStepOfOneTask) {
 }
 
 TEST_F(RequireCompany, IsContentInABatchScript) {
-  ::setenv("SLURM_PROCID", "0", 1);
+  environment_.set("SLURM_PROCID", "0");
   EXPECT_NO_THROW(require_company());
 }
 
@@ -61,9 +44,9 @@ TEST_F(RequireCompany, OneOfSeveralTasksIsToldWhatToStart) {
 TEST_F(RequireCompany, AnotherLauncherBetweenKnowsBetter) {
   for (const char* name : {"HYDI_CONTROL_FD", "OMPI_COMM_WORLD_SIZE"}) {
     step("4");
-    ::setenv(name, "1", 1);
+    environment_.set(name, "1");
     EXPECT_NO_THROW(require_company()) << name;
-    ::unsetenv(name);
+    environment_.unset(name);
   }
 }
 

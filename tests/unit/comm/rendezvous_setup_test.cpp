@@ -4,9 +4,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <map>
 
+#include "../environment.h"
 #include "ridgeline/base/error.h"
 #include "ridgeline/comm/communicator.h"
 
@@ -15,36 +15,7 @@ namespace {
 
 class RendezvousSetupTest : public testing::Test {
  protected:
-  static constexpr const char* kVariables[] = {"RIDGELINE_RANK",
-                                               "RIDGELINE_WORLD_SIZE",
-                                               "RANK",
-                                               "WORLD_SIZE",
-                                               "OMPI_COMM_WORLD_RANK",
-                                               "OMPI_COMM_WORLD_SIZE",
-                                               "PMI_RANK",
-                                               "PMI_SIZE",
-                                               "SLURM_PROCID",
-                                               "SLURM_STEP_NUM_TASKS",
-                                               "SLURM_STEP_NODELIST",
-                                               "SLURM_JOB_ID",
-                                               "SLURM_STEP_ID",
-                                               "RIDGELINE_RENDEZVOUS",
-                                               "RIDGELINE_RENDEZVOUS_SECRET",
-                                               "PMI_FD",
-                                               "PMIX_RANK"};
-  void SetUp() override {
-    for (const char* name : kVariables) {
-      if (const char* value = std::getenv(name)) saved_[name] = value;
-      ::unsetenv(name);
-    }
-  }
-  void TearDown() override {
-    for (const char* name : kVariables) ::unsetenv(name);
-    for (const auto& [name, value] : saved_) ::setenv(name.c_str(), value.c_str(), 1);
-  }
-  static void set(const std::map<std::string, std::string>& values) {
-    for (const auto& [name, value] : values) ::setenv(name.c_str(), value.c_str(), 1);
-  }
+  void set(const std::map<std::string, std::string>& values) { environment_.set(values); }
   static RendezvousSetup read(std::string_view given) { return rendezvous_setup(given, std::chrono::seconds(1)); }
   static std::string error_of(std::string_view given) {
     try {
@@ -55,8 +26,23 @@ class RendezvousSetupTest : public testing::Test {
     return "nothing was thrown";
   }
 
- private:
-  std::map<std::string, std::string> saved_;
+  Environment environment_{"RIDGELINE_RANK",
+                           "RIDGELINE_WORLD_SIZE",
+                           "RANK",
+                           "WORLD_SIZE",
+                           "OMPI_COMM_WORLD_RANK",
+                           "OMPI_COMM_WORLD_SIZE",
+                           "PMI_RANK",
+                           "PMI_SIZE",
+                           "SLURM_PROCID",
+                           "SLURM_STEP_NUM_TASKS",
+                           "SLURM_STEP_NODELIST",
+                           "SLURM_JOB_ID",
+                           "SLURM_STEP_ID",
+                           "RIDGELINE_RENDEZVOUS",
+                           "RIDGELINE_RENDEZVOUS_SECRET",
+                           "PMI_FD",
+                           "PMIX_RANK"};
 };
 
 TEST_F(RendezvousSetupTest, ReadsHostAndPort) {
@@ -81,6 +67,7 @@ TEST_F(RendezvousSetupTest, RefusesWhatIsNoHostAndPort) {
 TEST_F(RendezvousSetupTest, TheNearestStarterSaysWhichRankThisIs) {
   set({{"SLURM_PROCID", "5"}, {"SLURM_STEP_NUM_TASKS", "6"}});
   EXPECT_EQ(read("a:1").rank, 5);
+  EXPECT_EQ(rank_in_environment(), 5);
   set({{"PMI_RANK", "4"}, {"PMI_SIZE", "6"}});
   EXPECT_EQ(read("a:1").rank, 4);
   set({{"OMPI_COMM_WORLD_RANK", "3"}, {"OMPI_COMM_WORLD_SIZE", "6"}});
@@ -91,6 +78,7 @@ TEST_F(RendezvousSetupTest, TheNearestStarterSaysWhichRankThisIs) {
   set({{"RIDGELINE_RANK", "1"}, {"RIDGELINE_WORLD_SIZE", "9"}});
   EXPECT_EQ(read("a:1").rank, 1);
   EXPECT_EQ(read("a:1").size, 9);
+  EXPECT_EQ(rank_in_environment(), 1);
 }
 
 TEST_F(RendezvousSetupTest, SaysWhatIsMissingOfRankAndSize) {
@@ -128,12 +116,13 @@ TEST_F(RendezvousSetupTest, SlurmStepsMeetOnTheirFirstHost) {
 TEST_F(RendezvousSetupTest, ARendezvousMakesAProcessARank) {
   EXPECT_FALSE(launched());
   EXPECT_FALSE(may_have_company());
+  EXPECT_EQ(rank_in_environment(), -1);
   EXPECT_TRUE(launched("a:1"));
   set({{"RIDGELINE_RENDEZVOUS", "b:2"}});
   EXPECT_TRUE(launched() && may_have_company());
   EXPECT_EQ(chosen_rendezvous(""), "b:2");
   EXPECT_EQ(chosen_rendezvous("a:1"), "a:1");
-  ::unsetenv("RIDGELINE_RENDEZVOUS");
+  environment_.unset("RIDGELINE_RENDEZVOUS");
   set({{"RANK", "0"}, {"WORLD_SIZE", "2"}});
   EXPECT_FALSE(launched());
   EXPECT_TRUE(may_have_company());
