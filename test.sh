@@ -9,8 +9,9 @@
 #   --no-install   use what is installed, touch no package
 #   --help         this text
 #
-# Every phase prints its time; the last line is the sum: "N passed, N failed". Exits 1 when anything failed.
-# Environment: RIDGELINE_JOBS (default: number of processors), RIDGELINE_TIDY_SECONDS (default 90).
+# Every phase prints its time; the last line is the sum: "N passed, N failed". Exits 1 when anything failed. While tests
+# wait, asan and tsan to come are built in the background; their own times are what is left then.
+# Environment: RIDGELINE_JOBS (default: number of processors), RIDGELINE_TIDY_SECONDS (default 60).
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -97,17 +98,69 @@ check() {
 
 # Targets that the tests with a label need: the programs of the build folder that their commands name.
 targets_with_label() {
-  local name names programs targets
-  names=$(ctest --test-dir "build/$1" -N --label-regex "^($2)\$" | sed -n 's/^ *Test *#[0-9]*: \(.*\)$/\1/p')
-  targets=$(ninja -C "build/$1" -t targets all | sed -n 's/^\([A-Za-z0-9_]*\): .*$/\1/p')
-  for name in $names; do
-    programs=$(find "build/$1" -name CTestTestfile.cmake -exec grep -hE "^add_test\((\[=\[)?$name(\]=\])? " {} + |
-      grep -oE "\"$PWD/build/$1/[A-Za-z0-9_]+\"" | sed 's|.*/||; s|"||' | grep -xF "$targets" || true)
-    # A test that names no program of ours may need anything.
-    if [ -z "$programs" ]; then echo all; return; fi
-    echo "$programs"
-  done | sort -u
+  {
+    ninja -C "build/$1" -t targets all | sed -n 's/^\([A-Za-z0-9_]*\): .*$/target \1/p'
+    ctest --test-dir "build/$1" -N --label-regex "^($2)\$" | sed -n 's/^ *Test *#[0-9]*: \(.*\)$/test \1/p'
+    find "build/$1" -name CTestTestfile.cmake -exec grep -h '^add_test(' {} + |
+      sed -E 's/^add_test\((\[=\[)?([A-Za-z0-9_]+)(\]=\])? /command \2 /'
+  } | awk -v folder="\"$PWD/build/$1/" '
+    $1 == "target" { is_target[$2] = 1 }
+    $1 == "test" { is_wanted[$2] = 1 }
+    $1 == "command" && is_wanted[$2] {
+      found = 0
+      for (i = 3; i <= NF; i++) {
+        if (index($i, folder) != 1) continue
+        program = substr($i, length(folder) + 1)
+        sub(/"\)?$/, "", program)
+        if (program in is_target) { print program; found = 1 }
+      }
+      if (!found) print "all"  # a test that names no program of ours may need anything
+    }' | sort -u
 }
+
+# The preset of a phase with sanitizers, and the labels of the tests that it runs.
+declare -A preset_of=([asan]=asan-ubsan [tsan]=tsan) labels_of=([asan]='unit|fuzz' [tsan]=threads)
+
+# sanitizer_builds PHASE: what its tests need.
+sanitizer_builds() {
+  local preset=${preset_of[$1]} targets
+  configure "$preset" -DRIDGELINE_BENCH=OFF || return 1
+  targets=$(targets_with_label "$preset" "${labels_of[$1]}")
+  # shellcheck disable=SC2086
+  if [ -n "$targets" ]; then build "$preset" $targets; fi
+}
+
+# Tests wait for each other, for timeouts and for the last of them. What sanitizer phases to come need is built in such
+# moments: in the background, with the lowest priority, which leaves next to nothing to a build while tests want all
+# processors. The phase itself ends that and builds the rest.
+ahead=
+build_ahead() {
+  local phase
+  if [ -n "$ahead" ]; then return 0; fi
+  set -m  # in a process group, to be ended as one
+  (
+    trap - EXIT
+    renice --priority 19 --pid "$BASHPID"
+    for phase in "${phases[@]:$begun_phases}"; do
+      if [ -n "${preset_of[$phase]:-}" ]; then sanitizer_builds "$phase"; fi
+    done
+  ) </dev/null >"$logs/ahead.log" 2>&1 &
+  ahead=$!
+  set +m
+}
+end_ahead() {
+  if [ -n "$ahead" ] && jobs -pr | grep -qx "$ahead"; then
+    kill -TERM -- "-$ahead" || true
+    wait "$ahead" 2>/dev/null || true
+    # Ninja first removes what was half written.
+    for _ in {1..100}; do
+      kill -0 -- "-$ahead" 2>/dev/null || break
+      sleep 0.1
+    done
+  fi
+  ahead=
+}
+trap end_ahead EXIT
 
 # Tracked and new sources, most recently changed first, so that a limited check looks at what was just written.
 sources() {
@@ -137,11 +190,14 @@ release_builds() { configure release && build release all && release_is_built=1;
 phase_build() { check release_builds; }
 
 # The phases below stand on an up-to-date release build, also when they are asked for alone.
-with_release() { [ $release_is_built = 1 ] || release_builds; }
+with_release() {
+  if [ $release_is_built = 0 ]; then release_builds || return 1; fi
+  build_ahead
+}
 phase_unit() { with_release && run_ctest release unit -j "$jobs"; }
 phase_field() { with_release && run_ctest release field -j "$jobs"; }
 phase_fuzz() { with_release && run_ctest release fuzz -j "$jobs"; }
-phase_parity() { with_release && run_ctest release parity --label-exclude '^mpi$'; }
+phase_parity() { with_release && run_ctest release parity --label-exclude '^mpi$' -j "$jobs"; }
 phase_mpi() { with_release && run_ctest release mpi -j "$jobs"; }
 phase_install() { with_release && run_ctest release install; }
 # Without root, Slurm or namespaces its test is skipped, for the reason that `check` prints.
@@ -152,7 +208,7 @@ phase_cluster() {
 
 # clang-tidy on the most recently changed files for RIDGELINE_TIDY_SECONDS; --long looks at every file.
 changed_files_are_tidy() {
-  local seconds=${RIDGELINE_TIDY_SECONDS:-90}
+  local seconds=${RIDGELINE_TIDY_SECONDS:-60}
   if [ $long = 1 ]; then seconds=100000; fi
   local deadline=$(($(date +%s) + seconds))
   sources | grep '\.cpp$' >"$logs/tidy-files"
@@ -178,18 +234,17 @@ changed_files_are_tidy() {
 }
 phase_tidy() { check changed_files_are_tidy; }
 
-# sanitized PRESET LABELS [ctest options]: builds what the tests with these labels need, and runs them.
+# sanitized PHASE [ctest options]: builds what its tests need, and runs them.
 sanitized() {
-  local preset=$1 labels=$2 targets
-  shift 2
-  configure "$preset" -DRIDGELINE_BENCH=OFF || return 1
-  targets=$(targets_with_label "$preset" "$labels")
-  # shellcheck disable=SC2086
-  if [ -n "$targets" ]; then check build "$preset" $targets || return 1; fi
-  run_ctest "$preset" "$labels" "$@"
+  local phase=$1
+  shift
+  end_ahead
+  check sanitizer_builds "$phase" || return 1
+  build_ahead
+  run_ctest "${preset_of[$phase]}" "${labels_of[$phase]}" "$@"
 }
-phase_asan() { sanitized asan-ubsan 'unit|fuzz' -j "$jobs"; }
-phase_tsan() { sanitized tsan threads; }
+phase_asan() { sanitized asan -j "$jobs"; }
+phase_tsan() { sanitized tsan -j "$jobs"; }
 
 minutes() { printf '%d:%02d' $(($1 / 60)) $(($1 % 60)); }
 
@@ -199,9 +254,11 @@ if [ $install = 1 ]; then
   # Nothing but its own phase depends on these.
   if [[ " ${phases[*]} " == *" cluster "* ]] && [ "$(id -u)" = 0 ]; then tools/install_packages cluster || true; fi
 fi
+begun_phases=0
 for phase in "${phases[@]}"; do
   echo "== $phase"
   begun=$(date +%s)
+  begun_phases=$((begun_phases + 1))
   failed_before=$failed
   status=0
   set +e
