@@ -15,11 +15,12 @@ int64_t WideCommunicator::piece_length(const Terms& terms) const {
     const Summands& summands = layout_.summands(terms.dtype);
     most = std::min(most, kPieceBytes / (summands.slots * size_of(summands.travelling(terms.dtype))));
   }
-  constexpr int64_t kPart = kPieces, kUnit = 64;
+  constexpr int64_t kMost = kPieces, kUnit = 64;
   const int64_t slice = by_parts(terms.kind) ? terms.count : (terms.count + n_ - 1) / n_;
-  const int64_t wanted = std::max((slice + kPart - 1) / kPart, kLeastMessage / element);
-  const int64_t whole_units = std::min(most / kUnit, (wanted + kUnit - 1) / kUnit) * kUnit;
-  return whole_units > 0 ? whole_units : std::max<int64_t>(most, 1);
+  const int64_t pieces = std::clamp<int64_t>(slice * element / kLeastMessage, 1, kMost);
+  const int64_t each = (slice + pieces - 1) / pieces;
+  const int64_t units = std::min(most / kUnit, (each + kUnit - 1) / kUnit);
+  return units > 0 ? units * kUnit : std::max<int64_t>(most, 1);
 }
 
 int64_t WideCommunicator::piece_elements(const Terms& terms) const {
