@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <filesystem>
 
 #include "ridgeline/comm/failure_log.h"
 #include "ridgeline/comm/rendezvous_setup.h"
@@ -70,7 +71,11 @@ void StartLimit::tell() const {
           "A rank was not started, or ended at once: the launcher says which one (srun names task and node). Where a "
           "start may take that long, raise parallel.timeout."};
   if (options_.on_failure) options_.on_failure(failure);
-  if (!options_.failure_file.empty()) write_failure_file(options_.failure_file, failure, began_);
+  if (options_.failure_file.empty()) return;
+  // Nobody has made the folder of a run that has not come together yet.
+  std::error_code ignored;
+  std::filesystem::create_directories(std::filesystem::path(options_.failure_file).parent_path(), ignored);
+  write_failure_file(options_.failure_file, failure, began_);
 }
 
 }  // namespace ridgeline::comm::detail

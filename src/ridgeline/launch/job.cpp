@@ -9,15 +9,22 @@
 #include "ridgeline/device/machine.h"
 #include "ridgeline/observe/format.h"
 #include "ridgeline/plan/memory_report.h"
+#include "ridgeline/plan/traffic.h"
 #include "ridgeline/train/remedy.h"
 #include "ridgeline/train/sample_order.h"
+#include "ridgeline/train/trainer.h"
 
 namespace ridgeline::launch {
 namespace {
 
 constexpr double kHour = 3600;
 
-void check_time(const Site& site, const JobRequest& request) {
+void check_time(const Site& site, const JobRequest& request, const train::Config& config) {
+  if (request.seconds <= config.train.stop_before_limit)
+    throw Error(fmt::format("--time: {}: train.stop_before_limit keeps {} of it, which leaves no time for a step",
+                            observe::format_duration(request.seconds),
+                            observe::format_duration(config.train.stop_before_limit)),
+                "Ask for more time, or give --set train.stop_before_limit=SECONDS.");
   if (site.limits.empty()) return;
   const auto limit = std::find_if(site.limits.begin(), site.limits.end(),
                                   [&](const TimeLimit& one) { return request.nodes <= one.nodes; });
@@ -73,12 +80,26 @@ void check_memory(const Site& site, const train::Config& config, Job& job) {
       train::most_of_it(config, report));
 }
 
-std::string mpi_of(const Site& site, const Job& job) {
-  if (site.slurm.mpi != "auto") return site.slurm.mpi;
-  if (job.request.program_mpi.empty() && job.ranks() > 1)
-    throw Error(fmt::format("slurm.mpi = \"auto\" ({}): this program has no MPI, or one that is not known", site.name),
-                "Write into the site's file what `srun --mpi=list` shows and your MPI wants: pmi2, pmix.");
-  return job.request.program_mpi;
+// One sum travels for all ranks of a node that sum gradients.
+void set_sum_group(train::Config& config, Job& job) {
+  if (config.origins.contains("parallel.sum_group")) return;
+  const comm::Mesh mesh = train::mesh_of(config, job.ranks());
+  const int64_t best = plan::best_sum_group(train::sharding_of(config, mesh), job.ranks_per_node);
+  job.sum_group = best != 0 && best != config.parallel.sum_group;
+  if (!job.sum_group) return;
+  config.parallel.sum_group = best;
+  job.request.overrides.push_back(fmt::format("parallel.sum_group={}", best));
+}
+
+// How ranks find each other.
+void set_connection(const Site& site, Job& job) {
+  JobRequest& request = job.request;
+  const bool given = std::any_of(request.train.begin(), request.train.end(), [](const std::string& word) {
+    return word == "--rendezvous" || word.starts_with("--rendezvous=");
+  });
+  job.rendezvous = given || (request.program_mpi.empty() && job.ranks() > 1);
+  if (job.rendezvous && !given) request.train.insert(request.train.end(), {"--rendezvous", "slurm"});
+  job.mpi = job.rendezvous ? "none" : site.slurm.mpi == "auto" ? request.program_mpi : site.slurm.mpi;
 }
 
 }  // namespace
@@ -87,7 +108,7 @@ Job make_job(const Site& site, JobRequest request, train::Config config) {
   Job job{.request = std::move(request)};
   job.ranks_per_node = job.request.ranks_per_node == 0 ? static_cast<int>(site.node.ranks) : job.request.ranks_per_node;
   if (job.request.account.empty()) job.request.account = site.slurm.account;
-  check_time(site, job.request);
+  check_time(site, job.request, config);
   lay_out(site, config, job);
   if (config.train.threads == 0) {
     config.train.threads = job.cores_per_rank;
@@ -95,8 +116,9 @@ Job make_job(const Site& site, JobRequest request, train::Config config) {
   }
   train::check(config, job.ranks());
   train::require_data(config);
+  set_sum_group(config, job);
   check_memory(site, config, job);
-  job.mpi = mpi_of(site, job);
+  set_connection(site, job);
   // Of a short job a quarter: it is to do something first.
   job.signal_before = std::min(site.slurm.signal_before, job.request.seconds / 4);
   return job;

@@ -148,13 +148,20 @@ std::string launch(const Site& site, const Job& job) {
       "When a rank has ended, all have to within this many seconds: nobody waits for a dead one. Not "
       "--kill-on-bad-exit: to that, exit code 75 of the first rank to stop in good order is a failure, too.");
   add("--kill-on-bad-exit=0", "");
-  if (!job.mpi.empty())
-    add("--mpi=" + job.mpi, "How ranks find each other: as the program's MPI wants it, whatever Slurm's default is.");
+  if (!job.mpi.empty()) {
+    add("--mpi=" + job.mpi,
+        job.rendezvous ? "No MPI connects the ranks: they meet over TCP, where --rendezvous says."
+                       : "How ranks find each other: as the program's MPI wants it, whatever Slurm's default is.");
+  }
   for (const SlurmOption& option : site.srun) {
     if (option.use == Use::always || job.devices) add(option.option, option.why);
   }
   text += ")\narguments=(\n  --config \"$config\" --out \"$out\" --resume-or-start\n";
-  for (const std::string& key : job.request.overrides) text += fmt::format("  --set {}\n", shell_word(key));
+  for (const std::string& key : job.request.overrides) {
+    if (job.sum_group && key.starts_with("parallel.sum_group="))
+      text += comment("Ranks of a node add their gradients first: one sum travels for all of them.", "  ");
+    text += fmt::format("  --set {}\n", shell_word(key));
+  }
   for (const std::string& word : job.request.train) text += fmt::format("  {}\n", shell_word(word));
   text += ")\n";
   return text;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "ridgeline/comm/communicator.h"
+#include "ridgeline/plan/traffic.h"
 
 namespace ridgeline::plan {
 namespace {
@@ -26,23 +27,36 @@ StageWork work_of(const parallel::Pipeline& pipeline, const std::vector<Cost>& c
   }
   return work;
 }
+// Of a reduction to owners (`sums`) or a gather from them. Where several members share a node, one sum of theirs
+// travels to others, if that is fewer bytes than their own values (sums are fp32), and each of them sends an equal
+// part.
+double part_seconds(const Cluster& cluster, const comm::Mesh& mesh, AxisSet axes, int64_t bytes, DType dtype,
+                    bool sums) {
+  const int ranks = mesh.size(axes), members = members_on_node(mesh, axes, cluster.node_size);
+  const auto seconds = [&](int of, int64_t sent, double rate) {
+    return static_cast<double>(comm::part_traffic(of, sent)) / rate;
+  };
+  if (members < 2) return seconds(ranks, bytes, link_of(cluster, mesh, axes));
+  const int64_t wider = sums ? std::min<int64_t>(members, size_of(DType::f32) / size_of(dtype)) : 1;
+  return std::max(seconds(ranks / members, bytes * wider, cluster.between * members),
+                  seconds(members, bytes, cluster.inside));
+}
+
 // What a stage waits for other data-parallel ranks beyond what its work hides.
 double exposed(const parallel::RunShape& run, const Cluster& cluster, const StageWork& work, int stage) {
   const parallel::Sharding& sharding = run.sharding;
   if (sharding.ranks() == 1) return 0;
   const double elements = matrix_elements(run, stage);
-  const auto bytes = [&](double count, DType dtype) { return static_cast<int64_t>(count) * size_of(dtype); };
-  const auto seconds = [&](int64_t traffic, AxisSet axes) {
-    return static_cast<double>(traffic) / link_of(cluster, sharding.mesh, axes);
+  const auto seconds = [&](double count, DType dtype, AxisSet axes, bool sums) {
+    return part_seconds(cluster, sharding.mesh, axes, static_cast<int64_t>(count) * size_of(dtype), dtype, sums);
   };
-  const int shards = sharding.shards(), replicas = sharding.replicas();
-  double reduction =
-      seconds(comm::all_reduce_traffic(replicas, bytes(elements / shards, sharding.wire)), sharding.replica_axes());
-  if (shards > 1)
-    reduction += seconds(comm::part_traffic(shards, bytes(elements, sharding.wire)), sharding.shard_axes());
+  const int shards = sharding.shards();
+  double reduction = 0;
+  for (const bool sums : {true, false})  // an all-reduce
+    reduction += seconds(elements / shards, sharding.wire, sharding.replica_axes(), sums);
+  if (shards > 1) reduction += seconds(elements, sharding.wire, sharding.shard_axes(), true);
   double gather = 0;
-  if (sharding.cuts(Shard::optimizer))
-    gather = seconds(comm::part_traffic(shards, bytes(elements, sharding.weights)), sharding.shard_axes());
+  if (sharding.cuts(Shard::optimizer)) gather = seconds(elements, sharding.weights, sharding.shard_axes(), false);
   const auto beyond = [](double traffic, double hidden) { return std::max(0.0, traffic - hidden); };
   const double all = sharding.micro_batches * work.sum();
   const double reduced =

@@ -10,8 +10,9 @@
 //            weights, once per step: the first micro-batch's forward; at every use: all of it
 //
 // A transfer takes the bytes that a rank sends at the least (comm::Link), at the rate of the slowest link of its group.
-// Neither latency, nor element-wise operators, nor the update take time, and no size of a product is better than
-// another.
+// Of data-parallel traffic between nodes the ranks of a node send one copy together (docs/sharding.md, "Several
+// hosts"), with best_sum_group. Neither latency, nor element-wise operators, nor the update take time, and no size of a
+// product is better than another.
 #pragma once
 
 #include <vector>

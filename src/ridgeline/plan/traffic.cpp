@@ -1,7 +1,9 @@
 #include "ridgeline/plan/traffic.h"
 
+#include <algorithm>
 #include <map>
 #include <tuple>
+#include <vector>
 
 #include "ridgeline/comm/communicator.h"
 #include "ridgeline/model/block.h"
@@ -55,6 +57,26 @@ class SharedBySlices {
 };
 
 }  // namespace
+
+int members_on_node(const comm::Mesh& mesh, comm::AxisSet axes, int node_size) {
+  using comm::Axis;
+  int stride = 1;  // from a member to the next
+  for (const Axis axis : {Axis::tp, Axis::cp, Axis::dp_shard, Axis::dp_replicate, Axis::pp}) {
+    if (axes.contains(axis)) break;
+    stride *= mesh.size(axis);
+  }
+  const int members = std::max(1, node_size / stride), size = mesh.size(axes);
+  const bool alike = members == 1 || (node_size % stride == 0 && size % members == 0);
+  return alike && size > members ? members : 0;
+}
+
+int64_t best_sum_group(const parallel::Sharding& sharding, int node_size) {
+  for (const comm::AxisSet axes : {sharding.shard_axes(), sharding.replica_axes()}) {
+    const int members = members_on_node(sharding.mesh, axes, node_size);
+    if (members > 1) return members;
+  }
+  return 0;
+}
 
 int64_t slice_bytes(const model::LocalShape& shape, const model::SliceTraffic& traffic) {
   const int slices = shape.slice.count;

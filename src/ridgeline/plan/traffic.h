@@ -27,4 +27,11 @@ int64_t slice_bytes(const model::LocalShape& shape, const model::SliceTraffic& t
 // Of a micro-batch's output, or its gradient, which a stage sends to the next.
 int64_t message_bytes(const model::LocalShape& shape);
 
+// How many members of a group along `axes`, neighbours in the mesh's order, share a node of `node_size` consecutive
+// ranks; 0 where groups lie in a node, or have unequal numbers on several.
+int members_on_node(const comm::Mesh& mesh, comm::AxisSet axes, int node_size);
+// parallel.sum_group for such nodes: as many as share a node of a group that sums gradients, so that one sum travels
+// between nodes for all of them. 0 where any other value serves as well.
+int64_t best_sum_group(const parallel::Sharding& sharding, int node_size);
+
 }  // namespace ridgeline::plan

@@ -225,6 +225,8 @@ class Search {
     Layout layout{.config = with(config_, candidate.choice),
                   .data_ranks = run.sharding.mesh.size(comm::kDataAxes),
                   .time = *candidate.time};
+    const int64_t sum_group = plan::best_sum_group(run.sharding, space_.cluster.node_size);
+    if (sum_group != 0 && !config_.origins.contains("parallel.sum_group")) layout.config.parallel.sum_group = sum_group;
     try {
       check(layout.config, space_.ranks);
     } catch (const Error& error) {

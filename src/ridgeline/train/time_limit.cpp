@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cstdlib>
 #include <string_view>
@@ -22,6 +23,13 @@ std::optional<double> seconds_to_end_of_job() {
   }
   const auto now = std::chrono::system_clock::now().time_since_epoch();
   return static_cast<double>(end) - std::chrono::duration<double>(now).count();
+}
+
+int restarts_of_job() {
+  const char* const given = std::getenv("SLURM_RESTART_COUNT");
+  int count = 0;
+  if (given != nullptr) std::from_chars(given, given + std::string_view(given).size(), count);
+  return std::max(count, 0);
 }
 
 TimeLimit time_limit(TimeLimit::Clock::time_point began, double most, double spare) {

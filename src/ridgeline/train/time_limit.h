@@ -12,6 +12,10 @@ namespace ridgeline::train {
 // Slurm sets in a job's environment). None outside a job, and where Slurm does not say. Error for any other text.
 std::optional<double> seconds_to_end_of_job();
 
+// How often Slurm has started this job again (SLURM_RESTART_COUNT); 0 for its first start, outside a job, and for what
+// is no number.
+int restarts_of_job();
+
 // One rank decides by its clock; the others are asked to stop as by a signal.
 class TimeLimit {
  public:

@@ -12,6 +12,7 @@
 #include "ridgeline/base/file.h"
 #include "ridgeline/base/random.h"
 #include "ridgeline/checkpoint/lineage.h"
+#include "ridgeline/comm/failure.h"
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/observe/format.h"
 #include "ridgeline/parallel/diagnosis.h"
@@ -115,6 +116,7 @@ class Trainer {
       log_->finish();
       // A rank that died late may have left one.
       clear_failure(job_.options.out);
+      if (stopped && stops_for_time_ && started_steps_ <= 1) require_first_start();
     }
     TrainingResult result{.step = state_.step, .stopped = stopped, .validation_loss = record.validation_loss};
     if (started_steps_ > 0) result.loss = record.result.loss;
@@ -277,6 +279,18 @@ class Trainer {
     const bool by_signal = StopSignals::requested() != 0;
     if (!by_signal && log_ && limit_.is_near()) stops_for_time_ = true;
     return by_signal || stops_for_time_;
+  }
+
+  // A job that is queued again for a step a start does little but start. Its first start may have been slow.
+  void require_first_start() const {
+    if (restarts_of_job() == 0) return;
+    throw comm::Refusal(
+        fmt::format("the time limit leaves room for {} in a start of this job, which was queued again before: {} were "
+                    "over after it, and train.stop_before_limit keeps {}",
+                    started_steps_ == 0 ? "no step" : "one step",
+                    observe::format_duration(seconds_since(job_.options.began)),
+                    observe::format_duration(job_.config.train.stop_before_limit)),
+        fmt::format("Give the job more time. Step {} is saved; --resume goes on with it.", state_.step));
   }
 
   parallel::StepInput step_input() {

@@ -16,7 +16,11 @@ using testing::HasSubstr;
 using testing::Not;
 
 JobRequest request_of(int nodes, const std::string& config) {
-  return {.config = "configs/" + config + ".toml", .out = "runs/it", .nodes = nodes, .command = "..."};
+  return {.config = "configs/" + config + ".toml",
+          .out = "runs/it",
+          .nodes = nodes,
+          .program_mpi = "pmi2",
+          .command = "..."};
 }
 
 Job job_of(const Site& site, const JobRequest& request, const std::vector<std::string>& more = {}) {
@@ -42,7 +46,7 @@ TEST(Job, TakesRanksAndThreadsFromTheSite) {
   EXPECT_EQ(job.signal_before, 300);
   JobRequest fewer = request_of(8, "gpt_22b_3d");
   fewer.ranks_per_node = 4;
-  fewer.seconds = 120;
+  fewer.seconds = 120;  // half of it is the run's own to stop in
   const Job other = job_of(site, fewer, {"train.threads=3"});
   EXPECT_EQ(other.cores_per_rank, 14);
   EXPECT_FALSE(other.devices);
@@ -91,8 +95,67 @@ TEST(Job, RefusesWhatTheSiteOrTrainingWould) {
   EXPECT_THAT(job_refusal(site, request), HasSubstr("has 56 cores"));
   EXPECT_THAT(job_refusal(site, request_of(4, "gpt_22b_3d"), {"train.threads=8"}), HasSubstr("leave 7 for each"));
   EXPECT_THAT(job_refusal(site, request_of(2, "gpt2_xl_ddp"), {"data.train="}), HasSubstr("data.train"));
-  EXPECT_THAT(job_refusal(read_site("generic"), request_of(2, "gpt2_124m"), {"data.train=x", "train.global_batch=64"}),
-              HasSubstr("this program has no MPI"));
+  request.ranks_per_node = 8;
+  request.seconds = 60;
+  EXPECT_THAT(job_refusal(site, request), HasSubstr("train.stop_before_limit keeps"));
+  EXPECT_EQ(job_refusal(site, request, {"train.stop_before_limit=30"}), "none");
+}
+
+TEST(Job, RanksThatNoMpiConnectsMeetOverTcp) {
+  const Site site = read_site("generic");  // slurm.mpi = "auto"
+  const std::vector<std::string> more = {"data.train=x", "train.global_batch=64"};
+  JobRequest request = request_of(2, "gpt2_124m");
+  const std::string with = job_script(site, job_of(site, request, more));
+  EXPECT_THAT(with, AllOf(HasSubstr("--mpi=pmi2\n"), Not(HasSubstr("--rendezvous"))));
+  request.program_mpi.clear();
+  const std::string without = job_script(site, job_of(site, request, more));
+  EXPECT_THAT(without, AllOf(HasSubstr("--mpi=none\n"), HasSubstr("  --rendezvous\n  slurm\n")));
+  EXPECT_EQ(job_of(read_site("frontier"),
+                   [&] {
+                     JobRequest other = request_of(2, "gpt2_xl_ddp");
+                     other.program_mpi.clear();
+                     return other;
+                   }())
+                .mpi,
+            "none");
+  // A rendezvous of the user's stands, with MPI or without.
+  for (const char* mpi : {"", "pmi2"}) {
+    request.program_mpi = mpi;
+    request.train = {"--rendezvous=node1:29400"};
+    const std::string given = job_script(site, job_of(site, request, more));
+    EXPECT_THAT(given,
+                AllOf(HasSubstr("--mpi=none\n"), HasSubstr("--rendezvous=node1:29400\n"), Not(HasSubstr("slurm\n"))));
+  }
+  // One rank has nobody to meet.
+  request.train.clear();
+  request.program_mpi.clear();
+  request.nodes = request.ranks_per_node = 1;
+  EXPECT_THAT(job_script(site, job_of(site, request, more)), Not(HasSubstr("--rendezvous")));
+}
+
+TEST(Job, RanksOfANodeSumFirst) {
+  const Site site = read_site("frontier");
+  const auto sum_group = [&](JobRequest request, const std::vector<std::string>& more) {
+    const Job job = job_of(site, request, more);
+    std::string found = "none";
+    for (const std::string& key : job.request.overrides) {
+      if (key.starts_with("parallel.sum_group=")) found = key.substr(key.find('=') + 1);
+    }
+    EXPECT_EQ(job.sum_group, found != "none");
+    EXPECT_EQ(job_script(site, job).find("one sum travels") != std::string::npos, job.sum_group);
+    return found;
+  };
+  const JobRequest sharded = request_of(2, "gptj_6b_fsdp");
+  EXPECT_EQ(sum_group(sharded, {}), "none");  // 8, the default
+  EXPECT_EQ(sum_group(sharded, {"parallel.tensor=2"}), "4");
+  EXPECT_EQ(sum_group(sharded, {"parallel.tensor=2", "parallel.sum_group=8"}), "none");  // the user's
+  EXPECT_EQ(sum_group(sharded, {"parallel.tensor=8"}), "none");                          // one of a group on each node
+  EXPECT_EQ(sum_group(sharded, {"parallel.shard_group=8"}), "none");  // groups of shards in a node, one replica on each
+  JobRequest request = request_of(2, "gpt2_xl_ddp");
+  request.ranks_per_node = 4;
+  EXPECT_EQ(sum_group(request, {}), "4");
+  request.nodes = 1;
+  EXPECT_EQ(sum_group(request, {}), "none");
 }
 
 TEST(JobScript, SaysWhatCountsAndOnlyThat) {

@@ -347,6 +347,36 @@ TEST(StepTime, CountsTheBytesOfThePrograms) {
   }
 }
 
+// Two nodes of two ranks: each node sends half of its sum, and half of the result; its two ranks send a half of that.
+TEST(StepTime, RanksOfANodeSendTogether) {
+  constexpr plan::Cluster kOnlyBetween{.node_size = 2, .flops = 1e30, .inside = 1e30, .between = 1};
+  for (const bool half : {false, true}) {
+    const Config config =
+        small_run({"train.micro_batch=4", fmt::format("parallel.reduce_dtype={}", half ? "bf16" : "fp32")});
+    const comm::Placement place(mesh_of(config, 4), 0);
+    const parallel::RunShape run = run_shape(config, {}, place);
+    const plan::StepTime time =
+        plan::step_time(run, kOnlyBetween, plan::part_costs(run, plan::rates_of(kOnlyBetween, place.mesh())));
+    // Sums travel in fp32.
+    const double bytes = plan::matrix_elements(run, 0) * (half ? 4 + 2 : 4 + 4);
+    EXPECT_NEAR(time.seconds, bytes / 2 / 2, 1e-6 * bytes) << half;
+    EXPECT_EQ(plan::best_sum_group(run.sharding, 2), 2);
+  }
+  const Config whole = small_run({"train.micro_batch=4"});
+  EXPECT_EQ(plan::best_sum_group(run_shape(whole, {}, {mesh_of(whole, 4), 0}).sharding, 4), 0);
+}
+
+TEST(LayoutSearch, SetsTheSumGroupOfItsNodesUnlessItIsGiven) {
+  SearchSpace space = space_of(int64_t{24} << 20, 1);
+  space.cluster.node_size = space.ranks / 2;
+  const auto found = [&](const Config& config) { return search_layouts(config, space, {}).layouts.front().config; };
+  const Config best = found(small_run());
+  const comm::Mesh mesh = mesh_of(best, space.ranks);
+  const int64_t wanted = plan::best_sum_group(sharding_of(best, mesh), space.cluster.node_size);
+  EXPECT_EQ(best.parallel.sum_group, wanted == 0 ? 8 : wanted);
+  EXPECT_EQ(found(small_run({"parallel.sum_group=3"})).parallel.sum_group, 3);
+}
+
 // Twice the work in twice the time; half the ranks likewise; a step that nothing but products take.
 TEST(StepTime, IsThatOfTheProductsWhereNothingTravels) {
   const Config config = small_run({"train.micro_batch=2"});

@@ -2,28 +2,27 @@
 
 #include <gmock/gmock.h>
 
-#include <cstdlib>
-
+#include "../environment.h"
 #include "ridgeline/base/error.h"
 #include "small_run.h"
 
 namespace ridgeline::train {
 namespace {
 
+using testing::AllOf;
 using testing::DoubleNear;
+using testing::HasSubstr;
 using testing::Optional;
 
 class TimeLimits : public SmallRun {
  protected:
-  static void job_ends_in(double seconds) {
+  void job_ends_in(double seconds) {
     const auto now = std::chrono::system_clock::now().time_since_epoch();
     const auto end = static_cast<int64_t>(std::chrono::duration<double>(now).count() + seconds);
-    ::setenv("SLURM_JOB_END_TIME", std::to_string(end).c_str(), 1);
+    environment_.set("SLURM_JOB_END_TIME", std::to_string(end));
   }
-  void TearDown() override {
-    ::unsetenv("SLURM_JOB_END_TIME");
-    SmallRun::TearDown();
-  }
+
+  Environment environment_{"SLURM_JOB_END_TIME", "SLURM_RESTART_COUNT"};
 };
 
 TEST_F(TimeLimits, LeaveRoomForAnotherStepASaveAndTheSpareTime) {
@@ -55,7 +54,7 @@ TEST_F(TimeLimits, AreTheNearerOfTheJobsAndTheCommands) {
   EXPECT_TRUE(time_limit(now, 100, 60).is_near(now + std::chrono::seconds(101)));
   EXPECT_TRUE(time_limit(now, 5000, 60).is_near(now + std::chrono::seconds(945)));
   for (const char* wrong : {"", "soon", "12x", "-1", "99999999999999999999"}) {
-    ::setenv("SLURM_JOB_END_TIME", wrong, 1);
+    environment_.set("SLURM_JOB_END_TIME", wrong);
     EXPECT_THROW(seconds_to_end_of_job(), Error) << wrong;
   }
 }
@@ -67,7 +66,16 @@ TEST_F(TimeLimits, StopARunThatGoesOnWithTheSameBits) {
   TrainingResult result = run(limited, 2, "limited");
   EXPECT_TRUE(result.stopped);
   EXPECT_EQ(result.step, 1);
-  ::unsetenv("SLURM_JOB_END_TIME");
+  // Queued again, and no further: the step is saved, and the job is told.
+  environment_.set("SLURM_RESTART_COUNT", "1");
+  try {
+    run(limited, 2, "limited", true);
+    ADD_FAILURE() << "nothing was thrown";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.message(), AllOf(HasSubstr("one step in a start"), HasSubstr("keeps 1 min 00 s")));
+    EXPECT_THAT(error.next_step(), HasSubstr("Step 2 is saved"));
+  }
+  environment_.unset("SLURM_JOB_END_TIME");
   result = run(limited, 2, "limited", true);
   EXPECT_FALSE(result.stopped);
   EXPECT_EQ(losses("limited"), losses("whole"));
