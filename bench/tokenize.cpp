@@ -4,15 +4,19 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <ctime>
+#include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <string_view>
 #include <thread>
+#include <utility>
 
 #include "bench/process.h"
 #include "bench/text_corpora.h"
@@ -27,6 +31,16 @@ namespace {
 
 constexpr int kWarmPasses = 5;  // of each round
 constexpr size_t kChunk = size_t{1} << 18;
+
+// A module of the peers' environment, and how much of each corpus it encodes (ours beside it as much): of all of it
+// some would take minutes.
+struct PeerKind {
+  std::string_view module;
+  size_t bytes;
+};
+constexpr size_t kPart = size_t{1} << 21;
+constexpr std::array kPeers = {PeerKind{"gigatoken", std::numeric_limits<size_t>::max()}, PeerKind{"tiktoken", kPart},
+                               PeerKind{"tokenizers", kPart}};
 
 // Of one pass, or the best of some: wall clock, and processor time of all threads.
 struct Taken {
@@ -94,7 +108,7 @@ class Encoding {
   std::vector<std::vector<int32_t>> ids_;  // of each part
 };
 
-// The files that the peer reads, gone with this.
+// The files that peers read, gone with this.
 class Scratch {
  public:
   Scratch() : path_(std::filesystem::temp_directory_path() / fmt::format("ridgeline_tokenize_{}", ::getpid())) {
@@ -113,15 +127,18 @@ class Scratch {
   std::filesystem::path path_;
 };
 
-// gigatoken in a process of its own, which remembers nothing when it begins.
+// A peer in a process of its own, which remembers nothing when it begins.
 class Peer {
  public:
-  Peer(const TokenizeOptions& options, const std::filesystem::path& tokenizer, int threads)
-      : process_({options.peers + "/bin/python", options.peer_script, tokenizer.string(), std::to_string(threads)},
+  Peer(const TokenizeOptions& options, std::string_view module, const std::filesystem::path& tokenizer, int threads)
+      : process_({options.peers + "/bin/python", options.peer_script, std::string(module), tokenizer.string(),
+                  std::to_string(threads)},
                  {fmt::format("RAYON_NUM_THREADS={}", threads)}) {
-    name_ = parse_json(process_.read_json_line()).at("name").get<std::string>();
+    const nlohmann::json hello = parse_json(process_.read_json_line());
+    if (hello.contains("name")) name_ = hello.at("name").get<std::string>();
   }
 
+  // With its version; "" where the environment does not have it.
   const std::string& name() const { return name_; }
 
   // One pass; its ids go to the file `ids`, unless that is empty.
@@ -136,35 +153,39 @@ class Peer {
   std::string name_;
 };
 
-void require_same(const std::vector<int32_t>& ours, const std::filesystem::path& file, const std::string& corpus) {
+void require_same(const std::vector<int32_t>& ours, const std::filesystem::path& file, const std::string& corpus,
+                  const std::string& peer) {
   const std::string bytes = read_text(file);
   std::vector<int32_t> theirs(bytes.size() / sizeof(int32_t));
   std::memcpy(theirs.data(), bytes.data(), theirs.size() * sizeof(int32_t));
   if (ours == theirs) return;
   const auto [a, b] = std::mismatch(ours.begin(), ours.end(), theirs.begin(), theirs.end());
-  throw Error(fmt::format("{}: ids differ from gigatoken's at token {}, of {} and {}", corpus, a - ours.begin(),
+  throw Error(fmt::format("{}: ids differ from those of {} at token {}, of {} and {}", corpus, peer, a - ours.begin(),
                           ours.size(), theirs.size()),
-              "Compare both with tiktoken on the text around it: one of them is wrong.");
+              "Compare both with another tokenizer on the text around it: one of them is wrong.");
 }
 
+// Ours on a text, with a peer or alone.
 struct Race {
-  std::string name;  // of the corpus
-  std::filesystem::path file;
+  std::string corpus;
+  std::string_view text;
+  std::filesystem::path file;  // the same
   int threads;
+  std::string_view module;  // the peer's, "" for none
+  std::string peer;         // with its version
   Encoding ours;
   // Round by round.
-  std::vector<Taken> first, warm, peer_first, peer_warm;
+  std::vector<Taken> first = {}, warm = {}, peer_first = {}, peer_warm = {};
 };
 
-void run_round(const TokenizeOptions& options, const Scratch& scratch, Race& race, std::string& peer_name) {
+void run_round(const TokenizeOptions& options, const Scratch& scratch, Race& race) {
   std::optional<Peer> peer;
-  if (!options.peers.empty()) peer.emplace(options, scratch / "tokenizer.json", race.threads);
+  if (!race.module.empty()) peer.emplace(options, race.module, scratch / "tokenizer.json", race.threads);
   race.first.push_back(race.ours.first());
   if (peer) {
-    peer_name = peer->name();
     const std::filesystem::path ids = race.first.size() == 1 ? scratch / "ids" : std::filesystem::path();
     race.peer_first.push_back(peer->run(race.file, ids));
-    if (!ids.empty()) require_same(race.ours.ids(), ids, race.name);
+    if (!ids.empty()) require_same(race.ours.ids(), ids, race.corpus, race.peer);
   }
   Taken warm, peer_warm;
   for (int pass = 0; pass < kWarmPasses; ++pass) {
@@ -177,19 +198,18 @@ void run_round(const TokenizeOptions& options, const Scratch& scratch, Race& rac
 
 // A line per race on stderr: wall clock and, which others on the machine disturb less, processor time.
 void report_round(const Race& race) {
-  const auto pair = [](const Taken& ours, const std::vector<Taken>& theirs) {
+  const auto pair = [&](const Taken& ours, const std::vector<Taken>& theirs) {
     if (theirs.empty()) return fmt::format("{:.1f} ms", ours.seconds * 1e3);
-    return fmt::format("{:.1f} ms, {:.2f} x the peer's speed, {:.2f} by processor time", ours.seconds * 1e3,
-                       theirs.back().seconds / ours.seconds, theirs.back().cpu_seconds / ours.cpu_seconds);
+    return fmt::format("{:.1f} ms, {:.2f} x the speed of {}, {:.2f} by processor time", ours.seconds * 1e3,
+                       theirs.back().seconds / ours.seconds, race.peer, theirs.back().cpu_seconds / ours.cpu_seconds);
   };
-  fmt::print(stderr, "{} on {}: first {}; warm {}\n", race.name, race.threads, pair(race.first.back(), race.peer_first),
-             pair(race.warm.back(), race.peer_warm));
+  fmt::print(stderr, "{} on {}: first {}; warm {}\n", race.corpus, race.threads,
+             pair(race.first.back(), race.peer_first), pair(race.warm.back(), race.peer_warm));
 }
 
-Row row_of(const std::string& name, size_t bytes, const std::vector<Taken>& ours, const std::vector<Taken>& theirs,
-           const std::string& peer) {
+Row row_of(const Race& race, const char* pass, const std::vector<Taken>& ours, const std::vector<Taken>& theirs) {
   std::vector<double> speeds, ratios, peer_speeds;
-  const auto speed = [&](const Taken& taken) { return static_cast<double>(bytes) * 1e-6 / taken.seconds; };
+  const auto speed = [&](const Taken& taken) { return static_cast<double>(race.text.size()) * 1e-6 / taken.seconds; };
   for (size_t i = 0; i < ours.size(); ++i) {
     speeds.push_back(speed(ours[i]));
     if (theirs.empty()) continue;
@@ -197,12 +217,40 @@ Row row_of(const std::string& name, size_t bytes, const std::vector<Taken>& ours
     ratios.push_back(theirs[i].seconds / ours[i].seconds);
   }
   const Statistics all = statistics(speeds);
-  Row row{.name = name, .value = all.median, .unit = "MB/s", .spread = all.spread};
+  // The first peer's rows have the plain names: those that stand without any, too.
+  const bool plain = race.module.empty() || race.module == kPeers.front().module;
+  Row row{.name = fmt::format("{}_{}_{}{}", race.corpus, pass, race.threads,
+                              plain ? std::string() : fmt::format("_beside_{}", race.module)),
+          .value = all.median,
+          .unit = "MB/s",
+          .spread = all.spread};
   if (!theirs.empty()) {
-    row.peer = fmt::format("{} ({:.0f} MB/s)", peer, statistics(peer_speeds).median);
+    row.peer = fmt::format("{} ({:.1f} MB/s)", race.peer, statistics(peer_speeds).median);
     row.ratio = statistics(ratios).median;
   }
   return row;
+}
+
+// Peers that are there, with their versions; what is missing is said.
+std::vector<std::pair<PeerKind, std::string>> peers_of(const TokenizeOptions& options,
+                                                       const std::filesystem::path& tokenizer) {
+  std::vector<std::pair<PeerKind, std::string>> found;
+  if (options.peers.empty()) return found;
+  for (const PeerKind& kind : kPeers) {
+    std::string name = Peer(options, kind.module, tokenizer, 1).name();
+    if (name.empty()) {
+      fmt::print(stderr, "{} has no {}: bench/peers/setup_tokenizers.sh installs it; no row beside it\n", options.peers,
+                 kind.module);
+    } else {
+      found.emplace_back(kind, std::move(name));
+    }
+  }
+  return found;
+}
+
+// The beginning of a text, cut where that changes nothing.
+std::string_view beginning(std::string_view text, size_t bytes) {
+  return bytes >= text.size() ? text : text.substr(0, data::next_cut(text, bytes));
 }
 
 }  // namespace
@@ -212,27 +260,30 @@ std::vector<Row> tokenize_rows(const TokenizeOptions& options) {
   const std::vector<TextCorpus> corpora = text_corpora(options.corpora, options.bytes);
   const Scratch scratch;
   if (!options.peers.empty()) write_atomically(scratch / "tokenizer.json", tokenizer.to_json());
+  std::vector<std::pair<PeerKind, std::string>> peers = peers_of(options, scratch / "tokenizer.json");
+  // Ours on the whole of a corpus in any case.
+  if (peers.empty() || peers.front().first.module != kPeers.front().module)
+    peers.insert(peers.begin(), {PeerKind{"", kPeers.front().bytes}, ""});
   std::vector<Race> races;
   for (const TextCorpus& corpus : corpora) {
-    const std::filesystem::path file = scratch / (corpus.name + ".txt");
-    if (!options.peers.empty()) write_atomically(file, corpus.text);
-    for (const int threads : {1, 2})
-      races.push_back({corpus.name, file, threads, Encoding(tokenizer, corpus.text, threads), {}, {}, {}, {}});
+    for (const auto& [kind, name] : peers) {
+      const std::string_view text = beginning(corpus.text, kind.bytes);
+      const std::filesystem::path file = scratch / fmt::format("{}_{}.txt", corpus.name, text.size());
+      if (!kind.module.empty()) write_atomically(file, std::string(text));
+      for (const int threads : {1, 2})
+        races.push_back({corpus.name, text, file, threads, kind.module, name, Encoding(tokenizer, text, threads)});
+    }
   }
-  std::string peer;
   for (int round = 0; round < options.rounds; ++round) {
     for (Race& race : races) {
-      run_round(options, scratch, race, peer);
+      run_round(options, scratch, race);
       report_round(race);
     }
   }
   std::vector<Row> rows;
-  for (size_t i = 0; i < races.size(); ++i) {
-    const Race& race = races[i];
-    const size_t bytes = corpora[i / 2].text.size();
-    rows.push_back(
-        row_of(fmt::format("{}_first_{}", race.name, race.threads), bytes, race.first, race.peer_first, peer));
-    rows.push_back(row_of(fmt::format("{}_warm_{}", race.name, race.threads), bytes, race.warm, race.peer_warm, peer));
+  for (const Race& race : races) {
+    rows.push_back(row_of(race, "first", race.first, race.peer_first));
+    rows.push_back(row_of(race, "warm", race.warm, race.peer_warm));
   }
   return rows;
 }

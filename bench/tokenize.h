@@ -1,4 +1,5 @@
-// Speed of encoding text with GPT-2's tokenizer beside gigatoken's, in interleaved rounds of one run, ids compared.
+// Speed of encoding text with GPT-2's tokenizer beside gigatoken, tiktoken and Hugging Face's tokenizers, in
+// interleaved rounds of one run, ids compared.
 #pragma once
 
 #include <cstdint>
@@ -16,12 +17,13 @@ struct TokenizeOptions {
   int64_t bytes = int64_t{16} << 20;  // of each corpus
   int rounds = 5;
   std::string peers;  // environment made by bench/peers/setup_tokenizers.sh; "" for none
-  std::string peer_script = "bench/peers/gigatoken_worker.py";
+  std::string peer_script = "bench/peers/tokenizer_worker.py";
 };
 
 // Rows {english,code,cjk}_{first,warm}_{1,2}: MB/s on one and two threads. first: nothing is remembered of any text,
-// and the memory of ids is new; warm: the best of some passes over the same text after it. Error: ids that are not the
-// peer's.
+// and the memory of ids is new; warm: the best of some passes over the same text after it. Their ratio is to gigatoken.
+// Rows …_beside_tiktoken and …_beside_tokenizers: ours and that peer's on the first 2 MiB of each corpus. A peer that
+// the environment does not have is said on stderr, and has no rows. Error: ids that are not the peer's.
 std::vector<Row> tokenize_rows(const TokenizeOptions& options);
 
 }  // namespace ridgeline::bench

@@ -146,7 +146,7 @@ void add_tokenize(const Command& command, const std::shared_ptr<BenchOptions>& o
   command.option("--json", options->json, "Also write the rows, one JSON object per line").placeholder("FILE");
   command.option("--rounds", options->rounds, Range{1, 10000}, "Median of this many rounds");
   command.option("--peers", tokenize.peers, "Environment made by bench/peers/setup_tokenizers.sh").placeholder("DIR");
-  command.option("--peer-script", tokenize.peer_script, "The peer's program").placeholder("FILE");
+  command.option("--peer-script", tokenize.peer_script, "The peers' program").placeholder("FILE");
   command.option("--tokenizer", tokenize.tokenizer, "Its files; the default is GPT-2's, in Ridgeline's sources")
       .placeholder("DIR");
   command
@@ -183,7 +183,8 @@ void add_bench(const Command& program) {
       "  ridgeline bench train --rows offload --offload-directory /nvme\n"
       "  ridgeline bench train --peers /tmp/ridgeline-peers        beside PyTorch (bench/peers/setup.sh makes that "
       "folder)\n"
-      "  ridgeline bench tokenize --peers /tmp/ridgeline-peers     beside gigatoken (bench/peers/setup_tokenizers.sh)");
+      "  ridgeline bench tokenize --peers /tmp/ridgeline-peers     beside gigatoken and others "
+      "(bench/peers/setup_tokenizers.sh)");
   const auto common = [&](const char* name, const char* help) {
     const Command sub = command.subcommand(name, help);
     sub.option("--json", options->json, "Also write the rows, one JSON object per line").placeholder("FILE");
@@ -220,9 +221,10 @@ void add_bench(const Command& program) {
   add_bench_train(common("train", "Whole training steps, beside their floor and beside PyTorch"), options);
   add_overlap(common("overlap", "Steps of every sharding level on a slow link, which computation should hide"),
               options);
-  add_tokenize(
-      command.subcommand("tokenize", "Encoding English, code and CJK on one and two threads, beside gigatoken"),
-      options);
+  add_tokenize(command.subcommand("tokenize",
+                                  "Encoding English, code and CJK on one and two threads, beside gigatoken, "
+                                  "tiktoken and Hugging Face's tokenizers"),
+               options);
 
   // The process behind each of our rows of `train` and `overlap`.
   const Command worker = command.hidden_subcommand("worker");

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <optional>
 #include <tuple>
+#include <type_traits>
+#include <variant>
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/file.h"
@@ -107,6 +109,19 @@ void assign(const Key& key, const Assignment& given, Config& config) {
   located(given, [&] { check_value(key, config); });
 }
 
+void copy_value(const Key& key, Config& from, Config& to) {
+  std::visit(
+      [&](auto target) {
+        const auto source = std::get<decltype(target)>(key.slot(from));
+        if constexpr (std::is_pointer_v<decltype(target)>) {
+          *target = *source;
+        } else {
+          *target.value = *source.value;
+        }
+      },
+      key.slot(to));
+}
+
 // What a run sets beside any model, whichever it is.
 bool setting_of_run(std::string_view key) {
   return key == "model.norm_epsilon" || key == "model.dropout" || key == "model.init_deviation";
@@ -126,7 +141,26 @@ void apply_model(const ridgeline::model::TransformerConfig& model, const Assignm
   }
 }
 
+// Sizes and options that came with a preset are not given any more; those given beside it stay.
+void forget_preset(Config& config) {
+  const auto preset = config.origins.find("model.preset");
+  if (preset == config.origins.end()) return;
+  const std::string origin = preset->second;
+  Config before = config;
+  config.model.transformer = Config().model.transformer;
+  for (const Key& key : keys()) {
+    if (key.group() != "model" || key.name == "model.preset") continue;
+    const auto found = config.origins.find(key.name);
+    if (!setting_of_run(key.name) && found != config.origins.end() && found->second == origin) {
+      config.origins.erase(found);
+    } else {
+      copy_value(key, before, config);
+    }
+  }
+}
+
 void apply_preset(const Assignment& given, Config& config) {
+  if (given.node->value_exact<std::string>() == "") forget_preset(config);
   assign(*find_key("model.preset"), given, config);
   if (config.model.preset.empty()) return;
   ridgeline::model::TransformerConfig sizes;
@@ -325,10 +359,14 @@ Config with_imported_model(Config config, const ridgeline::model::TransformerCon
     const bool left_open = given == "0" && (key.member() == "kv_heads" || key.member() == "ffn" ||
                                             key.member() == "rotary_width" || key.member() == "head_width");
     if (given == theirs || left_open) continue;
+    const auto preset = config.origins.find("model.preset");
+    const bool of_file_preset =
+        preset != config.origins.end() && preset->second == origin->second && origin->second != "--set";
     throw Error(
         fmt::format("{}: {} = {}: the model in {} has {}", origin->second, key.name, given,
                     source.empty() ? fmt::format("train.init_from ({})", config.train.init_from) : source, theirs),
-        fmt::format("Leave the model's sizes out: they come with {}. Or start from another model.", from));
+        fmt::format("Leave the model's sizes out{}: they come with {}. Or start from another model.",
+                    of_file_preset ? " (--set model.preset= takes the preset back)" : "", from));
   }
   complete(result);
   return result;

@@ -12,7 +12,8 @@ std::vector<Key> model_keys() {
        .slot = [](Config& c) -> Slot { return &c.model.preset; },
        .meaning = "A known model: gpt2 (= gpt2-124m), gpt2-medium (= gpt2-350m), gpt2-large (= gpt2-774m), gpt2-xl (= "
                   "gpt2-1.5b), gptj-6b, llama3-8b, gpt-neox-20b. Sizes and options given beside it replace the "
-                  "preset's; empty: give all sizes."},
+                  "preset's; empty: give all sizes, or none beside train.init_from (--set model.preset= takes a file's "
+                  "preset back)."},
       {.name = "model.family",
        .unit = "",
        .slot = [](Config& c) -> Slot { return &c.model.transformer.family; },

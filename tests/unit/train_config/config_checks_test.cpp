@@ -221,6 +221,24 @@ TEST(ImportedModel, RefusesGivenSizesThatDiffer) {
   EXPECT_NO_THROW(import("[model]\npreset = \"gpt2\"\n"));
 }
 
+TEST(ImportedModel, TakesThePlaceOfAPresetThatIsTakenBack) {
+  const char* const text = "[model]\npreset = \"gptj-6b\"\nlayers = 12\ndropout = 0.1\n";
+  std::vector<std::string> overrides{"train.init_from=hf"};
+  expect_error(
+      [&] { with_imported_model(parse_config_text(text, "a.toml", overrides), ridgeline::model::preset("gpt2")); },
+      {"a.toml:2: model.", "--set model.preset= takes the preset back"});
+  overrides.emplace_back("model.preset=");
+  const Config open = parse_config_text(text, "a.toml", overrides);
+  EXPECT_EQ(open.model.transformer.layers, 12) << "given beside the preset";
+  EXPECT_EQ(open.model.transformer.width, 0);
+  const Config after = with_imported_model(open, ridgeline::model::preset("gpt2"));
+  EXPECT_EQ(after.model.transformer.dropout, 0.1F);
+  ridgeline::model::TransformerConfig expected = ridgeline::model::preset("gpt2");
+  expected.dropout = 0.1F;
+  EXPECT_EQ(after.model.transformer, expected);
+  EXPECT_EQ(after.model.preset, "");
+}
+
 TEST(ImportedModel, TheEffectiveConfigurationImportsAgain) {
   const std::vector<std::string> overrides{"train.init_from=hf"};
   const Config first = with_imported_model(parse_config({}, overrides), ridgeline::model::preset("gpt2"));
