@@ -1,7 +1,9 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <string>
+#include <vector>
 
 #include "bench/operators/attention_reference.h"
 #include "bench/operators/operator.h"
@@ -15,7 +17,21 @@ using ops::test::Reference;
 struct AttentionSizes {
   int64_t b, queries, keys, h, kv, d;
   float dropout = 0.0F;
+  int64_t document = 0;  // tokens of a document; 0: samples are not cut
 };
+
+// The first key of every query's document, where samples are cut into documents of `document` tokens, the first of
+// sample b into fewer.
+std::vector<int32_t> first_keys(int64_t batch, int64_t tokens, int64_t document) {
+  std::vector<int32_t> first;
+  for (int64_t b = 0; b < batch; ++b) {
+    for (int64_t i = 0; i < tokens; ++i) {
+      const int64_t before = b * 7 % document;
+      first.push_back(static_cast<int32_t>(std::max<int64_t>((i + before) / document * document - before, 0)));
+    }
+  }
+  return first;
+}
 
 constexpr uint32_t kSamples[] = {5, 4000000001U};
 constexpr uint32_t kMeasuredSamples[kB] = {0, 1, 2, 3};
@@ -49,7 +65,12 @@ void check_differences(Report& report, const Reference& reference) {
 }
 
 void compare(Stream& stream, Report& report, DType dtype, const AttentionSizes& z) {
-  const ops::Attention shape = shape_of(z);
+  ops::Attention shape = shape_of(z);
+  std::vector<int32_t> first;
+  if (z.document > 0) {
+    first = first_keys(z.b, z.queries, z.document);
+    shape.first_keys = first.data();
+  }
   const int64_t q_count = z.b * z.queries * z.h * z.d, kv_count = z.b * z.keys * z.kv * z.d;
   const Tensor q = Tensor::random(dtype, q_count, 1, 2.0), k = Tensor::random(dtype, kv_count, 2, 2.0);
   const Tensor v = Tensor::random(dtype, kv_count, 3), dout = Tensor::random(dtype, q_count, 4);
@@ -81,41 +102,57 @@ void compare(Stream& stream, Report& report, DType dtype, const AttentionSizes& 
 
 void check_attention(Checks& checks) {
   constexpr AttentionSizes kSizes[] = {
-      {1, 1, 1, 1, 1, 1},     {2, 7, 7, 3, 3, 5},       {1, 64, 64, 2, 2, 64},
-      {2, 45, 45, 3, 3, 17},  {1, 261, 261, 1, 1, 64},  {1, 131, 131, 4, 2, 80},
-      {2, 9, 9, 4, 2, 6},     {2, 9, 9, 2, 2, 6, 0.3F}, {1, 150, 150, 6, 2, 40, 0.1F},
-      {1, 40, 40, 1, 1, 256}, {2, 1, 83, 4, 4, 64},     {1, 3, 50, 4, 1, 13},
+      {1, 1, 1, 1, 1, 1},
+      {2, 7, 7, 3, 3, 5},
+      {1, 64, 64, 2, 2, 64},
+      {2, 45, 45, 3, 3, 17},
+      {1, 261, 261, 1, 1, 64},
+      {1, 131, 131, 4, 2, 80},
+      {2, 9, 9, 4, 2, 6},
+      {2, 9, 9, 2, 2, 6, 0.3F},
+      {1, 150, 150, 6, 2, 40, 0.1F},
+      {1, 40, 40, 1, 1, 256},
+      {2, 1, 83, 4, 4, 64},
+      {1, 3, 50, 4, 1, 13},
       {1, 37, 300, 2, 2, 64},
+      {2, 3, 3, 1, 1, 8, 0, 2},
+      {2, 20, 20, 2, 1, 8, 0.2F, 6},
+      {1, 330, 330, 1, 1, 64, 0, 101},
   };
   for (const DType dtype : kStored) {
     for (const AttentionSizes& z : kSizes) {
-      checks.add(
-          dtype,
-          fmt::format("B={} Tq={} Tk={} H={} KV={} D={} dropout={}", z.b, z.queries, z.keys, z.h, z.kv, z.d, z.dropout),
-          [=](Stream& stream, Report& report) { compare(stream, report, dtype, z); });
+      checks.add(dtype,
+                 fmt::format("B={} Tq={} Tk={} H={} KV={} D={} dropout={}{}", z.b, z.queries, z.keys, z.h, z.kv, z.d,
+                             z.dropout, z.document > 0 ? fmt::format(" documents of {}", z.document) : ""),
+                 [=](Stream& stream, Report& report) { compare(stream, report, dtype, z); });
     }
   }
 }
 
-// Rows "<name>_forward" and "<name>_backward".
-void measure_in(Measurement& to, DType dtype, const std::string& name, float dropout) {
-  const ops::Attention shape{.batch = kB,
-                             .queries = kT,
-                             .keys = kT,
-                             .heads = kH,
-                             .kv_heads = kH,
-                             .head_width = kD,
-                             .scale = 0.125F,
-                             .dropout = {dropout, random_key(1, 2, Purpose::attention_dropout), 0, kMeasuredSamples},
-                             .q_stride = 3 * kC,
-                             .kv_stride = 3 * kC,
-                             .out_stride = kC};
+// Rows "<name>_forward" and "<name>_backward", of documents of `document` tokens (0: samples are not cut).
+void measure_in(Measurement& to, DType dtype, const std::string& name, float dropout, int64_t document) {
+  ops::Attention shape{.batch = kB,
+                       .queries = kT,
+                       .keys = kT,
+                       .heads = kH,
+                       .kv_heads = kH,
+                       .head_width = kD,
+                       .scale = 0.125F,
+                       .dropout = {dropout, random_key(1, 2, Purpose::attention_dropout), 0, kMeasuredSamples},
+                       .q_stride = 3 * kC,
+                       .kv_stride = 3 * kC,
+                       .out_stride = kC};
+  double pairs = elements(kB, kT) * static_cast<double>(kT + 1) / 2;
+  if (document > 0) {
+    const std::vector<int32_t> first = first_keys(kB, kT, document);
+    for (const int32_t before : first) pairs -= before;
+    shape.first_keys = to.numbers(first);
+  }
   const Ref qkv = to.buffer(kN * 3 * kC, dtype), out = to.buffer(kN * kC, dtype), dqkv = to.buffer(kN * 3 * kC, dtype),
             dout = to.buffer(kN * kC, dtype);
   float* const lse = to.floats(kB * kH * kT);
   const ops::Workspace scratch = to.workspace(ops::attention_workspace_bytes(shape, dtype, to.team_size()));
-  const double pairs = elements(kB * kH, kT) * static_cast<double>(kT + 1) / 2;
-  const double forward = 4 * pairs * static_cast<double>(kD);
+  const double forward = 4 * pairs * static_cast<double>(kH * kD);
   Stream& stream = to.stream();
   to.add(name + "_forward", dtype, forward, 0,
          [=, &stream] { ops::attention_forward(stream, shape, qkv, qkv.at(kC), qkv.at(2 * kC), out, lse, scratch); });
@@ -127,8 +164,9 @@ void measure_in(Measurement& to, DType dtype, const std::string& name, float dro
 
 void measure_attention(Measurement& to) {
   for (const DType dtype : kMeasured) {
-    measure_in(to, dtype, "attention", 0.0F);
-    measure_in(to, dtype, "attention_dropout", 0.1F);
+    measure_in(to, dtype, "attention", 0.0F, 0);
+    measure_in(to, dtype, "attention_dropout", 0.1F, 0);
+    measure_in(to, dtype, "attention_documents", 0.0F, 256);
   }
 }
 

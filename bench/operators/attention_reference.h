@@ -51,9 +51,9 @@ struct Reference {
  private:
   void row(int64_t b, int64_t h, int64_t kv, int64_t i, std::vector<double>& p, std::vector<double>& dp) {
     const Attention& s = shape;
-    const int64_t seen = i + s.query_start + 1;
+    const int64_t seen = i + s.query_start + 1, first = s.first_keys == nullptr ? 0 : s.first_keys[b * s.queries + i];
     double top = -std::numeric_limits<double>::infinity(), sum = 0;
-    for (int64_t j = 0; j < seen; ++j) {
+    for (int64_t j = first; j < seen; ++j) {
       p[j] = 0;
       for (int64_t d = 0; d < s.head_width; ++d) {
         p[j] += at(q, s.queries, s.heads, b, i, h, d) * at(k, s.keys, s.kv_heads, b, j, kv, d);
@@ -61,9 +61,9 @@ struct Reference {
       p[j] *= static_cast<double>(s.scale);
       top = std::max(top, p[j]);
     }
-    for (int64_t j = 0; j < seen; ++j) sum += p[j] = std::exp(p[j] - top);
+    for (int64_t j = first; j < seen; ++j) sum += p[j] = std::exp(p[j] - top);
     lse[(b * s.heads + h) * s.queries + i] = top + std::log(sum);
-    for (int64_t j = 0; j < seen; ++j) {
+    for (int64_t j = first; j < seen; ++j) {
       p[j] /= sum;
       const double dropped = p[j] * keep(b, h, i + s.query_start, j);
       for (int64_t d = 0; d < s.head_width; ++d) {
@@ -72,7 +72,7 @@ struct Reference {
     }
     if (dout.empty()) return;
     double delta = 0;
-    for (int64_t j = 0; j < seen; ++j) {
+    for (int64_t j = first; j < seen; ++j) {
       const double factor = keep(b, h, i + s.query_start, j);
       dp[j] = 0;
       for (int64_t d = 0; d < s.head_width; ++d) {
@@ -82,7 +82,7 @@ struct Reference {
       dp[j] *= factor;
       delta += p[j] * dp[j];
     }
-    for (int64_t j = 0; j < seen; ++j) {
+    for (int64_t j = first; j < seen; ++j) {
       const double ds = p[j] * (dp[j] - delta) * static_cast<double>(s.scale);
       for (int64_t d = 0; d < s.head_width; ++d) {
         at(dq, s.queries, s.heads, b, i, h, d) += ds * at(k, s.keys, s.kv_heads, b, j, kv, d);

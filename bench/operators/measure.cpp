@@ -45,6 +45,10 @@ const int32_t* Measurement::numbers(int64_t count, int64_t limit) {
   return values.data();
 }
 
+const int32_t* Measurement::numbers(std::vector<int32_t> values) {
+  return numbers_.emplace_back(std::move(values)).data();
+}
+
 void Measurement::add(const std::string& name, DType dtype, double flops, double bytes, std::function<void()> run) {
   calls_.push_back({fmt::format("{}_{}", name, name_of(dtype)), dtype, flops, bytes, std::move(run)});
 }

@@ -49,6 +49,7 @@ class Measurement {
   ops::Workspace workspace(int64_t bytes) { return {buffer(bytes, DType::u8).data, bytes}; }
   // In [0, limit), nobody else's ever: an operator would refuse a token out of range.
   const int32_t* numbers(int64_t count, int64_t limit);
+  const int32_t* numbers(std::vector<int32_t> values);  // these
 
   // A row "<name>_<dtype>".
   void add(const std::string& name, DType dtype, double flops, double bytes, std::function<void()> run);

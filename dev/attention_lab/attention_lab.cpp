@@ -86,7 +86,7 @@ void measure(const Options& o, DType dtype) {
   const Ref x(take(qkv * bytes), dtype), dx(take(qkv * bytes), dtype), y(take(out * bytes), dtype),
       dy(take(out * bytes), dtype);
   auto* lse = reinterpret_cast<float*>(take(o.b * o.h * o.t * 4));
-  void* scratch = take(workspace);
+  const ops::Workspace scratch{take(workspace), workspace};
   fill(x, qkv, 1);
   fill(dy, out, 2);
   const int64_t k_at = o.h * o.d, v_at = k_at + o.kv * o.d;

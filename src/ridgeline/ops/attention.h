@@ -1,12 +1,13 @@
 // Causal softmax attention, blocked: scores are never whole in memory.
 //
-//   S[i][j] = scale * q[i]·k[j]  for j <= i + query_start, else -inf
+//   S[i][j] = scale * q[i]·k[j]  for first[i] <= j <= i + query_start, else -inf
 //   P       = softmax_j(S),  P~ = dropout(P),  out[i] = sum_j P~[i][j] v[j]
 //   lse[i]  = log sum_j exp(S[i][j])
 //
 // Shapes (row-major, strides in elements between consecutive tokens, heads lie [head][D] inside a token):
 //   q, out   [B][Tq][H][D]      k, v  [B][Tk][KV][D]      lse f32 [B][H][Tq]
 // H is a multiple of KV; query head h reads key head h / (H / KV) (grouped-query attention; KV = H is multi-head).
+// first[i] is 0, or where the query's document begins (Attention::first_keys): tiles before it are not computed.
 // Training: Tq = Tk, query_start = 0. Generation: Tk cached keys, Tq new queries at positions query_start … (Tk =
 // query_start + Tq). Dtypes: q, k, v, out (and gradients) all f32, all bf16 or all f16; scores, softmax and sums in
 // fp32. In bf16 the probabilities are rounded to bf16 before the product with v (and dS before its products), as the
@@ -38,6 +39,9 @@ struct Attention {
   int64_t query_start = 0;
   float scale = 1.0F;  // > 0, usually 1/sqrt(D)
   AttentionDropout dropout;
+  // [B][Tq] the first key that each query sees: at most its own, and never less than the query before it has
+  // (RL_CHECK). Null: key 0.
+  const int32_t* first_keys = nullptr;
   // Elements between consecutive tokens; consecutive samples are `queries` (q side) or `keys` (k, v side) tokens apart,
   // or `kv_batch_stride` elements when that is not 0 (a cache longer than Tk).
   int64_t q_stride = 0, kv_stride = 0, out_stride = 0, kv_batch_stride = 0;

@@ -37,7 +37,18 @@ struct Case {
   bool packed = false;      // q, k, v in one tensor [rows][3][H][D]
   int64_t cache_extra = 0;  // tokens that a sample's cache is longer than Tk
   float sharpness = 1.0F;   // factor on q: sharp softmax
+  int64_t document = 0;     // tokens of a document, fewer of a sample's first; 0: samples are not cut
 };
+
+// Of sample b the documents begin 11 b tokens before the others'.
+std::vector<int32_t> first_keys_of(const Case& c) {
+  std::vector<int32_t> first;
+  for (int64_t i = 0; c.document > 0 && i < c.batch * c.queries; ++i) {
+    const int64_t before = i / c.queries * 11 % c.document, begin = (i % c.queries + before) / c.document * c.document;
+    first.push_back(static_cast<int32_t>(std::max<int64_t>(begin - before, 0)));
+  }
+  return first;
+}
 
 Attention shape_of(const Case& c) {
   Attention s;
@@ -104,6 +115,7 @@ class Tensor {
 // Inputs, outputs and gradients of one case.
 struct Problem {
   Case c;
+  std::vector<int32_t> first_keys;
   Attention shape;
   DType dtype;
   Reference reference;
@@ -114,11 +126,13 @@ struct Problem {
 
   Problem(const Case& cc, DType d, uint64_t seed = 1)
       : c(cc),
+        first_keys(first_keys_of(cc)),
         shape(shape_of(cc)),
         dtype(d),
         out(d, cc.batch * cc.queries * shape.out_stride),
         dout(d, cc.batch * cc.queries * shape.out_stride),
         lse(cc.batch * cc.heads * cc.queries, -77.0F) {
+    if (!first_keys.empty()) shape.first_keys = first_keys.data();
     const int64_t kv_sample = shape.kv_batch_stride != 0 ? shape.kv_batch_stride : c.keys * shape.kv_stride;
     const int64_t q_size = c.batch * c.queries * shape.q_stride, kv_size = c.batch * kv_sample;
     k_at = c.packed ? c.heads * c.width : q_size;
@@ -244,6 +258,12 @@ const Case kCases[] = {
     {"dropout_blocks", 1, 301, 301, 1, 1, 8, 0.3F},
     {"dropout_grouped", 2, 135, 135, 4, 2, 40, 0.5F},
     {"sharp", 1, 80, 80, 2, 2, 64, 0, false, 0, 8},
+    {"documents_of_two_tokens", 1, 40, 40, 1, 1, 16, 0, false, 0, 1, 2},
+    {"documents_of_some_tokens", 2, 100, 100, 2, 2, 24, 0, false, 0, 1, 13},
+    {"documents_over_blocks", 1, 700, 700, 1, 1, 16, 0, true, 0, 1, 301},
+    {"documents_at_edges", 1, 513, 513, 1, 1, 8, 0, false, 0, 1, 128},
+    {"documents_grouped", 2, 280, 280, 4, 2, 40, 0.3F, false, 0, 1, 90},
+    {"few_tokens_of_documents", 2, 4, 4, 2, 1, 16, 0, false, 0, 1, 3},
     {"decode", 2, 1, 77, 4, 2, 64, 0, false, 5},
     {"decode_odd", 2, 3, 50, 2, 2, 13, 0, false, 9},
     {"cached_chunk", 2, 21, 300, 4, 2, 64, 0, false, 7},
@@ -317,6 +337,47 @@ TEST_P(AttentionLevels, LaterTokensHaveNoInfluenceNotEvenOnTheLastBit) {
     for (int64_t e = 0; e < kCut * c.width; ++e) ASSERT_EQ(a.out.get(e), b.out.get(e)) << e;
     for (int64_t t = 0; t < kCut; ++t) ASSERT_EQ(a.lse[t], b.lse[t]);
     EXPECT_NE(a.out.get(kCut * c.width), b.out.get(kCut * c.width));
+  }
+}
+
+TEST_P(AttentionLevels, OtherDocumentsHaveNoInfluenceNotEvenOnTheLastBit) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    const Case c{"documents", 1, 190, 190, 1, 1, 32, 0, false, 0, 1, 75};
+    Problem a(c, dtype), b(c, dtype);
+    constexpr int64_t kFirst = 75, kLast = 150;  // of the second document
+    for (int64_t t = 0; t < c.queries; ++t) {
+      for (int64_t e = 0; (t < kFirst || t >= kLast) && e < c.width; ++e) {
+        b.qkv->set(b.q_place(0, t, e), -3.0F);
+        b.qkv->set(b.k_at + b.kv_place(0, t, e), 1e4F);
+        b.qkv->set(b.v_at + b.kv_place(0, t, e), dtype == DType::f16 ? -6e4F : -3e30F);
+      }
+    }
+    a.run(GetParam(), 1);
+    b.run(GetParam(), 1);
+    for (int64_t i = kFirst * c.width; i < kLast * c.width; ++i) {
+      ASSERT_EQ(a.out.get(i), b.out.get(i)) << i;
+      for (const int64_t at : {int64_t{0}, a.k_at, a.v_at})
+        ASSERT_EQ(a.gradients->get(at + i), b.gradients->get(at + i)) << i;
+    }
+    for (int64_t t = kFirst; t < kLast; ++t) ASSERT_EQ(a.lse[t], b.lse[t]);
+    EXPECT_NE(a.out.get(kLast * c.width), b.out.get(kLast * c.width));
+  }
+}
+
+// A softmax over one key: its value, and no gradient but rounding for what the score is made of. The maximum is rounded
+// and the score fused with it is not, so the probability may be one step from 1; in the backward it comes from lse.
+TEST_P(AttentionLevels, ADocumentOfOneTokenIsItsValue) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    Problem p({"documents of one token", 1, 40, 40, 1, 1, 16, 0, false, 0, 1, 1}, dtype);
+    p.run(GetParam(), 1);
+    for (int64_t i = 0; i < 40 * 16; ++i) {
+      const float step = dtype == DType::f32 ? 2e-6F : dtype == DType::bf16 ? 8e-3F : 1e-3F;
+      const float value = p.qkv->get(p.v_at + i), dout = p.dout.get(i);
+      ASSERT_NEAR(p.out.get(i), value, step * std::max(1.0F, std::fabs(value))) << i;
+      ASSERT_NEAR(p.gradients->get(p.v_at + i), dout, step * std::max(1.0F, std::fabs(dout))) << i;
+      ASSERT_NEAR(p.gradients->get(i), 0, 1e-4) << i;
+      ASSERT_NEAR(p.gradients->get(p.k_at + i), 0, 1e-4) << i;
+    }
   }
 }
 
@@ -416,6 +477,14 @@ TEST(AttentionReference, GradientsMatchFiniteDifferences) {
     check(r.k, r.dk);
     check(r.v, r.dv);
   }
+}
+
+TEST(AttentionDeathTest, RefusesAFirstKeyBehindItsQueryOrBeforeTheLast) {
+  Problem p({"documents", 1, 8, 8, 1, 1, 4, 0, false, 0, 1, 3}, DType::f32);
+  p.first_keys[6] = 7;
+  EXPECT_DEATH(p.run(Isa::portable, 1), "first\\[i\\]");
+  p.first_keys[6] = 2;
+  EXPECT_DEATH(p.run(Isa::portable, 1), "first\\[i\\]");
 }
 
 TEST(Attention, PublicEntryUsesTheStreamsTeam) {

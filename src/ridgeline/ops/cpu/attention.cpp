@@ -72,6 +72,18 @@ void check(const Attention& s, DType dtype) {
   RL_CHECK(s.out_stride, >=, s.heads * s.head_width);
 }
 
+void check_first_keys(const Attention& s) {
+  if (s.first_keys == nullptr) return;
+  for (int64_t b = 0; b < s.batch; ++b) {
+    const int32_t* const first = s.first_keys + b * s.queries;
+    RL_CHECK(first[0], >=, 0);
+    for (int64_t i = 0; i < s.queries; ++i) {
+      RL_CHECK(first[i], <=, s.query_start + i);
+      if (i > 0) RL_CHECK(first[i], >=, first[i - 1]);
+    }
+  }
+}
+
 // Bytes of one worker: what forward() and backward() of attention_body.h and attention_backward.h carve.
 int64_t forward_bytes(const Attention& s, int64_t element_bytes) {
   const int64_t width = round_up(s.head_width, kAttentionPanel), keys = round_up(s.keys, kAttentionPanel);
@@ -118,6 +130,7 @@ AttentionItem item_of(const Attention& s, int64_t b, int64_t kv) {
   item.kv_stride = s.kv_stride;
   item.out_stride = s.out_stride;
   item.scale = s.scale;
+  item.first_keys = s.first_keys == nullptr ? nullptr : s.first_keys + b * s.queries;
   const double probability = s.dropout.probability;
   item.threshold = static_cast<uint32_t>(std::ceil(probability * 0x1p32));  // at most 2^32 - 2^8: a float below 1
   item.random_key = s.dropout.random_key;
@@ -154,6 +167,7 @@ int64_t attention_workspace_bytes(const Attention& shape, DType dtype, int team_
 void attention_forward(device::WorkerTeam& team, const Attention& shape, ConstRef q, ConstRef k, ConstRef v, Ref out,
                        float* lse, Workspace workspace, device::Isa isa) {
   check(shape, q.dtype);
+  check_first_keys(shape);
   RL_REQUIRE(k.dtype == q.dtype && v.dtype == q.dtype && out.dtype == q.dtype, "attention of {}, {}, {}, {}",
              name_of(q.dtype), name_of(k.dtype), name_of(v.dtype), name_of(out.dtype));
   const AttentionKernels& kernels = kernels_for(isa, q.dtype);
@@ -175,6 +189,7 @@ void attention_backward(device::WorkerTeam& team, const Attention& shape, ConstR
                         ConstRef out, ConstRef dout, const float* lse, Ref dq, Ref dk, Ref dv, Workspace workspace,
                         device::Isa isa) {
   check(shape, q.dtype);
+  check_first_keys(shape);
   RL_CHECK(shape.query_start, ==, 0);
   for (const DType other : {k.dtype, v.dtype, out.dtype, dout.dtype, dq.dtype, dk.dtype, dv.dtype}) {
     RL_REQUIRE(other == q.dtype, "attention backward of {} and {}", name_of(q.dtype), name_of(other));

@@ -41,6 +41,7 @@ class Backward {
 
   void run() {
     for (int64_t head = 0; head < item_.group; ++head) {
+      seen_ = packed_ = 0;
       __builtin_memset(dq_transposed_, 0, static_cast<size_t>(tokens_ * width_) * sizeof(float));
       for (int64_t key = 0; key < tokens_; key += kBackwardKeys) key_block(head, key);
     }
@@ -55,10 +56,12 @@ class Backward {
       __builtin_memset(dv_, 0, bytes);
     }
     pack_keys(key, block);
-    for (int64_t query = key / kBackwardQueries * kBackwardQueries; query < tokens_; query += kBackwardQueries) {
-      const int64_t end = smaller(tokens_, query + kBackwardQueries);
-      if (key == 0) pack_queries(head, query, end);
-      plan_ahead(head, key, query, end);
+    while (seen_ < item_.queries && (item_.first_keys == nullptr || item_.first_keys[seen_] < key + block)) ++seen_;
+    const int64_t seen = round_up(seen_, kPanel);
+    for (int64_t query = key / kBackwardQueries * kBackwardQueries; query < seen; query += kBackwardQueries) {
+      const int64_t end = smaller(seen, query + kBackwardQueries);
+      pack_queries(head, end);
+      plan_ahead(head, key, query, end, seen);
       block_pair(head, key, block, larger(query, key), end, row);
     }
     if (head + 1 < item_.group) return;
@@ -69,11 +72,12 @@ class Backward {
                 1.0F);
   }
 
-  void pack_queries(int64_t head, int64_t query, int64_t end) {
+  // Up to `end`, as the first key block that they see comes.
+  void pack_queries(int64_t head, int64_t end) {
     const S* q = head_of<S>(item_.q, head, item_.head_width);
     const S* dout = head_of<S>(item_.dout, head, item_.head_width);
     const S* out = head_of<S>(static_cast<const void*>(item_.out), head, item_.head_width);
-    for (int64_t i = query; i < end; i += kPanel) {
+    for (int64_t& i = packed_; i < end; i += kPanel) {
       const int64_t rows = smaller(kPanel, item_.queries - i), width = item_.head_width;
       const S *q_at = q + i * item_.q_stride, *dout_at = dout + i * item_.out_stride;
       pack_rows_right(q_rows_ + i * kPanel, tokens_ * kPanel, q_at, item_.q_stride, rows, kPanel, width);
@@ -110,18 +114,18 @@ class Backward {
   }
 
   // While a block pair is computed: the next queries when they are new, a part of the next keys, and where results go.
-  void plan_ahead(int64_t head, int64_t key, int64_t query, int64_t end) {
+  void plan_ahead(int64_t head, int64_t key, int64_t query, int64_t end, int64_t seen) {
     const int64_t width = item_.head_width, kv = item_.kv_stride;
     ahead_.clear();
     const int64_t next = smaller(kBackwardQueries, item_.queries - end);
-    if (key == 0 && next > 0) {
+    if (end == packed_ && next > 0) {
       ahead_.add(head_of<S>(item_.q, head, width) + end * item_.q_stride, item_.q_stride, next, width);
       ahead_.add(head_of<S>(item_.dout, head, width) + end * item_.out_stride, item_.out_stride, next, width);
       ahead_.add(head_of<S>(static_cast<const void*>(item_.out), head, width) + end * item_.out_stride,
                  item_.out_stride, next, width);
     }
     // The query blocks of this key block share the rows of the next.
-    const int64_t blocks = larger(1, (tokens_ - key) / kBackwardQueries), share = (kBackwardKeys + blocks - 1) / blocks;
+    const int64_t blocks = larger(1, (seen - key) / kBackwardQueries), share = (kBackwardKeys + blocks - 1) / blocks;
     const int64_t begin = key + kBackwardKeys + (query - key) / kBackwardQueries * share;
     const int64_t rows = smaller(share, smaller(item_.keys, key + 2 * kBackwardKeys) - begin);
     ahead_.add(static_cast<const S*>(item_.k) + begin * kv, kv, rows, width);
@@ -133,6 +137,7 @@ class Backward {
     const int64_t panels = width_ / kPanel;
     for (int64_t i = query; i < end; i += kPanel) {
       const int64_t rows = smaller(block, i + kPanel - key);  // keys that some query of the panel sees
+      const FirstKeys first_keys(item_, i, smaller(kPanel, item_.queries - i));
       if (item_.threshold > 0) dropout_.start(head, i);
       E *p_left = p_left_ + (i - query) * kBackwardKeys, *ds_left = ds_left_ + (i - query) * kBackwardKeys;
       // For bf16 in strips, so that scores and dP^T live in a few kilobytes; f32 has them where P^T and dS^T come.
@@ -143,7 +148,7 @@ class Backward {
         if constexpr (sizeof(E) == 4) scores = p_left, dp = ds_left;
         product(scores, strip, k_rows_ + at, chunk, q_transposed_ + i * width_, panels, false);
         product(dp, strip, v_rows_ + at, chunk, dout_transposed_ + i * width_, panels, false);
-        mask_scores(scores, strip, key + r, i);
+        mask_scores(scores, strip, key + r, i, first_keys);
         if (item_.threshold > 0) {
           differentiate<true>(scores, dp, p_left + at, ds_left + at, ds_right_ + at, key + r, i, strip);
         } else {
@@ -226,6 +231,8 @@ class Backward {
   float *scores_ = nullptr, *dp_ = nullptr;
   float *dk_, *dv_;  // [panel of width][kv_rows][32]
   int64_t kv_rows_;  // all keys when a group of query heads collects, else one block
+  // Of this head: queries that see the key block at hand or one before, and how many are packed.
+  int64_t seen_ = 0, packed_ = 0;
   Ahead ahead_;
   Dropout dropout_;
 };

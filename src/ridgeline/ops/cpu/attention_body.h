@@ -33,8 +33,33 @@ S* head_of(void* base, int64_t head, int64_t width) {
   return static_cast<S*>(base) + head * width;
 }
 
-// Scores whose key lies after the query become -inf; score row r is key `key + r`, lane i query `query + i`.
-void mask_scores(float* scores, int64_t rows, int64_t key, int64_t query) {
+// Which key each query of a panel sees first.
+struct FirstKeys {
+  I of[kPanelLanes] = {};
+  int64_t least = 0, most = 0;
+
+  // Of the panel's `rows` queries from `query` on; lanes behind them see what the last one does.
+  FirstKeys(const AttentionItem& item, int64_t query, int64_t rows) {
+    if (item.first_keys == nullptr) return;
+    const int32_t* const first = item.first_keys + query;
+    int32_t lanes[kPanel];
+    for (int64_t i = 0; i < kPanel; ++i) lanes[i] = first[smaller(i, rows - 1)];
+    for (int v = 0; v < kPanelLanes; ++v) of[v] = load_as<I>(lanes + v * kLanes);
+    least = first[0];
+    most = first[rows - 1];
+  }
+};
+
+// Scores whose key lies after the query, or before the first that it sees, become -inf; score row r is key `key + r`,
+// lane i query `query + i`.
+void mask_scores(float* scores, int64_t rows, int64_t key, int64_t query, const FirstKeys& first_keys) {
+  for (int64_t r = 0; r < smaller(rows, first_keys.most - key); ++r) {
+    const I its_key = splat_int(static_cast<int32_t>(key + r));
+    for (int v = 0; v < kPanelLanes; ++v) {
+      float* at = scores + r * kPanel + v * kLanes;
+      store(at, first_keys.of[v] <= its_key ? load(at) : splat(-__builtin_inff()));
+    }
+  }
   for (int64_t r = larger(0, query - key + 1); r < rows; ++r) {
     const I first = splat_int(static_cast<int32_t>(smaller(key + r - query, kPanel)));
     for (int v = 0; v < kPanelLanes; ++v) {
@@ -98,6 +123,10 @@ RL_INLINE void round_like(RowPair& pair) {
 struct Running {
   F max[kPanelLanes], sum[kPanelLanes];
 };
+
+// The maximum before any score: below those that are finite in effect, and finite itself, since a query may see no key
+// of a block, and then the exponentials of -inf less the maximum must be zero.
+constexpr float kNoScore = -0x1p126F;
 
 // Takes the scores of a key block into the running maximum; scales the sum, and O^T when it has contributions already.
 void advance_max(Running& state, const float* scores, int64_t rows, float factor, float* out_t, int64_t out_rows) {
@@ -221,21 +250,23 @@ class Forward {
     if (item_.threshold > 0) dropout_.start(head, place);
     Running state;
     for (int l = 0; l < kPanelLanes; ++l) {
-      state.max[l] = splat(-__builtin_inff());
+      state.max[l] = splat(kNoScore);
       state.sum[l] = F{};
     }
     const float factor = item_.scale * kLog2e;
-    for (int64_t j = 0; j < end; j += kForwardBlock) {
+    const FirstKeys first_keys(item_, query, rows);
+    const int64_t begin = first_keys.least / kPanel * kPanel;
+    for (int64_t j = begin; j < end; j += kForwardBlock) {
       const int64_t block = smaller(kForwardBlock, end - j);
       product(scores_, block, k_packed_ + j * kPanel, keys_ * kPanel, q_right_, width_ / kPanel, false);
-      mask_scores(scores_, block, j, place);
-      advance_max(state, scores_, block, factor, out_t_, j > 0 ? width_ : 0);
+      mask_scores(scores_, block, j, place, first_keys);
+      advance_max(state, scores_, block, factor, out_t_, j > begin ? width_ : 0);
       if (item_.threshold > 0) {
         exponentials<S, E, true>(probabilities_, state, scores_, block, factor, dropout_, j, ahead_);
       } else {
         exponentials<S, E, false>(probabilities_, state, scores_, block, factor, dropout_, j, ahead_);
       }
-      product(out_t_, width_, v_transposed_ + j * width_, width_ * kPanel, probabilities_, block / kPanel, j > 0);
+      product(out_t_, width_, v_transposed_ + j * width_, width_ * kPanel, probabilities_, block / kPanel, j > begin);
     }
     float* lse = item_.lse == nullptr ? nullptr : item_.lse + head * item_.queries + query;
     finish_panel(out, item_.out_stride, lse, out_t_, state, rows, item_.head_width);
@@ -298,10 +329,12 @@ template <typename S>
 void decode(const AttentionItem& item) {
   for (int64_t head = 0; head < item.group; ++head) {
     for (int64_t i = 0; i < item.queries; ++i) {
-      decode_query(head_of<S>(item.q, head, item.head_width) + i * item.q_stride, static_cast<const S*>(item.k),
-                   static_cast<const S*>(item.v), head_of<S>(item.out, head, item.head_width) + i * item.out_stride,
+      const int64_t first = item.first_keys == nullptr ? 0 : item.first_keys[i], at = first * item.kv_stride;
+      decode_query(head_of<S>(item.q, head, item.head_width) + i * item.q_stride, static_cast<const S*>(item.k) + at,
+                   static_cast<const S*>(item.v) + at,
+                   head_of<S>(item.out, head, item.head_width) + i * item.out_stride,
                    item.lse == nullptr ? nullptr : item.lse + head * item.queries + i,
-                   static_cast<float*>(item.workspace), item, item.query_start + i + 1);
+                   static_cast<float*>(item.workspace), item, item.query_start + i + 1 - first);
     }
   }
 }

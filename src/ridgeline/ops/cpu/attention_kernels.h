@@ -24,7 +24,8 @@ constexpr int64_t kDecodeQueries = 4;
 struct AttentionItem {
   const void *q, *k, *v, *dout;
   void *out, *dq, *dk, *dv;
-  float* lse;  // [group][queries], may be null in the forward
+  float* lse;                 // [group][queries], may be null in the forward
+  const int32_t* first_keys;  // [queries], not descending; null: all zero
   void* workspace;
   int64_t queries, keys, group, head_width, query_start;
   int64_t q_stride, kv_stride, out_stride;  // elements between tokens
