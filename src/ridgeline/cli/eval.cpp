@@ -57,6 +57,16 @@ Subject open_subject(const EvalOptions& options) {
         fmt::format("--sequence {}: longer than the model's context of {}", options.sequence, source.config().context),
         fmt::format("The nearest valid value is {}.", source.config().context));
   }
+  if (const int64_t block = dataset->block(); block > 0) {
+    if (options.sequence > 0 && options.sequence != block)
+      throw Error(fmt::format("--sequence {}: '{}' holds blocks of {} tokens, each of which is a window",
+                              options.sequence, dataset->prefix().string(), block),
+                  "Leave --sequence out.");
+    if (block > source.config().context)
+      throw Error(fmt::format("'{}' holds blocks of {} tokens, longer than the model's context of {}",
+                              dataset->prefix().string(), block, source.config().context),
+                  fmt::format("Prepare the text again, with --blocks {} or without.", source.config().context));
+  }
   return {std::move(source), std::move(dataset), std::move(chosen), std::move(tokenizer)};
 }
 

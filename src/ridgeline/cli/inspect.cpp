@@ -57,6 +57,14 @@ void inspect_dataset(const InspectOptions& options) {
                note->tokenizer, note->tokenizer_hash, note->vocabulary,
                note->end_of_document < 0 ? "not appended" : std::to_string(note->end_of_document));
   }
+  if (const int64_t block = dataset->block(); block > 0) {
+    const data::BlocksNote& blocks = dataset->note()->blocks;
+    fmt::print(
+        "  blocks      each document is {} tokens of one of {} in the corpus; {} tokens filled none ({} documents "
+        "were shorter)\n",
+        block, observe::format_integer(blocks.corpus_documents), observe::format_integer(blocks.dropped_tokens),
+        observe::format_integer(blocks.short_documents));
+  }
   if (options.document < 0) return;
   if (options.document >= dataset->documents()) {
     throw Error(fmt::format("--document {}: there are only {}", options.document, dataset->documents()),
@@ -84,6 +92,19 @@ void list_run(const fs::path& checkpoint) {
     line(aside.filename().string(), checkpoint::list_checkpoints(aside));
 }
 
+// The data that the run was on when it was saved.
+void print_order(const train::SampleOrder& order, const train::DatasetList& named) {
+  for (size_t i = 0; i < order.train.size(); ++i) {
+    const train::SampleOrder::Part& part = order.train[i];
+    fmt::print("  data        ");
+    if (order.train.size() > 1) fmt::print("{:.1f} % ", 100 * part.weight);
+    fmt::print("'{}'", i < named.entries.size() ? named.entries[i].prefix : "");
+    if (part.dataset) fmt::print(": {}", data::to_text(*part.dataset));
+    if (part.block > 0) fmt::print(", blocks of {}", part.block);
+    fmt::print("; documents {} to {} train\n", part.documents.first, part.documents.last - 1);
+  }
+}
+
 void inspect_model(const InspectOptions& options) {
   const train::ModelSource source = train::ModelSource::open(options.path);
   print_notes(source.notes());
@@ -96,6 +117,7 @@ void inspect_model(const InspectOptions& options) {
     const train::RunState state = train::run_state_from_json(reader->extra(), source.folder().string());
     fmt::print("  step        {}, {} samples and {} tokens consumed\n", reader->step(),
                observe::format_integer(state.consumed_samples), observe::format_integer(state.consumed_tokens));
+    if (state.order) print_order(*state.order, train::config_of(state).data.train);
     const checkpoint::Descent& descent = reader->manifest().descent;
     fmt::print("  lineage     branch {}, after {}\n", descent.branch,
                descent.parent ? fmt::format("step {}", *descent.parent) : "the start");

@@ -348,6 +348,34 @@ void require_memory(const PlanOptions& options, const train::Config& config, con
   fmt::print("\n");
 }
 
+// "epochs" are those of the dataset that has most of them; 0: it is not there yet.
+nlohmann::json order_json(const train::Config& config, const train::OrderSize& order) {
+  nlohmann::json datasets = nlohmann::json::array();
+  int64_t epochs = 0;
+  for (size_t i = 0; i < order.datasets.size(); ++i) {
+    epochs = std::max(epochs, order.datasets[i].epochs);
+    const train::DatasetList::Entry& entry = config.data.train.entries[i];
+    datasets.push_back({{"prefix", entry.prefix},
+                        {"weight", config.data.train.weights()[i]},
+                        {"epochs", order.datasets[i].epochs},
+                        {"samples", order.datasets[i].samples}});
+  }
+  return {{"bytes_per_process", order.bytes}, {"samples", order.samples}, {"epochs", epochs}, {"datasets", datasets}};
+}
+
+std::string epochs_text(const train::Config& config, const train::OrderSize& order) {
+  if (order.datasets.empty()) return "data.train is not there yet";
+  std::string text;
+  for (size_t i = 0; i < order.datasets.size(); ++i) {
+    const int64_t epochs = order.datasets[i].epochs;
+    text += fmt::format("{}{} epoch{}", i == 0 ? "" : ", ", epochs, epochs == 1 ? "" : "s");
+    if (config.data.train.is_blend())
+      text +=
+          fmt::format(" of {:.1f} % '{}'", 100 * config.data.train.weights()[i], config.data.train.entries[i].prefix);
+  }
+  return text;
+}
+
 void run(const PlanOptions& options) {
   if (options.search.search) return search_plan(options.search, options.run, options.memory, options.json);
   if (options.search.gpus != 0 || !options.search.out.empty())
@@ -360,13 +388,13 @@ void run(const PlanOptions& options) {
   const auto& [ranks, shape, programs, inventory, report] = plans.most();
   const parallel::Proof& proof = plans.proof;
   const int64_t outside = device::resident_memory().now;
-  const data::SampleIndexSize order = train::planned_index(config);
+  const train::OrderSize order = train::planned_order(config);
   if (options.json) {
     nlohmann::json json = plan::to_json(inventory, report, programs, mesh);
     json["placements"] = placements_json(plans.all);
     if (shape.sharding.pipeline.stages() > 1) json["pipeline"] = pipeline_json(shape);
     json["code_and_libraries_bytes"] = outside;
-    json["sample_order"] = {{"bytes_per_process", order.bytes}, {"samples", order.samples}, {"epochs", order.epochs}};
+    json["sample_order"] = order_json(config, order);
     json["parameters"] = config.model.transformer.parameters();
     fmt::print("{}\n", json_text(json, 2));
     return;
@@ -389,10 +417,9 @@ void run(const PlanOptions& options) {
   fmt::print("outside the plan: {} for code and libraries, per process\n",
              observe::format_bytes(static_cast<double>(outside)));
   fmt::print("beside the ranks, per process: {}{} bytes ({}) for the order of {} samples ({})\n",
-             order.epochs == 0 ? "at least " : "", observe::format_integer(order.bytes),
+             order.datasets.empty() ? "at least " : "", observe::format_integer(order.bytes),
              observe::format_bytes(static_cast<double>(order.bytes)), observe::format_integer(order.samples),
-             order.epochs == 0 ? "data.train is not there yet"
-                               : fmt::format("{} epoch{}", order.epochs, order.epochs == 1 ? "" : "s"));
+             epochs_text(config, order));
   fmt::print("proved in {}: {} operations complete and free of deadlock, {} buffers kept apart\n",
              observe::format_duration(proof.seconds), observe::format_integer(proof.operations),
              observe::format_integer(proof.buffers));

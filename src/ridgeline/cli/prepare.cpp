@@ -72,6 +72,7 @@ void add_prepare(const Command& program) {
       "Example:\n"
       "  ridgeline prepare --tokenizer tokenizer --out data/pages pages.txt\n"
       "  ridgeline prepare --tokenizer gpt2 --out data/web --key body part_1.jsonl part_2.jsonl.gz\n"
+      "  ridgeline prepare --tokenizer gpt2 --out data/oscar --blocks 128 oscar.txt.gz\n"
       "  ridgeline prepare --tokenizer gpt2 --out data/br --drop-quality-warnings noisy,tiny OSCAR-2301/br_meta");
   command.option("--tokenizer", options->tokenizer, "Folder with tokenizer.json, or vocab.json and merges.txt")
       .required()
@@ -81,6 +82,12 @@ void add_prepare(const Command& program) {
   command.option("--json", options->json, "Also write what is reported at the end").placeholder("FILE");
   command.option("--threads", options->settings.threads, kThreads, "Threads, 0 = all cores; no effect on the result")
       .placeholder("N");
+  command
+      .option("--blocks", options->settings.block, Range{data::kLeastBlock, (int64_t{1} << 31) - 1},
+              "Cut each document into blocks of N tokens, each a training sample of its own, and drop what does not "
+              "fill one; without end-of-document tokens")
+      .placeholder("N")
+      .no_default();
   command.flag("--no-eod", options->no_end_of_document, "Append no end-of-document token to documents");
   command.flag("--specials", options->specials,
                "Recognise names of special tokens such as <|endoftext|> in the text; otherwise they are text");

@@ -32,7 +32,21 @@ double bytes_per_token(const data::DatasetNote& note) {
 }
 
 double text_megabytes(const data::PrepareResult& result) {
-  return 1e-6 * static_cast<double>(result.note.text_bytes);
+  return 1e-6 * static_cast<double>(result.corpus.text_bytes);
+}
+
+// "123 blocks of 128 tokens out of 45 documents; dropped: …".
+std::string blocks_report(const data::DatasetNote& note) {
+  const data::BlocksNote& blocks = note.blocks;
+  if (blocks.tokens == 0) return {};
+  using observe::format_integer;
+  const double share =
+      100.0 * static_cast<double>(blocks.dropped_tokens) / static_cast<double>(blocks.dropped_tokens + note.tokens);
+  return fmt::format(
+      "{} blocks of {} tokens out of {} documents; dropped: {} tokens ({:.1f} %) that filled no block, all of the {} "
+      "documents shorter than one among them\n",
+      format_integer(note.documents), blocks.tokens, format_integer(blocks.corpus_documents),
+      format_integer(blocks.dropped_tokens), share, format_integer(blocks.short_documents));
 }
 
 }  // namespace
@@ -41,8 +55,8 @@ std::string prepare_report(const data::PrepareResult& result, const std::filesys
   const data::DatasetNote& note = result.note;
   return fmt::format(
       "{0}.bin, {0}.idx, {0}.json: {1} documents, {2} tokens, {3} bytes of text ({4:.2f} bytes per "
-      "token)\n{5:.1f} MB/s of text, {6}\n{7}",
-      prefix.string(), note.documents, note.tokens, note.text_bytes, bytes_per_token(note),
+      "token)\n{5}{6:.1f} MB/s of text, {7}\n{8}",
+      prefix.string(), note.documents, note.tokens, note.text_bytes, bytes_per_token(note), blocks_report(note),
       text_megabytes(result) / seconds, observe::format_duration(seconds), length_plot(result.lengths));
 }
 
@@ -53,20 +67,26 @@ std::string prepare_report_json(const data::PrepareResult& result, double second
     problems.push_back({{"file", problem.file}, {"line", problem.line}, {"what", problem.what}});
   for (size_t k = 0; k < result.lengths.size(); ++k)
     lengths.push_back({{"tokens", int64_t{1} << k}, {"documents", result.lengths[k]}});
-  const nlohmann::ordered_json json = {{"documents", result.note.documents},
-                                       {"tokens", result.note.tokens},
-                                       {"text_bytes", result.note.text_bytes},
-                                       {"bytes_per_token", bytes_per_token(result.note)},
-                                       {"seconds", seconds},
-                                       {"text_megabytes_per_second", text_megabytes(result) / seconds},
-                                       {"documents_by_tokens", lengths},
-                                       {"dropped", corpus.filtered},
-                                       {"kept_unjudged", corpus.unjudged},
-                                       {"skipped", corpus.skipped},
-                                       {"empty_documents", corpus.empty_documents},
-                                       {"replaced_sequences", corpus.replaced},
-                                       {"problems", problems},
-                                       {"passed_over", result.passed_over}};
+  nlohmann::ordered_json json = {{"documents", result.note.documents},
+                                 {"tokens", result.note.tokens},
+                                 {"text_bytes", result.note.text_bytes},
+                                 {"bytes_per_token", bytes_per_token(result.note)},
+                                 {"seconds", seconds},
+                                 {"text_megabytes_per_second", text_megabytes(result) / seconds},
+                                 {"documents_by_tokens", lengths},
+                                 {"dropped", corpus.filtered},
+                                 {"kept_unjudged", corpus.unjudged},
+                                 {"skipped", corpus.skipped},
+                                 {"empty_documents", corpus.empty_documents},
+                                 {"replaced_sequences", corpus.replaced},
+                                 {"problems", problems},
+                                 {"passed_over", result.passed_over}};
+  if (const data::BlocksNote& blocks = result.note.blocks; blocks.tokens != 0) {
+    json["blocks"] = {{"tokens", blocks.tokens},
+                      {"corpus_documents", blocks.corpus_documents},
+                      {"short_documents", blocks.short_documents},
+                      {"dropped_tokens", blocks.dropped_tokens}};
+  }
   return json_text(json, 2, NotUtf8::replace) + "\n";  // names of files are any bytes
 }
 

@@ -25,6 +25,7 @@ static_assert(std::endian::native == std::endian::little, "the format is little-
 constexpr std::string_view kMagic{"MMIDIDX\0\0", 9};
 constexpr uint64_t kHeaderBytes = 34;
 constexpr size_t kFlushBytes = size_t{4} << 20;
+constexpr const char* kBlocksNote = "blocks";
 constexpr const char* kChecksums = "crc32c_of_64_mib_blocks";
 static_assert(kChecksumBlock == int64_t{64} << 20);
 
@@ -218,6 +219,12 @@ DatasetNote parse_note(const fs::path& path) {
     note.end_of_document = json.at("end_of_document").get<int32_t>();
     note.tokenizer_hash = json.at("tokenizer_hash").get<std::string>();
     note.tokenizer = json.at("tokenizer").get<std::string>();
+    if (const auto blocks = json.find(kBlocksNote); blocks != json.end()) {
+      note.blocks = {.tokens = blocks->at("tokens").get<int64_t>(),
+                     .corpus_documents = blocks->at("corpus_documents").get<int64_t>(),
+                     .short_documents = blocks->at("short_documents").get<int64_t>(),
+                     .dropped_tokens = blocks->at("dropped_tokens").get<int64_t>()};
+    }
     for (const auto& sum : json.value(kChecksums, nlohmann::json::array()))
       note.checksums.push_back(parse_checksum(sum.get<std::string>(), path.string()));
     return note;
@@ -241,6 +248,12 @@ std::string note_text(const DatasetNote& note) {
                                  {"end_of_document", note.end_of_document},
                                  {"tokenizer_hash", note.tokenizer_hash},
                                  {"tokenizer", note.tokenizer}};
+  if (note.blocks.tokens != 0) {
+    json[kBlocksNote] = {{"tokens", note.blocks.tokens},
+                     {"corpus_documents", note.blocks.corpus_documents},
+                     {"short_documents", note.blocks.short_documents},
+                     {"dropped_tokens", note.blocks.dropped_tokens}};
+  }
   json[kChecksums] = nlohmann::ordered_json::array();
   for (const uint32_t sum : note.checksums) json[kChecksums].push_back(checksum_text(sum));
   return json_text(json, 2, NotUtf8::replace) + "\n";
@@ -261,6 +274,13 @@ IndexedDataset::IndexedDataset(const fs::path& prefix) : prefix_(prefix), bin_(w
     if (note_->tokens != tokens_ || note_->documents != documents()) {
       throw Error(fmt::format("'{}' speaks of {} tokens in {} documents, but the dataset has {} in {}", note.string(),
                               note_->tokens, note_->documents, tokens_, documents()),
+                  "The files do not belong together: prepare the dataset again.");
+    }
+    const int64_t block = note_->blocks.tokens;
+    const bool all = std::all_of(lengths_.begin(), lengths_.end(), [&](int32_t length) { return length == block; });
+    if (block != 0 && (block < kLeastBlock || !all)) {
+      throw Error(fmt::format("'{}' speaks of blocks of {} tokens, but the dataset's documents have other lengths",
+                              note.string(), block),
                   "The files do not belong together: prepare the dataset again.");
     }
     const int64_t blocks = checksum_blocks(static_cast<int64_t>(bin_.bytes().size()));

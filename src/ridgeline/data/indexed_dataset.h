@@ -48,11 +48,26 @@ constexpr TokenType token_type_for(int64_t vocabulary) {
   return vocabulary < 65500 ? TokenType::u16 : TokenType::i32;
 }
 
+// A shorter block would have nothing to predict.
+constexpr int64_t kLeastBlock = 2;
+
+// Of a dataset of blocks: each of its documents is a block of `tokens` consecutive tokens of one document of the
+// corpus, and a sample of its own. What did not fill a block is not in the dataset, and counted here.
+struct BlocksNote {
+  int64_t tokens = 0;            // of every block; 0: the dataset holds whole documents
+  int64_t corpus_documents = 0;  // that were cut
+  int64_t short_documents = 0;   // of them: shorter than a block, of which nothing is left
+  int64_t dropped_tokens = 0;    // of ends of documents, those of short documents among them
+
+  bool operator==(const BlocksNote&) const = default;
+};
+
 // PREFIX.json: what `prepare` knows about a dataset and training must check.
 struct DatasetNote {
   int64_t tokens = 0;  // end-of-document tokens included
   int64_t documents = 0;
-  int64_t text_bytes = 0;        // UTF-8 bytes of the documents' text: bits per byte = nats / ln 2 / text_bytes
+  int64_t text_bytes = 0;  // UTF-8 bytes of the documents' text: bits per byte = nats / ln 2 / text_bytes
+  BlocksNote blocks;
   int64_t vocabulary = 0;        // Tokenizer::vocab_size()
   int32_t end_of_document = -1;  // -1: none appended
   std::string tokenizer_hash;    // Tokenizer::hash()
@@ -83,6 +98,10 @@ class IndexedDataset {
   // Error when an id is negative or >= `vocabulary`, naming file, document and position. Aborts when the range is
   // outside.
   void read(int64_t position, std::span<int32_t> tokens, int64_t vocabulary) const;
+
+  // Tokens of every document where each is a block, and so one sample; 0: documents are whole, and samples are cut from
+  // them all in a row.
+  int64_t block() const { return note_ ? note_->blocks.tokens : 0; }
 
   // The file .bin as it lies there, for checksums.
   std::span<const std::byte> bytes() const { return bin_.bytes(); }

@@ -21,6 +21,9 @@ struct PrepareSettings {
   int threads = 1;              // The result does not depend on it.
   bool end_of_document = true;  // append the tokenizer's end-of-document token to each document
   Specials specials = Specials::as_text;
+  // 0: documents stay whole. N: each is cut into blocks of N tokens, and what does not fill one is dropped and counted
+  // (note.blocks). No end of document is appended then, since it would mostly be dropped. At least kLeastBlock.
+  int64_t block = 0;
 };
 
 struct PrepareProgress {
@@ -33,14 +36,15 @@ struct PrepareResult {
   CorpusCounts corpus;
   CorpusOptions corpus_options;          // as used: with the names of the tokenizer's special tokens to be counted
   std::vector<std::string> passed_over;  // files of the input folders that are no corpus: "path (why)"
-  // lengths[k]: documents of 2^k … 2^(k+1) - 1 tokens, end-of-document included. The last is not 0.
+  // lengths[k]: documents of 2^k … 2^(k+1) - 1 tokens, end-of-document included, before they are cut into blocks. The
+  // last is not 0.
   std::vector<int64_t> lengths;
 };
 
 // Reads, tokenizes and writes the dataset; `progress` (may be empty) is called on this thread, about once per megabyte.
 // Nothing is left behind on failure. Error: as CorpusReader, IndexedDatasetWriter; no document in the inputs; a
 // tokenizer without an end-of-document token when one is to be appended; files of `prefix` that are inputs, or that
-// `prepare` did not write.
+// `prepare` did not write; no document as long as a block.
 PrepareResult prepare_dataset(const Tokenizer& tokenizer, const PrepareSettings& settings,
                               const std::function<void(const PrepareProgress&)>& progress = {});
 

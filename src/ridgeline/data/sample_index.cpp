@@ -6,6 +6,7 @@
 #include <bit>
 #include <limits>
 #include <numeric>
+#include <string>
 
 #include "ridgeline/base/error.h"
 
@@ -43,6 +44,20 @@ uint64_t NumpyShuffle::bounded(uint64_t limit) {
 
 namespace {
 
+constexpr int64_t kCountable = std::numeric_limits<uint32_t>::max();  // places in the list of documents
+
+[[noreturn]] void too_many_epochs(int64_t samples, const std::string& of, int64_t documents) {
+  throw Error(fmt::format("train.steps: {} samples{} are more epochs of {} documents than the sample index can count "
+                          "({} documents in all)",
+                          samples, of, documents, kCountable),
+              "Train for fewer steps (train.steps), or join short documents.");
+}
+
+[[noreturn]] void no_tokens(DocumentRange range) {
+  throw Error(fmt::format("documents {} to {} of the dataset hold no tokens", range.first, range.last),
+              "Give this split a larger share (data.split), or prepare more text.");
+}
+
 // Samples that are whole after so many epochs of `tokens` tokens.
 int64_t samples_of(int64_t epochs, int64_t tokens, int64_t sequence) {
   return epochs == 0 ? 0 : (epochs * tokens - 1) / sequence;
@@ -50,26 +65,17 @@ int64_t samples_of(int64_t epochs, int64_t tokens, int64_t sequence) {
 
 // The smallest number of epochs E with (E * tokens - 1) / T >= samples.
 int64_t epochs_for(int64_t samples, int64_t tokens, int64_t documents, int64_t sequence) {
-  constexpr int64_t kCountable = std::numeric_limits<uint32_t>::max();  // places in the list of documents
   const bool countable = samples <= (std::numeric_limits<int64_t>::max() / 2 - 1) / sequence;
   const int64_t epochs = countable ? (samples * sequence + tokens) / tokens : kCountable + 1;
-  if (epochs > kCountable / documents || documents > std::numeric_limits<int32_t>::max()) {
-    throw Error(
-        fmt::format("train.steps: {} samples of {} tokens are more epochs of {} documents than the sample index "
-                    "can count ({} documents in all)",
-                    samples, sequence, documents, kCountable),
-        "Train for fewer steps (train.steps), or join short documents.");
-  }
+  if (epochs > kCountable / documents || documents > std::numeric_limits<int32_t>::max())
+    too_many_epochs(samples, fmt::format(" of {} tokens", sequence), documents);
   return epochs;
 }
 
 int64_t tokens_of(std::span<const int32_t> lengths, DocumentRange range) {
   int64_t tokens = 0;
   for (int64_t d = range.first; d < range.last; ++d) tokens += lengths[static_cast<size_t>(d)];
-  if (tokens < 1) {
-    throw Error(fmt::format("documents {} to {} of the dataset hold no tokens", range.first, range.last),
-                "Give this split a larger share (data.split), or prepare more text.");
-  }
+  if (tokens < 1) no_tokens(range);
   return tokens;
 }
 
@@ -122,6 +128,22 @@ SampleIndexSize sample_index_size(int64_t tokens, int64_t documents, int64_t seq
   return size;
 }
 
+SampleIndexSize block_index_size(int64_t blocks, int64_t samples, int64_t wanted) {
+  RL_CHECK(blocks, >, 0);
+  samples = std::max<int64_t>(samples, 1);
+  const auto epochs_of = [&](int64_t count) { return count / blocks + (count % blocks == 0 ? 0 : 1); };
+  SampleIndexSize size;
+  size.epochs = epochs_of(samples);
+  const int64_t all = std::max(size.epochs, epochs_of(wanted));
+  if (all > kCountable / blocks || blocks > std::numeric_limits<int32_t>::max())
+    too_many_epochs(std::max(samples, wanted), "", blocks);
+  size.appended_epochs = all - size.epochs;
+  size.first_samples = size.epochs * blocks;
+  size.samples = all * blocks;
+  size.bytes = size.samples * static_cast<int64_t>(sizeof(int32_t));
+  return size;
+}
+
 SampleIndex build_sample_index(std::span<const int32_t> lengths, DocumentRange range, int64_t sequence, int64_t samples,
                                uint32_t seed, int64_t wanted) {
   RL_CHECK(range.first, >=, 0);
@@ -159,6 +181,23 @@ SampleIndex build_sample_index(std::span<const int32_t> lengths, DocumentRange r
   }
   index.starts.resize(static_cast<size_t>(size.samples) + 1);
   cut_samples(lengths, sequence, index);
+  return index;
+}
+
+SampleIndex build_block_index(DocumentRange range, int64_t samples, uint32_t seed, int64_t wanted) {
+  if (range.empty()) no_tokens(range);
+  const int64_t count = range.last - range.first;
+  const SampleIndexSize size = block_index_size(count, samples, wanted);
+  SampleIndex index;
+  index.epochs = size.epochs + size.appended_epochs;
+  index.documents.resize(static_cast<size_t>(size.samples));
+  NumpyShuffle random(seed);
+  for (int64_t epoch = 0; epoch < index.epochs; ++epoch) {
+    const auto blocks =
+        std::span(index.documents).subspan(static_cast<size_t>(epoch * count), static_cast<size_t>(count));
+    std::iota(blocks.begin(), blocks.end(), static_cast<int32_t>(range.first));
+    random.shuffle(blocks);
+  }
   return index;
 }
 

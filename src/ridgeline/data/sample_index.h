@@ -9,6 +9,9 @@
 // appended one by one. Each shuffles its documents, goes on cutting samples where the one before stopped, and shuffles
 // the samples that it completes; the RandomState goes on. So the order of a longer run begins with that of a shorter
 // one, however often and by how much it was made longer, and every appended epoch has each document once.
+//
+// Of a dataset of blocks every document is one sample, and nothing is cut: epochs follow one by one from the first on,
+// each with every block once, in an order of its own out of the same RandomState.
 #pragma once
 
 #include <array>
@@ -59,7 +62,11 @@ struct SampleIndexSize {
 SampleIndexSize sample_index_size(int64_t tokens, int64_t documents, int64_t sequence, int64_t samples,
                                   int64_t wanted = 0);
 
-// The three arrays of Megatron's index.
+// The same of a dataset of so many blocks, whose samples are all appended alike: `first_samples` are those of the
+// epochs that `samples` need.
+SampleIndexSize block_index_size(int64_t blocks, int64_t samples, int64_t wanted = 0);
+
+// The three arrays of Megatron's index; of a dataset of blocks `documents` alone, of which each is a sample.
 struct SampleIndex {
   int64_t epochs = 0;  // all of them
   bool separate_last_epoch = false;
@@ -72,5 +79,7 @@ struct SampleIndex {
 // Error: as sample_index_size.
 SampleIndex build_sample_index(std::span<const int32_t> lengths, DocumentRange range, int64_t sequence, int64_t samples,
                                uint32_t seed, int64_t wanted = 0);
+// The same for blocks: documents `range` of the dataset. Error also when there are none.
+SampleIndex build_block_index(DocumentRange range, int64_t samples, uint32_t seed, int64_t wanted = 0);
 
 }  // namespace ridgeline::data

@@ -20,18 +20,26 @@ constexpr std::array<std::string_view, 2> kRules{"cumulative", "per_share"};
 
 std::array<double, 3> parse_split(std::string_view split) {
   std::array<double, 3> shares{};
-  const char separator = split.find('/') != std::string_view::npos ? '/' : ',';
+  // Spaces alone separate, too, as in "98 2 0".
+  const char separator = split.find('/') != std::string_view::npos   ? '/'
+                         : split.find(',') != std::string_view::npos ? ','
+                                                                     : ' ';
   std::string_view rest = split;
+  const auto trim = [](std::string_view& text) {
+    while (text.starts_with(' ')) text.remove_prefix(1);
+    while (text.ends_with(' ')) text.remove_suffix(1);
+  };
+  trim(rest);
   for (size_t i = 0; i < 3 && !rest.empty(); ++i) {
     const size_t end = std::min(rest.find(separator), rest.size());
     std::string_view number = rest.substr(0, end);
-    while (number.starts_with(' ')) number.remove_prefix(1);
-    while (number.ends_with(' ')) number.remove_suffix(1);
+    trim(number);
     const auto [stop, code] = std::from_chars(number.data(), number.data() + number.size(), shares[i]);
     if (code != std::errc{} || stop != number.data() + number.size() || !std::isfinite(shares[i]) || shares[i] < 0) {
       bad_split(split, "is not a list of numbers");
     }
     rest.remove_prefix(std::min(end + 1, rest.size()));
+    trim(rest);
   }
   if (!rest.empty()) bad_split(split, "has more than three shares");
   if (!(shares[0] + shares[1] + shares[2] > 0)) bad_split(split, "gives nothing to anyone");

@@ -29,7 +29,8 @@ std::span<const std::string_view> words_of(SplitRule rule);
 // Error naming `key` for another word.
 SplitRule split_rule_of_name(std::string_view word, std::string_view key);
 
-// Train, validation and test documents for "969,30,1", "98,2,0", "90/10", "1". Error naming data.split: not one to
+// Train, validation and test documents for "969,30,1", "98,2,0", "0.9, 0.05, 0.05", "90/10", "98 2 0", "1"; what is
+// missing is 0. Error naming data.split: not one to
 // three numbers >= 0, or all 0.
 std::array<DocumentRange, 3> split_documents(std::string_view split, SplitRule rule, int64_t documents);
 

@@ -71,7 +71,7 @@ void check_memory(const Site& site, const train::Config& config, Job& job) {
   machine.memory = site.bytes();
   const plan::MemoryReport report = train::memory_report(config, machine, mesh);
   job.rank_bytes = report.total;
-  job.order_bytes = train::planned_index(config).bytes;
+  job.order_bytes = train::planned_order(config).bytes;
   plan::Limit limit{.bytes = site.bytes(), .ranks = job.ranks_per_node, .of = "node"};
   train::require_index_fits(config, job.order_bytes, limit.bytes / job.ranks_per_node, limit.of);
   limit.beside = job.order_bytes * job.ranks_per_node;

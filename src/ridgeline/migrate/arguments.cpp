@@ -5,8 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
-#include <cmath>
-#include <cstdlib>
 #include <map>
 #include <span>
 
@@ -159,10 +157,8 @@ std::optional<int64_t> Arguments::whole(std::string_view name) {
 std::optional<double> Arguments::number(std::string_view name) {
   const Flag* const flag = find(name);
   if (flag == nullptr) return {};
-  const std::string text = flag->value();
-  char* end = nullptr;
-  const double value = std::strtod(text.c_str(), &end);
-  if (!text.empty() && *end == '\0' && std::isfinite(value)) return value;
+  double value = 0;
+  if (read_number(flag->value(), value)) return value;
   throw Error(fmt::format("{}: {}: a number is expected", flag->origin.text(), flag->text()),
               "The program that reads it would refuse it, too: correct the script.");
 }

@@ -414,7 +414,8 @@ class Trainer {
                            named));
     draft_.say(Section::notice,
                "Data: documents follow one another here and every token is used, the end of a block "
-               "included; a Trainer's script cuts and drops as it is written");
+               "included; a Trainer's script cuts and drops as it is written. Where it cuts each document into blocks "
+               "and drops the rest, `ridgeline prepare --blocks N` does the same (N: train.sequence)");
   }
 
   Original& original_;

@@ -487,7 +487,8 @@ class Megatron {
     prefix(train, "data.train");
     if (flags_.has("valid_data_path")) prefix("valid_data_path", "data.valid");
     std::string split = flags_.word("split").value_or("969, 30, 1");
-    split.erase(std::remove(split.begin(), split.end(), ' '), split.end());
+    if (split.find_first_of(",/") != std::string::npos)  // else spaces separate
+      split.erase(std::remove(split.begin(), split.end(), ' '), split.end());
     draft_.set("data.split", toml(std::string_view(split)), where("split"));
     if (deepspeed()) {
       draft_.set("data.split_rule", toml("per_share"), "Megatron-DeepSpeed's rule");
@@ -507,16 +508,34 @@ class Megatron {
                  fmt::format("{}: no --{} with a value that is known here; the prefix of a .bin/.idx pair, "
                              "as Megatron's preprocessing or `ridgeline prepare` writes it",
                              key, name));
-    } else if (flag->values.size() > 1) {
-      draft_.say(Section::no_equivalent,
-                 fmt::format("{}: datasets are not blended; merge them, and set {}", flag->where(), key));
-    } else {
-      draft_.set(key, toml(std::string_view(flag->value())), flag->where());
-      draft_.say(Section::fill_in,
-                 fmt::format("{} = \"{}\": the prefix of a .bin/.idx pair; Megatron's own files are read "
-                             "as they are. Say where yours lie",
-                             key, flag->value()));
+      return;
     }
+    const std::string list = datasets(flag->values);
+    if (list.empty()) {
+      draft_.say(Section::no_equivalent,
+                 fmt::format("{}: several datasets without weights, which Megatron takes by their sizes; give weights: "
+                             "{} = [[WEIGHT, \"PREFIX\"], ...]",
+                             flag->where(), key));
+      return;
+    }
+    draft_.set(key, list, flag->where());
+    draft_.say(Section::fill_in, fmt::format("{} = {}: {} of .bin/.idx pairs; Megatron's own files are read as they "
+                                             "are. Say where yours lie",
+                                             key, list, list.starts_with('[') ? "weights and prefixes" : "the prefix"));
+  }
+
+  // PREFIX, or WEIGHT PREFIX WEIGHT PREFIX ..., as the value of a key; "" for prefixes without weights.
+  static std::string datasets(const std::vector<std::string>& values) {
+    if (values.size() == 1) return toml(std::string_view(values.front()));
+    if (values.size() % 2 != 0) return {};
+    std::string list;
+    for (size_t i = 0; i < values.size(); i += 2) {
+      double weight = 0;
+      if (!read_number(values[i], weight)) return {};
+      list += fmt::format("{}[{}, {}]", list.empty() ? "" : ", ", toml(weight), toml(std::string_view(values[i + 1])));
+    }
+    // Of one alone the weight says nothing.
+    return values.size() == 2 ? toml(std::string_view(values[1])) : fmt::format("[{}]", list);
   }
 
   // Megatron gives every stage the same number of blocks; Ridgeline balances, with embedding and loss counted.

@@ -2,6 +2,8 @@
 
 #include <array>
 #include <charconv>
+#include <cmath>
+#include <cstdlib>
 
 namespace ridgeline::migrate {
 
@@ -35,6 +37,14 @@ bool read_whole(std::string_view text, int64_t& value) {
   int64_t parsed = 0;
   const auto [end, problem] = std::from_chars(text.data(), text.data() + text.size(), parsed);
   if (problem != std::errc() || end != text.data() + text.size() || text.empty()) return false;
+  value = parsed;
+  return true;
+}
+
+bool read_number(const std::string& text, double& value) {
+  char* end = nullptr;
+  const double parsed = std::strtod(text.c_str(), &end);
+  if (text.empty() || *end != '\0' || !std::isfinite(parsed)) return false;
   value = parsed;
   return true;
 }

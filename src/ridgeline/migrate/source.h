@@ -28,5 +28,7 @@ SourceKind kind_of(const Source& source);
 std::string_view file_name(std::string_view path);
 // A whole number, the whole text; false leaves `value`.
 bool read_whole(std::string_view text, int64_t& value);
+// A finite number, likewise.
+bool read_number(const std::string& text, double& value);
 
 }  // namespace ridgeline::migrate

@@ -76,6 +76,30 @@ bool set(Member* member, std::optional<Value> value) {
   if (value) *member = static_cast<Member>(*value);
   return value.has_value();
 }
+
+// [weight, "prefix"], …; of one alone the weight says nothing.
+DatasetList datasets_of(const toml::array& list) {
+  DatasetList result;
+  for (const toml::node& node : list) {
+    const toml::array* const entry = node.as_array();
+    const auto weight = entry != nullptr && entry->size() == 2 && entry->get(0)->is_number()
+                            ? entry->get(0)->value<double>()
+                            : std::nullopt;
+    const auto prefix = weight ? entry->get(1)->value_exact<std::string>() : std::nullopt;
+    if (!prefix) {
+      throw Error(
+          fmt::format(
+              "entry {} of the list is {}; each must be [weight, \"prefix\"]", result.entries.size() + 1,
+              entry == nullptr ? fmt::format("{}{}", kind_of(node), " " + describe(node)) : "another list than that"),
+          "For example: [[0.7, \"data/web\"], [0.3, \"data/books\"]]");
+    }
+    result.entries.push_back({*weight, *prefix});
+  }
+  if (result.entries.empty()) throw Error("the list is empty", "Name a dataset.");
+  if (!result.is_blend() && result.entries.front().weight > 0) result.entries.front().weight = 1;
+  return result;
+}
+
 struct Setter {
   const toml::node& node;
   bool operator()(int64_t* member) const { return set(member, node.value_exact<int64_t>()); }
@@ -83,6 +107,16 @@ struct Setter {
   bool operator()(float* member) const { return set(member, number()); }
   bool operator()(bool* member) const { return set(member, node.value_exact<bool>()); }
   bool operator()(std::string* member) const { return set(member, node.value_exact<std::string>()); }
+  bool operator()(DatasetList* member) const {
+    if (const auto prefix = node.value_exact<std::string>()) {
+      *member = *prefix;
+    } else if (const toml::array* const list = node.as_array()) {
+      *member = datasets_of(*list);
+    } else {
+      return false;
+    }
+    return true;
+  }
   bool operator()(const Choice<uint8_t>& member) const {
     const auto word = node.value_exact<std::string>();
     const auto found = std::find(member.words.begin(), member.words.end(), word.value_or(""));
@@ -104,7 +138,13 @@ void located(const Assignment& given, Body body) {
 
 void assign(const Key& key, const Assignment& given, Config& config) {
   if (const auto word = given.node->value_exact<std::string>()) located(given, [&] { check_word(key, *word); });
-  if (!std::visit(Setter{*given.node}, key.slot(config))) wrong_type(key, given);
+  bool is_set = false;
+  try {
+    is_set = std::visit(Setter{*given.node}, key.slot(config));
+  } catch (const Error& error) {
+    throw Error(fmt::format("{}: {}: {}", given.origin, key.name, error.message()), error.next_step());
+  }
+  if (!is_set) wrong_type(key, given);
   config.origins[std::string(key.name)] = given.origin;
   located(given, [&] { check_value(key, config); });
 }
@@ -259,11 +299,19 @@ toml::table override_value(const Key* key, std::string_view value) {
   const bool quotes = !value.empty() && (value.front() == '"' || value.front() == '\'');
   const Config defaults;
   const bool text_key = key != nullptr && is_word(slot_of(*key, defaults));
-  if (!text_key || quotes) {
+  const bool list =
+      key != nullptr && std::holds_alternative<const DatasetList*>(slot_of(*key, defaults)) && value.starts_with('[');
+  if (!text_key || quotes || list) {
     try {
       toml::table parsed = toml::parse(fmt::format("value = {}", value));
       if (parsed.size() == 1) return parsed;
-    } catch (const toml::parse_error&) {  // bare text: its type is judged by the key
+    } catch (const toml::parse_error& error) {  // bare text: its type is judged by the key
+      if (list && value.starts_with("[[")) {
+        throw Error(fmt::format("--set: {} = {}: {}", key->name, value, error.description()),
+                    fmt::format("Put quotes around each prefix, and others around the whole: --set '{}=[[0.7, "
+                                "\"data/web\"], [0.3, \"data/books\"]]'",
+                                key->name));
+      }
     }
   }
   toml::table table;

@@ -43,6 +43,31 @@ std::span<const std::string_view> words_of(AdamForm);
 enum class Cadence : uint8_t { automatic, every, last };
 std::span<const std::string_view> words_of(Cadence);
 
+// What a key of data names: a dataset, or several with weights.
+struct DatasetList {
+  struct Entry {
+    double weight = 1;  // as given; 1 of one alone
+    std::string prefix;
+    bool operator==(const Entry&) const = default;
+  };
+  std::vector<Entry> entries;  // none: not given
+
+  DatasetList() = default;
+  // One dataset; "" is none. Implicit, as a text is a value of such a key.
+  DatasetList(const std::string& prefix) {  // NOLINT(google-explicit-constructor)
+    if (!prefix.empty()) entries.push_back({1, prefix});
+  }
+  DatasetList(const char* prefix) : DatasetList(std::string(prefix)) {}  // NOLINT(google-explicit-constructor)
+
+  bool empty() const { return entries.empty(); }
+  bool is_blend() const { return entries.size() > 1; }
+  // Of a sum of 1.
+  std::vector<double> weights() const;
+  bool operator==(const DatasetList&) const = default;
+};
+// How entry `index` of a key is called: "data.train", or of several "data.train[2]", counted from 1.
+std::string entry_name(std::string_view key, const DatasetList& list, size_t index);
+
 struct Config {
   struct Model {
     std::string preset;  // "" = sizes given one by one
@@ -52,8 +77,8 @@ struct Config {
     ridgeline::model::TransformerConfig transformer;
   };
   struct Data {
-    std::string train;  // prefix of PREFIX.bin and PREFIX.idx
-    std::string valid;  // likewise; "" = a part of `train` by `split`
+    DatasetList train;  // prefixes of PREFIX.bin and PREFIX.idx
+    DatasetList valid;  // likewise; none = a part of each of `train` by `split`
     std::string split = "98,2,0";
     ridgeline::data::SplitRule split_rule = ridgeline::data::SplitRule::cumulative;
     std::string tokenizer;  // folder; "" = none (no text in generation, no bits per byte)

@@ -187,11 +187,12 @@ std::vector<Key> data_keys() {
        .slot = [](Config& c) -> Slot { return &c.data.train; },
        .meaning =
            "Training tokens: the prefix of PREFIX.bin and PREFIX.idx, as `ridgeline prepare --out PREFIX` writes "
-           "them. Like every path here, relative to the current folder."},
+           "them. Like every path here, relative to the current folder. Or several, of which samples are drawn by "
+           "weight: [[0.7, \"data/web\"], [0.3, \"data/books\"]] (docs/data.md)."},
       {.name = "data.valid",
        .unit = "path",
        .slot = [](Config& c) -> Slot { return &c.data.valid; },
-       .meaning = "Validation tokens, likewise. Empty: a part of data.train by data.split."},
+       .meaning = "Validation tokens, likewise. Empty: a part of data.train, of each of several, by data.split."},
       {.name = "data.split",
        .unit = "shares",
        .slot = [](Config& c) -> Slot { return &c.data.split; },

@@ -35,9 +35,9 @@ std::vector<std::string> words_for(E option) {
 }
 
 // The member of a Config that a key sets.
-using Slot = std::variant<int64_t*, double*, float*, bool*, std::string*, Choice<uint8_t>>;
-using ConstSlot =
-    std::variant<const int64_t*, const double*, const float*, const bool*, const std::string*, Choice<const uint8_t>>;
+using Slot = std::variant<int64_t*, double*, float*, bool*, std::string*, Choice<uint8_t>, DatasetList*>;
+using ConstSlot = std::variant<const int64_t*, const double*, const float*, const bool*, const std::string*,
+                               Choice<const uint8_t>, const DatasetList*>;
 
 struct Key {
   std::string_view name;  // "train.steps"
@@ -75,11 +75,11 @@ const Key* find_key(std::string_view name);
 std::string unknown_key_hint(std::string_view name);
 
 ConstSlot slot_of(const Key& key, const Config& config);
-// Holds text: a string or one of an option's words.
+// Takes text: a string, one of an option's words, or a dataset.
 bool is_word(ConstSlot slot);
 // The value in TOML's spelling; numbers in the fewest digits that read back exactly.
 std::string value_text(ConstSlot slot);
-// "a whole number", "a number", "true or false", "a string".
+// "a whole number", "a number", "true or false", "a string", "a prefix or a list of datasets".
 std::string_view type_name(ConstSlot slot);
 // "at least 1", "fp32 | bf16", "at least 0 and below 1"; "" when anything goes. Very high limits are left out.
 std::string allowed_text(const Key& key);

@@ -4,8 +4,10 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <set>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/data/blend.h"
 #include "ridgeline/train/config_keys.h"
 
 namespace ridgeline::train {
@@ -72,7 +74,39 @@ void check_number(const Key& key, ConstSlot slot, double value) {
               fmt::format("{} is {}.", next, default_text(key)));
 }
 
+void check_datasets(const Key& key, const DatasetList& list) {
+  double sum = 0;
+  std::set<std::string_view> seen;
+  for (size_t i = 0; i < list.entries.size(); ++i) {
+    const auto& [weight, prefix] = list.entries[i];
+    const std::string name = entry_name(key.name, list, i);
+    sum += weight;
+    if (prefix.empty()) throw Error(fmt::format("{}: no prefix", name), "Name the dataset, or leave the entry out.");
+    if (!seen.insert(prefix).second)
+      throw Error(fmt::format("{} = '{}': named twice", name, prefix),
+                  "Its samples would come twice: give it once, with the sum of the weights.");
+    if (weight > 0 && std::isfinite(sum)) continue;
+    throw Error(
+        fmt::format("{} = '{}': a weight of {}; a finite number above 0 is expected", name, prefix, weight),
+        weight == 0 ? "Leave the dataset out, if nothing of it is to be used." : "Give the share it is to have.");
+  }
+  if (std::ssize(list.entries) > data::kMostDatasets)
+    throw Error(
+        fmt::format("{}: {} datasets, and {} can be counted", key.name, list.entries.size(), data::kMostDatasets),
+        "Join some of them.");
+}
+
 }  // namespace
+
+std::vector<double> DatasetList::weights() const {
+  std::vector<double> given;
+  for (const Entry& entry : entries) given.push_back(entry.weight);
+  return data::normalized(given);
+}
+
+std::string entry_name(std::string_view key, const DatasetList& list, size_t index) {
+  return list.is_blend() ? fmt::format("{}[{}]", key, index + 1) : std::string(key);
+}
 
 std::span<const std::string_view> words_of(Precision /*type*/) {
   static constexpr Words<4> kWords = {"fp32", "bf16", "fp16", "pure_bf16"};
@@ -151,12 +185,14 @@ ConstSlot slot_of(const Key& key, const Config& config) {
     ConstSlot operator()(const float* member) const { return member; }
     ConstSlot operator()(const bool* member) const { return member; }
     ConstSlot operator()(const std::string* member) const { return member; }
+    ConstSlot operator()(const DatasetList* member) const { return member; }
   };
   return std::visit(Constant{}, slot);
 }
 
 bool is_word(ConstSlot slot) {
-  return std::holds_alternative<const std::string*>(slot) || std::holds_alternative<Choice<const uint8_t>>(slot);
+  return std::holds_alternative<const std::string*>(slot) || std::holds_alternative<Choice<const uint8_t>>(slot) ||
+         std::holds_alternative<const DatasetList*>(slot);
 }
 
 std::string value_text(ConstSlot slot) {
@@ -167,13 +203,26 @@ std::string value_text(ConstSlot slot) {
     std::string operator()(const bool* v) const { return *v ? "true" : "false"; }
     std::string operator()(const std::string* v) const { return in_quotes(*v); }
     std::string operator()(const Choice<const uint8_t>& v) const { return in_quotes(v.words[*v.value]); }
+    std::string operator()(const DatasetList* v) const {
+      if (!v->is_blend()) return in_quotes(v->empty() ? "" : v->entries.front().prefix);
+      std::string list;
+      for (const DatasetList::Entry& entry : v->entries) {
+        list += fmt::format("{}[{}, {}]", list.empty() ? "" : ", ", number_text(entry.weight), in_quotes(entry.prefix));
+      }
+      return fmt::format("[{}]", list);
+    }
   };
   return std::visit(Writer{}, slot);
 }
 
 std::string_view type_name(ConstSlot slot) {
-  constexpr std::array<std::string_view, 6> kNames = {"a whole number", "a number", "a number",
-                                                      "true or false",  "a string", "a string"};
+  constexpr std::array<std::string_view, 7> kNames = {"a whole number",
+                                                      "a number",
+                                                      "a number",
+                                                      "true or false",
+                                                      "a string",
+                                                      "a string",
+                                                      "a prefix or a list of datasets"};
   return kNames.at(slot.index());
 }
 
@@ -207,6 +256,7 @@ void check_value(const Key& key, const Config& config) {
     void operator()(const bool* /*v*/) const {}
     void operator()(const std::string* v) const { check_word(key, *v); }
     void operator()(const Choice<const uint8_t>& /*v*/) const {}
+    void operator()(const DatasetList* v) const { check_datasets(key, *v); }
   };
   std::visit(Checker{key, slot}, slot);
 }

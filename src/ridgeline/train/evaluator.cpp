@@ -79,8 +79,8 @@ parallel::RunShape evaluation_shape(const model::TransformerConfig& model, const
 // Buffers are as large as what is evaluated: no longer than there are tokens, no more windows at once than there are.
 EvaluationSettings fitted_to(EvaluationSettings settings, const std::shared_ptr<const data::IndexedDataset>& dataset,
                              data::DocumentRange documents, int64_t vocab) {
-  const int64_t there = data::EvaluationWindows(dataset, documents, 1, vocab).predictions();
-  settings.sequence = std::clamp<int64_t>(there, 1, settings.sequence);
+  const int64_t there = data::EvaluationWindows::predictions_of(*dataset, documents);
+  settings.sequence = dataset->block() > 0 ? dataset->block() : std::clamp<int64_t>(there, 1, settings.sequence);
   const int64_t windows = data::EvaluationWindows(dataset, documents, settings.sequence, vocab).size();
   const int64_t ranks = settings.sharding.mesh.size(comm::kDataAxes), per_rank = (windows + ranks - 1) / ranks;
   settings.micro_batch = std::clamp<int64_t>(per_rank, 1, micro_batch_of(settings, settings.sequence));
@@ -150,10 +150,25 @@ double text_bytes_per_prediction(const data::IndexedDataset& dataset, data::Docu
     return note && note->tokens > 0 ? static_cast<double>(note->text_bytes) / static_cast<double>(note->tokens) : 0.0;
   }
   dataset.require_tokenizer(tokenizer->hash(), tokenizer->vocab_size(), tokenizer->end_of_document());
-  const int64_t predictions = dataset.begin(documents.last) - dataset.begin(documents.first) - 1;
+  const int64_t tokens = dataset.begin(documents.last) - dataset.begin(documents.first);
+  const int64_t predictions = dataset.block() > 0 ? tokens : tokens - 1;
   if (predictions <= 0) return 0.0;
   return static_cast<double>(data::text_bytes(dataset, documents.first, documents.last, *tokenizer)) /
          static_cast<double>(predictions);
+}
+
+double text_bytes_per_prediction(const std::vector<data::BlendPart>& parts,
+                                 const std::optional<data::Tokenizer>& tokenizer) {
+  double bytes = 0, predictions = 0;
+  for (const data::BlendPart& part : parts) {
+    const auto own = static_cast<double>(data::EvaluationWindows::predictions_of(*part.dataset, part.documents));
+    if (own == 0) continue;
+    const double each = text_bytes_per_prediction(*part.dataset, part.documents, tokenizer);
+    if (each == 0) return 0;
+    bytes += each * own;
+    predictions += own;
+  }
+  return predictions > 0 ? bytes / predictions : 0;
 }
 
 }  // namespace ridgeline::train

@@ -34,7 +34,7 @@ Evaluation evaluate_windows(parallel::Executor& executor, int program, const dat
 void require_predictions(const data::EvaluationWindows& windows);
 
 struct EvaluationSettings {
-  int64_t sequence = 0;         // at most; windows are shorter when there are fewer tokens
+  int64_t sequence = 0;         // at most; windows are shorter when there are fewer tokens. Of blocks: theirs
   int64_t micro_batch = 0;      // windows at once on a rank; 0: 4, fewer where these are more than 8192 tokens
   parallel::Sharding sharding;  // of all ranks: sharding_of(ModelCut, …)
   int threads = 1;              // of each rank
@@ -56,9 +56,12 @@ Evaluation evaluate(const ModelSource& source, const std::shared_ptr<const data:
                     data::DocumentRange documents, const EvaluationSettings& settings);
 
 // UTF-8 bytes of text per predicted token: exact over these documents when the tokenizer is known, else the whole data
-// set's ratio from its note; 0 when neither is there. Bits per byte = nats per token / ln 2 / this. Error when the data
-// was prepared with another tokenizer.
+// set's ratio from its note; 0 when neither is there. Bits per byte = nats per token / ln 2 / this. Of blocks, whose
+// first tokens nobody predicts: bytes per token. Error when the data was prepared with another tokenizer.
 double text_bytes_per_prediction(const data::IndexedDataset& dataset, data::DocumentRange documents,
+                                 const std::optional<data::Tokenizer>& tokenizer);
+// Of all parts together; 0 where it is unknown of one.
+double text_bytes_per_prediction(const std::vector<data::BlendPart>& parts,
                                  const std::optional<data::Tokenizer>& tokenizer);
 
 }  // namespace ridgeline::train

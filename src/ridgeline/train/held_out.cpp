@@ -17,15 +17,25 @@ constexpr const char* kAsk = "Say which documents: --split A,B,C, or --whole for
 
 // The documents of `dataset` that the run trained on; empty when it was other data.
 data::DocumentRange trained_on(const data::IndexedDataset& dataset, const RunState& state, const Config& config) {
-  if (state.order && state.order->dataset)
-    return *state.order->dataset == data::fingerprint(dataset) ? state.order->documents : data::DocumentRange{};
+  if (state.order && state.order->train.front().dataset) {
+    const data::DatasetFingerprint own = data::fingerprint(dataset);
+    for (const SampleOrder::Part& part : state.order->train) {
+      if (part.dataset == own) return part.documents;
+    }
+    return {};
+  }
   // A checkpoint that does not say: by the name.
-  std::error_code ignored;
-  fs::path index = dataset.prefix(), theirs = config.data.train;
-  if (theirs.extension() == ".bin" || theirs.extension() == ".idx") theirs.replace_extension();
-  if (!fs::equivalent(index += ".idx", theirs += ".idx", ignored)) return {};
-  if (!config.data.valid.empty()) return {0, dataset.documents()};
-  return data::split_documents(config.data.split, config.data.split_rule, dataset.documents())[0];
+  fs::path index = dataset.prefix();
+  index += ".idx";
+  for (const DatasetList::Entry& entry : config.data.train.entries) {
+    std::error_code ignored;
+    fs::path theirs = entry.prefix;
+    if (theirs.extension() == ".bin" || theirs.extension() == ".idx") theirs.replace_extension();
+    if (!fs::equivalent(index, theirs += ".idx", ignored)) continue;
+    if (!config.data.valid.empty()) return {0, dataset.documents()};
+    return data::split_documents(config.data.split, config.data.split_rule, dataset.documents())[0];
+  }
+  return {};
 }
 
 std::string range_text(const data::DocumentRange& range, int64_t all) {
@@ -45,10 +55,10 @@ DocumentsChosen choose_documents(const data::IndexedDataset& dataset, const std:
     chosen.text = range_text(chosen.documents, all);
   } else if (asked.split.empty() && !config.data.valid.empty()) {
     if (!trained.empty()) {
-      throw Error(
-          fmt::format("'{}': the run trained on all {} documents; it was validated on data.valid = '{}'",
-                      dataset.prefix().string(), all, config.data.valid),
-          fmt::format("--data {}; or --split A,B,C or --whole for documents that it trained on.", config.data.valid));
+      const std::string& valid = config.data.valid.entries.front().prefix;
+      throw Error(fmt::format("'{}': the run trained on all {} documents; it was validated on data.valid = '{}'",
+                              dataset.prefix().string(), all, valid),
+                  fmt::format("--data {}; or --split A,B,C or --whole for documents that it trained on.", valid));
     }
     chosen.text = range_text(chosen.documents, all) + ": the run held out none of this data, and trained on none";
   } else {

@@ -34,12 +34,11 @@ void check_output(const JobOptions& options) {
 void open_data(Job& job, const RunDocuments& documents) {
   const Config& config = job.config;
   const int64_t vocabulary = config.model.transformer.vocab;
-  const auto& [train, valid, train_documents, valid_documents] = documents;
-  job.tokenizer = open_tokenizer(config, *train, *valid);
-  if (!valid_documents.empty()) {
-    job.valid = std::make_shared<data::EvaluationWindows>(valid, valid_documents, config.train.sequence, vocabulary);
+  job.tokenizer = open_tokenizer(config, documents);
+  if (documents.validates()) {
+    job.valid = std::make_shared<data::EvaluationWindows>(documents.valid, config.train.sequence, vocabulary);
     require_predictions(*job.valid);
-    job.bytes_per_token = text_bytes_per_prediction(*valid, valid_documents, job.tokenizer.tokenizer);
+    job.bytes_per_token = text_bytes_per_prediction(documents.valid, job.tokenizer.tokenizer);
   }
   if (config.train.eval_every > 0 && !job.valid) {
     throw Error(fmt::format("train.eval_every = {}, but there is no validation data", config.train.eval_every),
@@ -59,10 +58,12 @@ void order_samples(Job& job, const RunDocuments& documents, const std::optional<
   } else {
     job.order = new_order(job.config, documents);
     wanted = job.order.samples;
-    if (std::optional<std::string> message = split_rule_message(job.config, documents))
-      job.data_messages.push_back(std::move(*message));
+    for (std::optional<std::string> message :
+         {split_rule_message(job.config, documents), blend_message(job.config, documents, wanted)}) {
+      if (message) job.data_messages.push_back(std::move(*message));
+    }
   }
-  const int64_t bytes = index_size(documents, job.order, wanted).bytes;
+  const int64_t bytes = order_size(documents, job.order, wanted).bytes;
   if (job.options.admit_order) {
     job.options.admit_order(bytes);
   } else {

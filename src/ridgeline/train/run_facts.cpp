@@ -38,14 +38,20 @@ std::string checksums_text(const std::optional<data::DatasetNote>& note) {
                      crc32c(bytes_of(std::span<const uint32_t>(note->checksums))));
 }
 
-void add_dataset(std::vector<Fact>& facts, std::string_view key, const std::string& prefix, bool verify) {
-  if (prefix.empty()) {
-    facts.push_back({fmt::format("{} (content)", key), "not given"});
-    return;
+void add_datasets(std::vector<Fact>& facts, std::string_view key, const DatasetList& list, bool verify) {
+  if (list.empty()) facts.push_back({fmt::format("{} (content)", key), "not given"});
+  if (list.is_blend()) {
+    std::vector<double> weights;
+    for (const DatasetList::Entry& entry : list.entries) weights.push_back(entry.weight);
+    facts.push_back({fmt::format("{} (weights)", key), fmt::format("{}", fmt::join(weights, ", "))});
   }
-  const auto dataset = data::IndexedDataset::open(prefix);
-  facts.push_back({fmt::format("{} (content)", key), to_text(data::fingerprint(*dataset))});
-  if (verify) facts.push_back({fmt::format("{} (checksums in its note)", key), checksums_text(dataset->note())});
+  for (size_t i = 0; i < list.entries.size(); ++i) {
+    const std::string name = entry_name(key, list, i);
+    const auto dataset = data::IndexedDataset::open(list.entries[i].prefix);
+    const std::string blocks = dataset->block() > 0 ? fmt::format(", blocks of {}", dataset->block()) : "";
+    facts.push_back({fmt::format("{} (content)", name), to_text(data::fingerprint(*dataset)) + blocks});
+    if (verify) facts.push_back({fmt::format("{} (checksums in its note)", name), checksums_text(dataset->note())});
+  }
 }
 
 // Names, sizes and samples of a model's files: at most as much as of a dataset, however many there are.
@@ -103,8 +109,8 @@ std::vector<Fact> facts_of(const Config& config, const JobOptions& options) {
     if (std::find(kOwn.begin(), kOwn.end(), key.name) == kOwn.end())
       facts.push_back({std::string(key.name), value_text(slot_of(key, config))});
   }
-  add_dataset(facts, "data.train", config.data.train, options.verify_data);
-  add_dataset(facts, "data.valid", config.data.valid, options.verify_data);
+  add_datasets(facts, "data.train", config.data.train, options.verify_data);
+  add_datasets(facts, "data.valid", config.data.valid, options.verify_data);
   const std::string& tokenizer = config.data.tokenizer;
   facts.push_back({"data.tokenizer (content)",
                    tokenizer.empty() ? "not given" : fmt::format("hash {}", data::Tokenizer::load(tokenizer).hash())});

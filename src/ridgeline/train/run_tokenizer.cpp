@@ -34,21 +34,51 @@ std::vector<int32_t> ids_of(const nlohmann::json& settings, const char* key) {
   return ids;
 }
 
-// Training and validation data must agree with each other where no tokenizer is there to compare them with.
-void require_one_end(const data::IndexedDataset& train, const data::IndexedDataset& valid) {
-  if (!train.note() || !valid.note() || train.note()->end_of_document == valid.note()->end_of_document) return;
-  throw Error(fmt::format("data.train ends its documents with id {}, data.valid with id {} (-1: with none)",
-                          train.note()->end_of_document, valid.note()->end_of_document),
-              "Prepare both with the same tokenizer and the same --no-eod.");
+struct NamedDataset {
+  std::string name;  // "data.train", "data.train[2]"
+  const data::IndexedDataset* dataset;
+};
+
+std::vector<NamedDataset> datasets_of(const Config& config, const RunDocuments& documents) {
+  std::vector<NamedDataset> all;
+  for (size_t i = 0; i < documents.train.size(); ++i)
+    all.push_back({entry_name("data.train", config.data.train, i), documents.train[i].dataset.get()});
+  for (size_t i = 0; i < config.data.valid.entries.size(); ++i)
+    all.push_back({entry_name("data.valid", config.data.valid, i), documents.valid[i].dataset.get()});
+  return all;
+}
+
+// Datasets must agree with each other also where no tokenizer is there to compare them with.
+void require_alike(const std::vector<NamedDataset>& all) {
+  const auto noted =
+      std::find_if(all.begin(), all.end(), [](const NamedDataset& each) { return each.dataset->note().has_value(); });
+  for (const NamedDataset& each : all) {
+    if (!each.dataset->note()) continue;
+    const data::DatasetNote &first = *noted->dataset->note(), &note = *each.dataset->note();
+    if (first.tokenizer_hash != note.tokenizer_hash || first.vocabulary != note.vocabulary) {
+      throw Error(fmt::format("{} was prepared with tokenizer '{}' ({} ids, hash {}), {} with '{}' ({} ids, hash {})",
+                              noted->name, first.tokenizer, first.vocabulary, first.tokenizer_hash, each.name,
+                              note.tokenizer, note.vocabulary, note.tokenizer_hash),
+                  "An id must mean the same in all of them: prepare them with the same tokenizer.");
+    }
+    if (first.end_of_document != note.end_of_document) {
+      throw Error(fmt::format("{} ends its documents with id {}, {} with id {} (-1: with none)", noted->name,
+                              first.end_of_document, each.name, note.end_of_document),
+                  "Prepare them with the same tokenizer and the same --no-eod (--blocks appends no end either).");
+    }
+  }
 }
 
 }  // namespace
 
-RunTokenizer open_tokenizer(const Config& config, const data::IndexedDataset& train,
-                            const data::IndexedDataset& valid) {
+RunTokenizer open_tokenizer(const Config& config, const RunDocuments& documents) {
   RunTokenizer run;
-  require_one_end(train, valid);
-  if (train.note() && train.note()->end_of_document >= 0) run.end_of_document = train.note()->end_of_document;
+  const std::vector<NamedDataset> all = datasets_of(config, documents);
+  require_alike(all);
+  for (const data::BlendPart& part : documents.train) {
+    const std::optional<data::DatasetNote>& note = part.dataset->note();
+    if (note && note->end_of_document >= 0) run.end_of_document = note->end_of_document;
+  }
   const bool named = !config.data.tokenizer.empty();
   const std::string& where = named ? config.data.tokenizer : config.train.init_from;
   if (named || !where.empty()) run.files = data::TokenizerFiles::read(where);
@@ -70,9 +100,8 @@ RunTokenizer open_tokenizer(const Config& config, const data::IndexedDataset& tr
                             where, key),
                 fmt::format("Set model.vocab to at least {}.", ids));
   }
-  for (const data::IndexedDataset* dataset : {&train, &valid}) {
-    dataset->require_tokenizer(run.tokenizer->hash(), ids, run.tokenizer->end_of_document());
-  }
+  for (const NamedDataset& each : all)
+    each.dataset->require_tokenizer(run.tokenizer->hash(), ids, run.tokenizer->end_of_document());
   return run;
 }
 

@@ -8,6 +8,7 @@
 #include "ridgeline/data/indexed_dataset.h"
 #include "ridgeline/data/tokenizer.h"
 #include "ridgeline/train/config.h"
+#include "ridgeline/train/sample_order.h"
 
 namespace ridgeline::train {
 
@@ -18,9 +19,9 @@ struct RunTokenizer {
 };
 
 // data.tokenizer, else what lies in train.init_from's folder (whose generation_config.json comes along either way).
-// Error: the data was prepared with another tokenizer, or with another end of document; the vocabulary does not hold
-// the tokenizer's ids; nothing in data.tokenizer.
-RunTokenizer open_tokenizer(const Config& config, const data::IndexedDataset& train, const data::IndexedDataset& valid);
+// Error: the data was prepared with another tokenizer, or with another end of document, or its datasets with different
+// ones; the vocabulary does not hold the tokenizer's ids; nothing in data.tokenizer.
+RunTokenizer open_tokenizer(const Config& config, const RunDocuments& documents);
 
 // Error when a model that learned to end documents with `trained` (nullopt: not known) meets a tokenizer that ends them
 // otherwise.

@@ -85,7 +85,8 @@ void list_samples(const ListingOptions& options, const std::function<void(const 
                             order.first > 0 ? " of its present data" : ""),
                 "Samples are counted from 0 over the whole run.");
   }
-  const std::shared_ptr<const data::GptDataset> samples = make_samples(config, documents, order, end - order.first);
+  const std::shared_ptr<const data::TrainingSamples> samples =
+      make_samples(config, documents, order, end - order.first);
   for (int64_t i = options.first; i < end && i - options.first < options.count; ++i) {
     nlohmann::ordered_json json = {{"sample", i}};
     const SamplePlace place =
@@ -96,6 +97,7 @@ void list_samples(const ListingOptions& options, const std::function<void(const 
                                       {"row", place.row}}) {
       json[name] = i < consumed ? nlohmann::ordered_json() : nlohmann::ordered_json(value);
     }
+    if (samples->datasets() > 1) json["dataset"] = samples->dataset_of(i);
     json["place"] = samples->place(i);
     json["parts"] = nlohmann::ordered_json::array();
     for (const data::GptDataset::Part& part : samples->parts(i))

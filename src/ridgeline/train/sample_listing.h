@@ -34,9 +34,10 @@ struct ListingOptions {
 // Calls `line` for each sample, by number, with
 //   {"sample": 3, "step": 1, "micro_batch": 0, "rank": 1, "row": 1, "place": 7, "parts": [[document, offset, tokens],
 //   …]}
-// `place` is the sample's number before samples were shuffled; the parts, of the documents of data.train, hold T+1
-// tokens together. Step and what belongs to it are null for samples that the run took with another batch than now.
-// Error: the data is not the checkpoint's, samples of before --other-data, or no such sample.
+// and, of a blend, "dataset": which of data.train, counted from 0. `place` is the sample's number before samples were
+// shuffled; the parts, of the documents of data.train, hold T+1 tokens together (the T of a block). Step and what
+// belongs to it are null for samples that the run took with another batch than now. Error: the data is not the
+// checkpoint's, samples of before --other-data, or no such sample.
 void list_samples(const ListingOptions& options, const std::function<void(const std::string&)>& line);
 
 }  // namespace ridgeline::train

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 #include <new>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
@@ -37,12 +38,32 @@ void compare(std::vector<std::string>& list, std::string_view what, const T& bef
   if (before != now) list.push_back(fmt::format("{}: {} -> {}", what, before, now));
 }
 
-// Why samples of the two orders are not the same ones. A checkpoint that did not record its data is believed.
+std::string cut_text(int64_t block) {
+  return block == 0 ? "whole documents" : fmt::format("blocks of {}", block);
+}
+
+// How two lists of datasets differ; `which` is what they are for, "train" or "validate". One that a checkpoint did not
+// record is believed.
+void compare_parts(std::vector<std::string>& list, std::string_view key, std::string_view which,
+                   const std::vector<SampleOrder::Part>& before, const std::vector<SampleOrder::Part>& now) {
+  compare(list, fmt::format("datasets in {}", key), before.size(), now.size());
+  if (before.size() != now.size()) return;
+  for (size_t i = 0; i < now.size(); ++i) {
+    const SampleOrder::Part &then = before[i], &part = now[i];
+    const std::string number = now.size() == 1 ? "" : fmt::format("[{}]", i + 1);
+    if (then.dataset && part.dataset && then.dataset != part.dataset)
+      compare(list, fmt::format("{}{}", key, number), data::to_text(*then.dataset), data::to_text(*part.dataset));
+    compare(list, fmt::format("documents that {} (data.split){}", which, number), range_text(then.documents),
+            range_text(part.documents));
+    compare(list, fmt::format("{}{}", key, number), cut_text(then.block), cut_text(part.block));
+    compare(list, fmt::format("weight of {}{}", key, number), then.weight, part.weight);
+  }
+}
+
+// Why samples of the two orders are not the same ones.
 std::vector<std::string> data_differences(const SampleOrder& before, const SampleOrder& now) {
   std::vector<std::string> list;
-  if (before.dataset && before.dataset != now.dataset)
-    compare(list, "data.train", data::to_text(*before.dataset), data::to_text(*now.dataset));
-  compare(list, "documents that train (data.split)", range_text(before.documents), range_text(now.documents));
+  compare_parts(list, "data.train", "train", before.train, now.train);
   compare(list, "train.sequence", before.sequence, now.sequence);
   compare(list, "train.seed", before.seed, now.seed);
   return list;
@@ -51,30 +72,39 @@ std::vector<std::string> data_differences(const SampleOrder& before, const Sampl
 // A run may get validation data or lose it; other data under the same name is what nobody must overlook.
 std::vector<std::string> validation_differences(const SampleOrder& before, const SampleOrder& now) {
   std::vector<std::string> list;
-  if (!before.valid || !now.valid) return list;
-  if (before.valid != now.valid)
-    compare(list, "validation data", data::to_text(*before.valid), data::to_text(*now.valid));
-  compare(list, "documents that validate (data.split)", range_text(before.valid_documents),
-          range_text(now.valid_documents));
+  if (!before.valid.empty() && !now.valid.empty())
+    compare_parts(list, "validation data", "validate", before.valid, now.valid);
   return list;
 }
 
 // Of a checkpoint that did not record its order: what its configuration meant, on the documents that are there now.
 SampleOrder order_before_records(const RunState& state, const RunDocuments& documents) {
   const Config then = config_of(state);
-  SampleOrder order{.documents = {0, documents.train->documents()},
+  SampleOrder order{.train = {{.documents = {0, documents.train.front().dataset->documents()}}},
                     .sequence = then.train.sequence,
                     .seed = then.train.seed,
                     .samples = samples_of_run(then)};
-  if (then.data.valid.empty())
-    order.documents = data::split_documents(then.data.split, then.data.split_rule, documents.train->documents())[0];
+  data::DocumentRange& range = order.train.front().documents;
+  if (then.data.valid.empty()) range = data::split_documents(then.data.split, then.data.split_rule, range.last)[0];
   return order;
 }
 
 // Says what becomes of an order in a run that takes another number of samples than when it began.
-std::string length_message(const SampleOrder& order, const data::SampleIndexSize& size, int64_t wanted) {
+std::string length_message(const SampleOrder& order, const OrderSize& all, int64_t wanted) {
   const auto number = [](int64_t n) { return observe::format_integer(n); };
   const std::string kept = fmt::format("the order of samples was begun for {} and is kept", number(order.samples));
+  if (all.datasets.size() > 1) {
+    std::string appended;
+    for (size_t i = 0; i < all.datasets.size(); ++i) {
+      const data::SampleIndexSize& size = all.datasets[i];
+      if (size.appended_epochs == 0) continue;
+      appended +=
+          fmt::format("{}data.train[{}] from epoch {} on", appended.empty() ? "" : ", ", i + 1, size.epochs + 1);
+    }
+    return fmt::format("{}: the run takes {} now{}", kept, number(wanted),
+                       appended.empty() ? "" : "; epochs follow in orders of their own: " + appended);
+  }
+  const data::SampleIndexSize size = all.datasets.empty() ? data::SampleIndexSize{} : all.datasets.front();
   if (wanted <= size.first_samples)
     return fmt::format("{}: the run takes {} now, and it holds {}", kept, number(wanted), number(size.first_samples));
   return fmt::format("{}: after sample {} (end of epoch {}) follow epochs {} to {}, each in an order of its own", kept,
@@ -82,50 +112,122 @@ std::string length_message(const SampleOrder& order, const data::SampleIndexSize
                      size.epochs + size.appended_epochs);
 }
 
+nlohmann::json part_json(const SampleOrder::Part& part) {
+  nlohmann::json json = {{"documents", range_json(part.documents)}};
+  if (part.dataset) json["dataset"] = data::to_json(*part.dataset);
+  if (part.block != 0) json["block"] = part.block;
+  return json;
+}
+
+nlohmann::json parts_json(const std::vector<SampleOrder::Part>& parts) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const SampleOrder::Part& part : parts) {
+    list.push_back(part_json(part));
+    list.back()["weight"] = part.weight;
+  }
+  return list;
+}
+
+SampleOrder::Part part_of(const nlohmann::json& json, std::string_view where) {
+  const nlohmann::json& range = json.at("documents");
+  SampleOrder::Part part{.weight = json.value("weight", 1.0),
+                         .documents = {range.at(0).get<int64_t>(), range.at(1).get<int64_t>()},
+                         .block = json.value("block", int64_t{0})};
+  if (json.contains("dataset")) part.dataset = data::fingerprint_from_json(json.at("dataset"), where);
+  return part;
+}
+
+// A list, or one alone.
+std::vector<SampleOrder::Part> parts_of(const nlohmann::json& json, std::string_view where) {
+  if (!json.is_array()) return {part_of(json, where)};
+  std::vector<SampleOrder::Part> parts;
+  for (const nlohmann::json& each : json) parts.push_back(part_of(each, where));
+  return parts;
+}
+
+std::vector<SampleOrder::Part> recorded(const std::vector<data::BlendPart>& parts) {
+  std::vector<SampleOrder::Part> result;
+  for (const data::BlendPart& part : parts)
+    result.push_back({part.weight, data::fingerprint(*part.dataset), part.documents, part.dataset->block()});
+  return result;
+}
+
+std::vector<data::BlendPart> open_list(std::string_view key, const DatasetList& list, int64_t sequence) {
+  const std::vector<double> weights = list.weights();
+  std::vector<data::BlendPart> parts;
+  for (size_t i = 0; i < list.entries.size(); ++i) {
+    const auto dataset = data::IndexedDataset::open(list.entries[i].prefix);
+    const int64_t block = dataset->block();
+    if (block > 0 && sequence > 0 && block != sequence) {
+      throw Error(fmt::format("{} = '{}': its samples are blocks of {} tokens, but train.sequence = {}",
+                              entry_name(key, list, i), dataset->prefix().string(), block, sequence),
+                  fmt::format("Set train.sequence={}, or prepare the data again: ridgeline prepare --blocks {}, or "
+                              "without --blocks.",
+                              block, sequence));
+    }
+    for (size_t other = 0; other < i; ++other) {
+      std::error_code ignored;
+      if (!fs::equivalent(fs::path(parts[other].dataset->prefix()) += ".idx", fs::path(dataset->prefix()) += ".idx",
+                          ignored))
+        continue;
+      throw Error(fmt::format("{} and {} are the same dataset, '{}'", entry_name(key, list, other),
+                              entry_name(key, list, i), dataset->prefix().string()),
+                  "Its samples would come twice: give it once, with the sum of the weights.");
+    }
+    parts.push_back({dataset, {0, dataset->documents()}, weights[i]});
+  }
+  return parts;
+}
+
+int64_t tokens_of(const data::IndexedDataset& dataset, data::DocumentRange range) {
+  return range.empty() ? 0 : dataset.begin(range.last) - dataset.begin(range.first);
+}
+
 }  // namespace
+
+bool RunDocuments::validates() const {
+  return std::any_of(valid.begin(), valid.end(), [](const data::BlendPart& part) { return !part.documents.empty(); });
+}
 
 RunDocuments open_documents(const Config& config) {
   RunDocuments documents;
-  documents.train = documents.valid = data::IndexedDataset::open(config.data.train);
-  documents.train_documents = {0, documents.train->documents()};
+  documents.train = open_list("data.train", config.data.train, config.train.sequence);
   if (!config.data.valid.empty()) {
-    documents.valid = data::IndexedDataset::open(config.data.valid);
-    documents.valid_documents = {0, documents.valid->documents()};
-  } else {
-    const auto parts = data::split_documents(config.data.split, config.data.split_rule, documents.train->documents());
-    documents.train_documents = parts[0];
-    documents.valid_documents = parts[1];
+    documents.valid = open_list("data.valid", config.data.valid, config.train.sequence);
+    return documents;
+  }
+  documents.valid = documents.train;
+  for (size_t i = 0; i < documents.train.size(); ++i) {
+    const auto parts =
+        data::split_documents(config.data.split, config.data.split_rule, documents.train[i].dataset->documents());
+    documents.train[i].documents = parts[0];
+    documents.valid[i].documents = parts[1];
   }
   return documents;
 }
 
 nlohmann::json to_json(const SampleOrder& order) {
-  nlohmann::json json = {{"documents", range_json(order.documents)},
-                         {"sequence", order.sequence},
-                         {"seed", order.seed},
-                         {"samples", order.samples},
-                         {"first", order.first}};
-  if (order.dataset) json["dataset"] = data::to_json(*order.dataset);
-  if (order.valid)
-    json["validation"] = {{"dataset", data::to_json(*order.valid)}, {"documents", range_json(order.valid_documents)}};
+  // One dataset stands as before there were blends.
+  nlohmann::json json = order.train.size() == 1 ? part_json(order.train.front()) : nlohmann::json::object();
+  if (order.train.size() != 1) json["blend"] = parts_json(order.train);
+  json["sequence"] = order.sequence;
+  json["seed"] = order.seed;
+  json["samples"] = order.samples;
+  json["first"] = order.first;
+  if (order.valid.size() == 1) json["validation"] = part_json(order.valid.front());
+  if (order.valid.size() > 1) json["validation"] = parts_json(order.valid);
   return json;
 }
 
 SampleOrder sample_order_from_json(const nlohmann::json& json, std::string_view where) {
-  const auto range = [](const nlohmann::json& pair) {
-    return data::DocumentRange{pair.at(0).get<int64_t>(), pair.at(1).get<int64_t>()};
-  };
   try {
-    SampleOrder order{.documents = range(json.at("documents")),
+    SampleOrder order{.train = parts_of(json.contains("blend") ? json.at("blend") : json, where),
                       .sequence = json.at("sequence").get<int64_t>(),
                       .seed = json.at("seed").get<int64_t>(),
                       .samples = json.at("samples").get<int64_t>(),
                       .first = json.at("first").get<int64_t>()};
-    if (json.contains("dataset")) order.dataset = data::fingerprint_from_json(json.at("dataset"), where);
-    if (json.contains("validation")) {
-      order.valid = data::fingerprint_from_json(json.at("validation").at("dataset"), where);
-      order.valid_documents = range(json.at("validation").at("documents"));
-    }
+    if (order.train.empty()) throw Error(fmt::format("'{}' holds an order of samples of no dataset", where));
+    if (json.contains("validation")) order.valid = parts_of(json.at("validation"), where);
     return order;
   } catch (const nlohmann::json::exception& error) {
     throw Error(fmt::format("'{}' holds no order of samples: {}", where, error.what()));
@@ -142,28 +244,47 @@ int64_t samples_to_go(const Config& config, const RunState& state) {
 }
 
 SampleOrder new_order(const Config& config, const RunDocuments& documents) {
-  SampleOrder order{.dataset = data::fingerprint(*documents.train),
-                    .documents = documents.train_documents,
+  SampleOrder order{.train = recorded(documents.train),
                     .sequence = config.train.sequence,
                     .seed = config.train.seed,
                     .samples = samples_of_run(config)};
-  if (!documents.valid_documents.empty()) {
-    order.valid = documents.valid == documents.train ? order.dataset : data::fingerprint(*documents.valid);
-    order.valid_documents = documents.valid_documents;
+  if (!documents.validates()) return order;
+  if (!config.data.valid.empty()) {
+    order.valid = recorded(documents.valid);
+  } else {
+    order.valid = order.train;
+    for (size_t i = 0; i < order.valid.size(); ++i) order.valid[i].documents = documents.valid[i].documents;
   }
   return order;
 }
 
 std::optional<std::string> split_rule_message(const Config& config, const RunDocuments& documents) {
   if (!config.data.valid.empty() || config.origins.contains("data.split_rule")) return std::nullopt;
-  const int64_t all = documents.train->documents();
-  const auto parts = data::split_documents(config.data.split, data::SplitRule::cumulative, all);
-  const auto before = data::split_documents(config.data.split, data::SplitRule::per_share, all);
-  if (parts == before) return std::nullopt;
-  return fmt::format(
-      "data.split = {}: {} documents train, validate and test; by data.split_rule = per_share, the rule "
-      "of Megatron-LM before November 2023, it would be {}",
-      config.data.split, data::counts_text(parts), data::counts_text(before));
+  for (size_t i = 0; i < documents.train.size(); ++i) {
+    const int64_t all = documents.train[i].dataset->documents();
+    const auto parts = data::split_documents(config.data.split, data::SplitRule::cumulative, all);
+    const auto before = data::split_documents(config.data.split, data::SplitRule::per_share, all);
+    if (parts == before) continue;
+    const std::string of = config.data.train.is_blend() ? " of " + entry_name("data.train", config.data.train, i) : "";
+    return fmt::format(
+        "data.split = {}: {} documents{} train, validate and test; by data.split_rule = per_share, the rule "
+        "of Megatron-LM before November 2023, it would be {}",
+        config.data.split, data::counts_text(parts), of, data::counts_text(before));
+  }
+  return std::nullopt;
+}
+
+std::optional<std::string> blend_message(const Config& config, const RunDocuments& documents, int64_t samples) {
+  if (documents.train.size() == 1) return std::nullopt;
+  std::string list;
+  for (size_t i = 0; i < documents.train.size(); ++i) {
+    const data::BlendPart& part = documents.train[i];
+    const double taken = part.weight * static_cast<double>(samples) * static_cast<double>(config.train.sequence);
+    const auto tokens = static_cast<double>(std::max<int64_t>(1, tokens_of(*part.dataset, part.documents)));
+    list += fmt::format("{}{:.1f} % '{}' ({:.2f} epochs)", i == 0 ? "" : ", ", 100 * part.weight,
+                        config.data.train.entries[i].prefix, taken / tokens);
+  }
+  return "data.train is a blend: " + list;
 }
 
 Config config_of(const RunState& state) {
@@ -195,9 +316,10 @@ ContinuedOrder continued_order(const Config& config, const RunDocuments& documen
   }
   ContinuedOrder result{.order = before, .validation_differs = !validation.empty()};
   // Also what the checkpoint did not record, or no longer has.
-  result.order.dataset = now.dataset;
+  if (!begins_anew) {
+    for (size_t i = 0; i < now.train.size(); ++i) result.order.train[i].dataset = now.train[i].dataset;
+  }
   result.order.valid = now.valid;
-  result.order.valid_documents = now.valid_documents;
   for (const std::string& difference : differences) result.messages.push_back("other data: " + difference);
   if (begins_anew) {
     result.order = now;
@@ -212,36 +334,52 @@ ContinuedOrder continued_order(const Config& config, const RunDocuments& documen
   result.wanted = state.consumed_samples + to_go - result.order.first;
   if (!state.order) result.messages.emplace_back("the checkpoint does not record which data it is of: not compared");
   if (result.wanted != result.order.samples) {
-    const data::SampleIndexSize size = index_size(documents, result.order, result.wanted);
+    const OrderSize size = order_size(documents, result.order, result.wanted);
     result.messages.push_back(length_message(result.order, size, result.wanted));
   }
   return result;
 }
 
-data::SampleIndexSize index_size(const RunDocuments& documents, const SampleOrder& order, int64_t wanted) {
-  const data::IndexedDataset& dataset = *documents.train;
-  const data::DocumentRange range = order.documents;
-  const int64_t tokens = range.empty() ? 0 : dataset.begin(range.last) - dataset.begin(range.first);
-  // Building it says what is wrong with a part that holds nothing.
-  if (tokens == 0) return {};
-  return data::sample_index_size(tokens, range.last - range.first, order.sequence, order.samples, wanted);
+OrderSize order_size(const RunDocuments& documents, const SampleOrder& order, int64_t wanted) {
+  const std::vector<data::BlendPart>& parts = documents.train;
+  RL_CHECK(parts.size(), ==, order.train.size());
+  OrderSize all;
+  constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
+  const auto add = [&](int64_t bytes) { all.bytes = bytes < kMost - all.bytes ? all.bytes + bytes : kMost; };
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const data::DocumentRange range = order.train[i].documents;
+    // Making the samples says what is wrong with a part that holds nothing.
+    if (tokens_of(*parts[i].dataset, range) == 0) {
+      all.datasets.emplace_back();
+      continue;
+    }
+    all.datasets.push_back(data::sample_index_size(*parts[i].dataset, range, order.sequence,
+                                                   data::samples_of_part(parts, i, order.samples),
+                                                   data::samples_of_part(parts, i, wanted)));
+    add(all.datasets.back().bytes);
+  }
+  all.samples = parts.size() == 1 ? all.datasets.front().samples : std::max(order.samples, wanted);
+  if (parts.size() > 1) add(all.samples < kMost / 8 ? all.samples * static_cast<int64_t>(sizeof(data::Draw)) : kMost);
+  return all;
 }
 
-data::SampleIndexSize planned_index(const Config& config) {
-  fs::path index = config.data.train;
-  if (index.extension() == ".bin" || index.extension() == ".idx") index.replace_extension();
-  index += ".idx";
+OrderSize planned_order(const Config& config) {
+  const auto is_there = [](const DatasetList::Entry& entry) {
+    fs::path index = entry.prefix;
+    if (index.extension() == ".bin" || index.extension() == ".idx") index.replace_extension();
+    return fs::exists(index += ".idx");
+  };
+  const std::vector<DatasetList::Entry>& entries = config.data.train.entries;
   SampleOrder order{.sequence = config.train.sequence, .samples = samples_of_run(config)};
-  if (config.data.train.empty() || !fs::exists(index)) {
+  if (entries.empty() || !std::all_of(entries.begin(), entries.end(), is_there)) {
     // One document of as many tokens as the run takes.
-    data::SampleIndexSize least =
+    const data::SampleIndexSize least =
         data::sample_index_size(order.samples * order.sequence + 1, 1, order.sequence, order.samples);
-    least.epochs = 0;
-    return least;
+    return {.datasets = {}, .samples = least.samples, .bytes = least.bytes};
   }
   const RunDocuments documents = open_documents(config);
-  order.documents = documents.train_documents;
-  return index_size(documents, order, order.samples);
+  for (const data::BlendPart& part : documents.train) order.train.push_back({.documents = part.documents});
+  return order_size(documents, order, order.samples);
 }
 
 void require_index_fits(const Config& config, int64_t bytes, int64_t available, std::string_view of) {
@@ -255,23 +393,32 @@ void require_index_fits(const Config& config, int64_t bytes, int64_t available, 
                static_cast<int64_t>(share * static_cast<double>(config.train.steps)));
 }
 
-std::shared_ptr<const data::GptDataset> make_samples(const Config& config, const RunDocuments& documents,
-                                                     const SampleOrder& order, int64_t wanted) {
-  const data::GptDataset::Settings settings{.documents = order.documents,
-                                            .sequence = order.sequence,
-                                            .samples = order.samples,
-                                            .seed = static_cast<uint32_t>(order.seed),
-                                            .vocabulary = config.model.transformer.vocab,
-                                            .wanted = wanted,
-                                            .first = order.first};
+std::shared_ptr<const data::TrainingSamples> make_samples(const Config& config, const RunDocuments& documents,
+                                                          const SampleOrder& order, int64_t wanted) {
+  std::vector<data::BlendPart> parts = documents.train;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    parts[i].documents = order.train[i].documents;
+    parts[i].weight = order.train[i].weight;
+    if (tokens_of(*parts[i].dataset, parts[i].documents) > 0) continue;
+    throw Error(fmt::format("{} = '{}': its documents for training ({}) hold no tokens",
+                            entry_name("data.train", config.data.train, i), config.data.train.entries[i].prefix,
+                            range_text(parts[i].documents)),
+                "Give training a larger share (data.split), or prepare more text.");
+  }
+  const data::TrainingSamples::Settings settings{.sequence = order.sequence,
+                                                 .samples = order.samples,
+                                                 .seed = static_cast<uint32_t>(order.seed),
+                                                 .vocabulary = config.model.transformer.vocab,
+                                                 .wanted = wanted,
+                                                 .first = order.first};
   const auto too_much = [&] {
     refuse_index(config,
                  fmt::format("there is not enough memory for the order of its samples, {}",
-                             observe::format_bytes(static_cast<double>(index_size(documents, order, wanted).bytes))),
+                             observe::format_bytes(static_cast<double>(order_size(documents, order, wanted).bytes))),
                  0);
   };
   try {
-    return std::make_shared<data::GptDataset>(documents.train, settings);
+    return std::make_shared<data::TrainingSamples>(parts, settings);
   } catch (const std::bad_alloc&) {
     too_much();
   } catch (const std::length_error&) {

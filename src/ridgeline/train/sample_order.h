@@ -18,24 +18,33 @@ namespace ridgeline::train {
 
 struct RunState;
 
-// The datasets of a configuration, open, and their documents for training and validation.
+// The datasets of a configuration, open, with their documents for training and validation.
 struct RunDocuments {
-  std::shared_ptr<const data::IndexedDataset> train, valid;  // the same one where data.split cuts it
-  data::DocumentRange train_documents, valid_documents;
+  std::vector<data::BlendPart> train;
+  // The same datasets where data.split cuts them. Documents may be none.
+  std::vector<data::BlendPart> valid;
+
+  bool validates() const;
 };
+// Error: a dataset of blocks and another train.sequence; the same dataset twice.
 RunDocuments open_documents(const Config& config);
 
 // What decides which tokens are sample i of a run.
 struct SampleOrder {
-  std::optional<data::DatasetFingerprint> dataset;  // of data.train; none in checkpoints that did not record it
-  data::DocumentRange documents;                    // of it
+  struct Part {
+    double weight = 1;                                // of a sum of 1
+    std::optional<data::DatasetFingerprint> dataset;  // none in checkpoints that did not record it
+    data::DocumentRange documents;                    // of it
+    int64_t block = 0;                                // IndexedDataset::block()
+
+    bool operator==(const Part&) const = default;
+  };
+  std::vector<Part> train;
   int64_t sequence = 0;
   int64_t seed = 0;
   int64_t samples = 0;  // that the run was to take, beginning with `first`, when the order began
   int64_t first = 0;    // sample of the run with which it begins: later ones follow, earlier ones were of other data
-  // Held out; none: no validation data, or not recorded.
-  std::optional<data::DatasetFingerprint> valid;
-  data::DocumentRange valid_documents;
+  std::vector<Part> valid;  // held out; none: no validation data, or not recorded
 
   bool operator==(const SampleOrder&) const = default;
 };
@@ -52,6 +61,8 @@ SampleOrder new_order(const Config& config, const RunDocuments& documents);
 // What a new run should know that does not say by which rule data.split cuts: where the rule of before gives other
 // documents.
 std::optional<std::string> split_rule_message(const Config& config, const RunDocuments& documents);
+// What becomes of the datasets of a blend in an order: "'data/web' 70 % (0.4 epochs), …"; none for one dataset.
+std::optional<std::string> blend_message(const Config& config, const RunDocuments& documents, int64_t samples);
 
 // The order of a run that goes on from a checkpoint.
 struct ContinuedOrder {
@@ -71,15 +82,20 @@ Config config_of(const RunState& state);
 // `config` with the checkpoint's split rule, unless it gives one.
 Config with_split_rule(Config config, const RunState& state);
 
-// Memory of the index in every process.
-data::SampleIndexSize index_size(const RunDocuments& documents, const SampleOrder& order, int64_t wanted);
-// What a new run of this configuration takes. Without data.train (not given, or not there) the length of its list of
-// documents is unknown: epochs is 0, and bytes the least.
-data::SampleIndexSize planned_index(const Config& config);
+// How large an order is, in every process.
+struct OrderSize {
+  std::vector<data::SampleIndexSize> datasets;  // of each
+  int64_t samples = 0;                          // that the run can take from it
+  int64_t bytes = 0;                            // of memory, all together
+};
+OrderSize order_size(const RunDocuments& documents, const SampleOrder& order, int64_t wanted);
+// Of a new run of this configuration. Without data.train (not given, or one of several is not there) the length of its
+// list of documents is unknown: `datasets` is empty, and bytes the least.
+OrderSize planned_order(const Config& config);
 // Error naming train.steps when an index of `bytes` does not fit into `available` bytes of the `of`.
 void require_index_fits(const Config& config, int64_t bytes, int64_t available, std::string_view of);
-// The samples themselves. Error naming train.steps when memory does not suffice.
-std::shared_ptr<const data::GptDataset> make_samples(const Config& config, const RunDocuments& documents,
-                                                     const SampleOrder& order, int64_t wanted);
+// The samples themselves. Error naming train.steps when memory does not suffice, and a dataset without tokens for it.
+std::shared_ptr<const data::TrainingSamples> make_samples(const Config& config, const RunDocuments& documents,
+                                                          const SampleOrder& order, int64_t wanted);
 
 }  // namespace ridgeline::train

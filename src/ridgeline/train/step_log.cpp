@@ -72,6 +72,8 @@ StepLog::StepLog(const Job& job, const parallel::RunShape& shape, int64_t first_
       peak_flops_(job.peak_flops),
       metrics_(open_metrics(job, first_step, resumed)),
       events_(job.options.out / "tensorboard", begins_at(job.options.out / "tensorboard", first_step, resumed)) {
+  for (size_t i = 0; i < job.train->datasets(); ++i)
+    dataset_keys_.push_back(fmt::format("tokens_of_dataset_{}", i + 1));
   if (job.options.console != nullptr) {
     progress_ = std::make_unique<observe::Progress>(observe::ProgressOptions{.label = "train",
                                                                              .total = job.config.train.steps,
@@ -119,6 +121,7 @@ void StepLog::record(const StepRecord& record) {
                   {"reduce_seconds", phase(Phase::reduce)},
                   {"update_seconds", phase(Phase::update)}});
   const auto add = [&](std::string_view key, auto value) { fields_.emplace_back(key, value); };
+  for (size_t i = 0; i < record.dataset_tokens.size(); ++i) add(dataset_keys_[i], record.dataset_tokens[i]);
   if (record.loss_scale) {
     add("loss_scale", *record.loss_scale);
     add("overflow", record.result.overflow ? 1 : 0);

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -42,7 +43,8 @@ struct StepRecord {
   parallel::StepResult result;
   double learning_rate = 0;
   int64_t consumed_tokens = 0;
-  double step_seconds = 0;  // from the first token written to the last weight updated
+  std::span<const int64_t> dataset_tokens;  // of a blend: predicted of each dataset since its order began
+  double step_seconds = 0;                  // from the first token written to the last weight updated
   double data_seconds = 0;
   PhaseTimes phases{};               // of the step alone, without evaluation
   std::optional<double> loss_scale;  // fp16: of this step
@@ -75,6 +77,7 @@ class StepLog {
   int measured_again_ = 0;
   observe::MetricsLog metrics_;
   std::vector<observe::Field> fields_;  // of the record being written; grows once
+  std::vector<std::string> dataset_keys_;
   observe::TensorBoardLog events_;
   std::unique_ptr<observe::Progress> progress_;
 };

@@ -163,6 +163,10 @@ class Trainer {
     find_best(notes);
     if (job_.options.logs) rank_log_.emplace(job_.options.out, world_);
     if (world_.rank() != 0) return;
+    if (job_.train->datasets() > 1) {
+      dataset_tokens_.resize(job_.train->datasets());
+      count_datasets(job_.train->begin(), state_.consumed_samples);
+    }
     log_.emplace(job_, executor_.run_shape(), state_.step, resume);
     if (const device::FileStream* const stream = executor_.offload_file()) {
       log_->message(fmt::format(
@@ -260,6 +264,15 @@ class Trainer {
     }
   }
 
+  // Of a blend, on rank 0: which datasets samples [first, last) were of.
+  void count_datasets(int64_t first, int64_t last) {
+    if (dataset_tokens_.empty()) return;
+    for (int64_t i = first; i < last; ++i) {
+      const size_t dataset = job_.train->dataset_of(i);
+      dataset_tokens_[dataset] += job_.train->dataset(dataset).predictions();
+    }
+  }
+
   // The forward pass of the batch of the step that begins now; past the end of the data, of the one before.
   void require_finite_forward() {
     const int program = step_program();
@@ -345,6 +358,7 @@ class Trainer {
     }
     ++state_.step;
     const int64_t samples = samples_of(program);
+    count_datasets(state_.consumed_samples, state_.consumed_samples + samples);
     state_.consumed_samples += samples;
     if (!record.result.overflow) {
       ++state_.successful_steps;
@@ -354,6 +368,7 @@ class Trainer {
     record.step = state_.step;
     record.learning_rate = static_cast<double>(input.learning_rate);
     record.consumed_tokens = state_.consumed_tokens;
+    record.dataset_tokens = dataset_tokens_;
     return record;
   }
 
@@ -459,6 +474,7 @@ class Trainer {
   parallel::Executor executor_;
   OpTimer timer_;
   std::vector<int32_t> tokens_;
+  std::vector<int64_t> dataset_tokens_;
   RunState state_;
   std::optional<optim::LossScaler> scaler_;  // fp16
   std::vector<std::string> differences_;

@@ -67,7 +67,7 @@ struct Job {
   device::Machine machine;
   comm::Mesh mesh;
   SampleOrder order;  // recorded in checkpoints
-  std::shared_ptr<const data::GptDataset> train;
+  std::shared_ptr<const data::TrainingSamples> train;
   std::shared_ptr<const data::EvaluationWindows> valid;  // null: no validation data
   double bytes_per_token = 0;       // UTF-8 bytes of text per predicted token of the validation data; 0 when unknown
   bool validation_differs = false;  // from the checkpoint's: the best loss so far does not count

@@ -130,8 +130,10 @@ class Verification {
 
 void verify_data(comm::World& world, const Config& config, std::FILE* console) {
   Verification verification(world, console);
-  verification.verify("data.train", config.data.train);
-  if (!config.data.valid.empty()) verification.verify("data.valid", config.data.valid);
+  for (const auto& [key, list] : {std::pair{"data.train", &config.data.train}, {"data.valid", &config.data.valid}}) {
+    for (size_t i = 0; i < list->entries.size(); ++i)
+      verification.verify(entry_name(key, *list, i), list->entries[i].prefix);
+  }
 }
 
 }  // namespace ridgeline::train

@@ -50,6 +50,25 @@ TEST(DataCommands, FromTextToDatasetAndBack) {
   EXPECT_EQ(run(decode), "the cat\n");
 }
 
+TEST(DataCommands, BlocksAreReportedWithWhatTheyDrop) {
+  const TemporaryFolder folder;
+  const std::string tokenizer = data::test::fixture("gpt2_tokenizer"), json = folder / "report.json";
+  // Six tokens, three, and one.
+  const std::string text = folder.write("a.txt", "one two three four five six\n\none two three\n\none\n");
+  const std::string said =
+      run({"prepare", "--tokenizer", tokenizer, "--out", folder / "d", "--blocks", "2", "--json", json, text});
+  EXPECT_THAT(said, HasSubstr("4 blocks of 2 tokens out of 3 documents; dropped: 2 tokens (20.0 %)"));
+  EXPECT_THAT(said, HasSubstr("the 1 documents shorter than one"));
+  const auto report = nlohmann::json::parse(read_text(json));
+  EXPECT_EQ(report.at("blocks"),
+            (nlohmann::json{{"tokens", 2}, {"corpus_documents", 3}, {"short_documents", 1}, {"dropped_tokens", 2}}));
+  EXPECT_EQ(data::IndexedDataset::open(folder / "d")->block(), 2);
+  EXPECT_ERROR("--blocks", run({"prepare", "--tokenizer", tokenizer, "--out", folder / "e", "--blocks", "1", text}));
+  EXPECT_ERROR("--blocks 7 keeps" + std::string(),
+               run({"prepare", "--tokenizer", tokenizer, "--out", folder / "e", "--blocks", "99",
+                    folder.write("b.txt", "one two three four five six seven\n")}));
+}
+
 TEST(DataCommands, SayWhatWasSkippedAndWhatIsSmaller) {
   const TemporaryFolder folder;
   const std::string tokenizer = folder / "tok";

@@ -213,6 +213,10 @@ TEST(IndexedDataset, TheNoteIsKeptAndChecked) {
   EXPECT_ERROR("not the note of the dataset", IndexedDataset::open(folder / "d"));
   write_small(folder / "d", 100, DatasetNote{.tokens = 6, .documents = 2});
   EXPECT_ERROR("do not belong together", IndexedDataset::open(folder / "d"));
+  DatasetNote of_blocks = note;
+  of_blocks.blocks = {.tokens = 3, .corpus_documents = 1, .short_documents = 0, .dropped_tokens = 2};
+  write_small(folder / "d", 100, of_blocks);  // its documents have 3 and 2 tokens
+  EXPECT_ERROR("blocks of 3 tokens", IndexedDataset::open(folder / "d"));
   write_small(folder / "d");
   EXPECT_FALSE(IndexedDataset::open(folder / "d")->note()) << "an old note must not outlive its dataset";
 }

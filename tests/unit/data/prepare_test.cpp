@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <numeric>
 
 #include "ridgeline/data/ordered_pipeline.h"
 #include "support.h"
@@ -166,6 +167,53 @@ TEST(Prepare, LengthsAndReasonsAreCounted) {
   settings.inputs = {folder.write("e.jsonl", "{\"text\": \"\"}\n{\"text\": \"a\"}\n")};
   settings.end_of_document = false;
   EXPECT_EQ(prepare_dataset(gpt2(), settings).lengths, (std::vector<int64_t>{1}));
+}
+
+// The tutorial's script: tokenizer(text, truncation=True, max_length=N, return_overflowing_tokens=True), of which it
+// keeps what is exactly N tokens long.
+TEST(Prepare, BlocksAreOfOneDocumentAndTheRestIsCounted) {
+  const TemporaryFolder folder;
+  std::string corpus;
+  std::vector<std::vector<int32_t>> documents;
+  for (int i = 0; i < 60; ++i) {
+    std::string text = "Document " + std::to_string(i) + ":";
+    for (int word = 0; word < i * i % 97; ++word) text += " wörd " + std::to_string(word * 31);
+    documents.emplace_back();
+    Encoder(gpt2()).encode(text, documents.back(), Specials::as_text);
+    corpus += nlohmann::json{{"text", text}}.dump() + "\n";
+  }
+  PrepareSettings settings;
+  settings.inputs = {folder.write("a.jsonl", corpus)};
+  settings.prefix = folder / "d";
+  settings.block = 32;
+  settings.threads = 3;
+  const PrepareResult result = prepare_dataset(gpt2(), settings);
+
+  std::vector<int32_t> expected;
+  BlocksNote counts{.tokens = 32, .corpus_documents = 60};
+  for (const std::vector<int32_t>& ids : documents) {
+    const size_t kept = ids.size() / 32 * 32;
+    expected.insert(expected.end(), ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(kept));
+    counts.dropped_tokens += static_cast<int64_t>(ids.size() - kept);
+    counts.short_documents += kept == 0 ? 1 : 0;
+  }
+  ASSERT_GT(counts.short_documents, 0);
+  const auto dataset = IndexedDataset::open(folder / "d");
+  EXPECT_EQ(dataset->block(), 32);
+  EXPECT_EQ(dataset->note()->blocks, counts);
+  EXPECT_EQ(result.note.blocks, counts);
+  EXPECT_EQ(dataset->note()->end_of_document, -1) << "none is appended";
+  EXPECT_EQ(dataset->documents(), std::ssize(expected) / 32);
+  std::vector<int32_t> ids(expected.size());
+  dataset->read(0, ids, gpt2().vocab_size());
+  EXPECT_EQ(ids, expected);
+  EXPECT_EQ(dataset->note()->text_bytes, text_bytes(*dataset, 0, dataset->documents(), gpt2())) << "of what is kept";
+  EXPECT_EQ(std::accumulate(result.lengths.begin(), result.lengths.end(), int64_t{0}), 60);
+
+  settings.block = 1 << 20;
+  settings.prefix = folder / "none";
+  EXPECT_ERROR("none of the 60 documents has so many tokens", prepare_dataset(gpt2(), settings));
+  EXPECT_FALSE(std::filesystem::exists(folder / "none.bin"));
 }
 
 TEST(OrderedPipeline, HoldsNoMoreThanItsWeight) {

@@ -72,17 +72,24 @@ TEST(SampleIndex, RefusesAnEmptySplit) {
 
 class Samples : public testing::Test {
  protected:
-  // Token = its place in the dataset, so that every sample shows where it came from.
-  std::shared_ptr<const IndexedDataset> dataset(const std::vector<int32_t>& lengths) {
+  // Token = its place in the dataset, from `token` on, so that every sample shows where it came from.
+  std::shared_ptr<const IndexedDataset> dataset(const std::vector<int32_t>& lengths, int32_t token = 0,
+                                                int64_t block = 0) {
     IndexedDatasetWriter writer(folder_ / "d", 1000);
-    int32_t token = 0;
+    const int32_t first = token;
     for (const int32_t length : lengths) {
       std::vector<int32_t> document(static_cast<size_t>(length));
       for (int32_t& t : document) t = token++;
       writer.add_document(document);
     }
-    writer.finish(std::nullopt);
+    DatasetNote note{.tokens = token - first, .documents = std::ssize(lengths)};
+    note.blocks.tokens = block;
+    writer.finish(block > 0 ? std::optional(note) : std::nullopt);
     return IndexedDataset::open(folder_ / "d");
+  }
+  // `count` blocks of four tokens each.
+  std::shared_ptr<const IndexedDataset> blocks(int count, int32_t token = 0) {
+    return dataset(std::vector<int32_t>(static_cast<size_t>(count), 4), token, 4);
   }
   TemporaryFolder folder_;
 };
@@ -118,8 +125,8 @@ TEST_F(Samples, SayWhereTheirTokensLie) {
 }
 
 TEST_F(Samples, MayBeginLaterInTheRun) {
-  const auto data = dataset({5, 3, 7, 2, 9});
-  const GptDataset from_zero(data, {{0, 5}, 4, 14, 1234, 1000}), later(data, {{0, 5}, 4, 14, 1234, 1000, 0, 100});
+  const std::vector<BlendPart> data = {{dataset({5, 3, 7, 2, 9}), {0, 5}}};
+  const TrainingSamples from_zero(data, {4, 14, 1234, 1000}), later(data, {4, 14, 1234, 1000, 0, 100});
   EXPECT_EQ(later.begin(), 100);
   EXPECT_EQ(later.end(), 100 + from_zero.end());
   std::vector<int32_t> tokens(5), same(5);
@@ -143,6 +150,82 @@ TEST_F(Samples, OneEpochPredictsEveryTokenOnce) {
   }
   EXPECT_EQ(std::count(predicted.begin(), predicted.end(), 1), 25);
   EXPECT_EQ(std::count(predicted.begin(), predicted.end(), 0), 1);
+}
+
+TEST_F(Samples, EachBlockIsOneOnceAnEpoch) {
+  const auto data = blocks(7);
+  ASSERT_EQ(data->block(), 4);
+  // Blocks 2 … 6; 12 samples are three epochs of them.
+  const GptDataset samples(data, {{2, 7}, 4, 12, 1234, 1000});
+  ASSERT_EQ(samples.end(), 15);
+  EXPECT_EQ(samples.epochs(), 3);
+  EXPECT_EQ(samples.predictions(), 3);
+  std::vector<int32_t> tokens(5);
+  std::vector<std::vector<int64_t>> epochs(3);
+  for (int64_t i = 0; i < samples.end(); ++i) {
+    samples.sample(i, tokens);
+    const int32_t block = tokens[0] / 4;
+    EXPECT_THAT(tokens, ElementsAre(4 * block, 4 * block + 1, 4 * block + 2, 4 * block + 3, kIgnoredLabel));
+    EXPECT_EQ(samples.place(i), block - 2);
+    ASSERT_EQ(samples.parts(i).size(), 1U);
+    EXPECT_EQ(samples.parts(i)[0].document, block);
+    EXPECT_EQ(samples.parts(i)[0].tokens, 4);
+    epochs[static_cast<size_t>(i / 5)].push_back(block);
+  }
+  EXPECT_NE(epochs[0], epochs[1]) << "each in an order of its own";
+  for (const std::vector<int64_t>& epoch : epochs) EXPECT_THAT(epoch, testing::UnorderedElementsAre(2, 3, 4, 5, 6));
+  // The first epoch is NumPy's shuffle of them.
+  std::vector<int64_t> expected = shuffled(1234, 5, 5);
+  for (int64_t& block : expected) block += 2;
+  EXPECT_EQ(epochs[0], expected);
+}
+
+TEST_F(Samples, BlocksOfALongerRunBeginWithThoseOfTheShorterOne) {
+  const auto data = blocks(7);
+  const GptDataset shorter(data, {{0, 7}, 4, 5, 1, 1000}), longer(data, {{0, 7}, 4, 5, 1, 1000, 50});
+  ASSERT_EQ(shorter.end(), 7);
+  ASSERT_EQ(longer.end(), 56);
+  for (int64_t i = 0; i < shorter.end(); ++i) EXPECT_EQ(shorter.place(i), longer.place(i));
+  const SampleIndexSize size = sample_index_size(*data, {0, 7}, 4, 5, 50);
+  EXPECT_EQ(size.epochs, 1);
+  EXPECT_EQ(size.appended_epochs, 7);
+  EXPECT_EQ(size.first_samples, 7);
+  EXPECT_EQ(size.samples, 56);
+  EXPECT_EQ(size.bytes, 56 * 4);
+  EXPECT_ERROR("train.steps", block_index_size(7, int64_t{1} << 60));
+  EXPECT_ERROR("hold no tokens", build_block_index({3, 3}, 1, 1));
+}
+
+TEST_F(Samples, OfABlendAreThoseOfItsDatasets) {
+  const auto first = dataset({5, 3, 7, 2, 9}), second = dataset({20, 11, 4}, 500), third = blocks(5, 800);
+  const std::vector<BlendPart> parts = {{first, {0, 5}, 0.5}, {second, {0, 2}, 0.2}, {third, {1, 5}, 0.3}};
+  constexpr int64_t kSamples = 40;
+  const TrainingSamples blend(parts, {4, kSamples, 1234, 1000, 0, 7});
+  ASSERT_EQ(blend.begin(), 7);
+  ASSERT_EQ(blend.end(), 7 + kSamples);
+  // Alone, each begun for Megatron's 0.5 % more than its share.
+  const std::vector<GptDataset> alone = {
+      {first, {{0, 5}, 4, 21, 1234, 1000}}, {second, {{0, 2}, 4, 9, 1234, 1000}}, {third, {{1, 5}, 4, 13, 1234, 1000}}};
+  const std::vector<Draw> draws = blend_order(std::vector{0.5, 0.2, 0.3}, kSamples);
+  std::vector<int32_t> tokens(5), same(5);
+  for (int64_t i = 0; i < kSamples; ++i) {
+    const Draw draw = draws[static_cast<size_t>(i)];
+    const auto sample = static_cast<int64_t>(draw.sample);
+    blend.sample(7 + i, tokens);
+    alone[draw.dataset].sample(sample, same);
+    EXPECT_EQ(tokens, same) << i;
+    EXPECT_EQ(blend.dataset_of(7 + i), draw.dataset);
+    EXPECT_EQ(blend.place(7 + i), alone[draw.dataset].place(sample));
+  }
+  // A longer run: datasets that are too small for it repeat, and nothing changes before.
+  const TrainingSamples longer(parts, {4, kSamples, 1234, 1000, 500, 7});
+  ASSERT_EQ(longer.end(), 507);
+  for (int64_t i = 7; i < blend.end(); ++i) {
+    blend.sample(i, tokens);
+    longer.sample(i, same);
+    EXPECT_EQ(tokens, same) << i;
+  }
+  for (int64_t i = blend.end(); i < longer.end(); ++i) longer.sample(i, same);
 }
 
 TEST_F(Samples, IdsBeyondTheModelAreRefused) {
@@ -170,6 +253,45 @@ TEST_F(Samples, EvaluationPredictsEveryTokenOnceInOrder) {
     }
     EXPECT_THAT(predicted, ElementsAre(4, 5, 6, 7, 8, 9, 10, 11, 12)) << sequence;
   }
+}
+
+TEST_F(Samples, EvaluationOfBlocksPredictsAllButTheirFirstTokens) {
+  const EvaluationWindows windows(blocks(6), {2, 4}, 4, 1000);
+  ASSERT_EQ(windows.size(), 2);
+  EXPECT_EQ(windows.predictions(), 6);
+  std::vector<int32_t> tokens(4), labels(4);
+  windows.window(1, tokens, labels);
+  EXPECT_THAT(tokens, ElementsAre(12, 13, 14, 15));
+  EXPECT_THAT(labels, ElementsAre(13, 14, 15, kIgnoredLabel));
+  windows.window(2, tokens, labels);
+  EXPECT_THAT(labels, ElementsAre(-100, -100, -100, -100));
+}
+
+TEST_F(Samples, EvaluationOfABlendTakesTurnsAndLeavesNothingOut) {
+  const auto first = dataset({5, 3, 7, 2, 9}), second = dataset({200}, 500), third = blocks(5, 800);
+  const std::vector<BlendPart> parts = {
+      {first, {1, 5}, 0.25}, {first, {3, 3}, 0.25}, {second, {0, 1}, 0.25}, {third, {0, 3}, 0.25}};
+  const EvaluationWindows windows(parts, 4, 1000);
+  EXPECT_EQ(windows.size(), 5 + 50 + 3);
+  EXPECT_EQ(windows.predictions(), 20 + 199 + 9);
+  std::vector<int32_t> tokens(4), labels(4), predicted, beginnings;
+  for (int64_t i = 0; i < windows.size(); ++i) {
+    windows.window(i, tokens, labels);
+    beginnings.push_back(tokens[0]);
+    for (const int32_t label : labels) {
+      if (label != kIgnoredLabel) predicted.push_back(label);
+    }
+  }
+  beginnings.resize(6);
+  EXPECT_THAT(beginnings, ElementsAre(5, 500, 800, 9, 504, 804));
+  std::vector<int32_t> expected;
+  for (int32_t token = 6; token < 26; ++token) expected.push_back(token);
+  for (int32_t token = 501; token < 700; ++token) expected.push_back(token);
+  for (int32_t token = 800; token < 812; ++token) {
+    if (token % 4 != 0) expected.push_back(token);
+  }
+  std::sort(predicted.begin(), predicted.end());
+  EXPECT_EQ(predicted, expected);
 }
 
 TEST_F(Samples, EmptySplitsHaveNoWindows) {

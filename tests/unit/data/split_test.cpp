@@ -46,11 +46,14 @@ TEST(Split, ReadsBothSeparatorsAndMissingShares) {
     EXPECT_THAT(counts("1", rule, 50), ElementsAre(50, 0, 0));
     EXPECT_THAT(counts(" 1, 1 ,2", rule, 8), ElementsAre(2, 2, 4));
     EXPECT_THAT(counts("98,2,0", rule, 0), ElementsAre(0, 0, 0));
+    EXPECT_THAT(counts("0.5, .25, 25e-2", rule, 8), ElementsAre(4, 2, 2));
+    EXPECT_THAT(counts("98 2 0", rule, 50), ElementsAre(49, 1, 0));
+    EXPECT_THAT(counts(" 1  1 2 ", rule, 8), ElementsAre(2, 2, 4));
   }
 }
 
 TEST(Split, RefusesNonsense) {
-  for (const char* split : {"", ",", "a,b", "1,2,3,4", "-1,2", "0,0,0", "nan", "inf,1", "98;2"}) {
+  for (const char* split : {"", ",", "a,b", "1,2,3,4", "-1,2", "1 2 3 4", "1 2,3", "0,0,0", "nan", "inf,1", "98;2"}) {
     EXPECT_ERROR("data.split", split_documents(split, SplitRule::cumulative, 100));
   }
 }

@@ -44,6 +44,27 @@ TEST(Sources, ABareCommandLineIsEnough) {
   EXPECT_THAT(migration.toml, testing::Not(HasSubstr("seed")));  // nothing given, nothing written
 }
 
+TEST(Sources, ABlendOfDatasetsIsTranslated) {
+  const std::string small = std::string(kSmall).substr(0, std::string_view(kSmall).find("--data-path"));
+  const Migration blended = migrated(small + "--data-path 0.7 data/web 3e-1 data/books --split 98,2,0");
+  EXPECT_EQ(blended.incomplete, "");
+  EXPECT_THAT(blended.toml, HasSubstr("train = [[0.7, \"data/web\"], [0.3, \"data/books\"]]"));
+  const train::Config config = train::parse_config_text(blended.toml, "migrated");
+  ASSERT_EQ(config.data.train.entries.size(), 2U);
+  EXPECT_EQ(config.data.train.entries[1].weight, 0.3);
+  EXPECT_EQ(config.data.train.entries[1].prefix, "data/books");
+
+  const Migration apart = migrated(small + "--train-data-path 2 a 1 b --valid-data-path 1.0 c");
+  const train::Config of_each = train::parse_config_text(apart.toml, "migrated");
+  EXPECT_EQ(of_each.data.train.entries.front().weight, 2);
+  EXPECT_EQ(of_each.data.valid, "c");
+
+  for (const char* const unweighted : {"a b", "a b c"}) {
+    const Migration by_size = migrated(small + "--data-path " + unweighted);
+    EXPECT_THAT(item_with(by_size, Section::no_equivalent, "--data-path"), HasSubstr("without weights")) << unweighted;
+  }
+}
+
 TEST(Sources, UnknownFlagsAreListedWithTheNearestName) {
   const Migration migration = migrated(std::string(kSmall) + "--wieght-decay 0.1 --entirely-different 3");
   EXPECT_THAT(item_with(migration, Section::unknown, "--wieght-decay 0.1"),

@@ -88,7 +88,8 @@ TEST_F(OrderOfSamples, every_token_is_predicted_as_often_as_every_other_after_tw
   const Config begun = config({"train.steps=10"});
   const RunDocuments documents = open_documents(begun);
   RunState state = state_of(begun, 10);
-  const int64_t tokens = documents.train->begin(documents.train_documents.last);
+  const data::IndexedDataset& dataset = *documents.train.front().dataset;
+  const int64_t tokens = dataset.begin(documents.train.front().documents.last);
   for (const int64_t epochs : {2, 5}) {
     Config longer = begun;
     // Whole epochs, as nearly as steps of 8 samples can.
@@ -102,7 +103,7 @@ TEST_F(OrderOfSamples, every_token_is_predicted_as_often_as_every_other_after_tw
       bool first = true;  // is context only
       for (const data::GptDataset::Part& part : samples->parts(i)) {
         for (int64_t t = first ? 1 : 0; t < part.tokens; ++t)
-          ++seen[static_cast<size_t>(documents.train->begin(part.document) + part.offset + t)];
+          ++seen[static_cast<size_t>(dataset.begin(part.document) + part.offset + t)];
         first = false;
       }
     }
@@ -197,7 +198,7 @@ TEST_F(OrderOfSamples, checkpoints_of_before_keep_their_rule_and_their_order) {
   EXPECT_EQ(now.data.split_rule, data::SplitRule::per_share);
   const ContinuedOrder continued = continued_order(now, open_documents(now), state, false);
   EXPECT_EQ(continued.order, recorded);
-  EXPECT_EQ(continued.order.documents.last, 61);
+  EXPECT_EQ(continued.order.train.front().documents.last, 61);
   EXPECT_THAT(continued.messages, Contains(HasSubstr("does not record which data")));
 
   const Config other = with_split_rule(config({data, "data.split=90,8,2", "data.split_rule=cumulative"}), state);
@@ -205,18 +206,26 @@ TEST_F(OrderOfSamples, checkpoints_of_before_keep_their_rule_and_their_order) {
 }
 
 TEST_F(OrderOfSamples, goes_through_json) {
-  SampleOrder order{.dataset = data::DatasetFingerprint{1, 2, 3, 4},
-                    .documents = {5, 6},
+  SampleOrder order{.train = {{1, data::DatasetFingerprint{1, 2, 3, 4}, {5, 6}, 0}},
                     .sequence = 7,
                     .seed = 8,
                     .samples = 9,
                     .first = 10};
   EXPECT_EQ(sample_order_from_json(to_json(order), "x"), order);
-  order.valid = data::DatasetFingerprint{11, 12, 13, 14};
-  order.valid_documents = {15, 16};
+  order.valid = {{1, data::DatasetFingerprint{11, 12, 13, 14}, {15, 16}, 0}};
   EXPECT_EQ(sample_order_from_json(to_json(order), "x"), order);
-  order.dataset.reset();
+  // As checkpoints had it before there were blends.
+  const nlohmann::json one = to_json(order);
+  EXPECT_EQ(one.at("dataset"), data::to_json(*order.train.front().dataset));
+  EXPECT_EQ(one.at("documents"), nlohmann::json({5, 6}));
+  EXPECT_EQ(one.at("validation").at("documents"), nlohmann::json({15, 16}));
+  order.train.front().dataset.reset();
   EXPECT_EQ(sample_order_from_json(to_json(order), "x"), order);
+  order.train = {{0.1 + 0.2, data::DatasetFingerprint{1, 2, 3, 4}, {5, 6}, 0},
+                 {1 - (0.1 + 0.2), data::DatasetFingerprint{5, 6, 7, 8}, {0, 3}, 128}};
+  order.valid = order.train;
+  order.valid[1].documents = {3, 4};
+  EXPECT_EQ(sample_order_from_json(nlohmann::json::parse(to_json(order).dump()), "x"), order);
   expect_error([] { sample_order_from_json(nlohmann::json::parse(R"({"documents": [1]})"), "m.json"); }, {"m.json"});
 }
 
@@ -234,11 +243,12 @@ TEST_F(OrderOfSamples, a_new_run_says_when_the_rule_of_before_splits_otherwise) 
 
 TEST_F(OrderOfSamples, what_it_takes_is_known_before_it_is_built) {
   const Config small = config();
-  const data::SampleIndexSize planned = planned_index(small);
-  EXPECT_EQ(planned.epochs, 1);
+  const OrderSize planned = planned_order(small);
+  ASSERT_EQ(planned.datasets.size(), 1U);
+  EXPECT_EQ(planned.datasets.front().epochs, 1);
   EXPECT_EQ(planned.bytes, 36 * 4 + (planned.samples + 1) * 16);
-  const data::SampleIndexSize without_data = planned_index(config({"data.train=/nowhere/data"}));
-  EXPECT_EQ(without_data.epochs, 0);
+  const OrderSize without_data = planned_order(config({"data.train=/nowhere/data"}));
+  EXPECT_TRUE(without_data.datasets.empty());
   EXPECT_EQ(without_data.bytes, 4 + 65 * 16);
   expect_error(
       [&] {

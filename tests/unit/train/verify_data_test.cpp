@@ -72,8 +72,8 @@ TEST_F(VerifyData, ComparesWithWhatPrepareWrote) {
     EXPECT_THAT(said(ranks), HasSubstr("data.train: all 128 MiB are what prepare wrote\n")) << ranks;
   damage(data::kChecksumBlock + 5);
   for (const int ranks : {1, 2, 4}) {
-    EXPECT_THAT(said(ranks), AllOf(HasSubstr("data.train: bytes 67,108,864 to 134,217,727 of '" + config_.data.train +
-                                             ".bin' are not what prepare wrote"),
+    EXPECT_THAT(said(ranks), AllOf(HasSubstr("data.train: bytes 67,108,864 to 134,217,727 of '" +
+                                             (folder_ / "data.bin").string() + "' are not what prepare wrote"),
                                    HasSubstr("prepare it again")))
         << ranks;
   }
@@ -92,14 +92,18 @@ TEST_F(VerifyData, SaysThatThereIsNothingToCompareWith) {
 TEST_F(VerifyData, ReadsTheDataForValidationToo) {
   write(5000, true);
   config_.data.valid = (folder_ / "other").string();
-  for (const char* suffix : {".bin", ".idx", ".json"})
-    std::filesystem::copy(config_.data.train + suffix, config_.data.valid + suffix);
+  for (const std::string suffix : {".bin", ".idx", ".json"})
+    std::filesystem::copy(folder_ / ("data" + suffix), folder_ / ("other" + suffix));
   EXPECT_THAT(said(2),
               AllOf(HasSubstr("data.train: all"), HasSubstr("data.valid: all 9.77 KiB are what prepare wrote")));
   damage(0);
   EXPECT_THAT(said(2), HasSubstr("data.train: bytes 0 to 9,999 of"));
-  config_.data.train.swap(config_.data.valid);
+  std::swap(config_.data.train, config_.data.valid);
   EXPECT_THAT(said(2), HasSubstr("data.valid: bytes 0 to 9,999 of"));
+  // Of several each.
+  config_.data.train.entries = {{1, (folder_ / "other").string()}, {2, (folder_ / "data").string()}};
+  config_.data.valid = "";
+  EXPECT_THAT(said(2), HasSubstr("data.train[2]: bytes 0 to 9,999 of"));
 }
 
 }  // namespace

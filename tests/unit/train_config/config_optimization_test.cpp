@@ -54,6 +54,7 @@ struct Change {
   void operator()(float* v) const { *v = *v / 2 + 1e-5F; }
   void operator()(bool* v) const { *v = !*v; }
   void operator()(std::string* v) const { *v += "x"; }
+  void operator()(DatasetList* v) const { *v = "x"; }
   void operator()(const Choice<uint8_t>& v) const {
     *v.value = static_cast<uint8_t>((*v.value + size_t{1}) % v.words.size());
   }

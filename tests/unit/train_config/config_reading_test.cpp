@@ -143,6 +143,26 @@ TEST(ConfigReading, ReadsAFileAndTheDefaultsWithoutOne) {
   expect_error([&] { parse_config(file); }, {file.string(), "No such file"});
 }
 
+TEST(ConfigReading, DatasetsAreOneOrSeveralWithWeights) {
+  const DatasetList one("data/web");
+  EXPECT_EQ(parse("[data]\ntrain = \"data/web\"\n").data.train, one);
+  EXPECT_EQ(parse("[data]\ntrain = [[3, \"data/web\"]]\n").data.train, one) << "alone it has all the weight";
+  EXPECT_TRUE(parse("[data]\ntrain = \"\"\n").data.train.empty());
+  DatasetList two;
+  two.entries = {{0.7, "data/web"}, {2, "b [x]"}};
+  const std::string list = "[[0.7, \"data/web\"], [2, 'b [x]']]";
+  EXPECT_EQ(parse("[data]\ntrain = " + list + "\n").data.train, two);
+  EXPECT_EQ(parse(kSmall, {"data.train=" + list}).data.train, two);
+  EXPECT_EQ(parse(kSmall, {"data.train=[a"}).data.train, "[a") << "a prefix like any other";
+  EXPECT_THAT(two.weights(), ElementsAre(0.7 / 2.7, 2 / 2.7));
+  Config config = parse(kSmall);
+  config.data.train = two;
+  const Config back = parse_config_text(to_toml(config, Detail::documented), "back.toml");
+  EXPECT_EQ(back.data.train, two);
+  EXPECT_THAT(differences(parse(kSmall), config),
+              ElementsAre("data.train: \"\" -> [[0.7, \"data/web\"], [2.0, \"b [x]\"]]"));
+}
+
 TEST(ConfigWriting, ReadsBackExactly) {
   Config config = parse(kSmall);
   config.optimizer.schedule.learning_rate = 0.1 + 0.2;
