@@ -7,7 +7,7 @@ include(CMakePackageConfigHelpers)
 set(RIDGELINE_PACKAGE_OF
   "Threads::Threads=Threads" "fmt::fmt=fmt" "nlohmann_json::nlohmann_json=nlohmann_json"
   "tomlplusplus::tomlplusplus=tomlplusplus" "simdjson::simdjson=simdjson" "CLI11::CLI11=CLI11" "hwy::hwy=hwy" "ICU::uc=ICU"
-  "PkgConfig::compression=compression" "CURL::libcurl=CURL" "OpenSSL::Crypto=OpenSSL"
+  "PkgConfig::compression=compression" "PkgConfig::pcre2=pcre2" "CURL::libcurl=CURL" "OpenSSL::Crypto=OpenSSL"
   "MPI::MPI_CXX=MPI" "DNNL::dnnl=dnnl" "OpenBLAS::OpenBLAS=OpenBLAS" "BLAS::BLAS=BLAS")
 
 # ridgeline_packages(VARIABLE TARGET...): the packages behind everything that the targets link, private parts included
@@ -52,6 +52,9 @@ foreach(package ${packages})
   elseif(package STREQUAL compression)
     string(APPEND RIDGELINE_FIND_DEPENDENCIES "find_dependency(PkgConfig)\n"
            "pkg_check_modules(compression REQUIRED IMPORTED_TARGET libisal libzstd liblzma)\n")
+  elseif(package STREQUAL pcre2)
+    string(APPEND RIDGELINE_FIND_DEPENDENCIES "find_dependency(PkgConfig)\n"
+           "pkg_check_modules(pcre2 REQUIRED IMPORTED_TARGET libpcre2-8)\n")
   elseif(package STREQUAL OpenSSL)
     string(APPEND RIDGELINE_FIND_DEPENDENCIES "find_dependency(OpenSSL COMPONENTS Crypto)\n")
   else()

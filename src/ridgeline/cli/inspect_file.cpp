@@ -49,7 +49,7 @@ void print_weights(const fs::path& path) {
 
 void print_tokenizer(const fs::path& path) {
   const data::Tokenizer tokenizer = data::Tokenizer::load(path);
-  fmt::print("{}: a tokenizer (byte-level BPE)\n", path.string());
+  fmt::print("{}: a tokenizer (BPE)\n", path.string());
   fmt::print("  vocabulary  {} (model.vocab at least this)\n", tokenizer.vocab_size());
   if (const auto end = tokenizer.end_of_document())
     fmt::print("  end of document  '{}', id {}\n", tokenizer.token_bytes(*end), *end);
@@ -106,7 +106,8 @@ bool print_file(const fs::path& path) {
 }
 
 bool print_folder(const fs::path& folder) {
-  if (fs::exists(folder / "tokenizer.json") || fs::exists(folder / "vocab.json")) {
+  if (fs::exists(folder / "tokenizer.json") || fs::exists(folder / "vocab.json") ||
+      fs::exists(folder / "tokenizer.model")) {
     print_tokenizer(folder);
     return true;
   }

@@ -74,7 +74,9 @@ void add_prepare(const Command& program) {
       "  ridgeline prepare --tokenizer gpt2 --out data/web --key body part_1.jsonl part_2.jsonl.gz\n"
       "  ridgeline prepare --tokenizer gpt2 --out data/oscar --blocks 128 oscar.txt.gz\n"
       "  ridgeline prepare --tokenizer gpt2 --out data/br --drop-quality-warnings noisy,tiny OSCAR-2301/br_meta");
-  command.option("--tokenizer", options->tokenizer, "Folder with tokenizer.json, or vocab.json and merges.txt")
+  command
+      .option("--tokenizer", options->tokenizer,
+              "Folder with tokenizer.json, vocab.json and merges.txt, or tokenizer.model")
       .required()
       .placeholder("DIR");
   command.option("--out", options->settings.prefix, "Files to write, without .bin").required().placeholder("PREFIX");

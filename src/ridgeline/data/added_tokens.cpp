@@ -1,11 +1,24 @@
 #include "ridgeline/data/added_tokens.h"
 
+#include <unicode/uchar.h>
+
 #include <algorithm>
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/data/unicode.h"
 
 namespace ridgeline::data {
+namespace {
+
+bool belongs_to_words(const Utf8Char& character) {
+  if (character.status != Utf8Char::Status::valid) return false;
+  const auto code = static_cast<UChar32>(character.code);
+  constexpr uint32_t kCategories = U_GC_M_MASK | U_GC_ND_MASK | U_GC_PC_MASK;
+  return u_hasBinaryProperty(code, UCHAR_ALPHABETIC) != 0 || (U_GET_GC_MASK(code) & kCategories) != 0 ||
+         u_hasBinaryProperty(code, UCHAR_JOIN_CONTROL) != 0;
+}
+
+}  // namespace
 
 void AddedTokenMatcher::add(const AddedToken& token, std::string_view content, size_t index) {
   RL_REQUIRE(!content.empty(), "an added token without content");
@@ -29,22 +42,27 @@ void AddedTokenMatcher::add(const AddedToken& token, std::string_view content, s
   if (!token.special) ++ordinary_;
 }
 
+std::optional<AddedTokenMatcher::Match> AddedTokenMatcher::longest_at(std::string_view text, size_t begin) const {
+  std::optional<Match> longest;
+  uint32_t node = first_[static_cast<uint8_t>(text[begin])];
+  if (node == 0) return longest;
+  for (size_t end = begin + 1;; ++end) {
+    if (nodes_[node].token) longest = Match{*nodes_[node].token, begin, end};
+    if (end == text.size()) break;
+    const auto& next = nodes_[node].next;
+    const auto byte = static_cast<uint8_t>(text[end]);
+    const auto edge = std::find_if(next.begin(), next.end(), [&](const auto& e) { return e.first == byte; });
+    if (edge == next.end()) break;
+    node = edge->second;
+  }
+  return longest;
+}
+
 std::optional<AddedTokenMatcher::Match> AddedTokenMatcher::find(std::string_view text, size_t from) const {
   for (size_t begin = from; begin < text.size(); ++begin) {
-    uint32_t node = first_[static_cast<uint8_t>(text[begin])];
-    if (node == 0) [[likely]]
+    if (first_[static_cast<uint8_t>(text[begin])] == 0) [[likely]]
       continue;
-    std::optional<Match> longest;
-    for (size_t end = begin + 1;; ++end) {
-      if (nodes_[node].token) longest = Match{*nodes_[node].token, begin, end};
-      if (end == text.size()) break;
-      const auto& next = nodes_[node].next;
-      const auto byte = static_cast<uint8_t>(text[end]);
-      const auto edge = std::find_if(next.begin(), next.end(), [&](const auto& e) { return e.first == byte; });
-      if (edge == next.end()) break;
-      node = edge->second;
-    }
-    if (longest) return longest;
+    if (const std::optional<Match> longest = longest_at(text, begin)) return longest;
   }
   return std::nullopt;
 }
@@ -60,6 +78,14 @@ size_t trailing_space(std::string_view text) {
     size = begin;
   }
   return text.size() - size;
+}
+
+bool ends_in_word(std::string_view text) {
+  return !text.empty() && belongs_to_words(decode_last_utf8(text));
+}
+
+bool begins_in_word(std::string_view text) {
+  return !text.empty() && belongs_to_words(decode_utf8(text));
 }
 
 size_t leading_space(std::string_view text) {

@@ -17,11 +17,13 @@ namespace ridgeline::data {
 struct AddedToken {
   int32_t id = 0;
   std::string content;
-  bool special = true;        // text unless Specials::recognise; all others are always found
-  bool in_vocabulary = true;  // also an entry of vocab.json
-  bool lstrip = false;        // takes the white space before it, too
-  bool rstrip = false;        // and after it
-  bool normalized = false;    // looked for in the normalized text, after all those that are not
+  bool special = true;         // text unless Specials::recognise; all others are always found
+  bool in_vocabulary = true;   // also an entry of vocab.json
+  bool lstrip = false;         // takes the white space before it, too
+  bool rstrip = false;         // and after it
+  bool normalized = false;     // looked for in the normalized text, after all those that are not
+  bool single_word = false;    // not beside letters, digits and what else belongs to words
+  bool as_normalized = false;  // `content` is in normal form already
 };
 
 // Finds tokens in a text: at the leftmost place where any begins the longest that fits there; then goes on behind it.
@@ -38,6 +40,8 @@ class AddedTokenMatcher {
     size_t index;       // as given to add()
     size_t begin, end;  // in the text
   };
+  // The longest token that begins at `begin`.
+  std::optional<Match> longest_at(std::string_view text, size_t begin) const;
   // The first match that begins at `from` or later.
   std::optional<Match> find(std::string_view text, size_t from) const;
 
@@ -60,6 +64,10 @@ void split_at_added(const AddedTokenMatcher& matcher, const std::vector<AddedTok
 // The white space that ends `text`, or that begins it, in bytes.
 size_t trailing_space(std::string_view text);
 size_t leading_space(std::string_view text);
+// Whether a character that belongs to words ends `text`, or begins it: Alphabetic, marks, decimal digits, connector
+// punctuation, joiners (of ICU's Unicode version, 15 in Debian 12).
+bool ends_in_word(std::string_view text);
+bool begins_in_word(std::string_view text);
 
 template <typename Ordinary, typename Found>
 void split_at_added(const AddedTokenMatcher& matcher, const std::vector<AddedToken>& tokens, std::string_view text,
@@ -72,6 +80,7 @@ void split_at_added(const AddedTokenMatcher& matcher, const std::vector<AddedTok
     const AddedToken& token = tokens[match->index];
     if (token.special && specials == Specials::as_text) continue;
     size_t begin = match->begin, end = match->end;
+    if (token.single_word && (ends_in_word(text.substr(0, begin)) || begins_in_word(text.substr(end)))) continue;
     if (token.lstrip) begin = std::max(begin - trailing_space(text.substr(0, begin)), done);
     if (token.rstrip) end += leading_space(text.substr(end));
     if (done < begin) ordinary(text.substr(done, begin - done));

@@ -9,7 +9,6 @@
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/random.h"
-#include "ridgeline/data/normalize.h"
 #include "ridgeline/data/unicode.h"
 
 namespace ridgeline::data {
@@ -76,8 +75,23 @@ std::string hash_of(const BpeModel& model) {
   for (size_t id = 0; id < model.literal.size(); ++id) {
     if (model.is_literal(id)) text += fmt::format("literal {};", id);
   }
-  if (model.nfc) text += "nfc;";
-  if (model.prefix_space) text += "prefix_space;";
+  for (const AddedToken& token : model.added_tokens) {
+    if (token.single_word) text += fmt::format("single_word {};", token.id);
+    if (token.as_normalized) text += fmt::format("as_normalized {};", token.id);
+  }
+  text += model.normalizer.description();
+  for (const Cut& cut : model.cuts) {
+    text += fmt::format("cut {} {} {};", static_cast<int>(cut.behavior), cut.inverted, cut.pattern.name());
+  }
+  if (model.prefix_space == PrefixSpace::each) text += "prefix_space;";
+  if (model.prefix_space == PrefixSpace::first) text += "first prefix_space;";
+  if (model.of_characters()) {
+    text += fmt::format("characters {} {} {};", model.byte_ids[0], model.unknown, model.fuse_unknown);
+    text += fmt::format("start {} {};", model.decode_start.spaces, static_cast<int>(model.decode_start.of));
+    for (size_t i = 0; i < model.merges.size(); ++i) {
+      if (model.merges[i].rank != i) append_number(model.merges[i].rank, text);
+    }
+  }
   return fmt::format("{:016x}", hash_name(text));
 }
 
@@ -93,8 +107,7 @@ void merge_short(const BpeModel& model, std::string_view piece, std::vector<int3
   const auto close_gap = [](auto& values, size_t gap, size_t count) {
     std::copy(values.begin() + gap + 1, values.begin() + count, values.begin() + gap);
   };
-  size_t count = piece.size();
-  for (size_t i = 0; i < count; ++i) symbol[i] = model.byte_ids[static_cast<uint8_t>(piece[i])];
+  size_t count = model.first_ids(piece, symbol.data());
   for (size_t i = 0; i + 1 < count; ++i) look_up(i);
   while (count > 1) {
     size_t best = 0;
@@ -129,8 +142,9 @@ void merge_long(const BpeModel& model, std::string_view piece, std::vector<int32
       return rank != other.rank ? rank > other.rank : place > other.place;
     }
   };
-  const auto count = static_cast<int64_t>(piece.size());
-  std::vector<Symbol> symbols(piece.size());
+  std::vector<int32_t> start(piece.size());
+  const auto count = static_cast<int64_t>(model.first_ids(piece, start.data()));
+  std::vector<Symbol> symbols(static_cast<size_t>(count));
   std::vector<Candidate> first;
   const auto candidate = [&](int64_t i) -> std::optional<Candidate> {
     if (i < 0 || symbols[i].next < 0) return std::nullopt;
@@ -140,7 +154,7 @@ void merge_long(const BpeModel& model, std::string_view piece, std::vector<int32
     return Candidate{rank, i, left, right};
   };
   for (int64_t i = 0; i < count; ++i) {
-    symbols[i] = {model.byte_ids[static_cast<uint8_t>(piece[i])], i - 1, i + 1 < count ? i + 1 : -1};
+    symbols[i] = {start[i], i - 1, i + 1 < count ? i + 1 : -1};
   }
   for (int64_t i = 0; i < count; ++i) {
     if (const auto c = candidate(i)) first.push_back(*c);
@@ -201,10 +215,16 @@ void PairTable::build(const std::vector<MergeRule>& merges) {
   slots_.assign(size, kEmpty);
   mask_ = size - 1;
   shift_ = 64 - std::countr_zero(size);
-  for (size_t rank = 0; rank < merges.size(); ++rank) {
-    const auto [left, right, merged] = merges[rank];
-    slots_[slot_of(left, right)] = tag_of(hash_of(left, right)) << 32 | rank;
+  for (size_t rule = 0; rule < merges.size(); ++rule) {
+    const MergeRule& merge = merges[rule];
+    slots_[slot_of(merge.left, merge.right)] = tag_of(hash_of(merge.left, merge.right)) << 32 | rule;
   }
+}
+
+std::string BpeModel::name_of(int32_t id) const {
+  const auto place = static_cast<size_t>(id);
+  if (of_characters()) return place < names.size() ? names[place] : tokens[place];
+  return is_literal(place) ? tokens[place] : to_printable(tokens[place]);
 }
 
 void BpeModel::finish(std::string_view origin) {
@@ -217,7 +237,17 @@ void BpeModel::finish(std::string_view origin) {
     added[token.id] = 1;
     special_ids[token.id] = token.special ? 1 : 0;
     if (token.normalized) {
-      normalized_tokens.add(token, nfc ? to_nfc(token.content) : token.content, i);
+      std::string buffer;
+      const std::string_view content =
+          token.as_normalized ? std::string_view(token.content) : normalizer.apply(token.content, buffer);
+      if (content.empty()) {
+        throw Error(
+            fmt::format("{}: nothing is left of the added token '{}' in the normal form", origin, token.content),
+            "Give it \"normalized\": false.");
+      }
+      normalized_tokens.add(token, content, i);
+      // As Hugging Face tokenizers decode it: "[TAG]" with the space that the normalizer puts before it.
+      if (of_characters()) tokens[token.id] = content;
     } else {
       raw_tokens.add(token, token.content, i);
     }
@@ -225,6 +255,7 @@ void BpeModel::finish(std::string_view origin) {
   for (size_t byte = 0; byte < 256; ++byte) {
     if (byte_ids[byte] >= 0) continue;
     every_byte = false;
+    if (of_characters()) continue;
     if (never_in_utf8(static_cast<uint8_t>(byte))) continue;
     throw Error(fmt::format("{}: the vocabulary has no token for the single byte 0x{:02x}", origin, byte),
                 "Only byte-level BPE vocabularies, which can write any text, are supported.");
@@ -249,12 +280,18 @@ void BpeModel::find_joins() {
     int first = -1, last = -1;
     bool operator==(const Edges&) const = default;
   };
+  joins_.fill(0);
   std::vector<Edges> edges(tokens.size());
   const auto set = [&](int32_t id, Edges value) { return std::exchange(edges[id], value) != value; };
   for (int byte = 0; byte < 256; ++byte) {
     if (byte_ids[byte] >= 0) set(byte_ids[byte], {byte, byte});
   }
-  joins_.fill(0);
+  for (const auto& [code, id] : character_ids) {
+    std::string bytes;
+    append_utf8(code, bytes);
+    set(id, {static_cast<uint8_t>(bytes.front()), static_cast<uint8_t>(bytes.back())});
+  }
+  if (of_characters()) join_characters();
   // Files may give a merge before those that its sides come from.
   for (bool changed = true; changed;) {
     changed = false;
@@ -262,8 +299,24 @@ void BpeModel::find_joins() {
       const Edges left = edges[merge.left], right = edges[merge.right];
       if (left.first < 0 || right.first < 0) continue;
       changed |= set(merge.merged, {left.first, right.last});
-      const auto pair = static_cast<size_t>(left.last << 8 | right.first);
-      joins_[pair / 64] |= uint64_t{1} << (pair % 64);
+      join(static_cast<uint8_t>(left.last), static_cast<uint8_t>(right.first));
+    }
+  }
+}
+
+// What holds beside merges where pieces begin as characters: none is cut in two, nor are two unknown ones that become
+// one id.
+void BpeModel::join_characters() {
+  for (size_t last = 0; last < 256; ++last) {
+    for (size_t first = 0x80; first < 0xC0; ++first) join(static_cast<uint8_t>(last), static_cast<uint8_t>(first));
+  }
+  if (every_byte) return;
+  const auto may_be_unknown = [&](size_t byte) {
+    return byte >= 0x80 || !character_ids.contains(static_cast<uint32_t>(byte));
+  };
+  for (size_t last = 0; last < 256; ++last) {
+    for (size_t first = 0; first < 256; ++first) {
+      if (may_be_unknown(last) && may_be_unknown(first)) join(static_cast<uint8_t>(last), static_cast<uint8_t>(first));
     }
   }
 }
@@ -274,7 +327,8 @@ void BpeModel::remember_vocabulary(const std::vector<uint8_t>& added) {
   std::vector<int32_t> ids;
   for (size_t id = 0; id < tokens.size(); ++id) {
     const std::string& token = tokens[id];
-    if (token.empty() || token.size() > PieceCache::kLongestKey || added[id] != 0 || !has_ids_for(token)) continue;
+    if (token.empty() || token.size() > PieceCache::kLongestKey || added[id] != 0) continue;
+    if (!of_characters() && !has_ids_for(token)) continue;
     const PieceCache::Key key = PieceCache::key_of(token, token.data() + token.size());
     const uint64_t place = PieceCache::hash_of(key);
     std::array<int32_t, PieceCache::kRoom> known;
@@ -287,6 +341,31 @@ void BpeModel::remember_vocabulary(const std::vector<uint8_t>& added) {
 
 bool BpeModel::has_ids_for(std::string_view text) const {
   return std::all_of(text.begin(), text.end(), [&](char c) { return byte_ids[static_cast<uint8_t>(c)] >= 0; });
+}
+
+size_t BpeModel::first_ids(std::string_view piece, int32_t* ids) const {
+  if (!of_characters()) {
+    for (size_t i = 0; i < piece.size(); ++i) ids[i] = byte_ids[static_cast<uint8_t>(piece[i])];
+    return piece.size();
+  }
+  size_t count = 0;
+  bool after_unknown = false;
+  while (!piece.empty()) {
+    const Utf8Char character = decode_utf8(piece);
+    const auto found =
+        character.status == Utf8Char::Status::valid ? character_ids.find(character.code) : character_ids.end();
+    const bool is_unknown = found == character_ids.end() && !every_byte;
+    if (found != character_ids.end()) {
+      ids[count++] = found->second;
+    } else if (every_byte) {
+      for (size_t i = 0; i < character.length; ++i) ids[count++] = byte_ids[static_cast<uint8_t>(piece[i])];
+    } else if (!after_unknown || !fuse_unknown) {
+      ids[count++] = unknown;
+    }
+    after_unknown = is_unknown;
+    piece.remove_prefix(character.length);
+  }
+  return count;
 }
 
 void BpeModel::encode_piece(std::string_view piece, std::vector<int32_t>& ids) const {

@@ -1,6 +1,7 @@
 // The tables behind a Tokenizer. Internal to the room: others use tokenizer.h.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <optional>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "ridgeline/data/added_tokens.h"
+#include "ridgeline/data/normalizer.h"
 #include "ridgeline/data/piece_cache.h"
 #include "ridgeline/data/pretokenize.h"
 #include "ridgeline/data/tokenizer.h"
@@ -19,7 +21,20 @@ namespace ridgeline::data {
 
 struct MergeRule {
   int32_t left, right, merged;
+  uint32_t rank;  // the lowest is merged first; equal ones from left to right
 };
+
+// The spaces that decode() leaves away, as the decoders of the files do, while there is nothing else yet: at most so
+// many at the begin of the text; all of its first token; one of each token that is neither a byte nor unknown.
+struct DecodeStart {
+  enum class Of : uint8_t { text, first_token, each_token };
+  size_t spaces = 0;
+  Of of = Of::text;
+};
+
+// Which stretches of text get a space before them, unless they begin with one: none, each, or the one with which the
+// text begins.
+enum class PrefixSpace : uint8_t { none, each, first };
 
 // (left id, right id) -> (rank, merged id). Open addressing, at most half full. Most pairs that are asked for do not
 // merge: a slot is small, so that the table stays near the processor, and the rule behind it is looked at when it seems
@@ -38,8 +53,8 @@ class PairTable {
   Merge find(int32_t left, int32_t right) const {
     const uint64_t slot = slots_[slot_of(left, right)];
     if (slot == kEmpty) return {kNone, -1};
-    const auto rank = static_cast<uint32_t>(slot);
-    return {rank, rules_[rank].merged};
+    const MergeRule& rule = rules_[static_cast<uint32_t>(slot)];
+    return {rule.rank, rule.merged};
   }
 
  private:
@@ -72,12 +87,20 @@ struct BpeModel {
   std::vector<std::string> tokens;      // bytes of id; "" for an id that no file names
   std::array<int32_t, 256> byte_ids{};  // of the single bytes; -1: none
   std::vector<uint8_t> literal;         // 1: a name that no text spells (a bare " "); shorter than tokens: 0
-  std::vector<MergeRule> merges;        // in order of rank
+  std::vector<MergeRule> merges;        // in order of rank, but of SentencePiece's models
   std::vector<AddedToken> added_tokens;
-  PreTokenizer pre_tokenizer = PreTokenizer::gpt2;
-  bool nfc = false;            // text is brought into Unicode's normal form C first
-  bool prefix_space = false;   // a stretch of text that begins without a space gets one
-  bool ignore_merges = false;  // a piece that is a token is emitted without merging
+  Normalizer normalizer;  // of the text between raw added tokens
+  std::vector<Cut> cuts;  // then, between added tokens, cut after cut
+  PrefixSpace prefix_space = PrefixSpace::none;
+  PreTokenizer pre_tokenizer = PreTokenizer::gpt2;  // the last cut
+  bool ignore_merges = false;                       // a piece that is a token is emitted without merging
+  // Of a model whose pieces begin as characters, not as bytes (SentencePiece's): the id of each that has one. Others
+  // become their bytes where those have ids (all or none of them do), else `unknown`. Empty in other models.
+  std::unordered_map<uint32_t, int32_t> character_ids;
+  std::vector<std::string> names;  // of id, as the files spell it; shorter than tokens: of added tokens. Empty likewise
+  int32_t unknown = -1;
+  bool fuse_unknown = false;  // one id for neighbours
+  DecodeStart decode_start;
   SpecialTokens special;
   TokenizerFiles source;  // to be written back unchanged
 
@@ -91,14 +114,23 @@ struct BpeModel {
   std::string hash;
 
   bool is_literal(size_t id) const { return id < literal.size() && literal[id] != 0; }
+  bool of_characters() const { return !character_ids.empty(); }
+  // As the files spell the entry of the vocabulary.
+  std::string name_of(int32_t id) const;
 
   // Fills the derived tables. Error (naming `origin`) when a byte that UTF-8 uses has no token.
   void finish(std::string_view origin);
 
+  bool every_byte_has_id() const {
+    return std::all_of(byte_ids.begin(), byte_ids.end(), [](int32_t id) { return id >= 0; });
+  }
   // Whether every byte of `text` has an id.
   bool has_ids_for(std::string_view text) const;
 
-  // Appends the ids of one pre-token, each of whose bytes has an id.
+  // The ids with which a piece begins, before anything is merged; at most one per byte. Returns how many.
+  size_t first_ids(std::string_view piece, int32_t* ids) const;
+
+  // Appends the ids of one pre-token, each of whose bytes has an id unless it is a model of characters.
   void encode_piece(std::string_view piece, std::vector<int32_t>& ids) const;
 
   // The end of the part of a piece that begins at `begin`: there, or at the piece's end, is the next place where no
@@ -116,7 +148,12 @@ struct BpeModel {
     return (joins_[pair / 64] >> (pair % 64) & 1) != 0;
   }
   std::array<uint64_t, 1024> joins_{};  // a bit for two bytes: some merge's left side ends in one, its right begins so
+  void join(uint8_t last, uint8_t first) {
+    const size_t pair = size_t{last} << 8 | first;
+    joins_[pair / 64] |= uint64_t{1} << (pair % 64);
+  }
   void find_joins();
+  void join_characters();
   void remember_vocabulary(const std::vector<uint8_t>& added);
 };
 

@@ -3,7 +3,6 @@
 #include <optional>
 
 #include "ridgeline/data/bpe_model.h"
-#include "ridgeline/data/normalize.h"
 #include "ridgeline/data/piece_cache.h"
 #include "ridgeline/data/piece_hash.h"
 #include "ridgeline/data/piece_scanner.h"
@@ -31,6 +30,7 @@ struct Encoder::State {
   std::array<Place, PieceScanner::kMost> places;
   std::array<int32_t, kLongIds + kShortIds> waiting;
   std::vector<int32_t> merged;
+  std::string prefixed;
 
   // The places of the next `count` pieces; has the processor fetch them.
   void fetch_places(const char* begin_of_text, size_t begin, size_t count, const PieceCache& from);
@@ -156,25 +156,34 @@ void Encoder::encode_words(std::string_view text, std::vector<int32_t>& ids) {
   }
 }
 
+void Encoder::encode_stretch(std::string_view text, bool begins, size_t cut, std::vector<int32_t>& ids) {
+  if (cut < model_->cuts.size()) {
+    model_->cuts[cut].for_each_part(
+        text, [&](std::string_view part) { encode_stretch(part, begins && part.data() == text.data(), cut + 1, ids); });
+    return;
+  }
+  const PrefixSpace prefix = model_->prefix_space;
+  if (prefix == PrefixSpace::none || (prefix == PrefixSpace::first && !begins) || text.starts_with(' ')) {
+    return encode_words(text, ids);
+  }
+  encode_words(state_->prefixed.assign(1, ' ').append(text), ids);
+}
+
 void Encoder::encode(std::string_view text, std::vector<int32_t>& ids, Specials specials) {
-  std::string repaired, normal, prefixed;
+  std::string repaired, normal;
   if (!model_->every_byte && valid_utf8_prefix(text) != text.size() && !model_->has_ids_for(text)) {
     append_as_utf8(text, repaired);
     text = repaired;
   }
   const auto found = [&](const AddedToken& token) { ids.push_back(token.id); };
-  const auto words = [&](std::string_view stretch) {
-    if (model_->prefix_space && !stretch.starts_with(' ')) {
-      prefixed.assign(1, ' ').append(stretch);
-      stretch = prefixed;
-    }
-    encode_words(stretch, ids);
-  };
   split_at_added(
       model_->raw_tokens, model_->added_tokens, text, specials,
       [&](std::string_view stretch) {
-        split_at_added(model_->normalized_tokens, model_->added_tokens, model_->nfc ? to_nfc(stretch, normal) : stretch,
-                       specials, words, found);
+        const std::string_view normalized = model_->normalizer.apply(stretch, normal);
+        const auto words = [&](std::string_view part) {
+          encode_stretch(part, stretch.data() == text.data() && part.data() == normalized.data(), 0, ids);
+        };
+        split_at_added(model_->normalized_tokens, model_->added_tokens, normalized, specials, words, found);
       },
       found);
 }

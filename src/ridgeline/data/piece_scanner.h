@@ -3,7 +3,7 @@
 //
 // GPT-2's pieces are found 64 bytes at once. Every byte has the class of its character, so a class is a mask of bits,
 // and a piece begins where the masks say so: shifted by one they tell of each byte's neighbour. What one block must
-// know of the one before it is a few bits. Llama 3's pieces come from next_piece().
+// know of the one before it is a few bits. Other pieces come from next_piece().
 #pragma once
 
 #include <array>

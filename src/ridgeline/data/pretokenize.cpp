@@ -62,7 +62,8 @@ size_t next_gpt2(std::string_view text, size_t start) {
   return run_end(text, body + c.length, c.kind);
 }
 
-size_t next_llama3(std::string_view text, size_t start) {
+// `most_digits`: of a piece of numbers.
+size_t next_llama3(std::string_view text, size_t start, int most_digits) {
   const char first = text[start];
   if (first == '\'') {
     if (const size_t length = contraction(PreTokenizer::llama3, text, start); length != 0) return start + length;
@@ -72,7 +73,7 @@ size_t next_llama3(std::string_view text, size_t start) {
   if (c.kind == CharClass::letter) return run_end(text, second, CharClass::letter);
   if (c.kind == CharClass::number) {
     size_t end = second;
-    for (int i = 1; i < 3 && end < text.size(); ++i) {
+    for (int i = 1; i < most_digits && end < text.size(); ++i) {
       const ClassifiedChar digit = at(text, end);
       if (digit.kind != CharClass::number) break;
       end += digit.length;
@@ -102,12 +103,16 @@ std::string_view pattern_of(PreTokenizer kind) {
       return R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
     case PreTokenizer::llama3:
       return R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+    case PreTokenizer::qwen2:
+      return R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+    case PreTokenizer::whole:
+      break;
   }
   return "";
 }
 
 size_t contraction(PreTokenizer kind, std::string_view text, size_t apostrophe) {
-  const bool any_case = kind == PreTokenizer::llama3;
+  const bool any_case = kind != PreTokenizer::gpt2;
   const auto letter = [&](size_t i) {
     const char c = i < text.size() ? text[i] : '\0';
     return any_case && c >= 'A' && c <= 'Z' ? static_cast<char>(c + ('a' - 'A')) : c;
@@ -136,7 +141,17 @@ size_t next_cut(std::string_view text, size_t from) {
 }
 
 size_t next_piece(PreTokenizer kind, std::string_view text, size_t start) {
-  return kind == PreTokenizer::gpt2 ? next_gpt2(text, start) : next_llama3(text, start);
+  switch (kind) {
+    case PreTokenizer::gpt2:
+      return next_gpt2(text, start);
+    case PreTokenizer::llama3:
+      return next_llama3(text, start, 3);
+    case PreTokenizer::qwen2:
+      return next_llama3(text, start, 1);
+    case PreTokenizer::whole:
+      break;
+  }
+  return text.size();
 }
 
 }  // namespace ridgeline::data

@@ -1,5 +1,6 @@
-// Where text is cut before merging: hand-written scanners for the two regular expressions in use. Each cuts every text,
-// valid UTF-8 or not, into consecutive non-empty pieces (an invalid byte counts as a character of class other).
+// Where text is cut before merging: hand-written scanners for the regular expressions that are in use most. Each cuts
+// every text, valid UTF-8 or not, into consecutive non-empty pieces (an invalid byte counts as a character of class
+// other). Other expressions: Cut in normalizer.h.
 #pragma once
 
 #include <cstddef>
@@ -12,10 +13,14 @@ enum class PreTokenizer : uint8_t {
   // 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
   gpt2,
   // (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
-  llama3
+  llama3,
+  // The same with \p{N} in the place of \p{N}{1,3}: each digit is a piece.
+  qwen2,
+  // The whole text is one piece.
+  whole
 };
 
-// The expression, as tokenizer.json spells it.
+// The expression, as tokenizer.json spells it; "" for `whole`.
 std::string_view pattern_of(PreTokenizer kind);
 
 // The end of the piece that starts at `start` < text.size(). The text's end matters (trailing white space), so `text`
@@ -26,7 +31,7 @@ size_t next_piece(PreTokenizer kind, std::string_view text, size_t start);
 size_t contraction(PreTokenizer kind, std::string_view text, size_t apostrophe);
 
 // The first place from `from` on at which `text` may be cut in two: the pieces of both parts are those of the whole, by
-// either expression. text.size() when there is none. (Such a place is before the space between two words of ASCII
+// each of the expressions. text.size() when there is none. (Such a place is before the space between two words of ASCII
 // letters, or after a line's end between two other characters.)
 size_t next_cut(std::string_view text, size_t from);
 

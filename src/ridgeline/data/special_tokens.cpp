@@ -69,9 +69,7 @@ void make_special(BpeModel& model, int32_t id) {
     token.special = true;
     return;
   }
-  const std::string name =
-      model.is_literal(static_cast<size_t>(id)) ? model.tokens[id] : to_printable(model.tokens[id]);
-  add_added_token(model, id, name, {.special = true});
+  add_added_token(model, id, model.name_of(id), {.special = true});
 }
 
 std::optional<int32_t> special_id(BpeModel& model, std::string_view name) {
@@ -137,13 +135,13 @@ void read_special_tokens(BpeModel& model, const TokenizerFiles& files, const jso
                          const fs::path& where) {
   const Roles roles(files, where);
   SpecialTokens& special = model.special;
-  special.end_of_document = required(model, roles, "eos_token");
+  if (const auto named = required(model, roles, "eos_token")) special.end_of_document = named;
   for (const char* usual : {"<|endoftext|>", "<|end_of_text|>", "</s>"}) {
     if (!special.end_of_document) special.end_of_document = special_id(model, usual);
   }
-  special.bos = required(model, roles, "bos_token");
+  if (const auto named = required(model, roles, "bos_token")) special.bos = named;
   // Padding is never seen by a model: a name that the tokenizer lacks harms nobody.
-  special.pad = special_id(model, roles.find("pad_token").token);
+  if (const auto named = special_id(model, roles.find("pad_token").token)) special.pad = named;
   for (const std::string& name : roles.others()) special_id(model, name);
 
   for (const std::string& name : names_before_text(post_processor)) {

@@ -47,7 +47,7 @@ Tokenizer Tokenizer::from_parts(const TokenizerParts& parts) {
     const auto known = [&](int32_t id) { return id >= 0 && static_cast<size_t>(id) < parts.tokens.size(); };
     const auto joined = known(left) && known(right) ? ids.find(parts.tokens[left] + parts.tokens[right]) : ids.end();
     if (joined == ids.end()) throw Error(fmt::format("tokenizer: merge of {} and {} gives no token", left, right));
-    model.merges.push_back({left, right, joined->second});
+    model.merges.push_back({left, right, joined->second, static_cast<uint32_t>(model.merges.size())});
   }
   const auto id = static_cast<int32_t>(model.tokens.size());
   model.tokens.push_back(parts.end_of_document);
@@ -103,8 +103,21 @@ bool Tokenizer::is_special(int32_t id) const {
 }
 
 std::string Tokenizer::decode(std::span<const int32_t> ids) const {
+  using Of = DecodeStart::Of;
+  const Of of = model_->decode_start.of;
+  size_t spaces = model_->decode_start.spaces;
   std::string text;
-  for (const int32_t id : ids) text += token_bytes(id);
+  for (size_t i = 0; i < ids.size(); ++i) {
+    std::string_view bytes = token_bytes(ids[i]);
+    if (text.empty() && spaces > 0 && (of != Of::first_token || i == 0)) {
+      size_t leave = std::min({bytes.find_first_not_of(' '), bytes.size(), spaces});
+      if (of == Of::each_token)
+        leave = model_->is_literal(static_cast<size_t>(ids[i])) ? 0 : std::min<size_t>(leave, 1);
+      bytes.remove_prefix(leave);
+      spaces -= leave;
+    }
+    text += bytes;
+  }
   return text;
 }
 

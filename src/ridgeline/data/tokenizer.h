@@ -1,15 +1,20 @@
-// Byte-level BPE: text to token ids and back, with the files of GPT-2, GPT-J, GPT-NeoX (Pythia, OLMo) and Llama-3.
+// BPE: text to token ids and back. Byte-level, with the files of GPT-2, GPT-J, GPT-NeoX (Pythia, OLMo), Llama-3, Qwen2,
+// StarCoder and others, and SentencePiece's, with a tokenizer.json or tokenizer.model of Llama-2, Mistral and others
+// (docs/tokenizers.md).
 //
-// Text is brought into the normal form that the files ask for (none, or NFC); added tokens are cut out of it; the rest
-// is cut into pre-tokens by a fixed rule (see pretokenize.h), each pre-token starts as its bytes, and the adjacent pair
-// with the lowest merge rank is merged (ties: leftmost) until no pair merges. Ids are equal to those of OpenAI's
-// tiktoken and Hugging Face's tokenizers on every string. Source: Radford et al., "Language models are unsupervised
-// multitask learners", 2019; formats as written by Hugging Face tokenizers.
+// Text is brought into the normal form that the files ask for (none, NFC, replacements, SentencePiece's); added tokens
+// are cut out of it; the rest is cut into pre-tokens (see pretokenize.h and normalizer.h; SentencePiece's BPE cuts
+// nothing), each pre-token starts as its bytes, or its characters, and the adjacent pair with the lowest merge rank is
+// merged (ties: leftmost) until no pair merges. Ids are equal to those of OpenAI's tiktoken, Hugging Face's tokenizers
+// and SentencePiece on every string. Source: Radford et al., "Language models are unsupervised multitask learners",
+// 2019; Kudo and Richardson, "SentencePiece", 2018; formats as these libraries write them.
 //
 // A Tokenizer is immutable after loading: share it between threads. Bytes that are not UTF-8 are accepted everywhere.
-// decode(encode(x)) == x for every byte string x, except where the files ask for something else: NFC changes text that
-// is not in that form, a prefix space is added, stripping tokens take white space, and a vocabulary without the 13
-// bytes that UTF-8 never uses (GPT-NeoX's) gets U+FFFD for each invalid sequence of a text that holds one of them.
+// decode(encode(x)) == x for every byte string x, except where the files ask for something else: a normal form changes
+// text that is not in it, a prefix space is added, stripping tokens take white space, characters that a vocabulary
+// lacks become its unknown token where it has none for bytes, U+2581 becomes a space where it stands for one, and a
+// vocabulary without the 13 bytes that UTF-8 never uses (GPT-NeoX's) gets U+FFFD for each invalid sequence of a text
+// that holds one of them.
 #pragma once
 
 #include <cstdint>
@@ -55,9 +60,9 @@ struct TokenizerParts {
 
 class Tokenizer {
  public:
-  // Reads the folder's tokenizer.json, or vocab.json and merges.txt (and added_tokens.json when there is one), and what
-  // tokenizer_config.json, special_tokens_map.json and generation_config.json say of it. `folder` may also name a
-  // tokenizer.json file.
+  // Reads the folder's tokenizer.json, or else vocab.json and merges.txt (and added_tokens.json when there is one), or
+  // else tokenizer.model (SentencePiece, type BPE), and what tokenizer_config.json, special_tokens_map.json and
+  // generation_config.json say of it. `folder` may also name a tokenizer.json or a .model file.
   // Error: nothing to read there; malformed files, with the entry at fault; an eos_token or bos_token that the
   // tokenizer does not have. UnsupportedTokenizer: a feature that this class does not implement, by name.
   static Tokenizer load(const std::filesystem::path& folder);
@@ -66,13 +71,14 @@ class Tokenizer {
   static Tokenizer from_parts(const TokenizerParts& parts);
   // From the text of a tokenizer.json alone; `where` it is, for messages. Errors as above.
   static Tokenizer from_json(std::string_view text, std::string_view where);
-  // The text of this tokenizer's tokenizer.json: from_json(to_json()) has the same hash.
+  // The text of this tokenizer's tokenizer.json: from_json(to_json()) has the same hash. Error for a tokenizer that was
+  // read from a tokenizer.model: the form of a tokenizer.json has no ranks that several merges share.
   std::string to_json() const;
 
   // The files with which transformers.AutoTokenizer gives the same ids: those that were read, byte for byte, and
   // whatever of tokenizer.json and tokenizer_config.json was not there (of a trained tokenizer also vocab.json,
-  // merges.txt and special_tokens_map.json). `model_max_length`: the model's context, for a tokenizer_config.json that
-  // is made; 0 = leave out.
+  // merges.txt and special_tokens_map.json; beside a tokenizer.model nothing is made). `model_max_length`: the model's
+  // context, for a tokenizer_config.json that is made; 0 = leave out.
   TokenizerFiles files(int64_t model_max_length = 0) const;
   // files().write(folder).
   void save(const std::filesystem::path& folder, int64_t model_max_length = 0) const;
@@ -91,7 +97,8 @@ class Tokenizer {
   // A text to be continued: special().before_text (unless it begins so itself), then its ids with special tokens
   // recognised.
   std::vector<int32_t> encode_prompt(std::string_view text) const;
-  // The bytes of the ids, joined. Added tokens give their names. Error: an id outside [0, vocab_size()).
+  // The bytes of the ids, joined; without the space that SentencePiece's tokenizers put before every text. Added tokens
+  // give their names. Error: an id outside [0, vocab_size()).
   std::string decode(std::span<const int32_t> ids) const;
   // The bytes of one id; empty for an id that no file names. Error as above.
   std::string_view token_bytes(int32_t id) const;
@@ -124,15 +131,17 @@ class Encoder {
 
  private:
   struct State;
-  // Text between added tokens, normalized.
+  // Text between added tokens, normalized, with the cuts from `cut` on before it. `begins`: the whole text does so.
+  void encode_stretch(std::string_view text, bool begins, size_t cut, std::vector<int32_t>& ids);
   void encode_words(std::string_view text, std::vector<int32_t>& ids);
 
   std::shared_ptr<const BpeModel> model_;
   std::unique_ptr<State> state_;
 };
 
-// Decodes generated ids one by one; what it returns is always whole UTF-8 characters, so that it can be printed at
-// once. Bytes that can no longer become a character (a model may produce any) come out as U+FFFD.
+// Decodes generated ids one by one, as what goes on a text: a space at its begin stays. What it returns is always whole
+// UTF-8 characters, so that it can be printed at once. Bytes that can no longer become a character (a model may produce
+// any) come out as U+FFFD.
 class StreamDecoder {
  public:
   explicit StreamDecoder(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}

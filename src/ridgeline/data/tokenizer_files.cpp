@@ -35,7 +35,7 @@ bool TokenizerFiles::is_one(std::string_view name) {
 
 TokenizerFiles TokenizerFiles::read(const fs::path& path) {
   TokenizerFiles result;
-  const bool is_file = fs::is_regular_file(path);
+  const bool is_file = fs::is_regular_file(path), is_model = is_file && path.extension() == ".model";
   fs::path folder = is_file ? path.parent_path() : path;
   if (folder.empty()) folder = ".";
   if (!fs::is_directory(folder)) return result;
@@ -51,10 +51,10 @@ TokenizerFiles TokenizerFiles::read(const fs::path& path) {
   for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
     const std::string name = entry.path().filename().string();
     if (!is_one(name) || !entry.is_regular_file()) continue;
-    if (is_file && name == "tokenizer.json") continue;
+    if (is_file && (is_model ? is_vocabulary(name) || name == "merges.txt" : name == "tokenizer.json")) continue;
     take(name, entry.path());
   }
-  if (is_file) take("tokenizer.json", path);
+  if (is_file) take(is_model ? "tokenizer.model" : "tokenizer.json", path);
   return result;
 }
 

@@ -23,7 +23,8 @@ class TokenizerFiles {
 
   TokenizerFiles() = default;
   // The files of `folder` of such names. A path to a tokenizer.json (under any name) stands for its folder, with this
-  // file as its tokenizer.json. Empty when there is none. Error: more than kMostBytes; unreadable files.
+  // file as its tokenizer.json; one to a *.model, with this file as its tokenizer.model and no other vocabulary. Empty
+  // when there is none. Error: more than kMostBytes; unreadable files.
   static TokenizerFiles read(const std::filesystem::path& path);
 
   // The name of a file that holds a vocabulary (tokenizer.json where there is one); "" when there is none.

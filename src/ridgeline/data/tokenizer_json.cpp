@@ -8,6 +8,8 @@
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/file.h"
 #include "ridgeline/base/json.h"
+#include "ridgeline/data/sentencepiece.h"
+#include "ridgeline/data/unicode.h"
 
 namespace ridgeline::data {
 namespace {
@@ -19,7 +21,7 @@ using nlohmann::json;
 constexpr int64_t kLargestId = 1 << 21;
 
 constexpr std::string_view kSupported =
-    "Supported: byte-level BPE as in GPT-2, GPT-J, GPT-NeoX and Llama-3. Others must be converted first.";
+    "docs/tokenizers.md says which tokenizers work. Others must be converted to one of these first.";
 
 // token string -> id, with what is needed to resolve merges.
 struct Vocabulary {
@@ -42,7 +44,39 @@ void set_entry(BpeModel& model, int32_t id, const std::string& name) {
   model.literal[id] = 1;
 }
 
-Vocabulary read_vocabulary(BpeModel& model, const json& vocab, std::string_view name) {
+// The byte of "<0x0A>"; -1 for another name.
+int byte_named(std::string_view name) {
+  if (name.size() != 6 || !name.starts_with("<0x") || name[5] != '>') return -1;
+  for (int byte = 0; byte < 256; ++byte) {
+    if (name == fmt::format("<0x{:02X}>", byte)) return byte;
+  }
+  return -1;
+}
+
+// An entry of a vocabulary in which U+2581 stands for spaces.
+void set_marked_entry(BpeModel& model, int32_t id, const std::string& name, bool byte_fallback) {
+  const auto literal = [&] {
+    model.literal.resize(model.tokens.size());
+    model.literal[id] = 1;
+  };
+  if (model.names.size() <= static_cast<size_t>(id)) model.names.resize(static_cast<size_t>(id) + 1);
+  model.names[id] = name;
+  if (const int byte = byte_fallback ? byte_named(name) : -1; byte >= 0) {
+    model.byte_ids[static_cast<size_t>(byte)] = id;
+    set_token(model, id, std::string(1, static_cast<char>(byte)));
+    return literal();
+  }
+  const bool spaced = name.find(' ') != std::string::npos;  // no text has one
+  set_token(model, id, spaced ? name : without_marks(name));
+  if (spaced) return literal();
+  const std::string& token = model.tokens[id];
+  if (token.empty()) return;
+  const Utf8Char first = decode_utf8(token);
+  if (first.length == token.size()) model.character_ids.emplace(first.code, id);
+}
+
+Vocabulary read_vocabulary(BpeModel& model, const json& vocab, std::string_view name,
+                           VocabularyForm form = VocabularyForm::bytes, bool byte_fallback = false) {
   if (!vocab.is_object() || vocab.empty()) malformed(name, "the vocabulary is not an object of token: id");
   Vocabulary result;
   std::vector<uint8_t> seen;
@@ -51,7 +85,11 @@ Vocabulary read_vocabulary(BpeModel& model, const json& vocab, std::string_view 
     if (seen.size() <= static_cast<size_t>(id)) seen.resize(static_cast<size_t>(id) + 1);
     if (seen[id] != 0) malformed(name, fmt::format("id {} is given to '{}' and to another token", id, token));
     seen[id] = 1;
-    set_entry(model, id, token);
+    if (form == VocabularyForm::bytes) {
+      set_entry(model, id, token);
+    } else {
+      set_marked_entry(model, id, token, byte_fallback);
+    }
     result.id.emplace(token, id);
   }
   return result;
@@ -68,7 +106,7 @@ void add_merge(BpeModel& model, const Vocabulary& vocabulary, const std::string&
     return found->second;
   };
   const int32_t a = find(left), b = find(right);
-  model.merges.push_back({a, b, find(left + right)});
+  model.merges.push_back({a, b, find(left + right), static_cast<uint32_t>(model.merges.size())});
 }
 
 // "left right"
@@ -81,15 +119,13 @@ void add_merge_line(BpeModel& model, const Vocabulary& vocabulary, std::string_v
   add_merge(model, vocabulary, std::string(line.substr(0, space)), std::string(line.substr(space + 1)), name);
 }
 
-// The options of an added token. Error: one that is not implemented.
-AddedToken options_of(const json& entry, std::string_view name, std::string_view content) {
-  if (flag_of(entry, "single_word", false))
-    unsupported(name, fmt::format("added token '{}' with single_word", content));
+AddedToken options_of(const json& entry) {
   const bool special = flag_of(entry, "special", false);
   return {.special = special,
           .lstrip = flag_of(entry, "lstrip", false),
           .rstrip = flag_of(entry, "rstrip", false),
-          .normalized = flag_of(entry, "normalized", !special)};
+          .normalized = flag_of(entry, "normalized", !special),
+          .single_word = flag_of(entry, "single_word", false)};
 }
 
 void read_added_tokens(BpeModel& model, const Vocabulary& vocabulary, const json& list, std::string_view name) {
@@ -104,51 +140,22 @@ void read_added_tokens(BpeModel& model, const Vocabulary& vocabulary, const json
       malformed(name,
                 fmt::format("added token '{}' has id {}, but the vocabulary says {}", content, number, known->second));
     }
-    add_added_token(model, number, content, options_of(entry, name, content));
+    add_added_token(model, number, content, options_of(entry));
   }
 }
 
-void require_byte_level(const json& part, bool use_regex, std::string_view name) {
-  const std::string type = text_of(part, "type");
-  if (type != "ByteLevel") unsupported(name, fmt::format("pre_tokenizer '{}'", type));
-  if (flag_of(part, "use_regex", true) != use_regex) {
-    unsupported(name, fmt::format("pre_tokenizer ByteLevel with use_regex {}", !use_regex));
-  }
+// What becomes of a character that the vocabulary lacks, where pieces begin as characters.
+void read_unknown(BpeModel& model, const Vocabulary& vocabulary, const json& bpe, std::string_view name) {
+  if (model.every_byte_has_id()) return;
+  const auto bytes = std::count_if(model.byte_ids.begin(), model.byte_ids.end(), [](int32_t id) { return id >= 0; });
+  if (bytes > 0) unsupported(name, fmt::format("model BPE with byte_fallback to {} of 256 bytes", bytes));
+  const auto unknown = vocabulary.id.find(text_of(bpe, "unk_token"));
+  if (unknown == vocabulary.id.end()) unsupported(name, "model BPE that leaves characters away (no unk_token)");
+  model.unknown = unknown->second;
+  model.fuse_unknown = flag_of(bpe, "fuse_unk", false);
 }
 
-void read_pre_tokenizer(BpeModel& model, const json& root, std::string_view name) {
-  const json* part = member(root, "pre_tokenizer");
-  if (part == nullptr) unsupported(name, "a missing pre_tokenizer");
-  if (text_of(*part, "type") != "Sequence") {
-    require_byte_level(*part, true, name);
-    model.pre_tokenizer = PreTokenizer::gpt2;
-    model.prefix_space = flag_of(*part, "add_prefix_space", true);
-    return;
-  }
-  const json* list = member(*part, "pretokenizers");
-  if (list == nullptr || !list->is_array() || list->size() != 2) {
-    unsupported(name, "a pre_tokenizer Sequence that is not Split and ByteLevel");
-  }
-  const json& split = (*list)[0];
-  if (text_of(split, "type") != "Split") unsupported(name, fmt::format("pre_tokenizer '{}'", text_of(split, "type")));
-  require_byte_level((*list)[1], false, name);
-  if (flag_of((*list)[1], "add_prefix_space", true)) {
-    unsupported(name, "a pre_tokenizer Sequence whose ByteLevel has add_prefix_space");
-  }
-  const json* pattern = member(split, "pattern");
-  const std::string regex = pattern == nullptr ? "" : text_of(*pattern, "Regex");
-  if (text_of(split, "behavior") != "Isolated" || flag_of(split, "invert", false)) {
-    unsupported(name, "a pre_tokenizer Split that is not Isolated, or inverted");
-  }
-  for (const PreTokenizer kind : {PreTokenizer::gpt2, PreTokenizer::llama3}) {
-    if (regex != pattern_of(kind)) continue;
-    model.pre_tokenizer = kind;
-    return;
-  }
-  unsupported(name, fmt::format("the pre_tokenizer pattern '{}'", regex));
-}
-
-Vocabulary read_bpe(BpeModel& model, const json& bpe, std::string_view name) {
+Vocabulary read_bpe(BpeModel& model, const json& bpe, VocabularyForm form, std::string_view name) {
   const std::string type = text_of(bpe, "type");
   if (!type.empty() && type != "BPE") unsupported(name, fmt::format("model '{}'", type));
   for (const char* option : {"continuing_subword_prefix", "end_of_word_suffix"}) {
@@ -157,13 +164,16 @@ Vocabulary read_bpe(BpeModel& model, const json& bpe, std::string_view name) {
   if (const json* dropout = member(bpe, "dropout"); dropout != nullptr && *dropout != 0.0) {
     unsupported(name, "model BPE with dropout");
   }
-  if (flag_of(bpe, "byte_fallback", false)) unsupported(name, "model BPE with byte_fallback");
   model.ignore_merges = flag_of(bpe, "ignore_merges", false);
 
   const json* vocab = member(bpe, "vocab");
   const json* merges = member(bpe, "merges");
   if (vocab == nullptr || merges == nullptr || !merges->is_array()) malformed(name, "model BPE lacks vocab or merges");
-  Vocabulary vocabulary = read_vocabulary(model, *vocab, name);
+  Vocabulary vocabulary = read_vocabulary(model, *vocab, name, form, flag_of(bpe, "byte_fallback", false));
+  if (form == VocabularyForm::characters) {
+    if (!model.of_characters()) malformed(name, "no character is an entry of the vocabulary");
+    read_unknown(model, vocabulary, bpe, name);
+  }
   for (const json& merge : *merges) {
     if (merge.is_string()) {
       add_merge_line(model, vocabulary, merge.get_ref<const std::string&>(), name);
@@ -216,7 +226,7 @@ void read_added_tokens_decoder(BpeModel& model, const json& configuration, std::
     }
     const bool is_added = std::any_of(model.added_tokens.begin(), model.added_tokens.end(),
                                       [&](const AddedToken& token) { return token.id == id; });
-    if (!is_added) add_added_token(model, id, content, options_of(entry, name, content));
+    if (!is_added) add_added_token(model, id, content, options_of(entry));
   }
 }
 
@@ -226,18 +236,18 @@ BpeModel read_tokenizer_json(const json& root, const std::string& name) {
   if (bpe == nullptr || !bpe->is_object()) malformed(name, "no model");
   BpeModel model;
   model.byte_ids.fill(-1);
+  const VocabularyForm form = vocabulary_form(root, name);
   // First the model: what it is decides whether anything else is worth a message.
-  const Vocabulary vocabulary = read_bpe(model, *bpe, name);
-  if (const json* normalizer = member(root, "normalizer")) {
-    const std::string type = text_of(*normalizer, "type");
-    if (type != "NFC") unsupported(name, fmt::format("normalizer '{}'", type));
-    model.nfc = true;
-  }
-  if (const json* decoder = member(root, "decoder"); decoder != nullptr && text_of(*decoder, "type") != "ByteLevel") {
-    unsupported(name, fmt::format("decoder '{}'", text_of(*decoder, "type")));
-  }
-  read_pre_tokenizer(model, root, name);
+  const Vocabulary vocabulary = read_bpe(model, *bpe, form, name);
+  const bool marked = read_pipeline(model, root, form, name);
   if (const json* added = member(root, "added_tokens")) read_added_tokens(model, vocabulary, *added, name);
+  if (!marked) return model;
+  for (const AddedToken& token : model.added_tokens) {
+    // Behind the normalizer its spaces are none.
+    if (!token.normalized || !(token.lstrip || token.rstrip)) continue;
+    unsupported(name, fmt::format("added token '{}' with lstrip or rstrip and normalized where '▁' stands for spaces",
+                                  token.content));
+  }
   return model;
 }
 
@@ -306,24 +316,34 @@ int32_t find_token(const BpeModel& model, std::string_view content) {
   for (const AddedToken& token : model.added_tokens) {
     if (token.content == content) return token.id;
   }
+  if (content.empty()) return -1;
+  if (model.of_characters()) {
+    const auto found = std::find(model.names.begin(), model.names.end(), content);
+    return found == model.names.end() ? -1 : static_cast<int32_t>(found - model.names.begin());
+  }
   // As an entry of the vocabulary is spelled there.
   const std::string bytes = from_printable(content).value_or(std::string(content));
   const auto found = std::find(model.tokens.begin(), model.tokens.end(), bytes);
-  return content.empty() || found == model.tokens.end() ? -1 : static_cast<int32_t>(found - model.tokens.begin());
+  return found == model.tokens.end() ? -1 : static_cast<int32_t>(found - model.tokens.begin());
 }
 
 BpeModel read_bpe_model(const TokenizerFiles& files, const fs::path& where) {
   const bool has_json = files.find("tokenizer.json") != nullptr;
   const json root = parse_file(files, where, "tokenizer.json");
-  const std::string name = (where / (has_json ? "tokenizer.json" : "vocab.json")).string();
+  std::string name = (where / (has_json ? "tokenizer.json" : "vocab.json")).string();
   BpeModel model;
   if (has_json) {
     model = read_tokenizer_json(root, name);
   } else if (files.find("vocab.json") != nullptr && files.find("merges.txt") != nullptr) {
     model = read_vocab_and_merges(files, where);
+  } else if (const std::string* bytes = files.find("tokenizer.model");
+             bytes != nullptr && files.vocabulary_file() == "tokenizer.model") {
+    name = (where / "tokenizer.model").string();
+    model = read_sentencepiece(*bytes, name);
   } else if (files.empty()) {
     throw Error(
-        fmt::format("no tokenizer in '{}': neither tokenizer.json, nor vocab.json and merges.txt", where.string()),
+        fmt::format("no tokenizer in '{}': neither tokenizer.json, nor vocab.json and merges.txt, nor tokenizer.model",
+                    where.string()),
         "Give the folder of a tokenizer, or make one: ridgeline tokenizer train --vocab 4096 --out DIR INPUT.");
   } else {
     unsupported(where.string(), fmt::format("a tokenizer that is given by {}", files.vocabulary_file()));
@@ -332,8 +352,10 @@ BpeModel read_bpe_model(const TokenizerFiles& files, const fs::path& where) {
   const std::string configuration_name = (where / "tokenizer_config.json").string();
   read_added_tokens_decoder(model, configuration, configuration_name);
   if (const json* prefix = member(configuration, "add_prefix_space"); prefix != nullptr && prefix->is_boolean()) {
-    // Only the GPT-2 cut has the option; elsewhere transformers ignores it as well.
-    if (model.pre_tokenizer == PreTokenizer::gpt2) model.prefix_space = prefix->get<bool>();
+    // Only ByteLevel alone has the option; elsewhere transformers ignores it as well.
+    if (model.pre_tokenizer == PreTokenizer::gpt2 && model.cuts.empty()) {
+      model.prefix_space = prefix->get<bool>() ? PrefixSpace::each : PrefixSpace::none;
+    }
   }
   const json* const post_processor = member(root, "post_processor");
   read_special_tokens(model, files, post_processor != nullptr ? *post_processor : json(), where);

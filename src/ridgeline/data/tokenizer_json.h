@@ -36,13 +36,22 @@ bool flag_of(const nlohmann::json& object, const char* key, bool otherwise);
 
 int32_t id_of(const nlohmann::json& value, std::string_view file, std::string_view token);
 
+// What the names of a vocabulary are: bytes in GPT-2's printable alphabet, or characters, with U+2581 for a space.
+enum class VocabularyForm { bytes, characters };
+VocabularyForm vocabulary_form(const nlohmann::json& root, std::string_view file);
+
+// Normalizer, pre_tokenizer and decoder of a tokenizer.json, into a model whose vocabulary is read; returns whether the
+// normalizer writes U+2581 for spaces. UnsupportedTokenizer: a step that the model cannot do exactly.
+bool read_pipeline(BpeModel& model, const nlohmann::json& root, VocabularyForm form, std::string_view file);
+
 // Adds a token, or changes the one with this id; `options` has all but `id`, `content` and `in_vocabulary`.
 void add_added_token(BpeModel& model, int32_t id, const std::string& content, const AddedToken& options);
 
 // The id of an added token, or else of an entry of the vocabulary, of that name; -1.
 int32_t find_token(const BpeModel& model, std::string_view content);
 
-// Fills model.special, and makes the tokens that it names special. `post_processor`: of tokenizer.json, may be null.
+// Fills model.special (what is in it stays unless a file says otherwise), and makes the tokens that it names special.
+// `post_processor`: of tokenizer.json, may be null.
 void read_special_tokens(BpeModel& model, const TokenizerFiles& files, const nlohmann::json& post_processor,
                          const std::filesystem::path& where);
 

@@ -3,6 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "ridgeline/base/error.h"
 #include "ridgeline/base/json.h"
 #include "ridgeline/data/tokenizer_json.h"
 
@@ -70,7 +71,7 @@ std::string make_tokenizer_json(const BpeModel& model) {
   "added_tokens": [
 {}
   ],
-  "normalizer": {},
+  "normalizer": null,
   "pre_tokenizer": {},
   "post_processor": {},
   "decoder": {{"type":"ByteLevel","add_prefix_space":true,"trim_offsets":true,"use_regex":true}},
@@ -84,20 +85,19 @@ std::string make_tokenizer_json(const BpeModel& model) {
   }}
 }}
 )",
-                     added, model.nfc ? R"({"type":"NFC"})" : "null",
-                     pre_tokenizer_json(model.pre_tokenizer, model.prefix_space), post_processor_json(model),
-                     model.ignore_merges, vocabulary_json(model), merges);
+                     added, pre_tokenizer_json(model.pre_tokenizer, model.prefix_space == PrefixSpace::each),
+                     post_processor_json(model), model.ignore_merges, vocabulary_json(model), merges);
 }
 
 // Whether transformers' GPT2Tokenizer, which takes no more than vocabulary and merges from the files, does the same.
 bool is_like_gpt2(const BpeModel& model) {
-  return model.pre_tokenizer == PreTokenizer::gpt2 && !model.nfc && !model.ignore_merges && model.literal.empty() &&
-         model.special.before_text.empty();
+  return model.pre_tokenizer == PreTokenizer::gpt2 && model.normalizer.empty() && model.cuts.empty() &&
+         !model.of_characters() && !model.ignore_merges && model.literal.empty() && model.special.before_text.empty();
 }
 
 json configuration_json(const BpeModel& model, int64_t model_max_length) {
   json configuration = {{"tokenizer_class", is_like_gpt2(model) ? "GPT2Tokenizer" : "PreTrainedTokenizerFast"},
-                        {"add_prefix_space", model.prefix_space},
+                        {"add_prefix_space", model.prefix_space == PrefixSpace::each},
                         {"clean_up_tokenization_spaces", false}};
   if (model_max_length > 0) configuration["model_max_length"] = model_max_length;
   const auto name = [&](const char* role, const std::optional<int32_t>& id) {
@@ -129,8 +129,14 @@ std::string merges_text(const BpeModel& model) {
 }  // namespace
 
 std::string tokenizer_json(const BpeModel& model) {
-  const std::string* original = model.source.find("tokenizer.json");
-  return original != nullptr ? *original : make_tokenizer_json(model);
+  if (const std::string* original = model.source.find("tokenizer.json")) return *original;
+  // What vocab.json and merges.txt, or a trainer, can say.
+  const bool plain = model.normalizer.empty() && model.cuts.empty() && model.pre_tokenizer == PreTokenizer::gpt2;
+  if (model.of_characters() || !plain) {
+    throw Error("this tokenizer has no tokenizer.json, and what it does cannot be written as one",
+                "Keep the tokenizer.model that it was read from.");
+  }
+  return make_tokenizer_json(model);
 }
 
 TokenizerFiles files_of(const BpeModel& model, int64_t model_max_length) {
@@ -143,6 +149,7 @@ TokenizerFiles files_of(const BpeModel& model, int64_t model_max_length) {
     add("merges.txt", [&] { return merges_text(model); });
     add("special_tokens_map.json", [&] { return json_text(special_tokens_json(model), 2) + "\n"; });
   }
+  if (model.of_characters()) return files;
   add("tokenizer.json", [&] { return tokenizer_json(model); });
   add("tokenizer_config.json", [&] { return json_text(configuration_json(model, model_max_length), 2) + "\n"; });
   return files;

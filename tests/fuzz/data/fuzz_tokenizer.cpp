@@ -1,5 +1,7 @@
 // tokenizer.json: any text gives an Error or a tokenizer with which any bytes come back; the bytes are the input
 // itself.
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "fuzz_driver.h"
@@ -19,7 +21,7 @@ bool changes_text(std::string_view text) {
   TokenizerFiles files;
   files.set("tokenizer.json", std::string(text));
   const BpeModel model = read_bpe_model(files, "input");
-  return model.nfc || model.prefix_space || !model.every_byte ||
+  return !model.normalizer.empty() || model.prefix_space != PrefixSpace::none || !model.every_byte ||
          std::any_of(model.added_tokens.begin(), model.added_tokens.end(),
                      [](const AddedToken& token) { return token.lstrip || token.rstrip; });
 }
@@ -42,6 +44,23 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   return 0;
 }
 
+namespace {
+
+// A small one of characters.
+std::string marked() {
+  std::string vocabulary = R"("<unk>":0,"<s>":1,"▁":2,"a":3,"b":4,"ab":5,"▁a":6,"▁▁":7,"漢":8)";
+  for (int byte = 0; byte < 256; ++byte) vocabulary += fmt::format(R"(,"<0x{:02X}>":{})", byte, 9 + byte);
+  return R"({"added_tokens":[{"id":1,"content":"<s>","special":true},{"id":265,"content":"[T]","lstrip":true,"single_word":true,"normalized":false}],
+"normalizer":{"type":"Sequence","normalizers":[{"type":"Prepend","prepend":"▁"},{"type":"Replace","pattern":{"String":" "},"content":"▁"}]},
+"pre_tokenizer":{"type":"Metaspace","replacement":"▁","prepend_scheme":"first","split":true},
+"decoder":{"type":"Sequence","decoders":[{"type":"Replace","pattern":{"String":"▁"},"content":" "},{"type":"ByteFallback"},{"type":"Fuse"},
+{"type":"Strip","content":" ","start":1,"stop":0}]},
+"model":{"type":"BPE","unk_token":"<unk>","fuse_unk":true,"byte_fallback":true,"vocab":{)" +
+         vocabulary + R"(},"merges":[["a","b"],["▁","a"],["▁","▁"]]}})";
+}
+
+}  // namespace
+
 std::vector<std::string> seeds() {
   PieceCounts counts;
   counts.add("the cat and the hat and the bat; that is that, 漢字 漢字 12 12");
@@ -58,5 +77,7 @@ std::vector<std::string> seeds() {
           "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}]},");
   RL_REQUIRE(Tokenizer::from_json(llama3, "seed").hash() != Tokenizer::from_json(gpt2, "seed").hash(),
              "one cut for both");
-  return {gpt2, llama3};
+  std::string other = llama3;
+  other.replace(other.find("(?i:"), 4, "(?:[\\\\p{Lu}a-c]|");
+  return {gpt2, llama3, other, marked()};
 }

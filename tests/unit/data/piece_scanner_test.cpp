@@ -30,9 +30,9 @@ std::vector<size_t> ends_by_scanner(PreTokenizer kind, std::string_view text, de
   return ends;
 }
 
-// The instruction sets of this machine, by both expressions.
+// The instruction sets of this machine, by every expression.
 void expect_equal(std::string_view text) {
-  for (const PreTokenizer kind : {PreTokenizer::gpt2, PreTokenizer::llama3}) {
+  for (const PreTokenizer kind : {PreTokenizer::gpt2, PreTokenizer::llama3, PreTokenizer::whole}) {
     const std::vector<size_t> expected = ends_one_by_one(kind, text);
     for (const device::Isa isa : {device::Isa::portable, device::isa()})
       ASSERT_EQ(ends_by_scanner(kind, text, isa), expected) << testing::PrintToString(text);

@@ -46,12 +46,13 @@ TEST(Llama3Pieces, DigitsInThreesLinesAndCase) {
   EXPECT_THAT(llama("\thello\r\n  \n  y"), ElementsAre("\thello", "\r\n  \n", " ", " y"));
   EXPECT_THAT(llama(" 12"), ElementsAre(" ", "12"));
   EXPECT_THAT(llama("'ſa"), ElementsAre("'ſ", "a"));
+  EXPECT_THAT(pieces("12 3", PreTokenizer::qwen2), ElementsAre("1", "2", " ", "3"));
 }
 
 TEST(Pieces, CoverEveryTextWithoutOverlap) {
   std::string text;
   for (uint32_t i = 0; i < 5000; ++i) text.push_back(static_cast<char>(i * 2654435761U >> 24));
-  for (const PreTokenizer kind : {PreTokenizer::gpt2, PreTokenizer::llama3}) {
+  for (const PreTokenizer kind : {PreTokenizer::gpt2, PreTokenizer::llama3, PreTokenizer::qwen2, PreTokenizer::whole}) {
     std::string joined;
     for (const std::string& piece : pieces(text, kind)) {
       EXPECT_FALSE(piece.empty());

@@ -128,11 +128,11 @@ TEST(TokenizerFiles, OfAnotherTokenizerAreInTheWay) {
 
 TEST(TokenizerFiles, AKindThatIsNotReadIsNamedAndStillCarried) {
   const TemporaryFolder folder;
-  folder.write("tokenizer.model", std::string("\x0A\x00\xFF", 3));
+  folder.write("spiece.model", std::string("\x0A\x00\xFF", 3));
   const TokenizerFiles files = TokenizerFiles::read(folder / "");
   EXPECT_FALSE(files.empty());
   EXPECT_THROW(Tokenizer::from_files(files, "folder"), UnsupportedTokenizer);
-  EXPECT_ERROR("tokenizer.model", Tokenizer::from_files(files, "folder"));
+  EXPECT_ERROR("spiece.model", Tokenizer::from_files(files, "folder"));
 }
 
 }  // namespace
