@@ -1,4 +1,4 @@
-"""A cluster, jobs on it, what is seen of them from outside, and the run in one process that each is compared with."""
+"""Clusters, jobs on them, what is seen of them from outside, and the run in one process that each is compared with."""
 import array
 import json
 import os
@@ -9,6 +9,7 @@ import signal
 import statistics
 import struct
 import subprocess
+import threading
 import time
 
 CLUSTER = pathlib.Path(__file__).resolve().parent / "cluster"
@@ -29,7 +30,9 @@ TINY = {
 
 # Of the tiny model, in one epoch: the order of samples then does not depend on how many steps are asked for.
 MANY_STEPS = 4000
+WITHOUT_EFFECT = ("train.steps", "train.save_every", "parallel.timeout")  # on the losses of its steps
 HANGS = 6.0  # seconds after "finished" until a job counts as hung
+LOOK = 0.2  # seconds between questions to Slurm, each of which costs the machine some
 
 
 class CaseFailed(Exception):
@@ -37,10 +40,10 @@ class CaseFailed(Exception):
 
 
 class Seen:
-    """What a case saw, and which bounds it missed."""
+    """What a case saw, which bounds it missed, and what is wrong however busy the machine is."""
 
     def __init__(self):
-        self.words, self.missed, self.figures = [], [], {}
+        self.words, self.missed, self.wrong, self.figures = [], [], [], {}
 
     def add(self, words):
         self.words.append(words)
@@ -52,9 +55,18 @@ class Seen:
         if value is None or value > most:
             self.missed.append(f"{what} {'never' if value is None else f'{value:.1f} s'}, bound {most:g} s")
 
-    def must(self, holds, otherwise):
+    def should(self, holds, otherwise):
         if not holds:
             self.missed.append(otherwise)
+
+    def must(self, holds, otherwise):
+        if not holds:
+            self.wrong.append(otherwise)
+
+    def verdict(self):
+        if self.wrong:
+            return "FAILED: " + "; ".join(self.wrong + self.missed)
+        return "missed: " + "; ".join(self.missed) if self.missed else "ok"
 
 
 class Job:
@@ -80,7 +92,7 @@ class Job:
     def over(self):
         return self.state()[0] not in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED")
 
-    def wait(self, seconds=60):
+    def wait(self, seconds=120):
         """Until Slurm has no more to do for it; what hangs after all its work is ended, and remembered."""
         limit, finished = time.monotonic() + seconds, None
         while not self.over():
@@ -93,7 +105,7 @@ class Job:
                 self.laboratory.hung += 1
                 self.end()
                 finished = None
-            time.sleep(0.1)
+            time.sleep(LOOK)
         return self.state()
 
     def settle(self, seconds=5):
@@ -107,7 +119,7 @@ class Job:
             ended = self.wait()
         return ended
 
-    def completes(self, seconds=60):
+    def completes(self, seconds=120):
         hung = self.laboratory.hung
         state, _ = self.wait(seconds)
         if state != "COMPLETED" and self.laboratory.hung == hung:
@@ -167,24 +179,12 @@ def newest_checkpoint(folder):
     return max((int(name[5:]) for name in names), default=0)
 
 
-class Laboratory:
-    """Brings the cluster up, and makes the data of all cases."""
+class Common:
+    """What laboratories beside each other share: the data of all cases, and runs that nobody disturbs."""
 
-    def __init__(self, program, mpi, folder, srun_options=(), rounds=1):
-        self.program, self.folder, self.mpi = program, folder, mpi
-        self.srun = ["srun", *SRUN[mpi], *srun_options]
-        self.references, self.hung, self.rounds = {}, 0, rounds
-        # Of its own, beside one that somebody uses by hand.
-        os.environ["RIDGELINE_CLUSTER"] = str(folder / "cluster")
-
-    def up(self):
-        up = subprocess.run([CLUSTER, "up", "--shared", "256m"], capture_output=True, text=True)
-        if up.returncode != 0:
-            raise SystemExit(f"the cluster does not come up: {up.stderr}")
-        self.shared = pathlib.Path(self.login("bash", "-c", "echo $CLUSTER_SHARED").strip())
-        self.local = pathlib.Path(self.login("bash", "-c", "echo $CLUSTER_LOCAL").strip())
-        self.nodes = [f"node{number}" for number in (1, 2, 3, 4)]
-        self.prepare()
+    def __init__(self, program, folder):
+        self.program, self.folder = program, folder
+        self.references, self.lock, self.made = {}, threading.Lock(), 0
 
     def prepare(self):
         documents = (" ".join(f"w{document * word * word % 97}" for word in range(40)) for document in range(15000))
@@ -194,15 +194,6 @@ class Laboratory:
         self.here("tokenizer", "train", "--vocab", "300", "--out", tokenizer, self.folder / "text.txt")
         self.here("prepare", "--tokenizer", tokenizer, "--out", data / "text", self.folder / "text.txt")
         self.data = {"data.train": data / "text", "data.tokenizer": tokenizer, "data.split": "90,10,0"}
-
-    def cluster(self, *arguments):
-        done = subprocess.run([CLUSTER, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT)
-        if done.returncode != 0:
-            raise CaseFailed(f"cluster {' '.join(map(str, arguments))}: {done.stderr.strip()}")
-        return done.stdout
-
-    def login(self, *command):
-        return self.cluster("run", *command)
 
     def here(self, *arguments):
         """The program, in one process."""
@@ -217,6 +208,50 @@ class Laboratory:
         for key, value in {**({} if config else TINY), **self.data, **keys}.items():
             given += ["--set", f"{key}={value}"]
         return given
+
+    def reference(self, ranks, keys, steps):
+        """Metrics of the run that nobody disturbs, its ranks as threads of one process; at least `steps` of them."""
+        other = {name: str(value) for name, value in keys.items() if name not in WITHOUT_EFFECT}
+        key = (ranks, tuple(sorted(other.items())))
+        with self.lock:
+            if len(self.references.get(key, [])) < steps:
+                self.made += 1
+                out = self.folder / f"reference_{self.made}"
+                taken = min(max(1000, 2 * steps), max(steps, MANY_STEPS))  # whoever asks next may want more
+                self.here(*self.options(out, {**other, "train.steps": taken, "train.save_every": 0}), "--ranks", ranks)
+                self.references[key] = metrics(out)
+                shutil.rmtree(out)
+            return self.references[key][:steps]
+
+
+class Laboratory:
+    """A cluster of its own, beside others and beside one that somebody uses by hand."""
+
+    def __init__(self, common, mpi, folder, srun_options=(), rounds=1):
+        folder.mkdir()
+        self.common, self.program, self.folder, self.mpi = common, common.program, folder, mpi
+        self.srun = ["srun", *SRUN[mpi], *srun_options]
+        self.here, self.options, self.reference = common.here, common.options, common.reference
+        self.environment = {**os.environ, "RIDGELINE_CLUSTER": str(folder / "cluster")}
+        self.hung, self.rounds = 0, rounds
+
+    def up(self):
+        up = subprocess.run([CLUSTER, "up", "--shared", "256m"], capture_output=True, text=True, env=self.environment)
+        if up.returncode != 0:
+            raise CaseFailed(f"the cluster does not come up: {up.stderr}")
+        self.shared = pathlib.Path(self.login("bash", "-c", "echo $CLUSTER_SHARED").strip())
+        self.local = pathlib.Path(self.login("bash", "-c", "echo $CLUSTER_LOCAL").strip())
+        self.nodes = [f"node{number}" for number in (1, 2, 3, 4)]
+
+    def cluster(self, *arguments):
+        done = subprocess.run([CLUSTER, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT,
+                              env=self.environment)
+        if done.returncode != 0:
+            raise CaseFailed(f"cluster {' '.join(map(str, arguments))}: {done.stderr.strip()}")
+        return done.stdout
+
+    def login(self, *command):
+        return self.cluster("run", *command)
 
     def submit(self, name, nodes, ranks, arguments, before=(), program=None, sbatch=("--no-requeue",), script=None):
         """A job of `ranks` ranks. `before`: a command that becomes the program; `script`: holds COMMAND."""
@@ -233,27 +268,19 @@ class Laboratory:
         folder = self.shared / name
         return self.submit(name, nodes, ranks, [*self.options(folder, keys), *more], **options), folder
 
-    def runs_past(self, job, folder, step, seconds=20):
+    def runs_past(self, job, folder, step, seconds=60):
         """Until it has taken more than `step` steps."""
-        limit = time.monotonic() + seconds
+        limit, look = time.monotonic() + seconds, 0.0
         while time.monotonic() < limit:
             rows = (folder / "metrics.jsonl").read_bytes().count(b"\n") if (folder / "metrics.jsonl").exists() else 0
             if rows > step:
                 return
-            if job.over():
-                break
+            if time.monotonic() > look:
+                if job.over():
+                    break
+                look = time.monotonic() + LOOK
             time.sleep(0.02)
         raise CaseFailed(f"job {job.name} ({job.state()[0]}) takes no {step} steps: {job.said()[-1500:]}")
-
-    def reference(self, ranks, keys, steps):
-        """Metrics of the run that nobody disturbs, its ranks as threads of one process; at least `steps` of them."""
-        key = (ranks, tuple(sorted((name, str(value)) for name, value in keys.items() if name != "train.steps")))
-        if len(self.references.get(key, [])) < steps:
-            out = self.folder / f"reference_{len(self.references)}_{steps}"
-            self.here(*self.options(out, {**keys, "train.steps": steps + 100, "train.save_every": 0}), "--ranks", ranks)
-            self.references[key] = metrics(out)
-            shutil.rmtree(out)
-        return self.references[key][:steps]
 
     def resumes_bitwise(self, name, folder, nodes, ranks, keys):
         """The run goes on for ten steps from its newest checkpoint, and has the losses of the one nobody disturbed."""
@@ -275,10 +302,10 @@ class Laboratory:
     def clean(self):
         """Between cases: no job, no fault, empty disks."""
         self.login("scancel", "--user=root")
-        for _ in range(200):
+        for _ in range(150):
             if not self.login("squeue", "--noheader").strip():
                 break
-            time.sleep(0.1)
+            time.sleep(LOOK)
         self.cluster("heal")
         for node in self.nodes:
             self.login("--on", node, "bash", "-c", 'rm -rf "$CLUSTER_LOCAL"/*')
@@ -286,7 +313,7 @@ class Laboratory:
             shutil.rmtree(path)
 
     def down(self):
-        subprocess.run([CLUSTER, "down"], check=True)
+        subprocess.run([CLUSTER, "down"], check=True, env=self.environment)
 
 
 def large_dataset(prefix):
