@@ -25,10 +25,14 @@ if(RIDGELINE_MOLD)
 endif()
 
 add_library(ridgeline_options INTERFACE)
+if(RIDGELINE_SANITIZE)  # what instrumented code makes GCC suspect is often wrong, and takes time; other builds look
+  target_compile_options(ridgeline_options INTERFACE -Werror=invalid-pch)
+else()
+  target_compile_options(ridgeline_options INTERFACE -Wall -Wextra -Werror -Wshadow -Wnon-virtual-dtor -Wconversion
+                         -Wno-sign-conversion -Wno-missing-field-initializers)
+endif()
 # No contraction: the same source gives the same bits in every translation unit; kernels ask for FMA explicitly.
-target_compile_options(ridgeline_options INTERFACE -Wall -Wextra -Werror -Wshadow -Wnon-virtual-dtor -Wconversion
-                       -Wno-sign-conversion -Wno-missing-field-initializers
-                       -ffp-contract=off)
+target_compile_options(ridgeline_options INTERFACE -ffp-contract=off)
 target_include_directories(ridgeline_options INTERFACE $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}/src>)
 if(RIDGELINE_SANITIZE)
   add_compile_options(-fsanitize=${RIDGELINE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
@@ -54,6 +58,9 @@ endif()
 # set of its own must skip them: GCC 12 crashes on headers that were precompiled with others.
 function(ridgeline_precompile target kind)
   cmake_parse_arguments(P "" "" "HEADERS;LIBRARIES" ${ARGN})
+  if(kind STREQUAL cold AND RIDGELINE_SANITIZE)  # where all rooms have one level
+    set(kind rooms)
+  endif()
   set(owner ridgeline_precompiled_${kind})
   if(NOT TARGET ${owner})
     file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/${owner}.cpp CONTENT "")
@@ -65,8 +72,7 @@ function(ridgeline_precompile target kind)
     elseif(kind STREQUAL tests)
       target_compile_options(${owner} PRIVATE ${RIDGELINE_TEST_CODE})
     endif()
-    get_target_property(type ${target} TYPE)
-    if(type STREQUAL EXECUTABLE)  # the same code model as its users
+    if(kind STREQUAL tests)  # the code model of programs, which its users are
       set_target_properties(${owner} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
       target_compile_options(${owner} PRIVATE -fPIE)
     endif()
@@ -116,22 +122,40 @@ function(ridgeline_room name)
   set_property(GLOBAL APPEND PROPERTY RIDGELINE_ROOMS ridgeline_${name})
 endfunction()
 
-# ridgeline_test(NAME SOURCES x_test.cpp ... ROOMS base ... LABELS unit [LIBRARIES ...])
+# ridgeline_test_code(TARGET [UNITY n]): a program, or a library of programs, that is compiled as tests are.
+function(ridgeline_test_code target)
+  cmake_parse_arguments(C "" "UNITY" "" ${ARGN})
+  target_compile_options(${target} PRIVATE ${RIDGELINE_TEST_CODE})
+  if(C_UNITY)
+    ridgeline_unity(${target} ${C_UNITY})
+  endif()
+  get_target_property(type ${target} TYPE)
+  if(type STREQUAL STATIC_LIBRARY)
+    set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
+    target_compile_options(${target} PRIVATE -fPIE)
+  endif()
+  target_link_libraries(${target} PRIVATE GTest::gtest GTest::gmock)  # whose headers and definitions all of them see
+  ridgeline_precompile(${target} tests HEADERS <gmock/gmock.h> <gtest/gtest.h> LIBRARIES GTest::gtest GTest::gmock)
+endfunction()
+
+# ridgeline_test(NAME SOURCES x_test.cpp ... ROOMS base ... LABELS unit [LIBRARIES ...] [COST s])
 # One executable, registered with CTest as one test per executable (fast start, readable list). Three files are compiled
-# at a time.
+# at a time. COST: about how many seconds one of the longest takes (in a build with sanitizers, if it runs there). Where
+# tests run side by side these begin first, so that none is left to run alone at the end.
 function(ridgeline_test name)
-  cmake_parse_arguments(T "" "" "SOURCES;ROOMS;LIBRARIES;LABELS" ${ARGN})
+  cmake_parse_arguments(T "" "COST" "SOURCES;ROOMS;LIBRARIES;LABELS" ${ARGN})
   add_executable(${name} ${T_SOURCES})
-  target_link_libraries(${name} PRIVATE ridgeline_options GTest::gtest GTest::gtest_main GTest::gmock ${T_LIBRARIES})
+  target_link_libraries(${name} PRIVATE ridgeline_options GTest::gtest_main ${T_LIBRARIES})
   foreach(room ${T_ROOMS})
     target_link_libraries(${name} PRIVATE ridgeline_${room})
   endforeach()
-  target_compile_options(${name} PRIVATE ${RIDGELINE_TEST_CODE})
-  ridgeline_unity(${name} 3)
-  ridgeline_precompile(${name} tests HEADERS <gmock/gmock.h> <gtest/gtest.h> LIBRARIES GTest::gtest GTest::gmock)
+  ridgeline_test_code(${name} UNITY 3)
   target_compile_definitions(${name} PRIVATE RIDGELINE_TEST_DATA="${CMAKE_SOURCE_DIR}/tests/data")
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES LABELS "${T_LABELS}" TIMEOUT 600)
+  if(T_COST)
+    set_tests_properties(${name} PROPERTIES COST ${T_COST})
+  endif()
 endfunction()
 
 # ridgeline_fuzz(ROOM INPUTS TARGET...): ROOM_fuzz_TARGET of fuzz_TARGET.cpp. With clang and -DRIDGELINE_LIBFUZZER=ON it is a
@@ -146,6 +170,7 @@ function(ridgeline_fuzz room inputs)
     add_executable(${name} fuzz_${target}.cpp)
     target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests/fuzz/data)
     target_link_libraries(${name} PRIVATE ridgeline_options ridgeline_${room})
+    ridgeline_test_code(${name})
     if(RIDGELINE_LIBFUZZER)
       target_link_options(${name} PRIVATE -fsanitize=fuzzer)
     else()
