@@ -250,9 +250,9 @@ std::string note_text(const DatasetNote& note) {
                                  {"tokenizer", note.tokenizer}};
   if (note.blocks.tokens != 0) {
     json[kBlocksNote] = {{"tokens", note.blocks.tokens},
-                     {"corpus_documents", note.blocks.corpus_documents},
-                     {"short_documents", note.blocks.short_documents},
-                     {"dropped_tokens", note.blocks.dropped_tokens}};
+                         {"corpus_documents", note.blocks.corpus_documents},
+                         {"short_documents", note.blocks.short_documents},
+                         {"dropped_tokens", note.blocks.dropped_tokens}};
   }
   json[kChecksums] = nlohmann::ordered_json::array();
   for (const uint32_t sum : note.checksums) json[kChecksums].push_back(checksum_text(sum));
