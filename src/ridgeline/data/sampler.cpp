@@ -34,6 +34,15 @@ void GptDataset::sample(int64_t i, std::span<int32_t> tokens) const {
   });
 }
 
+void GptDataset::document_begins(int64_t i, std::span<int32_t> begins) const {
+  RL_CHECK(static_cast<int64_t>(begins.size()), ==, settings_.sequence + 1);
+  int64_t begin = 0;
+  for_each_part(i, [&](const Part& part) {
+    std::fill_n(begins.begin() + begin, part.tokens, static_cast<int32_t>(begin));
+    begin += part.tokens;
+  });
+}
+
 std::vector<GptDataset::Part> GptDataset::parts(int64_t i) const {
   std::vector<Part> parts;
   for_each_part(i, [&](const Part& part) {
@@ -43,8 +52,8 @@ std::vector<GptDataset::Part> GptDataset::parts(int64_t i) const {
 }
 
 EvaluationWindows::EvaluationWindows(std::shared_ptr<const IndexedDataset> dataset, DocumentRange documents,
-                                     int64_t sequence, int64_t vocabulary)
-    : dataset_(std::move(dataset)), sequence_(sequence), vocabulary_(vocabulary) {
+                                     int64_t sequence, int64_t vocabulary, DocumentRules rules)
+    : dataset_(std::move(dataset)), documents_(documents), sequence_(sequence), vocabulary_(vocabulary), rules_(rules) {
   RL_CHECK(sequence, >, 0);
   if (documents.empty()) return;
   RL_CHECK(documents.first, >=, 0);
@@ -62,6 +71,25 @@ void EvaluationWindows::window(int64_t i, std::span<int32_t> tokens, std::span<i
   dataset_->read(begin_ + (count == 0 ? 0 : i * sequence_ + 1), labels.first(count), vocabulary_);
   std::fill(tokens.begin() + static_cast<std::ptrdiff_t>(count), tokens.end(), 0);
   std::fill(labels.begin() + static_cast<std::ptrdiff_t>(count), labels.end(), kIgnoredLabel);
+}
+
+void EvaluationWindows::document_begins(int64_t i, std::span<int32_t> begins) const {
+  RL_CHECK(i, >=, 0);
+  RL_CHECK(static_cast<int64_t>(begins.size()), ==, sequence_);
+  std::fill(begins.begin(), begins.end(), 0);
+  if (i >= size()) return;
+  // The document of the window's first token: the last that begins no later.
+  const int64_t first = begin_ + i * sequence_;
+  int64_t low = documents_.first, high = documents_.last;
+  while (high - low > 1) {
+    const int64_t middle = low + (high - low) / 2;
+    (dataset_->begin(middle) <= first ? low : high) = middle;
+  }
+  for (int64_t document = low + 1; document < documents_.last; ++document) {
+    const int64_t begin = dataset_->begin(document) - first;
+    if (begin >= sequence_) break;
+    std::fill(begins.begin() + begin, begins.end(), static_cast<int32_t>(begin));
+  }
 }
 
 }  // namespace ridgeline::data

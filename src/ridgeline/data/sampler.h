@@ -13,6 +13,13 @@
 
 namespace ridgeline::data {
 
+// How the documents of a sample are kept apart; the words are Megatron-LM's.
+struct DocumentRules {
+  bool reset_attention_mask = false;  // a token sees its own document only
+  bool reset_position_ids = false;    // positions begin with 0 in each document
+  bool eod_mask_loss = false;         // what follows a document's last token is not predicted; in training only
+};
+
 // Training samples. Immutable: share between threads; sample(i) is a pure function of i, so resuming is O(1).
 class GptDataset {
  public:
@@ -24,6 +31,7 @@ class GptDataset {
     int64_t vocabulary = 0;  // ids must be below: the model's V
     int64_t wanted = 0;      // samples that the run takes by now, where it was made longer; 0: `samples`
     int64_t first = 0;       // the order begins with this sample of the run (those before were of other data)
+    DocumentRules rules;     // for whoever makes batches of samples
   };
   GptDataset(std::shared_ptr<const IndexedDataset> dataset, const Settings& settings);
 
@@ -31,9 +39,13 @@ class GptDataset {
   int64_t begin() const { return settings_.first; }
   int64_t end() const { return settings_.first + static_cast<int64_t>(index_.order.size()); }
   int64_t epochs() const { return index_.epochs; }
+  const DocumentRules& rules() const { return settings_.rules; }
   // tokens[T+1]: inputs are tokens[0..T), labels tokens[1..T]. Error: an id >= vocabulary, naming its place.
   // Thread-safe; allocates nothing.
   void sample(int64_t i, std::span<int32_t> tokens) const;
+  // begins[T+1]: of each of these tokens the place in the sample where its document begins; 0 where that is before the
+  // sample. Documents are those of the dataset, whether tokens mark their ends or not. Thread-safe; allocates nothing.
+  void document_begins(int64_t i, std::span<int32_t> begins) const;
 
   // Where the T+1 tokens of a sample lie, in their order.
   struct Part {
@@ -62,7 +74,7 @@ constexpr int32_t kIgnoredLabel = -100;
 class EvaluationWindows {
  public:
   EvaluationWindows(std::shared_ptr<const IndexedDataset> dataset, DocumentRange documents, int64_t sequence,
-                    int64_t vocabulary);
+                    int64_t vocabulary, DocumentRules rules = {});
 
   int64_t size() const { return (predictions_ + sequence_ - 1) / sequence_; }
   // Tokens predicted in all windows: tokens of the split - 1 (0 for an empty split).
@@ -70,10 +82,16 @@ class EvaluationWindows {
   // tokens[T], labels[T] of window i. i >= size() gives a window of ignored labels, so that ranks can share unevenly.
   // Error: an id >= vocabulary. Thread-safe; allocates nothing.
   void window(int64_t i, std::span<int32_t> tokens, std::span<int32_t> labels) const;
+  // begins[T] of the tokens of window i: as GptDataset::document_begins(). What the last one is filled up with belongs
+  // to its last document.
+  void document_begins(int64_t i, std::span<int32_t> begins) const;
+  const DocumentRules& rules() const { return rules_; }
 
  private:
   std::shared_ptr<const IndexedDataset> dataset_;
+  DocumentRange documents_;
   int64_t begin_ = 0, predictions_ = 0, sequence_ = 0, vocabulary_ = 0;
+  DocumentRules rules_;
 };
 
 }  // namespace ridgeline::data
