@@ -96,6 +96,7 @@ Layout layout_of(const Choice& choice) {
   layout.pure = choice[precision] == 3;
   layout.moments = choice[precision] == 4 ? DType::bf16 : DType::f32;
   layout.dropout = choice[dropout] == 0 ? 0.0F : 0.1F;
+  layout.documents = choice[micro_batches] % 2 == 1;  // beside every other option, without an option of its own
   layout.micro_batch = choice[rows] + 1;
   parallel::Sharding& sharding = layout.sharding;
   sharding.level = static_cast<parallel::Shard>(choice[level]);

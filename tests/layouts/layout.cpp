@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -30,6 +31,12 @@ void write_row(const parallel::BatchBuffers& buffers, int64_t step, int64_t row,
     buffers.labels[i] = valid ? token(t + 1) : ops::kIgnoredLabel;
     buffers.positions[i] = static_cast<int32_t>(t);
     buffers.samples[i] = static_cast<uint32_t>(row);
+    if (buffers.first_keys == nullptr) continue;
+    constexpr int64_t kDocument = 5;
+    const int64_t before = row % kDocument;  // tokens of the first document
+    const auto begin = static_cast<int32_t>(std::max<int64_t>((t + before) / kDocument * kDocument - before, 0));
+    buffers.first_keys[i] = begin;
+    buffers.document_positions[i] = static_cast<int32_t>(t) - begin;
   }
   buffers.sample_of_row[b] = static_cast<uint32_t>(row);
 }
@@ -63,7 +70,8 @@ std::vector<parallel::Program> programs_of(const parallel::RunShape& shape, cons
 std::string Layout::describe() const {
   const parallel::Sharding& s = sharding;
   return fmt::format(
-      "{} of {} words {}{}{} moments {} dropout {} | {} stages {} of [{}] blocks | {} slices{}, {} ranks, shard {} in "
+      "{} of {} words {}{}{} moments {} dropout {}{} | {} stages {} of [{}] blocks | {} slices{}, {} ranks, shard {} "
+      "in "
       "groups of {}, "
       "{} x {} rows, reduce {}, "
       "gather {}, "
@@ -71,11 +79,11 @@ std::string Layout::describe() const {
       "| "
       "recompute {} every {}, overlap {}, team {}, offload {}, {} segments",
       family, config().vocab, same_rows ? "learned by heart " : "", pure ? "pure " : "", name_of(precision),
-      name_of(moments), dropout, s.pipeline.stages(), word_of(s.pipeline.kind), fmt::join(s.pipeline.blocks, " "),
-      s.slices(), s.sequence ? " of tokens too" : "", s.ranks(), word_of(s.level), s.shards(), s.micro_batches,
-      micro_batch, s.reduce == parallel::Reduce::every ? "every" : "last", word_of(s.gather), s.prefetch,
-      name_of(s.wire), word_of(recompute), recompute_every, overlap, team, offload_window,
-      model::declare(config(), s.partition()).size());
+      name_of(moments), dropout, documents ? " documents" : "", s.pipeline.stages(), word_of(s.pipeline.kind),
+      fmt::join(s.pipeline.blocks, " "), s.slices(), s.sequence ? " of tokens too" : "", s.ranks(), word_of(s.level),
+      s.shards(), s.micro_batches, micro_batch, s.reduce == parallel::Reduce::every ? "every" : "last",
+      word_of(s.gather), s.prefetch, name_of(s.wire), word_of(recompute), recompute_every, overlap, team,
+      offload_window, model::declare(config(), s.partition()).size());
 }
 
 model::TransformerConfig small_model(const std::string& family, float dropout) {
@@ -102,6 +110,7 @@ Layout one_rank(const Layout& layout) {
              .pure = layout.pure,
              .moments = layout.moments,
              .dropout = layout.dropout,
+             .documents = layout.documents,
              .micro_batch = layout.micro_batch};
   one.sharding.micro_batches = static_cast<int>(layout.global_micro_batches());
   return one;
@@ -121,7 +130,8 @@ parallel::RunShape Layout::run_shape(int rank) const {
                  .dtype = precision,
                  .head_chunk = 7,
                  .team_size = planned_team > 0 ? planned_team : team,
-                 .dropout = dropout > 0.0F};
+                 .dropout = dropout > 0.0F,
+                 .documents = documents};
   shape.evaluation_batch = shape.batch;
   shape.sharding = sharding;
   shape.rank = rank;

@@ -24,6 +24,7 @@ struct Layout {
   bool pure = false;             // masters are as the activations; else f32
   DType moments = DType::f32;
   float dropout = 0.0F;
+  bool documents = false;  // rows are cut into documents that are kept apart
   int64_t micro_batch = 1;
   // Mesh, level, cadence, wire, …; dtypes of state are filled in by run().
   parallel::Sharding sharding;

@@ -38,6 +38,7 @@ struct Subject {
   std::shared_ptr<const data::IndexedDataset> dataset;
   train::DocumentsChosen chosen;
   std::optional<data::Tokenizer> tokenizer;
+  data::DocumentRules rules;  // the run's
 };
 
 Subject open_subject(const EvalOptions& options) {
@@ -67,7 +68,8 @@ Subject open_subject(const EvalOptions& options) {
                               dataset->prefix().string(), block, source.config().context),
                   fmt::format("Prepare the text again, with --blocks {} or without.", source.config().context));
   }
-  return {std::move(source), std::move(dataset), std::move(chosen), std::move(tokenizer)};
+  const data::DocumentRules rules = state ? train::config_of(*state).data.rules : data::DocumentRules{};
+  return {std::move(source), std::move(dataset), std::move(chosen), std::move(tokenizer), rules};
 }
 
 // On `ranks` ranks, `here` of them in this process; checked.
@@ -80,6 +82,7 @@ train::EvaluationSettings settings_of(const EvalOptions& options, const Subject&
                                      .sharding = train::sharding_of(options.cut, config, ranks, dtype),
                                      .threads = options.threads > 0 ? options.threads : machine.threads_per_rank(here),
                                      .dtype = dtype,
+                                     .rules = subject.rules,
                                      .guard = parallel::guard_requested(),
                                      .console = stderr};
   const std::string asked = fmt::format("--micro-batch {}, --sequence {}, --ranks {}, --threads {}",
@@ -94,6 +97,11 @@ train::EvaluationSettings settings_of(const EvalOptions& options, const Subject&
 void report(const EvalOptions& options, const Subject& subject, const train::Evaluation& model) {
   const data::DocumentRange documents = subject.chosen.documents, train_documents = subject.chosen.train;
   fmt::print(stderr, "{}\n", subject.chosen.text);
+  if (subject.rules.reset_attention_mask || subject.rules.reset_position_ids)
+    fmt::print(stderr,
+               "documents are kept apart as the run did: data.reset_attention_mask = {}, "
+               "data.reset_position_ids = {}\n",
+               subject.rules.reset_attention_mask, subject.rules.reset_position_ids);
   if (subject.chosen.trained > 0)
     fmt::print(stderr, "not held out: the run trained on {} of these {} documents\n", subject.chosen.trained,
                documents.last - documents.first);

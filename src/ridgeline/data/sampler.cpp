@@ -44,6 +44,16 @@ void GptDataset::sample(int64_t i, std::span<int32_t> tokens) const {
   });
 }
 
+void GptDataset::document_begins(int64_t i, std::span<int32_t> begins) const {
+  RL_CHECK(static_cast<int64_t>(begins.size()), ==, settings_.sequence + 1);
+  begins.back() = 0;  // a block has no such token
+  int64_t begin = 0;
+  for_each_part(i, [&](const Part& part) {
+    std::fill_n(begins.begin() + begin, part.tokens, static_cast<int32_t>(begin));
+    begin += part.tokens;
+  });
+}
+
 std::vector<GptDataset::Part> GptDataset::parts(int64_t i) const {
   std::vector<Part> parts;
   for_each_part(i, [&](const Part& part) {
@@ -65,7 +75,7 @@ int64_t samples_of_part(const std::vector<BlendPart>& parts, size_t part, int64_
 }
 
 TrainingSamples::TrainingSamples(const std::vector<BlendPart>& parts, const Settings& settings)
-    : first_(settings.first) {
+    : first_(settings.first), rules_(settings.rules) {
   RL_CHECK(parts.empty(), ==, false);
   std::vector<double> weights;
   for (size_t i = 0; i < parts.size(); ++i) {
@@ -92,6 +102,11 @@ void TrainingSamples::sample(int64_t i, std::span<int32_t> tokens) const {
   datasets_[at.dataset].sample(static_cast<int64_t>(at.sample), tokens);
 }
 
+void TrainingSamples::document_begins(int64_t i, std::span<int32_t> begins) const {
+  const Draw at = draw(i);
+  datasets_[at.dataset].document_begins(static_cast<int64_t>(at.sample), begins);
+}
+
 std::vector<GptDataset::Part> TrainingSamples::parts(int64_t i) const {
   const Draw at = draw(i);
   return datasets_[at.dataset].parts(static_cast<int64_t>(at.sample));
@@ -111,11 +126,12 @@ int64_t EvaluationWindows::predictions_of(const IndexedDataset& dataset, Documen
 }
 
 EvaluationWindows::EvaluationWindows(std::shared_ptr<const IndexedDataset> dataset, DocumentRange documents,
-                                     int64_t sequence, int64_t vocabulary)
-    : EvaluationWindows({BlendPart{std::move(dataset), documents, 1}}, sequence, vocabulary) {}
+                                     int64_t sequence, int64_t vocabulary, DocumentRules rules)
+    : EvaluationWindows({BlendPart{std::move(dataset), documents, 1}}, sequence, vocabulary, rules) {}
 
-EvaluationWindows::EvaluationWindows(const std::vector<BlendPart>& parts, int64_t sequence, int64_t vocabulary)
-    : sequence_(sequence), vocabulary_(vocabulary) {
+EvaluationWindows::EvaluationWindows(const std::vector<BlendPart>& parts, int64_t sequence, int64_t vocabulary,
+                                     DocumentRules rules)
+    : sequence_(sequence), vocabulary_(vocabulary), rules_(rules) {
   RL_CHECK(sequence, >, 0);
   std::vector<double> weights;
   std::vector<int64_t> sizes;
@@ -124,6 +140,7 @@ EvaluationWindows::EvaluationWindows(const std::vector<BlendPart>& parts, int64_
     if (predictions == 0) continue;
     if (block > 0) RL_CHECK(sequence, ==, block);
     parts_.push_back({.dataset = part.dataset,
+                      .documents = part.documents,
                       .begin = part.dataset->begin(part.documents.first),
                       .predictions = predictions,
                       .stride = sequence,
@@ -142,9 +159,9 @@ void EvaluationWindows::window(int64_t i, std::span<int32_t> tokens, std::span<i
   RL_CHECK(static_cast<int64_t>(labels.size()), ==, sequence_);
   std::ptrdiff_t inputs = 0, predicted = 0;
   if (i < size_) {
-    const Draw draw = draws_.empty() ? draw_of(0, i) : draws_[static_cast<size_t>(i)];
-    const auto at = static_cast<int64_t>(draw.sample);
-    const Part& part = parts_[draw.dataset];
+    const Draw of = draw(i);
+    const auto at = static_cast<int64_t>(of.sample);
+    const Part& part = parts_[of.dataset];
     predicted = std::min(part.labels, part.predictions - at * part.labels);
     // The last token of a block is read, though it predicts nothing.
     inputs = part.labels < part.stride ? part.stride : predicted;
@@ -154,6 +171,27 @@ void EvaluationWindows::window(int64_t i, std::span<int32_t> tokens, std::span<i
   }
   std::fill(tokens.begin() + inputs, tokens.end(), 0);
   std::fill(labels.begin() + predicted, labels.end(), kIgnoredLabel);
+}
+
+void EvaluationWindows::document_begins(int64_t i, std::span<int32_t> begins) const {
+  RL_CHECK(i, >=, 0);
+  RL_CHECK(static_cast<int64_t>(begins.size()), ==, sequence_);
+  std::fill(begins.begin(), begins.end(), 0);
+  if (i >= size()) return;
+  // The document of the window's first token: the last that begins no later.
+  const Draw at = draw(i);
+  const Part& part = parts_[at.dataset];
+  const int64_t first = part.begin + static_cast<int64_t>(at.sample) * part.stride;
+  int64_t low = part.documents.first, high = part.documents.last;
+  while (high - low > 1) {
+    const int64_t middle = low + (high - low) / 2;
+    (part.dataset->begin(middle) <= first ? low : high) = middle;
+  }
+  for (int64_t document = low + 1; document < part.documents.last; ++document) {
+    const int64_t begin = part.dataset->begin(document) - first;
+    if (begin >= sequence_) break;
+    std::fill(begins.begin() + begin, begins.end(), static_cast<int32_t>(begin));
+  }
 }
 
 }  // namespace ridgeline::data

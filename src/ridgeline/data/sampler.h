@@ -25,6 +25,13 @@ struct BlendPart {
   double weight = 1;  // of all parts together 1
 };
 
+// How the documents of a sample are kept apart; the words are Megatron-LM's.
+struct DocumentRules {
+  bool reset_attention_mask = false;  // a token sees its own document only
+  bool reset_position_ids = false;    // positions begin with 0 in each document
+  bool eod_mask_loss = false;         // what follows a document's last token is not predicted; in training only
+};
+
 // Training samples of one dataset. Immutable: share between threads; sample(i) is a pure function of i, so resuming is
 // O(1).
 class GptDataset {
@@ -46,6 +53,10 @@ class GptDataset {
   // tokens[T] is kIgnoredLabel: its last token predicts nothing. Error: an id >= vocabulary, naming its place.
   // Thread-safe; allocates nothing.
   void sample(int64_t i, std::span<int32_t> tokens) const;
+  // begins[T+1]: of each of these tokens the place in the sample where its document begins; 0 where that is before the
+  // sample, and throughout a block. Documents are those of the dataset, whether tokens mark their ends or not.
+  // Thread-safe; allocates nothing.
+  void document_begins(int64_t i, std::span<int32_t> begins) const;
   // What is predicted in every sample: T, or, of a dataset of blocks, T-1.
   int64_t predictions() const { return settings_.sequence - (blocks() ? 1 : 0); }
 
@@ -83,8 +94,9 @@ class TrainingSamples {
     int64_t samples = 0;  // for which the order was begun
     uint32_t seed = 1234;
     int64_t vocabulary = 0;
-    int64_t wanted = 0;  // samples that the run takes by now; 0: `samples`
-    int64_t first = 0;   // the order begins with this sample of the run (those before were of other data)
+    int64_t wanted = 0;   // samples that the run takes by now; 0: `samples`
+    int64_t first = 0;    // the order begins with this sample of the run (those before were of other data)
+    DocumentRules rules;  // for whoever makes batches of samples
   };
   // Each dataset's own order is begun for samples_of_share of the blend's samples; a part alone for all of them.
   TrainingSamples(const std::vector<BlendPart>& parts, const Settings& settings);
@@ -94,8 +106,10 @@ class TrainingSamples {
   int64_t end() const { return first_ + (draws_.empty() ? datasets_.front().end() : std::ssize(draws_)); }
   size_t datasets() const { return datasets_.size(); }
   const GptDataset& dataset(size_t index) const { return datasets_[index]; }
+  const DocumentRules& rules() const { return rules_; }
   // As of the dataset that sample i is of.
   void sample(int64_t i, std::span<int32_t> tokens) const;
+  void document_begins(int64_t i, std::span<int32_t> begins) const;
   std::vector<GptDataset::Part> parts(int64_t i) const;
   int64_t place(int64_t i) const;
   // Which one that is.
@@ -107,6 +121,7 @@ class TrainingSamples {
   std::vector<GptDataset> datasets_;
   std::vector<Draw> draws_;  // of one dataset: none
   int64_t first_ = 0;
+  DocumentRules rules_;
 };
 
 // Samples that the order of part `part` of `parts` is begun for, or must have, in a run that takes `samples`.
@@ -121,9 +136,10 @@ int64_t samples_of_part(const std::vector<BlendPart>& parts, size_t part, int64_
 class EvaluationWindows {
  public:
   EvaluationWindows(std::shared_ptr<const IndexedDataset> dataset, DocumentRange documents, int64_t sequence,
-                    int64_t vocabulary);
+                    int64_t vocabulary, DocumentRules rules = {});
   // Parts without predictions have no windows.
-  EvaluationWindows(const std::vector<BlendPart>& parts, int64_t sequence, int64_t vocabulary);
+  EvaluationWindows(const std::vector<BlendPart>& parts, int64_t sequence, int64_t vocabulary,
+                    DocumentRules rules = {});
 
   // Tokens predicted in these documents: tokens - 1 (0 for none), or of every block its own - 1.
   static int64_t predictions_of(const IndexedDataset& dataset, DocumentRange documents);
@@ -134,17 +150,25 @@ class EvaluationWindows {
   // tokens[T], labels[T] of window i. i >= size() gives a window of ignored labels, so that ranks can share unevenly.
   // Error: an id >= vocabulary. Thread-safe; allocates nothing.
   void window(int64_t i, std::span<int32_t> tokens, std::span<int32_t> labels) const;
+  // begins[T] of the tokens of window i: as GptDataset::document_begins(). What the last one is filled up with belongs
+  // to its last document.
+  void document_begins(int64_t i, std::span<int32_t> begins) const;
+  const DocumentRules& rules() const { return rules_; }
 
  private:
   struct Part {
     std::shared_ptr<const IndexedDataset> dataset;
+    DocumentRange documents;
     int64_t begin = 0, predictions = 0;
     int64_t stride = 0, labels = 0;  // from window to window, and predicted in each
     int64_t size() const { return (predictions + labels - 1) / labels; }
   };
+  Draw draw(int64_t i) const { return draws_.empty() ? draw_of(0, i) : draws_[static_cast<size_t>(i)]; }
+
   std::vector<Part> parts_;
   std::vector<Draw> draws_;  // of one part: none
   int64_t size_ = 0, predictions_ = 0, sequence_ = 0, vocabulary_ = 0;
+  DocumentRules rules_;
 };
 
 }  // namespace ridgeline::data

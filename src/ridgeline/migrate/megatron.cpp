@@ -499,6 +499,9 @@ class Megatron {
     if (const std::string type = flags_.word("dataloader_type").value_or("single"); type != "single")
       draft_.say(Section::no_equivalent,
                  fmt::format("{}: the order of samples is that of `single`", where("dataloader_type")));
+    for (const char* const flag : {"reset_attention_mask", "reset_position_ids", "eod_mask_loss"}) {
+      if (flags_.truth(flag)) draft_.set(fmt::format("data.{}", flag), toml(true), where(flag));
+    }
   }
 
   void prefix(const char* name, const char* key) {

@@ -15,7 +15,8 @@ struct BatchShape {
   DType dtype = DType::f32;  // of activations and weights
   int64_t head_chunk = 512;  // tokens per chunk of the loss head
   int team_size = 1;
-  bool dropout = false;  // config.dropout > 0 and training
+  bool dropout = false;    // config.dropout > 0 and training
+  bool documents = false;  // documents of a sample are kept apart: Batch has first_keys and document_positions
 
   int64_t tokens() const { return batch * sequence; }
 };
@@ -27,13 +28,18 @@ inline BatchShape one_token(BatchShape shape) {
 
 // One micro-batch: what the tokens are and where they stand.
 struct Batch {
-  const int32_t* inputs = nullptr;          // [N]
-  const int32_t* labels = nullptr;          // [N], ops::kIgnoredLabel where there is none
-  const int32_t* positions = nullptr;       // [N] position in the sequence
-  const uint32_t* samples = nullptr;        // [N] global sample number
-  const uint32_t* sample_of_row = nullptr;  // [B]
+  const int32_t* inputs = nullptr;              // [N]
+  const int32_t* labels = nullptr;              // [N], ops::kIgnoredLabel where there is none
+  const int32_t* positions = nullptr;           // [N] position in the sequence: dropout's address
+  const uint32_t* samples = nullptr;            // [N] global sample number
+  const uint32_t* sample_of_row = nullptr;      // [B]
+  const int32_t* first_keys = nullptr;          // [B][T] ops::Attention::first_keys; may be null
+  const int32_t* document_positions = nullptr;  // [N] position in the document; null: `positions`
   // Filled by fill_rotary_table with more rows than the largest position; null without rotary positions.
   const float* rotary = nullptr;
+
+  // What embedding and rotation take for a token's position.
+  const int32_t* embedded_positions() const { return document_positions != nullptr ? document_positions : positions; }
 };
 
 // Keys of this step's randomness (random_key(seed, step, purpose)).

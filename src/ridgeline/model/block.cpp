@@ -30,6 +30,7 @@ ops::Attention attention_of(const LocalShape& shape, const BlockContext& context
                            .kv_heads = shape.slice.kv_heads.count,
                            .head_width = config.head_width(),
                            .scale = 1.0F / std::sqrt(static_cast<float>(config.head_width())),
+                           .first_keys = context.batch.first_keys,
                            .q_stride = shape.qkv_width(),
                            .kv_stride = shape.qkv_width(),
                            .out_stride = shape.attended()};
@@ -252,7 +253,7 @@ class BlockWork {
                    .rotary_width = config_.rotated_width(),
                    .stride = shape_.qkv_width(),
                    .pairing = pairing_of(config_.rotary_pairing),
-                   .positions = context_.batch.positions,
+                   .positions = context_.batch.embedded_positions(),
                    .table = context_.batch.rotary,
                    .inverse = inverse},
                   qkv);

@@ -172,7 +172,7 @@ void embedding_forward(Operators& operators, const LocalShape& shape, const Batc
   const bool sequence = shape.slice.sequence;
   const Ref all = sequence ? scratch.all : output;
   operators.apply([&](device::Stream& stream) {
-    ops::embedding_forward(stream, n, c, shape.rows(), config.context, batch.inputs, batch.positions,
+    ops::embedding_forward(stream, n, c, shape.rows(), config.context, batch.inputs, batch.embedded_positions(),
                            weights.vocabulary, shape.slice.first() ? weights.positions : ConstRef(), all);
   });
   if (sequence) {
@@ -207,8 +207,8 @@ void embedding_backward(Operators& operators, const LocalShape& shape, const Bat
   }
   operators.embedding_backward(n, c, shape.rows(), batch.inputs, all, gradients.vocabulary);
   if (!has_position_table(config.positions)) return;
-  operators.embedding_backward(own.count, c, ops::IndexRange::all(config.context), batch.positions + own.first,
-                               gradient, gradients.positions);
+  operators.embedding_backward(own.count, c, ops::IndexRange::all(config.context),
+                               batch.embedded_positions() + own.first, gradient, gradients.positions);
 }
 
 SliceTraffic embedding_traffic(const LocalShape& shape, bool backward) {

@@ -44,8 +44,8 @@ struct EmbeddingScratch {
 };
 EmbeddingScratch carve_embedding_scratch(Carver& carver, const LocalShape& shape, bool backward);
 
-// output[n] = vocabulary[inputs[n]] (+ positions[positions[n]]), then dropout. Of a slice all slices run at the same
-// time; each has the whole output, or its tokens of it.
+// output[n] = vocabulary[inputs[n]] (+ positions[embedded_positions[n]]), then dropout. Of a slice all slices run at
+// the same time; each has the whole output, or its tokens of it.
 void embedding_forward(Operators& operators, const LocalShape& shape, const Batch& batch, const StepRandom& random,
                        const EmbeddingWeights& weights, Ref output, const EmbeddingScratch& scratch);
 

@@ -103,8 +103,8 @@ class Binder {
 
   model::Batch batch(int micro) const {
     const BatchBuffers tokens = memory_.batch(number_, micro);
-    return {tokens.inputs,  tokens.labels,        tokens.positions,
-            tokens.samples, tokens.sample_of_row, memory_.rotary_table()};
+    return {tokens.inputs,        tokens.labels,     tokens.positions,          tokens.samples,
+            tokens.sample_of_row, tokens.first_keys, tokens.document_positions, memory_.rotary_table()};
   }
   model::Carver scratch(int micro) const {
     return model::Carver(memory_.find(BufferKind::scratch, position_, micro, number_));

@@ -108,8 +108,9 @@ class Builder {
     measure_layers();
     const model::BatchShape& shape = run_.local(program).batch;
     // Tokens are written before the program starts; losses are read after it ends.
+    const int64_t words_per_token = shape.documents ? 6 : 4;
     add(BufferKind::batch, 0, 0, 0, last_op, "tokens, labels, positions, samples", Category::data,
-        program.micro_batches * round_up(shape.tokens() * 16 + shape.batch * 4, kAlignment));
+        program.micro_batches * round_up((shape.tokens() * words_per_token + shape.batch) * 4, kAlignment));
     exchanged_.clear();
     for (const Op& op : program.ops) {
       if (op.kind != OpKind::exchange) continue;

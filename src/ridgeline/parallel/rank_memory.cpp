@@ -144,10 +144,13 @@ std::byte* RankMemory::find_micro(BufferKind kind, int program, int micro) const
 }
 
 BatchBuffers RankMemory::batch(int program, int micro) const {
-  const int64_t n = shape_of(program).tokens();
+  const model::BatchShape& shape = shape_of(program);
+  const int64_t n = shape.tokens();
   auto* const words = reinterpret_cast<int32_t*>(find_micro(BufferKind::batch, program, micro));
   auto* const samples = reinterpret_cast<uint32_t*>(words + 3 * n);
-  return {words, words + n, words + 2 * n, samples, samples + n};
+  int32_t* const documents = shape.documents ? words + 4 * n + shape.batch : nullptr;
+  return {
+      words, words + n, words + 2 * n, samples, samples + n, documents, documents == nullptr ? nullptr : documents + n};
 }
 
 float* RankMemory::losses(int program, int micro) const {

@@ -16,9 +16,10 @@ namespace ridgeline::parallel {
 
 // Writable view of a micro-batch's tokens; what model::Batch reads.
 struct BatchBuffers {
-  int32_t *inputs, *labels, *positions;  // [N]
-  uint32_t* samples;                     // [N]
-  uint32_t* sample_of_row;               // [B]
+  int32_t *inputs, *labels, *positions;      // [N]
+  uint32_t* samples;                         // [N]
+  uint32_t* sample_of_row;                   // [B]
+  int32_t *first_keys, *document_positions;  // [N]; null without BatchShape::documents
 };
 
 // Elements [first, last) of a segment.

@@ -17,6 +17,7 @@
 
 #include "ridgeline/base/dtype.h"
 #include "ridgeline/comm/mesh.h"
+#include "ridgeline/data/sampler.h"
 #include "ridgeline/data/split.h"
 #include "ridgeline/model/block.h"
 #include "ridgeline/model/transformer_config.h"
@@ -82,6 +83,7 @@ struct Config {
     std::string split = "98,2,0";
     ridgeline::data::SplitRule split_rule = ridgeline::data::SplitRule::cumulative;
     std::string tokenizer;  // folder; "" = none (no text in generation, no bits per byte)
+    ridgeline::data::DocumentRules rules;
   };
   struct Train {
     int64_t steps = 1000;

@@ -209,6 +209,21 @@ std::vector<Key> data_keys() {
        .slot = [](Config& c) -> Slot { return &c.data.tokenizer; },
        .meaning = "Folder of the tokenizer that made the data; kept in checkpoints, for bits per byte, generation and "
                   "export."},
+      {.name = "data.reset_attention_mask",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return &c.data.rules.reset_attention_mask; },
+       .meaning = "true: a token sees its own document only, not those before it in the same sample (Megatron-LM's "
+                  "--reset-attention-mask). Faster where documents are short."},
+      {.name = "data.reset_position_ids",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return &c.data.rules.reset_position_ids; },
+       .meaning = "true: positions begin with 0 in each document of a sample (Megatron-LM's --reset-position-ids); "
+                  "usually beside data.reset_attention_mask."},
+      {.name = "data.eod_mask_loss",
+       .unit = "",
+       .slot = [](Config& c) -> Slot { return &c.data.rules.eod_mask_loss; },
+       .meaning = "true: what follows a document's last token in a sample is not learned (Megatron-LM's "
+                  "--eod-mask-loss). Evaluation predicts it all the same."},
   };
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <vector>
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/data/prepare.h"
@@ -21,6 +22,17 @@ void place_row(const parallel::BatchBuffers& buffers, int64_t b, int64_t t, uint
   buffers.sample_of_row[b] = sample;
 }
 
+void place_documents(const parallel::BatchBuffers& buffers, int64_t b, std::span<const int32_t> begins,
+                     const data::DocumentRules& rules) {
+  if (buffers.first_keys == nullptr) return;
+  const auto t = static_cast<int64_t>(begins.size());
+  for (int64_t i = 0; i < t; ++i) {
+    const int32_t begin = begins[static_cast<size_t>(i)], place = static_cast<int32_t>(i);
+    buffers.first_keys[b * t + i] = rules.reset_attention_mask ? begin : 0;
+    buffers.document_positions[b * t + i] = rules.reset_position_ids ? place - begin : place;
+  }
+}
+
 Evaluation evaluate_windows(parallel::Executor& executor, int program, const data::EvaluationWindows& windows,
                             int64_t limit, int64_t step, const std::function<bool()>& stop) {
   const model::BatchShape& shape = executor.run_shape().evaluation_batch;
@@ -29,6 +41,7 @@ Evaluation evaluate_windows(parallel::Executor& executor, int program, const dat
   const int64_t rank = place.data_rank(), ranks = place.data_ranks();
   const int micro_batches = executor.programs()[static_cast<size_t>(program)].micro_batches;
   const int64_t at_once = micro_batches * ranks * shape.batch;
+  std::vector<int32_t> begins(static_cast<size_t>(t));
   Evaluation sum;
   for (int64_t first = 0; first < limit; first += at_once) {
     for (int micro = 0; micro < micro_batches; ++micro) {
@@ -38,6 +51,9 @@ Evaluation evaluate_windows(parallel::Executor& executor, int program, const dat
         windows.window(window < limit ? window : windows.size(), {buffers.inputs + b * t, static_cast<size_t>(t)},
                        {buffers.labels + b * t, static_cast<size_t>(t)});
         place_row(buffers, b, t, 0);
+        if (!shape.documents) continue;
+        windows.document_begins(window < limit ? window : windows.size(), begins);
+        place_documents(buffers, b, begins, windows.rules());
       }
     }
     const parallel::StepResult result = executor.run(program, {.step = step, .stop_requested = stop && stop()});
@@ -69,7 +85,8 @@ parallel::RunShape evaluation_shape(const model::TransformerConfig& model, const
   model::BatchShape shape{.batch = settings.micro_batch,
                           .sequence = settings.sequence,
                           .dtype = settings.dtype,
-                          .team_size = settings.threads};
+                          .team_size = settings.threads,
+                          .documents = settings.rules.reset_attention_mask || settings.rules.reset_position_ids};
   shape.head_chunk = std::min(shape.head_chunk, shape.tokens());
   return {.config = model, .batch = shape, .evaluation_batch = shape, .sharding = settings.sharding, .training = false};
 }
@@ -106,7 +123,7 @@ Evaluation evaluate(comm::World& world, const ModelSource& source,
                     const EvaluationSettings& settings) {
   const int64_t vocab = source.config().vocab;
   const EvaluationSettings fitted = fitted_to(settings, dataset, documents, vocab);
-  const data::EvaluationWindows windows(dataset, documents, fitted.sequence, vocab);
+  const data::EvaluationWindows windows(dataset, documents, fitted.sequence, vocab, fitted.rules);
   require_predictions(windows);
   if (settings.sequence > source.config().context) {
     throw Error(fmt::format("windows of {} tokens are longer than the model's context of {}", settings.sequence,

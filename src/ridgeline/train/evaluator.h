@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 
 #include "ridgeline/data/sampler.h"
 #include "ridgeline/data/tokenizer.h"
@@ -25,6 +26,11 @@ struct Evaluation {
 // Positions 0 … t-1 and the global sample number for row b of a micro-batch.
 void place_row(const parallel::BatchBuffers& buffers, int64_t b, int64_t t, uint32_t sample);
 
+// Where the buffers keep documents apart: those of row b, of whose t tokens begins[i] is the place in the row where the
+// document begins.
+void place_documents(const parallel::BatchBuffers& buffers, int64_t b, std::span<const int32_t> begins,
+                     const data::DocumentRules& rules);
+
 // The first `limit` windows by the executor's program number `program`. Collective. `stop`, asked before each round of
 // windows, says whether this rank was asked to stop; when any was, all ranks return after that round.
 Evaluation evaluate_windows(parallel::Executor& executor, int program, const data::EvaluationWindows& windows,
@@ -39,6 +45,7 @@ struct EvaluationSettings {
   parallel::Sharding sharding;  // of all ranks: sharding_of(ModelCut, …)
   int threads = 1;              // of each rank
   DType dtype = DType::f32;
+  data::DocumentRules rules;               // of the windows
   bool guard = parallel::kGuardByDefault;  // every buffer is watched: parallel::MemoryGuard
   std::FILE* console = nullptr;
 };

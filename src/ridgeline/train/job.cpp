@@ -36,7 +36,8 @@ void open_data(Job& job, const RunDocuments& documents) {
   const int64_t vocabulary = config.model.transformer.vocab;
   job.tokenizer = open_tokenizer(config, documents);
   if (documents.validates()) {
-    job.valid = std::make_shared<data::EvaluationWindows>(documents.valid, config.train.sequence, vocabulary);
+    job.valid = std::make_shared<data::EvaluationWindows>(documents.valid, config.train.sequence, vocabulary,
+                                                          config.data.rules);
     require_predictions(*job.valid);
     job.bytes_per_token = text_bytes_per_prediction(documents.valid, job.tokenizer.tokenizer);
   }
@@ -117,7 +118,8 @@ parallel::RunShape run_shape(const Config& config, const device::Machine& machin
       .dtype = activation_dtype(config),
       .head_chunk = std::min(config.train.head_chunk, config.train.micro_batch * config.train.sequence),
       .team_size = threads_per_rank(config, machine, place.mesh().world_size()),
-      .dropout = config.model.transformer.dropout > 0.0F};
+      .dropout = config.model.transformer.dropout > 0.0F,
+      .documents = config.data.rules.reset_attention_mask || config.data.rules.reset_position_ids};
   model::BatchShape evaluation = batch;
   evaluation.dropout = false;
   return {.config = config.model.transformer,

@@ -410,7 +410,8 @@ std::shared_ptr<const data::TrainingSamples> make_samples(const Config& config, 
                                                  .seed = static_cast<uint32_t>(order.seed),
                                                  .vocabulary = config.model.transformer.vocab,
                                                  .wanted = wanted,
-                                                 .first = order.first};
+                                                 .first = order.first,
+                                                 .rules = config.data.rules};
   const auto too_much = [&] {
     refuse_index(config,
                  fmt::format("there is not enough memory for the order of its samples, {}",

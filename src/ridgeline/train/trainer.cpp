@@ -64,7 +64,8 @@ class Trainer {
         begin_(Clock::now()),
         executor_(run_shape(job.config, job.machine, place_), programs_, world, stream_, executor_options(job)),
         timer_(programs_, world.rank(), job.options.trace.has_value()),
-        tokens_(static_cast<size_t>(job.config.train.sequence) + 1) {
+        tokens_(static_cast<size_t>(job.config.train.sequence) + 1),
+        begins_(tokens_.size()) {
     memory_seconds_ = seconds_since(begin_);
     executor_.observe(&timer_);
   }
@@ -261,6 +262,13 @@ class Trainer {
       std::copy_n(tokens_.begin(), t, buffers.inputs + b * t);
       std::copy_n(tokens_.begin() + 1, t, buffers.labels + b * t);
       place_row(buffers, b, t, static_cast<uint32_t>(sample));
+      const data::DocumentRules& rules = job_.train->rules();
+      if (buffers.first_keys == nullptr && !rules.eod_mask_loss) continue;
+      job_.train->document_begins(sample, begins_);
+      place_documents(buffers, b, std::span(begins_).first(static_cast<size_t>(t)), rules);
+      for (int64_t i = 0; rules.eod_mask_loss && i < t; ++i) {
+        if (begins_[static_cast<size_t>(i) + 1] == i + 1) buffers.labels[b * t + i] = data::kIgnoredLabel;
+      }
     }
   }
 
@@ -473,7 +481,7 @@ class Trainer {
   const Clock::time_point begin_;
   parallel::Executor executor_;
   OpTimer timer_;
-  std::vector<int32_t> tokens_;
+  std::vector<int32_t> tokens_, begins_;  // [T+1] of a sample
   std::vector<int64_t> dataset_tokens_;
   RunState state_;
   std::optional<optim::LossScaler> scaler_;  // fp16

@@ -124,6 +124,23 @@ TEST_F(Samples, SayWhereTheirTokensLie) {
   }
 }
 
+TEST_F(Samples, SayWhereTheirDocumentsBegin) {
+  const GptDataset samples(dataset({5, 0, 3, 7, 2, 9}), {{0, 6}, 5, 30, 7, 1000});
+  ASSERT_GT(samples.epochs(), 1);
+  std::vector<int32_t> begins(6);
+  size_t several = 0;
+  for (int64_t i = 0; i < samples.end(); ++i) {
+    samples.document_begins(i, begins);
+    std::vector<int32_t> wanted;
+    const std::vector<GptDataset::Part> parts = samples.parts(i);
+    for (const GptDataset::Part& part : parts)
+      wanted.insert(wanted.end(), static_cast<size_t>(part.tokens), static_cast<int32_t>(wanted.size()));
+    EXPECT_EQ(begins, wanted) << i;
+    if (parts.size() > 2) ++several;
+  }
+  EXPECT_GT(several, 0U);
+}
+
 TEST_F(Samples, MayBeginLaterInTheRun) {
   const std::vector<BlendPart> data = {{dataset({5, 3, 7, 2, 9}), {0, 5}}};
   const TrainingSamples from_zero(data, {4, 14, 1234, 1000}), later(data, {4, 14, 1234, 1000, 0, 100});
@@ -292,6 +309,30 @@ TEST_F(Samples, EvaluationOfABlendTakesTurnsAndLeavesNothingOut) {
   }
   std::sort(predicted.begin(), predicted.end());
   EXPECT_EQ(predicted, expected);
+}
+
+TEST_F(Samples, WindowsSayWhereTheirDocumentsBegin) {
+  const std::vector<int32_t> lengths{3, 4, 0, 0, 6, 1, 2};
+  std::vector<int32_t> document_of;  // token
+  for (size_t document = 0; document < lengths.size(); ++document)
+    document_of.insert(document_of.end(), static_cast<size_t>(lengths[document]), static_cast<int32_t>(document));
+  const auto data = dataset(lengths);
+  for (int64_t sequence = 1; sequence < 16; ++sequence) {
+    const EvaluationWindows windows(data, {1, 7}, sequence, 1000);
+    std::vector<int32_t> begins(static_cast<size_t>(sequence));
+    for (int64_t i = 0; i < windows.size(); ++i) {
+      windows.document_begins(i, begins);
+      int32_t begin = 0;
+      for (int64_t t = 0; t < sequence; ++t) {
+        const auto token = static_cast<size_t>(3 + i * sequence + t);
+        if (t > 0 && token < document_of.size() && document_of[token] != document_of[token - 1])
+          begin = static_cast<int32_t>(t);
+        EXPECT_EQ(begins[static_cast<size_t>(t)], begin) << sequence << " " << i << " " << t;
+      }
+    }
+    windows.document_begins(windows.size(), begins);
+    EXPECT_EQ(std::count(begins.begin(), begins.end(), 0), sequence);
+  }
 }
 
 TEST_F(Samples, EmptySplitsHaveNoWindows) {

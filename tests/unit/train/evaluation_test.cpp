@@ -1,5 +1,7 @@
 // Evaluation against training, and when it is stopped.
+#include <algorithm>
 #include <array>
+#include <cmath>
 
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/parallel/executor.h"
@@ -48,6 +50,97 @@ TEST(evaluation, gives_the_losses_of_training) {
       }
     }
   }
+}
+
+// A document that stands in a row behind another loses what it loses alone, where attention and positions know of it.
+TEST(evaluation, documents_kept_apart_lose_what_they_lose_alone) {
+  constexpr int64_t kRow = 70, kSecond = 37;  // where the second document begins
+  for (const std::string_view family : {"gpt2", "llama"}) {
+    parallel::RunShape run;
+    run.config = model::family_options(family);
+    run.config.layers = 2, run.config.width = 48, run.config.heads = 4, run.config.vocab = 90;
+    run.config.context = kRow, run.config.init_deviation = 0.2F;  // so that attention is not uniform
+    run.config = model::with_usual_sizes(run.config);
+    run.batch = {.batch = 2, .sequence = kRow, .head_chunk = 33};
+    // Row 0: both documents, row 1: the second one and what follows.
+    const auto losses = [&](const data::DocumentRules& rules) {
+      parallel::RunShape its = run;
+      its.batch.documents = true;
+      its.evaluation_batch = its.batch;
+      std::vector<float> values;
+      comm::run_threads(1, {}, [&](comm::World& world) {
+        device::WorkerTeam team(1);
+        device::Stream stream(team);
+        parallel::Executor executor(its, {parallel::evaluation(its.config, 1, its.sharding)}, world, stream);
+        initialize(executor, 1);
+        const parallel::BatchBuffers buffers = executor.batch(0, 0);
+        std::vector<int32_t> begins(kRow, 0);
+        for (int64_t b : {0, 1}) {
+          for (int64_t t = 0; t < kRow; ++t) {
+            const int64_t place = b == 0 ? t : t + kSecond;
+            buffers.inputs[b * kRow + t] = static_cast<int32_t>((place * place + 7) % 90);
+            buffers.labels[b * kRow + t] = static_cast<int32_t>((place * 31) % 90);
+          }
+          if (b == 0) std::fill(begins.begin() + kSecond, begins.end(), kSecond);
+          if (b == 1) std::fill(begins.begin(), begins.end(), 0);
+          place_row(buffers, b, kRow, static_cast<uint32_t>(b));
+          place_documents(buffers, b, begins, rules);
+        }
+        executor.run(0, {.update = false});
+        const float* const all = executor.losses(0, 0);
+        values.assign(all, all + 2 * kRow);
+      });
+      return values;
+    };
+    const auto largest_difference = [&](const std::vector<float>& values) {
+      float largest = 0;
+      for (int64_t t = 0; t < kRow - kSecond; ++t)
+        largest = std::max(largest,
+                           std::fabs(values[static_cast<size_t>(kSecond + t)] - values[static_cast<size_t>(kRow + t)]));
+      return largest;
+    };
+    // Sums of scores begin at other keys: fp32 rounding through two blocks.
+    EXPECT_LT(largest_difference(losses({.reset_attention_mask = true, .reset_position_ids = true})), 2e-5F) << family;
+    EXPECT_GT(largest_difference(losses({.reset_position_ids = true})), 1e-2F) << family;
+    // Rotation knows distances only: there the mask alone suffices, but for the rounding of larger angles.
+    const float masked = largest_difference(losses({.reset_attention_mask = true}));
+    if (family == "gpt2") {
+      EXPECT_GT(masked, 1e-2F);
+    } else {
+      EXPECT_LT(masked, 1e-4F);
+    }
+  }
+}
+
+TEST_F(SmallRun, documents_are_kept_apart_in_training_validation_and_evaluation) {
+  const std::vector<std::string> rules = {"train.eval_every=8", "data.reset_attention_mask=true",
+                                          "data.reset_position_ids=true"};
+  const TrainingResult apart = run(config(rules), 2, "apart");
+  run(config({"train.eval_every=8"}), 1, "mixed");
+  EXPECT_NE(losses("apart"), losses("mixed"));
+  const auto dataset = data::IndexedDataset::open((folder_ / "data").string());
+  const ModelSource source = ModelSource::open(folder_ / "apart" / "checkpoints" / "step_00000008");
+  EvaluationSettings settings{
+      .sequence = 24, .rules = {.reset_attention_mask = true, .reset_position_ids = true}, .console = nullptr};
+  constexpr data::DocumentRange kHeldOut = {36, 40};
+  // The same windows, more or fewer at once: sums of losses in another order.
+  EXPECT_NEAR(evaluate(source, dataset, kHeldOut, settings).loss, *apart.validation_loss, 1e-6);
+  settings.rules = {};
+  EXPECT_GT(std::fabs(evaluate(source, dataset, kHeldOut, settings).loss - *apart.validation_loss), 1e-5);
+}
+
+TEST_F(SmallRun, what_follows_a_document_is_not_learned_where_its_end_is_masked) {
+  run(config({"data.eod_mask_loss=true"}), 2, "masked");
+  const auto dataset = data::IndexedDataset::open((folder_ / "data").string());
+  const data::GptDataset samples(dataset, {{0, 36}, 24, 64, 1234, kVocabulary});
+  double learned = 0;
+  for (int64_t i = 0; i < 64; ++i) {
+    learned += 24;
+    // Every document of a sample but the first begins with a token that follows another's last.
+    learned -= static_cast<double>(samples.parts(i).size()) - 1;
+  }
+  EXPECT_LT(learned, 64 * 24);
+  EXPECT_EQ(metric("masked", "tokens").back(), learned);
 }
 
 // One rank of three is asked; all of them return after the same windows, and an evaluation that is through is whole.
