@@ -5,7 +5,8 @@
 #
 #   PHASE          run only these (default: all but cluster, in this order):
 #                    layering  format  build  unit  field  fuzz  parity  mpi  install  cluster  tidy  asan  tsan
-#   --long         longer matrices: RIDGELINE_TEST_LONG=1 for the tests, clang-tidy over every file, and cluster
+#   --long         longer matrices: RIDGELINE_TEST_LONG=1 for the tests, clang-tidy over every file, ten minutes of
+#                  libFuzzer for each target with a corpus, and cluster
 #   --no-install   use what is installed, touch no package
 #   --help         this text
 #
@@ -140,7 +141,11 @@ phase_build() { check release_builds; }
 with_release() { [ $release_is_built = 1 ] || release_builds; }
 phase_unit() { with_release && run_ctest release unit -j "$jobs"; }
 phase_field() { with_release && run_ctest release field -j "$jobs"; }
-phase_fuzz() { with_release && run_ctest release fuzz -j "$jobs"; }
+# --long: ten minutes of libFuzzer for each target that has a corpus.
+phase_fuzz() {
+  with_release && run_ctest release fuzz -j "$jobs" || return 1
+  if [ $long = 1 ]; then check tools/fuzz --seconds 600; fi
+}
 phase_parity() { with_release && run_ctest release parity --label-exclude '^mpi$'; }
 phase_mpi() { with_release && run_ctest release mpi -j "$jobs"; }
 phase_install() { with_release && run_ctest release install; }
@@ -197,6 +202,7 @@ started=$(date +%s)
 if [ $install = 1 ]; then
   tools/install_packages build test
   # Nothing but its own phase depends on these.
+  if [[ " ${phases[*]} " == *" fuzz "* ]] && [ $long = 1 ]; then tools/install_packages fuzz; fi
   if [[ " ${phases[*]} " == *" cluster "* ]] && [ "$(id -u)" = 0 ]; then tools/install_packages cluster || true; fi
 fi
 for phase in "${phases[@]}"; do
