@@ -5,7 +5,8 @@
 #
 #   PHASE          run only these (default: all, in this order):
 #                    layering  format  build  unit  field  fuzz  parity  mpi  install  cluster  tidy  asan  tsan
-#   --long         longer matrices: RIDGELINE_TEST_LONG=1 for the tests, clang-tidy over every file
+#   --long         longer matrices: RIDGELINE_TEST_LONG=1 for the tests, clang-tidy over every file, ten minutes of
+#                  libFuzzer for each target with a corpus
 #   --no-install   use what is installed, touch no package
 #   --help         this text
 #
@@ -193,7 +194,11 @@ with_release() {
 }
 phase_unit() { with_release && run_ctest release unit -j "$jobs"; }
 phase_field() { with_release && run_ctest release field -j "$jobs"; }
-phase_fuzz() { with_release && run_ctest release fuzz -j "$jobs"; }
+# --long: ten minutes of libFuzzer for each target that has a corpus.
+phase_fuzz() {
+  with_release && run_ctest release fuzz -j "$jobs" || return 1
+  if [ $long = 1 ]; then check tools/fuzz --seconds 600; fi
+}
 phase_parity() { with_release && run_ctest release parity --label-exclude '^mpi$' -j "$jobs"; }
 phase_mpi() { with_release && run_ctest release mpi -j "$jobs"; }
 phase_install() { with_release && run_ctest release install; }
@@ -260,6 +265,7 @@ started=$(date +%s)
 if [ $install = 1 ]; then
   tools/install_packages build test
   # Nothing but its own phase depends on these.
+  if [[ " ${phases[*]} " == *" fuzz "* ]] && [ $long = 1 ]; then tools/install_packages fuzz; fi
   if [[ " ${phases[*]} " == *" cluster "* ]] && [ "$(id -u)" = 0 ]; then tools/install_packages cluster || true; fi
 fi
 begun_phases=0

@@ -81,7 +81,8 @@ function(ridgeline_precompile target kind)
   target_precompile_headers(${target} REUSE_FROM ${owner})
   # In precompiled headers GCC 12 no longer knows the system's own, and may report its std::string (GCC bug 105651): these
   # stay warnings.
-  target_compile_options(${target} PRIVATE -Wno-error=array-bounds -Wno-error=restrict -Wno-error=stringop-overflow)
+  target_compile_options(${target} PRIVATE
+    "$<$<CXX_COMPILER_ID:GNU>:-Wno-error=array-bounds;-Wno-error=restrict;-Wno-error=stringop-overflow>")
 endfunction()
 
 # ridgeline_unity(TARGET N): the target's files are compiled N at a time, as one: what they include and instantiate is
@@ -159,8 +160,12 @@ function(ridgeline_test name)
 endfunction()
 
 # ridgeline_fuzz(ROOM INPUTS TARGET...): ROOM_fuzz_TARGET of fuzz_TARGET.cpp. With clang and -DRIDGELINE_LIBFUZZER=ON it is a
-# libFuzzer program, else a test that runs a fixed list of INPUTS mutated inputs, with sanitizers a quarter of them.
+# libFuzzer program (tools/fuzz runs it), else a test that runs a fixed list of INPUTS mutated inputs, with sanitizers a
+# quarter of them. It begins with the target's seeds and the files of corpus/TARGET.
 option(RIDGELINE_LIBFUZZER "Build the fuzz targets as libFuzzer programs (clang)" OFF)
+if(RIDGELINE_LIBFUZZER)
+  add_compile_options(-fsanitize=fuzzer-no-link)
+endif()
 function(ridgeline_fuzz room inputs)
   if(RIDGELINE_SANITIZE)  # ten times as slow
     math(EXPR inputs "${inputs} / 4")
@@ -172,10 +177,15 @@ function(ridgeline_fuzz room inputs)
     target_link_libraries(${name} PRIVATE ridgeline_options ridgeline_${room})
     ridgeline_test_code(${name})
     if(RIDGELINE_LIBFUZZER)
+      target_sources(${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests/fuzz/data/fuzz_seeds.cpp)
       target_link_options(${name} PRIVATE -fsanitize=fuzzer)
     else()
       target_sources(${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests/fuzz/data/fuzz_driver.cpp)
-      add_test(NAME ${name} COMMAND ${name} ${inputs})
+      set(corpus ${CMAKE_CURRENT_SOURCE_DIR}/corpus/${target})
+      if(NOT EXISTS ${corpus})
+        set(corpus)
+      endif()
+      add_test(NAME ${name} COMMAND ${name} ${inputs} ${corpus})
       set_tests_properties(${name} PROPERTIES LABELS fuzz TIMEOUT 300)
     endif()
   endforeach()

@@ -16,12 +16,13 @@ namespace {
 using namespace std::string_view_literals;
 
 constexpr size_t kInputBytes = size_t{1} << 18;
+constexpr size_t kBeyondInput = 64;  // readable, for a library that looks further than it was told
 
 // What the three have in common: input in blocks, and what to say of it when it is bad.
 class Decompressor : public ByteSource {
  public:
   Decompressor(std::unique_ptr<ByteSource> packed, std::string name)
-      : packed_(std::move(packed)), name_(std::move(name)), buffer_(kInputBytes, '\0') {}
+      : packed_(std::move(packed)), name_(std::move(name)), buffer_(kInputBytes + kBeyondInput, '\0') {}
 
   size_t read(std::span<char> out) final {
     size_t done = 0;
@@ -53,9 +54,9 @@ class Decompressor : public ByteSource {
 
  private:
   void refill() {
-    const size_t got = packed_->read(buffer_);
+    const size_t got = packed_->read(std::span(buffer_).first(kInputBytes));
     input_ = std::string_view(buffer_).substr(0, got);
-    input_ended_ = got < buffer_.size();
+    input_ended_ = got < kInputBytes;
   }
 
   std::unique_ptr<ByteSource> packed_;
@@ -76,6 +77,8 @@ class GzipBytes final : public Decompressor {
     state_->avail_out = room;
     const bool last = input_.empty();
     const int code = in_header_ ? isal_read_gzip_header(state_.get(), &header_) : isal_inflate(state_.get());
+    // ISA-L 2.30 may take a few bytes more of damaged data than there are, and count below zero.
+    if (state_->avail_in > input_.size()) refuse(ISAL_INVALID_BLOCK);
     input_.remove_prefix(input_.size() - state_->avail_in);
     const size_t done = room - state_->avail_out;
     if (code != ISAL_DECOMP_OK && !(in_header_ && code == ISAL_END_INPUT)) refuse(code);

@@ -70,7 +70,8 @@ class IndexParser {
   Index parse(uint64_t bin_bytes) {
     read_header();
     Index index{type_, std::vector<int32_t>(sequences_), std::vector<int64_t>(sequences_ + 1)};
-    std::memcpy(index.lengths.data(), bytes_.data() + kHeaderBytes, sequences_ * 4);
+    // An index of no sequences has no place for lengths, which memcpy must not be given.
+    if (sequences_ > 0) std::memcpy(index.lengths.data(), bytes_.data() + kHeaderBytes, sequences_ * 4);
     int64_t total = 0;
     for (uint64_t i = 0; i < sequences_; ++i) {
       if (index.lengths[i] < 0) fail(fmt::format("document {} has {} tokens", i, index.lengths[i]));

@@ -1,7 +1,9 @@
 #include "fuzz_driver.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <random>
@@ -46,20 +48,36 @@ std::string mutated(std::string text, const std::vector<std::string>& others, st
   return text;
 }
 
+std::string contents(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) {
+    std::fprintf(stderr, "%s cannot be read\n", path.c_str());
+    std::exit(1);
+  }
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+// Sorted, so that every run does the same.
+void add_folder(const std::filesystem::path& folder, std::vector<std::string>& inputs) {
+  std::vector<std::filesystem::path> paths;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) paths.push_back(entry.path());
+  std::sort(paths.begin(), paths.end());
+  for (const auto& path : paths) inputs.push_back(contents(path));
+}
+
 }  // namespace
 
-// fuzz_x [RUNS]: seeds and mutations. fuzz_x FILE...: those inputs, to repeat a finding.
+// fuzz_x [RUNS [FOLDER]]: seeds, what lies in the folder, and mutations of both. fuzz_x FILE...: those inputs, to
+// repeat a finding.
 int main(int argc, char** argv) {
-  const std::vector<std::string> start = seeds();
+  std::vector<std::string> start = seeds();
   const bool files = argc > 1 && std::atoi(argv[1]) == 0;
   if (files) {
-    for (int i = 1; i < argc; ++i) {
-      std::ifstream file(argv[i], std::ios::binary);
-      run(std::string(std::istreambuf_iterator<char>(file), {}));
-    }
+    for (int i = 1; i < argc; ++i) run(contents(argv[i]));
     return 0;
   }
   const int runs = argc > 1 ? std::atoi(argv[1]) : 3000;
+  if (argc > 2) add_folder(argv[2], start);
   std::mt19937 random(20240229);
   for (const std::string& seed : start) run(seed);
   for (int i = 0; i < runs; ++i) run(mutated(start[static_cast<size_t>(random()) % start.size()], start, random));

@@ -1,5 +1,6 @@
 // Between libFuzzer and CTest. A target defines LLVMFuzzerTestOneInput and seeds(). With clang's -fsanitize=fuzzer it
-// is a libFuzzer program; otherwise fuzz_driver.cpp feeds it its seeds, cut and mutated the same way on every run.
+// is a libFuzzer program (tools/fuzz); otherwise fuzz_driver.cpp feeds it its seeds and the committed inputs of
+// corpus/TARGET beside it, cut and mutated the same way on every run.
 #pragma once
 
 #include <cstddef>
