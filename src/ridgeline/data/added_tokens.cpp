@@ -25,28 +25,42 @@ void AddedTokenMatcher::add(const AddedToken& token, std::string_view content, s
     node = made;
   }
   nodes_[node].token = index;
+  longest_ = std::max(longest_, content.size());
   ++tokens_;
   if (!token.special) ++ordinary_;
 }
 
+std::optional<AddedTokenMatcher::Match> AddedTokenMatcher::longest_at(std::string_view text, size_t begin) const {
+  std::optional<Match> longest;
+  uint32_t node = first_[static_cast<uint8_t>(text[begin])];
+  for (size_t end = begin + 1; node != 0; ++end) {
+    if (nodes_[node].token) longest = Match{*nodes_[node].token, begin, end};
+    if (end == text.size()) break;
+    const auto& next = nodes_[node].next;
+    const auto byte = static_cast<uint8_t>(text[end]);
+    const auto edge = std::find_if(next.begin(), next.end(), [&](const auto& e) { return e.first == byte; });
+    if (edge == next.end()) break;
+    node = edge->second;
+  }
+  return longest;
+}
+
 std::optional<AddedTokenMatcher::Match> AddedTokenMatcher::find(std::string_view text, size_t from) const {
   for (size_t begin = from; begin < text.size(); ++begin) {
-    uint32_t node = first_[static_cast<uint8_t>(text[begin])];
-    if (node == 0) [[likely]]
+    if (first_[static_cast<uint8_t>(text[begin])] == 0) [[likely]]
       continue;
-    std::optional<Match> longest;
-    for (size_t end = begin + 1;; ++end) {
-      if (nodes_[node].token) longest = Match{*nodes_[node].token, begin, end};
-      if (end == text.size()) break;
-      const auto& next = nodes_[node].next;
-      const auto byte = static_cast<uint8_t>(text[end]);
-      const auto edge = std::find_if(next.begin(), next.end(), [&](const auto& e) { return e.first == byte; });
-      if (edge == next.end()) break;
-      node = edge->second;
-    }
-    if (longest) return longest;
+    if (auto longest = longest_at(text, begin)) return longest;
   }
   return std::nullopt;
+}
+
+bool AddedTokenMatcher::touches(std::string_view text, size_t cut) const {
+  // One that ends right before the cut may take the space there, and one that begins behind it that before.
+  for (size_t begin = cut - std::min(cut, longest_); begin < text.size() && begin <= cut; ++begin) {
+    const std::optional<Match> match = longest_at(text, begin);
+    if (match && match->end >= cut) return true;
+  }
+  return false;
 }
 
 size_t trailing_space(std::string_view text) {
