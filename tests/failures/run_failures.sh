@@ -14,6 +14,8 @@
 #   tcp_kill tcp_stop               (the same on two hosts that are pretended, without MPI)
 #   rendezvous                      (ranks that do not come together; evaluation and text of those that do)
 #   mpi_verify mpi_links            (pretended hosts of two ranks, before anything begins)
+#   prepare_kill                    (SIGKILL at 20 moments; what was done is kept, the bytes are those of no kill)
+#   prepare_ranks                   (several processes share a corpus; one meets a bad line)
 #
 # Environment: FAILURE_SECONDS (default 15): within how many seconds every process must be gone; slack for a loaded machine.
 set -uo pipefail
@@ -456,6 +458,78 @@ try_rendezvous() {
     on_two "$here/hosts" $words --checkpoint "$here/run"
     cmp "$here/threads" "$here/hosts" || complain "$words differs between threads and hosts"
   done
+}
+
+# Several files of a corpus, about a megabyte together.
+several_files() {
+  prepare
+  mkdir "$here/corpus"
+  python3 - "$here/corpus" <<'P'
+import gzip, random, sys
+folder = sys.argv[1]
+random.seed(5)
+def words(count): return ' '.join(f'w{random.randrange(97)}' for _ in range(count))
+for number in range(4):
+    with open(f'{folder}/text_{number}.txt', 'w') as out:
+        for _ in range(300 * (number + 1)): out.write(words(random.randrange(1, 90)) + '\n\n')
+with open(f'{folder}/lines.jsonl', 'w') as out:
+    for _ in range(900): out.write('{"text": "' + words(random.randrange(1, 90)) + '"}\n')
+with gzip.open(f'{folder}/packed.jsonl.gz', 'wt') as out:
+    for _ in range(900): out.write('{"text": "' + words(random.randrange(1, 90)) + '"}\n')
+P
+  made=(prepare --tokenizer "$here/tokenizer" --threads 1 --part 30kB)
+  expect 0 -- "${made[@]}" --out "$here/whole" "$here/corpus"
+}
+
+# same_dataset PREFIX: that it is what one process makes at once, and nothing else is left.
+same_dataset() {
+  local suffix
+  for suffix in bin idx json; do cmp "$here/whole.$suffix" "$1.$suffix" || complain "$1.$suffix differs"; done
+  if [ -e "$1.partial" ] || [ -e "$1.lock" ]; then complain "something is left beside $1"; fi
+  rm -f "$1".bin "$1".idx "$1".json
+}
+
+try_prepare_kill() {
+  several_files
+  python3 "$(dirname "$self")/kill_prepare.py" "$program" "$here" "${made[@]}" >"$here/said" 2>&1 || complain "see above"
+  tail -n 1 "$here/said"
+}
+
+# shared COUNT ARGUMENTS...: as processes on as many hosts.
+shared() {
+  local count=$1
+  shift
+  RIDGELINE_RANKS_PER_HOST=1 timeout -s KILL 120 "$start_ranks" -n "$count" "$program" "$@" >"$here/said" 2>&1 </dev/null
+}
+
+try_prepare_ranks() {
+  several_files
+  local status=0 count
+  unset RANK WORLD_SIZE PMI_RANK OMPI_COMM_WORLD_RANK SLURM_PROCID
+  for count in 2 5; do
+    shared $count "${made[@]}" --out "$here/d" "$here/corpus" || complain "$count processes: exit $?"
+    [ "$(grep -c 'bytes per token' "$here/said")" -eq 1 ] || complain "the report is not printed once"
+    same_dataset "$here/d"
+  done
+  if [ "$mpiexec" != none ]; then
+    timeout -s KILL 120 "$mpiexec" -n 2 "$program" "${made[@]}" --out "$here/d" "$here/corpus" >"$here/said" 2>&1 </dev/null ||
+      complain "two MPI processes: exit $?"
+    same_dataset "$here/d"
+  fi
+  # One meets a bad line: all end, it is named once, and what was done is kept.
+  echo '{"text": "cut' >"$here/corpus/zz_bad.jsonl"
+  shared 3 "${made[@]}" --strict --out "$here/d" "$here/corpus" || status=$?
+  [ $status -eq 1 ] || complain "exit $status after a bad line"
+  [ "$(grep -c '^ridgeline: error: .*zz_bad.jsonl:1: not valid JSON' "$here/said")" -eq 1 ] || complain "the line is not named once"
+  [ -e "$here/d.partial" ] || complain "nothing was kept"
+  rm "$here/corpus/zz_bad.jsonl"
+  expect 1 'there were 7 input files, and are 6' '--fresh' -- "${made[@]}" --strict --out "$here/d" "$here/corpus"
+  expect 0 -- "${made[@]}" --fresh --out "$here/d" "$here/corpus"
+  same_dataset "$here/d"
+  # Standard input has no parts to share.
+  status=0
+  shared 2 "${made[@]}" --out "$here/d" - || status=$?
+  if [ $status -ne 1 ] || ! grep -q 'cannot be shared' "$here/said"; then complain "standard input is shared: exit $status"; fi
 }
 
 run_case

@@ -83,6 +83,7 @@ Layout next_of(Draws& draws, const std::string& family) {
     layout.precision = layout.moments = DType::f32;
     layout.pure = false;
     layout.dropout = 0.1F;
+    layout.documents = true;
     layout.micro_batch = 1;
     layout.sharding.micro_batches = each;
     return layout;

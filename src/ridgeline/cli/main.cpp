@@ -60,7 +60,8 @@ int run(int argc, char** argv) {
     line.run(argc, argv);
   } catch (const UsageError& error) {
     const std::string rendezvous = rendezvous_of(argc, argv);
-    if (std::strcmp(argv[1], "train") == 0 && comm::launched(rendezvous)) release_ranks(rendezvous, error);
+    const bool waits = std::strcmp(argv[1], "train") == 0 || std::strcmp(argv[1], "prepare") == 0;
+    if (waits && comm::launched(rendezvous)) release_ranks(rendezvous, error);
     throw;
   }
   return 0;

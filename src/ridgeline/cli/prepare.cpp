@@ -2,60 +2,166 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdio>
+#include <functional>
 #include <memory>
+#include <optional>
+#include <span>
+#include <utility>
 
 #include "ridgeline/base/output.h"
 #include "ridgeline/cli/command.h"
 #include "ridgeline/cli/corpus_arguments.h"
 #include "ridgeline/cli/corpus_report.h"
+#include "ridgeline/cli/input_checksums.h"
 #include "ridgeline/cli/limits.h"
 #include "ridgeline/cli/prepare_report.h"
+#include "ridgeline/cli/ranks.h"
+#include "ridgeline/comm/communicator.h"
 #include "ridgeline/data/prepare.h"
+#include "ridgeline/data/token_inputs.h"
+#include "ridgeline/device/machine.h"
 #include "ridgeline/observe/progress.h"
 
 namespace ridgeline::cli {
 namespace {
 
+// Ranks wait for the one that has most to do; that one has died they notice at once.
+constexpr std::chrono::hours kWaitForRanks{24 * 7};
+
 struct PrepareOptions {
-  std::string tokenizer;
-  std::string json;
+  std::string tokenizer, json, rendezvous;
   data::PrepareSettings settings;  // without its corpus
   CorpusArguments corpus;
   bool no_end_of_document = false;
   bool specials = false;
+  bool verify = false;
 };
+
+class PrepareBar {
+ public:
+  explicit PrepareBar(std::string label) : label_(std::move(label)) {}
+  void operator()(const data::PrepareProgress& now) {
+    if (!progress_) {
+      observe::ProgressOptions look;
+      look.label = label_;
+      look.unit = "bytes";
+      look.total = now.bytes_total;
+      look.output = stderr;
+      progress_ = std::make_unique<observe::Progress>(look);
+    }
+    progress_->note(fmt::format("{} documents, {} tokens", now.documents, now.tokens));
+    progress_->update(now.bytes_done);
+  }
+  void finish() {
+    if (progress_) progress_->finish();
+  }
+
+ private:
+  std::string label_;
+  std::unique_ptr<observe::Progress> progress_;
+};
+
+struct Prepared {
+  data::PrepareResult result;
+  double seconds = 0;
+};
+
+void say_now(const std::string& text) {
+  fmt::print(stderr, "prepare: {}\n", text);
+}
+
+// Before anything is made of them; each rank reads some.
+void verify_before(const data::PrepareSettings& settings) {
+  const data::PrepareSharing& sharing = settings.sharing;
+  if (std::find(settings.inputs.begin(), settings.inputs.end(), data::kStandardInput) != settings.inputs.end())
+    throw UsageError("--verify: standard input (-) has no checksum", "Leave out one of the two.");
+  const std::vector<std::filesystem::path> files = data::look_at_inputs(settings.inputs).paths();
+  const InputChecksums checked = verify_inputs(files, settings.threads, sharing.index, sharing.count);
+  std::array<int64_t, 2> counts = {checked.verified, static_cast<int64_t>(checked.without.size())};
+  if (sharing.count > 1) sharing.add_up(counts);
+  if (counts[0] == 0) {
+    throw Error(
+        "--verify: the input files have no checksums beside them",
+        "They are called NAME_sha256.txt, checksum.sha256 or SHA256SUMS: get them from where the corpus is from.");
+  }
+  if (sharing.index > 0) return;
+  say_now(fmt::format("{} input files have the SHA-256 that is written beside them", counts[0]));
+  if (counts[1] > 0) {
+    say_now(fmt::format("{} have none there{}", counts[1],
+                        checked.without.empty() ? "" : fmt::format(", such as '{}'", checked.without.front())));
+  }
+}
+
+// As rank `settings.sharing.index`; the first shows its own progress.
+Prepared prepare_as(const data::Tokenizer& tokenizer, data::PrepareSettings settings, bool verify) {
+  const data::PrepareSharing& sharing = settings.sharing;
+  if (verify) verify_before(settings);
+  settings.say = say_now;
+  const auto begin = std::chrono::steady_clock::now();
+  Prepared prepared;
+  if (data::are_token_inputs(settings.inputs)) {
+    PrepareBar bar("prepare");
+    prepared.result = data::prepare_from_tokens(tokenizer, settings, std::ref(bar));
+    bar.finish();
+  } else if (sharing.index > 0) {
+    data::prepare_dataset(tokenizer, settings);
+  } else {
+    PrepareBar bar(sharing.count == 1 ? "prepare" : fmt::format("prepare, rank 0 of {}", sharing.count));
+    prepared.result = data::prepare_dataset(tokenizer, settings, std::ref(bar));
+    bar.finish();
+  }
+  prepared.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  return prepared;
+}
+
+// All ranks share the files. Nothing on those that are not the first.
+std::optional<Prepared> prepare_on_ranks(const data::Tokenizer& tokenizer, const PrepareOptions& options) {
+  std::optional<Prepared> first;
+  run_ranks(
+      1, options.rendezvous,
+      [&](comm::World& world) {
+        const std::unique_ptr<comm::Communicator> all = world.communicator("prepare");
+        device::Machine machine = device::Machine::read();
+        machine.ranks_on_processors = world.ranks_on_processors();
+        data::PrepareSettings settings = options.settings;
+        settings.threads = threads_of_rank(machine, settings.threads, 1);
+        settings.sharing = {.index = world.rank(), .count = world.size(), .add_up = [&](std::span<int64_t> values) {
+                              if (values.empty()) return;
+                              all->wait(all->all_reduce(values.data(), static_cast<int64_t>(values.size()),
+                                                        comm::ReduceOp::sum, {"parts of the dataset"}));
+                            }};
+        Prepared prepared = prepare_as(tokenizer, std::move(settings), options.verify);
+        if (world.rank() == 0) first = std::move(prepared);
+      },
+      kWaitForRanks);
+  return first;
+}
 
 void run_prepare(PrepareOptions& options) {
   data::PrepareSettings& settings = options.settings;
   settings.inputs = options.corpus.inputs;
   settings.corpus = options.corpus.with_filters();
   settings.tokenizer = options.tokenizer;
-  settings.threads = threads_or_all(settings.threads);
   settings.end_of_document = !options.no_end_of_document;
   settings.specials = options.specials ? data::Specials::recognise : data::Specials::as_text;
   if (!options.json.empty()) require_writable(options.json, "--json", settings.inputs, is_prepare_report);
   const data::Tokenizer tokenizer = data::Tokenizer::load(options.tokenizer);
-
-  const auto begin = std::chrono::steady_clock::now();
-  std::unique_ptr<observe::Progress> progress;
-  const data::PrepareResult result = data::prepare_dataset(tokenizer, settings, [&](const data::PrepareProgress& now) {
-    if (!progress) {
-      observe::ProgressOptions look;
-      look.label = "prepare";
-      look.unit = "bytes";
-      look.total = now.bytes_total;
-      look.output = stderr;
-      progress = std::make_unique<observe::Progress>(look);
-    }
-    progress->note(fmt::format("{} documents, {} tokens", now.documents, now.tokens));
-    progress->update(now.bytes_done);
-  });
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  if (progress) progress->finish();
-  fmt::print("{}", prepare_report(result, settings.prefix, seconds));
-  if (!options.json.empty()) write_output(options.json, prepare_report_json(result, seconds));
+  std::optional<Prepared> prepared;
+  if (comm::launched(options.rendezvous)) {
+    prepared = prepare_on_ranks(tokenizer, options);
+    if (!prepared) return;
+  } else {
+    comm::require_company();
+    settings.threads = threads_or_all(settings.threads);
+    prepared = prepare_as(tokenizer, settings, options.verify);
+  }
+  const data::PrepareResult& result = prepared->result;
+  fmt::print("{}", prepare_report(result, settings.prefix, prepared->seconds));
+  if (!options.json.empty()) write_output(options.json, prepare_report_json(result, prepared->seconds));
   report_corpus(result.corpus_options, result.corpus, result.passed_over);
 }
 
@@ -68,12 +174,15 @@ void add_prepare(const Command& program) {
       std::string(kInputHelp) +
       "Output: PREFIX.bin and PREFIX.idx in Megatron's format, and PREFIX.json about their origin; a dataset that\n"
       "`prepare` wrote there is replaced, nothing else is.\n"
+      "What is done lies in PREFIX.partial until all is: after any end, the same command goes on there.\n"
+      "Ranks (mpirun, srun, --rendezvous) share the input, on a file system that all see.\n"
       "Exit code 3: all done, but lines without a document were skipped (--strict stops at the first).\n\n"
       "Example:\n"
       "  ridgeline prepare --tokenizer tokenizer --out data/pages pages.txt\n"
       "  ridgeline prepare --tokenizer gpt2 --out data/web --key body part_1.jsonl part_2.jsonl.gz\n"
       "  ridgeline prepare --tokenizer gpt2 --out data/oscar --blocks 128 oscar.txt.gz\n"
-      "  ridgeline prepare --tokenizer gpt2 --out data/br --drop-quality-warnings noisy,tiny OSCAR-2301/br_meta");
+      "  ridgeline prepare --tokenizer gpt2 --out data/br --drop-quality-warnings noisy,tiny OSCAR-2301/br_meta\n"
+      "  srun -N 4 ridgeline prepare --tokenizer gpt2 --out data/en --rendezvous slurm OSCAR-2301/en_meta");
   command
       .option("--tokenizer", options->tokenizer,
               "Folder with tokenizer.json, vocab.json and merges.txt, or tokenizer.model")
@@ -82,7 +191,9 @@ void add_prepare(const Command& program) {
   command.option("--out", options->settings.prefix, "Files to write, without .bin").required().placeholder("PREFIX");
   add_corpus_arguments(command, options->corpus);
   command.option("--json", options->json, "Also write what is reported at the end").placeholder("FILE");
-  command.option("--threads", options->settings.threads, kThreads, "Threads, 0 = all cores; no effect on the result")
+  command
+      .option("--threads", options->settings.threads, kThreads,
+              "Threads of each rank, 0 = all cores; no effect on the result")
       .placeholder("N");
   command
       .option("--blocks", options->settings.block, Range{data::kLeastBlock, (int64_t{1} << 31) - 1},
@@ -90,6 +201,13 @@ void add_prepare(const Command& program) {
               "fill one; without end-of-document tokens")
       .placeholder("N")
       .no_default();
+  add_rendezvous(command, options->rendezvous);
+  command.flag("--verify", options->verify,
+               "Compare the files first with the SHA-256 beside them (OSCAR: *_sha256.txt, checksum.sha256)");
+  command.flag("--fresh", options->settings.fresh,
+               "Begin anew: remove what an unfinished one has left in PREFIX.partial");
+  command.size("--part", options->settings.part_bytes, Range{1, int64_t{1} << 40},
+               "Input that is prepared, and kept after an end, as one; no effect on the result");
   command.flag("--no-eod", options->no_end_of_document, "Append no end-of-document token to documents");
   command.flag("--specials", options->specials,
                "Recognise names of special tokens such as <|endoftext|> in the text; otherwise they are text");

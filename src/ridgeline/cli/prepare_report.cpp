@@ -31,8 +31,9 @@ double bytes_per_token(const data::DatasetNote& note) {
   return static_cast<double>(note.text_bytes) / static_cast<double>(note.tokens);
 }
 
+// Of what was prepared now.
 double text_megabytes(const data::PrepareResult& result) {
-  return 1e-6 * static_cast<double>(result.corpus.text_bytes);
+  return 1e-6 * static_cast<double>(result.corpus.text_bytes - result.kept_text_bytes);
 }
 
 // "123 blocks of 128 tokens out of 45 documents; dropped: …".
@@ -49,15 +50,22 @@ std::string blocks_report(const data::DatasetNote& note) {
       format_integer(blocks.dropped_tokens), share, format_integer(blocks.short_documents));
 }
 
+std::string kept_text(const data::PrepareResult& result) {
+  if (result.kept_parts == 0) return "";
+  return fmt::format("{} of {} parts ({} documents) were done before\n", result.kept_parts, result.parts,
+                     result.kept_documents);
+}
+
 }  // namespace
 
 std::string prepare_report(const data::PrepareResult& result, const std::filesystem::path& prefix, double seconds) {
   const data::DatasetNote& note = result.note;
   return fmt::format(
       "{0}.bin, {0}.idx, {0}.json: {1} documents, {2} tokens, {3} bytes of text ({4:.2f} bytes per "
-      "token)\n{5}{6:.1f} MB/s of text, {7}\n{8}",
+      "token)\n{5}{6:.1f} MB/s of text, {7}\n{8}{9}",
       prefix.string(), note.documents, note.tokens, note.text_bytes, bytes_per_token(note), blocks_report(note),
-      text_megabytes(result) / seconds, observe::format_duration(seconds), length_plot(result.lengths));
+      text_megabytes(result) / seconds, observe::format_duration(seconds), kept_text(result),
+      length_plot(result.lengths));
 }
 
 std::string prepare_report_json(const data::PrepareResult& result, double seconds) {
@@ -73,6 +81,9 @@ std::string prepare_report_json(const data::PrepareResult& result, double second
                                  {"bytes_per_token", bytes_per_token(result.note)},
                                  {"seconds", seconds},
                                  {"text_megabytes_per_second", text_megabytes(result) / seconds},
+                                 {"parts", result.parts},
+                                 {"kept_parts", result.kept_parts},
+                                 {"kept_documents", result.kept_documents},
                                  {"documents_by_tokens", lengths},
                                  {"dropped", corpus.filtered},
                                  {"kept_unjudged", corpus.unjudged},

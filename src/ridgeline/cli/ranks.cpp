@@ -30,13 +30,15 @@ std::string rendezvous_of(int argc, const char* const* argv) {
   return "";
 }
 
-void run_ranks(int thread_ranks, const std::string& rendezvous, const std::function<void(comm::World&)>& body) {
+void run_ranks(int thread_ranks, const std::string& rendezvous, const std::function<void(comm::World&)>& body,
+               std::chrono::milliseconds timeout) {
   const std::vector<int> processors = device::Machine::read().processors;
   if (comm::launched(rendezvous)) {
-    return comm::run_launched({.on_failure = print_failure, .processors = processors}, rendezvous, body);
+    return comm::run_launched({.timeout = timeout, .on_failure = print_failure, .processors = processors}, rendezvous,
+                              body);
   }
   comm::require_company();
-  comm::run_threads(thread_ranks, {.processors = processors}, body);
+  comm::run_threads(thread_ranks, {.timeout = timeout, .processors = processors}, body);
 }
 
 }  // namespace ridgeline::cli

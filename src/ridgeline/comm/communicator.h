@@ -220,10 +220,10 @@ void run_threads(int ranks, const WorldOptions& options, const std::function<voi
 // is left as it is; peers that cannot be reached do not keep it alive. Throws when Ridgeline was built without MPI.
 //
 // Hosts hear of each other's failures over TCP connections of their own (control.h), on the interface that
-// RIDGELINE_INTERFACE names, else on any. Where a rank is missing MPI gives no time back: a start that takes longer than
-// the timeout (10 s at the least) says so once, and leaves by std::_Exit(1). MPI_Finalize may hang although nothing is
-// left to be done: a rank that has spent 5 s in it, after every rank of every host has returned from `body`, leaves the
-// process there and then with WorldOptions::exit_status, its stdio flushed.
+// RIDGELINE_INTERFACE names, else on any. Where a rank is missing MPI gives no time back: a start that takes longer
+// than the timeout (10 s at the least) says so once, and leaves by std::_Exit(1). MPI_Finalize may hang although
+// nothing is left to be done: a rank that has spent 5 s in it, after every rank of every host has returned from `body`,
+// leaves the process there and then with WorldOptions::exit_status, its stdio flushed.
 void run_mpi(const WorldOptions& options, const std::function<void(World&)>& body);
 
 // The same without MPI between the processes, whoever started them: they meet at `rendezvous`, where rank 0 listens,

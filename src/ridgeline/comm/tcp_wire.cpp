@@ -68,7 +68,9 @@ std::unique_ptr<Channel> TcpWire::channel(std::span<const int> ranks, uint64_t k
 
 void run_rendezvous(const WorldOptions& options, std::string_view rendezvous, const std::function<void(World&)>& body) {
   detail::allow_many_connections();
-  detail::TcpWire wire(detail::rendezvous_setup(rendezvous, options.timeout));
+  // Ranks that may be apart for long while they work still start together.
+  constexpr std::chrono::milliseconds kLongestStart = std::chrono::hours(1);
+  detail::TcpWire wire(detail::rendezvous_setup(rendezvous, std::min(options.timeout, kLongestStart)));
   detail::run_process(wire, options, body);
 }
 

@@ -38,6 +38,7 @@ void AddedTokenMatcher::add(const AddedToken& token, std::string_view content, s
     node = made;
   }
   nodes_[node].token = index;
+  longest_ = std::max(longest_, content.size());
   ++tokens_;
   if (!token.special) ++ordinary_;
 }
@@ -65,6 +66,15 @@ std::optional<AddedTokenMatcher::Match> AddedTokenMatcher::find(std::string_view
     if (const std::optional<Match> longest = longest_at(text, begin)) return longest;
   }
   return std::nullopt;
+}
+
+bool AddedTokenMatcher::touches(std::string_view text, size_t cut) const {
+  // One that ends right before the cut may take the space there, and one that begins behind it that before.
+  for (size_t begin = cut - std::min(cut, longest_); begin < text.size() && begin <= cut; ++begin) {
+    const std::optional<Match> match = longest_at(text, begin);
+    if (match && match->end >= cut) return true;
+  }
+  return false;
 }
 
 size_t trailing_space(std::string_view text) {

@@ -42,6 +42,9 @@ class AddedTokenMatcher {
   };
   // The longest token that begins at `begin`.
   std::optional<Match> longest_at(std::string_view text, size_t begin) const;
+  // Whether a token stands in `text` across `cut`, or so near that it might take white space from its other side.
+  bool touches(std::string_view text, size_t cut) const;
+
   // The first match that begins at `from` or later.
   std::optional<Match> find(std::string_view text, size_t from) const;
 
@@ -51,6 +54,7 @@ class AddedTokenMatcher {
     std::optional<size_t> token;
   };
   std::vector<Node> nodes_ = std::vector<Node>(1);
+  size_t longest_ = 0;                 // bytes of a token
   std::array<uint32_t, 256> first_{};  // the node behind a first byte; 0: no token begins with it
   size_t tokens_ = 0, ordinary_ = 0;   // ordinary: not special
 };

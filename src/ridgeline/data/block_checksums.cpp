@@ -15,6 +15,17 @@ ByteRange checksum_block(int64_t file_bytes, int64_t block) {
   return {first, std::min(kChecksumBlock, file_bytes - first)};
 }
 
+std::vector<ByteRange> block_pieces(ByteRange range) {
+  std::vector<ByteRange> pieces;
+  const int64_t end = range.first + range.bytes;
+  for (int64_t at = range.first; at < end;) {
+    const int64_t next = std::min(end, (at / kChecksumBlock + 1) * kChecksumBlock);
+    pieces.push_back({at, next - at});
+    at = next;
+  }
+  return pieces;
+}
+
 uint32_t checksum_of(const File& file, ByteRange range) {
   constexpr int64_t kPiece = int64_t{1} << 20;
   std::vector<std::byte> buffer(static_cast<size_t>(std::min(kPiece, range.bytes)));
@@ -29,11 +40,11 @@ uint32_t checksum_of(const File& file, ByteRange range) {
 
 void BlockChecksums::add(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
-    const int64_t inside = bytes_ % kChecksumBlock;
-    if (inside == 0) sums_.push_back(0);
+    const int64_t inside = end_ % kChecksumBlock;
+    if (inside == 0 || sums_.empty()) sums_.push_back(0);
     const size_t count = std::min(bytes.size(), static_cast<size_t>(kChecksumBlock - inside));
     sums_.back() = crc32c(bytes.first(count), sums_.back());
-    bytes_ += static_cast<int64_t>(count);
+    end_ += static_cast<int64_t>(count);
     bytes = bytes.subspan(count);
   }
 }

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/base/file.h"
 #include "ridgeline/data/corpus_problems.h"
 
 namespace ridgeline::data {
@@ -15,6 +16,14 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr size_t kChunksAhead = 4;  // of a file that is decompressed ahead
+constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+
+// For the message that ends everything: lines of a file up to where one of its ranges begins.
+int64_t lines_before(const CorpusFile& file, int64_t end) {
+  if (end == 0) return 0;
+  const MappedFile whole(file.path, MappedFile::Access::sequential);
+  return count_lines(whole.text().substr(0, static_cast<size_t>(end)), file.format);
+}
 
 void add_all(CountByName& counts, const CountByName& more, size_t most) {
   for (const auto& [name, count] : more) {
@@ -70,47 +79,87 @@ CorpusReader::CorpusReader(const std::vector<fs::path>& inputs, CorpusOptions op
       files_ahead_(static_cast<size_t>(files_ahead)) {
   RL_CHECK(files_ahead, >=, 0);
   RL_CHECK(options_.longest_record, >, 0);
-  counts_.markers.resize(options_.markers.size());
-  for (const std::string& name : names_of(options_.filters)) counts_.filtered.emplace(name, 0);
+  begin_counts();
+  std::vector<CorpusRange> all;
   for (const CorpusFile& file : inputs_.files) {
-    bytes_total_ += file.bytes;
+    all.push_back({all.size(), 0, file.bytes});
     if (options_.filters.any() && file.format == RecordFormat::text) {
       throw Error(fmt::format("'{}' is text: filters judge the metadata in OSCAR's JSON lines", file.name),
                   fmt::format("Leave out {}, or the file.", fmt::join(options_of(options_.filters), " and ")));
     }
   }
-  if (inputs_.standard_input) bytes_total_ = 0;
+  read_only(std::move(all));
 }
 
 CorpusReader::~CorpusReader() = default;
 
-std::unique_ptr<ChunkStream> CorpusReader::open(size_t number) {
-  const CorpusFile& file = inputs_.files[number];
+void CorpusReader::begin_counts() {
+  counts_ = {};
+  counts_.markers.resize(options_.markers.size());
+  for (const std::string& name : names_of(options_.filters)) counts_.filtered.emplace(name, 0);
+}
+
+CorpusCounts CorpusReader::take_counts() {
+  CorpusCounts counts = std::move(counts_);
+  begin_counts();
+  return counts;
+}
+
+void CorpusReader::read_only(std::vector<CorpusRange> ranges) {
+  RL_CHECK(next_range_, ==, size_t{0});
+  RL_CHECK(streams_.size(), ==, size_t{0});
+  ranges_ = std::move(ranges);
+  bytes_total_ = 0;
+  bool known = true;
+  for (const CorpusRange& range : ranges_) {
+    bytes_total_ += range.end - range.begin;
+    known = known && inputs_.files[range.file].path != kStandardInput;
+  }
+  if (!known) bytes_total_ = 0;
+}
+
+std::unique_ptr<ChunkStream> CorpusReader::open(const CorpusRange& range) {
+  const CorpusFile& file = inputs_.files[range.file];
   const auto longest = static_cast<size_t>(options_.longest_record);
   if (file.path == kStandardInput)
     return read_ahead(read_chunks(std::move(inputs_.standard_input), file.format, longest), kChunksAhead);
-  if (file.compression == Compression::none) return map_chunks(file.path, file.format, longest);
+  if (file.compression == Compression::none) {
+    return map_chunks(file.path, range.begin, range.end, file.format, longest);
+  }
   return read_ahead(read_chunks(decompress(file.compression, read_file(file.path), file.name), file.format, longest),
                     kChunksAhead);
 }
 
+// The file's first chunk decides, whatever part of it is read; `first` is that of the range.
+std::string CorpusReader::key_of(const CorpusRange& range, std::string_view first) const {
+  if (!options_.key.empty()) return options_.key;
+  if (range.begin == 0) return document_key(first);
+  const CorpusFile& file = inputs_.files[range.file];
+  CorpusChunk chunk;
+  map_chunks(file.path, 0, file.bytes, file.format, static_cast<size_t>(options_.longest_record))->next(chunk);
+  if (chunk.bytes.starts_with(kByteOrderMark)) chunk.bytes.remove_prefix(kByteOrderMark.size());
+  return document_key(chunk.bytes);
+}
+
 bool CorpusReader::next(DocumentBatch& batch) {
   while (true) {
-    while (streams_.size() <= files_ahead_ && next_file_ + streams_.size() < inputs_.files.size())
-      streams_.push_back(open(next_file_ + streams_.size()));
+    while (streams_.size() <= files_ahead_ && next_range_ + streams_.size() < ranges_.size())
+      streams_.push_back(open(ranges_[next_range_ + streams_.size()]));
     if (streams_.empty()) return false;
     if (streams_.front()->next(batch.chunk)) break;
     streams_.pop_front();
-    ++next_file_;
+    ++next_range_;
     key_.clear();
   }
   CorpusChunk& chunk = batch.chunk;
-  chunk.file = next_file_;
-  if (inputs_.files[next_file_].format == RecordFormat::json_lines) {
+  const CorpusRange& range = ranges_[next_range_];
+  chunk.range = next_range_;
+  chunk.file = range.file;
+  if (inputs_.files[range.file].format == RecordFormat::json_lines) {
     if (key_.empty()) {
       // A byte order mark is no part of the first object.
-      if (chunk.bytes.starts_with("\xEF\xBB\xBF")) chunk.bytes.remove_prefix(3);
-      key_ = options_.key.empty() ? document_key(chunk.bytes) : options_.key;
+      if (range.begin == 0 && chunk.bytes.starts_with(kByteOrderMark)) chunk.bytes.remove_prefix(kByteOrderMark.size());
+      key_ = key_of(range, chunk.bytes);
     }
     chunk.key = key_;
   }
@@ -142,14 +191,15 @@ void CorpusReader::parse(DocumentBatch& batch) const {
 }
 
 void CorpusReader::add(const DocumentBatch& batch) {
-  while (added_file_ != batch.chunk.file) {
-    bytes_before_ += inputs_.files[added_file_++].bytes;
+  for (; added_range_ != batch.chunk.range; ++added_range_) {
+    bytes_before_ += ranges_[added_range_].end - ranges_[added_range_].begin;
     added_lines_ = 0;
   }
-  const std::string& file = inputs_.files[added_file_].name;
+  const CorpusRange& range = ranges_[added_range_];
+  const std::string& file = inputs_.files[range.file].name;
   if (batch.refusal) {
-    throw Error(fmt::format("{}:{}: {}", file, added_lines_ + batch.refusal->line, batch.refusal->what),
-                batch.refusal->next);
+    const int64_t line = lines_before(inputs_.files[range.file], range.begin) + added_lines_ + batch.refusal->line;
+    throw Error(fmt::format("{}:{}: {}", file, line, batch.refusal->what), batch.refusal->next);
   }
   const size_t before = counts_.problems.size();
   counts_.add(batch.counts);
@@ -161,16 +211,15 @@ void CorpusReader::add(const DocumentBatch& batch) {
   bytes_done_ = bytes_before_ + batch.chunk.position;
 }
 
-void CorpusReader::require_some() const {
-  if (counts_.documents > 0) return;
+void CorpusReader::require_some(const CorpusCounts& counts, int64_t bytes) const {
+  if (counts.documents > 0) return;
   const std::vector<CorpusFile>& files = inputs_.files;
   const std::string names = files.size() == 1 ? fmt::format("'{}'", files[0].name)
                                               : fmt::format("'{}' and {} more", files[0].name, files.size() - 1);
-  std::string what =
-      fmt::format("no document in {} ({} bytes, {} lines skipped", names, bytes_done_, counts_.skipped_lines);
-  for (const auto& [name, count] : counts_.filtered) what += fmt::format(", {} dropped: {}", count, name);
-  if (!counts_.problems.empty()) what += "; first problem: " + counts_.problems.front().text();
-  const std::string keys = other_keys(options_, counts_);
+  std::string what = fmt::format("no document in {} ({} bytes, {} lines skipped", names, bytes, counts.skipped_lines);
+  for (const auto& [name, count] : counts.filtered) what += fmt::format(", {} dropped: {}", count, name);
+  if (!counts.problems.empty()) what += "; first problem: " + counts.problems.front().text();
+  const std::string keys = other_keys(options_, counts);
   throw Error(
       what + ")",
       keys.empty() ? "A .txt file needs a line of text, a .jsonl file an object with the key that --key names." : keys);

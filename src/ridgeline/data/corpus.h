@@ -54,6 +54,7 @@ struct CorpusProblem {
   int64_t line = 0;  // from 1
   std::string what;
   std::string text() const;  // "file:line: what"
+  bool operator==(const CorpusProblem&) const = default;
 };
 
 using CountByName = std::map<std::string, int64_t, std::less<>>;
@@ -73,6 +74,7 @@ struct CorpusCounts {
   std::vector<CorpusProblem> problems;  // the first few of what was replaced or skipped
 
   void add(const CorpusCounts& later);
+  bool operator==(const CorpusCounts&) const = default;
 };
 
 // Why a corpus is refused. Thrown by a DocumentSource, which does not know the file; CorpusReader makes an Error of it.
@@ -119,6 +121,12 @@ struct DocumentBatch {
   }
 };
 
+// Bytes [begin, end) of a file, which hold whole records.
+struct CorpusRange {
+  size_t file = 0;  // of CorpusInputs
+  int64_t begin = 0, end = 0;
+};
+
 class CorpusReader {
  public:
   // Up to `files_ahead` compressed files after the one that is read are decompressed ahead, a few batches of each.
@@ -126,6 +134,10 @@ class CorpusReader {
   // not known by its name; compressed data that is damaged where it begins.
   CorpusReader(const std::vector<std::filesystem::path>& inputs, CorpusOptions options, int files_ahead = 1);
   ~CorpusReader();
+
+  // From now on only these are read, in this order; before the first batch. They begin and end where next_record() says
+  // (see corpus_chunks.h), or the file does; one of a compressed file, or of standard input, is all of it.
+  void read_only(std::vector<CorpusRange> ranges);
 
   // The next batch of the inputs, in order; false after the last. Error: unreadable or damaged files.
   bool next(DocumentBatch& batch);
@@ -135,30 +147,36 @@ class CorpusReader {
   // `longest_record`, naming file and line.
   void add(const DocumentBatch& batch);
 
-  // Of what was added.
+  // Of what was added, since counts were taken.
   const CorpusCounts& counts() const { return counts_; }
+  CorpusCounts take_counts();
+  int64_t range_lines() const { return added_lines_; }  // of the range that the last batch was of
   int64_t bytes_done() const { return bytes_done_; }
-  // Of the files as they are; 0 when standard input is among them: nobody knows.
+  // Of the ranges, as they lie in their files; 0 when standard input is among them: nobody knows.
   int64_t bytes_total() const { return bytes_total_; }
   const CorpusOptions& options() const { return options_; }
   const CorpusInputs& inputs() const { return inputs_; }
-  // After the last batch. Error when there was no document, with what was there instead.
-  void require_some() const;
+  // After the last batch. Error when there was no document, with what was there instead; of other counts, too.
+  void require_some() const { require_some(counts_, bytes_done_); }
+  void require_some(const CorpusCounts& counts, int64_t bytes) const;
 
  private:
-  std::unique_ptr<ChunkStream> open(size_t file);
+  std::unique_ptr<ChunkStream> open(const CorpusRange& range);
+  std::string key_of(const CorpusRange& range, std::string_view first) const;
+  void begin_counts();
   CorpusOptions options_;
   MarkerCounter markers_;
   CorpusInputs inputs_;
   size_t files_ahead_;
-  // `next`: files from next_file_ on, and the key of that one's JSON lines.
+  std::vector<CorpusRange> ranges_;
+  // `next`: ranges from next_range_ on, and the key of that one's JSON lines.
   std::deque<std::unique_ptr<ChunkStream>> streams_;
-  size_t next_file_ = 0;
+  size_t next_range_ = 0;
   std::string key_;
   // `add`.
   CorpusCounts counts_;
-  size_t added_file_ = 0;
-  int64_t added_lines_ = 0;  // of that file
+  size_t added_range_ = 0;
+  int64_t added_lines_ = 0;  // of that range
   int64_t bytes_before_ = 0, bytes_done_ = 0, bytes_total_ = 0;
 };
 

@@ -12,12 +12,15 @@
 #include <utility>
 #include <vector>
 
+#include "ridgeline/base/error.h"
 #include "ridgeline/base/file.h"
 #include "ridgeline/data/ordered_pipeline.h"
 #include "ridgeline/data/unicode.h"
 
 namespace ridgeline::data {
 namespace {
+
+constexpr size_t kFirstLook = 64;  // bytes in which next_record() looks for a blank line; then twice as many
 
 // The last line feed before `end`, npos when there is none.
 size_t last_line_feed(std::string_view bytes, size_t end) {
@@ -53,11 +56,18 @@ size_t more_than(size_t seen, size_t longest) {
 
 class MappedChunks final : public ChunkStream {
  public:
-  MappedChunks(const std::filesystem::path& path, RecordFormat format, size_t longest)
+  MappedChunks(const std::filesystem::path& path, int64_t begin, int64_t end, RecordFormat format, size_t longest)
       : file_(std::make_shared<const MappedFile>(path, MappedFile::Access::sequential)),
-        rest_(file_->text()),
+        size_(static_cast<size_t>(end - begin)),
         format_(format),
-        longest_(longest) {}
+        longest_(longest) {
+    if (file_->text().size() < static_cast<size_t>(end)) {
+      throw Error(
+          fmt::format("'{}' has {} bytes, and had {} when it was looked at", path.string(), file_->text().size(), end),
+          "Leave the input alone until the command is done.");
+    }
+    rest_ = file_->text().substr(static_cast<size_t>(begin), size_);
+  }
 
   bool next(CorpusChunk& chunk) override {
     if (rest_.empty()) return false;
@@ -71,12 +81,13 @@ class MappedChunks final : public ChunkStream {
     chunk.too_long = end == 0;
     chunk.bytes = rest_.substr(0, end);
     rest_.remove_prefix(chunk.too_long ? rest_.size() : end);
-    chunk.position = static_cast<int64_t>(file_->text().size() - rest_.size());
+    chunk.position = static_cast<int64_t>(size_ - rest_.size());
     return true;
   }
 
  private:
   std::shared_ptr<const MappedFile> file_;
+  size_t size_;
   std::string_view rest_;
   RecordFormat format_;
   size_t longest_;
@@ -194,8 +205,31 @@ size_t end_of_records(std::string_view bytes, size_t from, RecordFormat format) 
   return end == std::string_view::npos || end < from ? 0 : end + 1;
 }
 
-std::unique_ptr<ChunkStream> map_chunks(const std::filesystem::path& path, RecordFormat format, size_t longest) {
-  return std::make_unique<MappedChunks>(path, format, longest);
+size_t next_record(std::string_view bytes, size_t from, RecordFormat format) {
+  // A whole line's end first: behind it the bytes begin with a line, if not with a record.
+  const size_t end = bytes.find_first_of(format == RecordFormat::text ? "\r\n" : "\n", from);
+  if (end == std::string_view::npos) return end;
+  const size_t line = bytes[end] == '\r' && bytes.substr(end + 1, 1) == "\n" ? end + 2 : end + 1;
+  if (format == RecordFormat::json_lines) return line < bytes.size() ? line : std::string_view::npos;
+  const std::string_view rest = bytes.substr(line);
+  for (size_t seen = 0, size = kFirstLook; seen < rest.size(); seen = size, size *= 2) {
+    const size_t found = end_of_documents(rest.substr(0, size), seen);
+    if (found != 0) return line + found < bytes.size() ? line + found : std::string_view::npos;
+  }
+  return std::string_view::npos;
+}
+
+int64_t count_lines(std::string_view bytes, RecordFormat format) {
+  int64_t lines = std::count(bytes.begin(), bytes.end(), '\n');
+  if (format == RecordFormat::json_lines) return lines;
+  for (size_t at = bytes.find('\r'); at != std::string_view::npos; at = bytes.find('\r', at + 1))
+    lines += at + 1 == bytes.size() || bytes[at + 1] != '\n' ? 1 : 0;
+  return lines;
+}
+
+std::unique_ptr<ChunkStream> map_chunks(const std::filesystem::path& path, int64_t begin, int64_t end,
+                                        RecordFormat format, size_t longest) {
+  return std::make_unique<MappedChunks>(path, begin, end, format, longest);
 }
 
 std::unique_ptr<ChunkStream> read_chunks(std::unique_ptr<ByteSource> source, RecordFormat format, size_t longest) {

@@ -21,7 +21,8 @@ struct CorpusChunk {
   std::shared_ptr<const void> owner;  // of `bytes`
   std::string_view bytes;
   bool too_long = false;  // begins a record that is longer than allowed; nothing follows
-  int64_t position = 0;   // bytes of the file up to its end, as they lie there (compressed)
+  int64_t position = 0;   // bytes of its range of the file up to its end, as they lie there (compressed)
+  size_t range = 0;       // of those that CorpusReader reads
   size_t file = 0;        // of CorpusReader's inputs
   std::string key;        // of documents in JSON lines
 };
@@ -32,6 +33,12 @@ inline constexpr size_t kChunkBytes = size_t{1} << 20;
 // Where the last record that ends in bytes[from …] ends, 0 when none does. `bytes` begins with a record.
 size_t end_of_records(std::string_view bytes, size_t from, RecordFormat format);
 
+// A place soon behind `from` where a record begins; npos when the rest of `bytes` is one, or the end of one.
+size_t next_record(std::string_view bytes, size_t from, RecordFormat format);
+
+// Ends of lines in `bytes`, as documents of this format count them: \n, and of text \r\n and \r.
+int64_t count_lines(std::string_view bytes, RecordFormat format);
+
 class ChunkStream {
  public:
   virtual ~ChunkStream() = default;
@@ -41,7 +48,9 @@ class ChunkStream {
 
 // Where chunks end depends on the bytes alone, not on the source. Of a record that is longer than `longest` not more
 // than that and a chunk is held.
-std::unique_ptr<ChunkStream> map_chunks(const std::filesystem::path& path, RecordFormat format, size_t longest);
+// map_chunks: of bytes [begin, end) of the file, which must be whole records. Error: the file ends before `end`.
+std::unique_ptr<ChunkStream> map_chunks(const std::filesystem::path& path, int64_t begin, int64_t end,
+                                        RecordFormat format, size_t longest);
 std::unique_ptr<ChunkStream> read_chunks(std::unique_ptr<ByteSource> source, RecordFormat format, size_t longest);
 // The same chunks, read by a thread of their own: at most `ahead` of them, or one that is longer than all those, wait.
 // An Error of `chunks` follows those that came before it. Error when no thread can be started.

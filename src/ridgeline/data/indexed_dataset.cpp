@@ -3,18 +3,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <cstring>
 #include <limits>
 #include <nlohmann/json.hpp>
-#include <system_error>
 
 #include "ridgeline/base/checksum.h"
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/json.h"
-#include "ridgeline/base/temporary_file.h"
 #include "ridgeline/data/dataset_output.h"
+#include "ridgeline/data/dataset_writer.h"
 
 namespace ridgeline::data {
 namespace {
@@ -22,18 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 static_assert(std::endian::native == std::endian::little, "the format is little-endian and read as it lies");
 
-constexpr std::string_view kMagic{"MMIDIDX\0\0", 9};
 constexpr uint64_t kHeaderBytes = 34;
-constexpr size_t kFlushBytes = size_t{4} << 20;
-constexpr const char* kBlocksNote = "blocks";
-constexpr const char* kChecksums = "crc32c_of_64_mib_blocks";
-static_assert(kChecksumBlock == int64_t{64} << 20);
-
-fs::path with_suffix(const fs::path& prefix, std::string_view suffix) {
-  fs::path path = prefix;
-  path += suffix;
-  return path;
-}
 
 template <typename T>
 T load(const std::byte* from) {
@@ -61,29 +48,31 @@ struct Index {
   TokenType type{};
   std::vector<int32_t> lengths;
   std::vector<int64_t> begins;
+  bool repaired = false;
 };
 
 class IndexParser {
  public:
   IndexParser(std::span<const std::byte> bytes, const fs::path& path) : bytes_(bytes), path_(path) {}
 
-  Index parse(uint64_t bin_bytes) {
+  // `repair`: lengths that omit the end of each document are put right.
+  Index parse(uint64_t bin_bytes, bool repair) {
     read_header();
     Index index{type_, std::vector<int32_t>(sequences_), std::vector<int64_t>(sequences_ + 1)};
     // An index of no sequences has no place for lengths, which memcpy must not be given.
     if (sequences_ > 0) std::memcpy(index.lengths.data(), bytes_.data() + kHeaderBytes, sequences_ * 4);
-    int64_t total = 0;
     for (uint64_t i = 0; i < sequences_; ++i) {
       if (index.lengths[i] < 0) fail(fmt::format("document {} has {} tokens", i, index.lengths[i]));
-      index.begins[i] = total;
-      total += index.lengths[i];
     }
-    index.begins[sequences_] = total;
+    sum_up(index);
     // 2^32 lengths below 2^31 cannot overflow 64 bits; bytes might, so compare in tokens.
     const auto item = static_cast<uint64_t>(size_of(type_));
-    check_total(static_cast<uint64_t>(total), item, bin_bytes);
+    const auto total = static_cast<uint64_t>(index.begins.back());
+    index.repaired = repair && omits_ends(total, item, bin_bytes);
+    if (!index.repaired) check_total(total, item, bin_bytes);
     check_offsets(index, static_cast<int64_t>(item));
     check_documents();
+    if (index.repaired) add_ends(index);
     return index;
   }
 
@@ -98,7 +87,7 @@ class IndexParser {
     if (start.starts_with(std::string_view("TNTIDX\0\0", 8))) {
       fail("an index of Megatron's old 'lazy' or 'cached' kind", "Prepare the dataset again: ridgeline prepare.");
     }
-    if (start != kMagic)
+    if (start != kIndexMagic)
       fail("not a token index (it does not start with MMIDIDX)", "Give the prefix of a .bin/.idx pair.");
     if (bytes_.size() < kHeaderBytes) fail(fmt::format("only {} bytes, less than a header", bytes_.size()));
     const auto version = load<uint64_t>(bytes_.data() + 9);
@@ -118,14 +107,43 @@ class IndexParser {
     if (sequences_ > std::numeric_limits<uint32_t>::max()) fail(fmt::format("{} documents are too many", sequences_));
   }
 
+  static void sum_up(Index& index) {
+    int64_t total = 0;
+    for (size_t i = 0; i < index.lengths.size(); ++i) {
+      index.begins[i] = total;
+      total += index.lengths[i];
+    }
+    index.begins.back() = total;
+  }
+
+  // Whether .bin has exactly one token more for each document.
+  bool omits_ends(uint64_t total, uint64_t item, uint64_t bin_bytes) const {
+    return bin_bytes % item == 0 && bin_bytes / item > total && bin_bytes / item - total == document_bounds_ - 1;
+  }
+
+  // The end stands behind the last sequence of each document.
+  void add_ends(Index& index) const {
+    const std::byte* bounds = bytes_.data() + kHeaderBytes + 12 * sequences_;
+    for (uint64_t i = 1; i < document_bounds_; ++i) {
+      const auto first = load<int64_t>(bounds + 8 * (i - 1)), end = load<int64_t>(bounds + 8 * i);
+      if (end == first) fail(fmt::format("document {} has no sequence that could end with its token", i - 1));
+      int32_t& length = index.lengths[static_cast<size_t>(end - 1)];
+      if (length == std::numeric_limits<int32_t>::max()) fail(fmt::format("document {} is too long", i - 1));
+      ++length;
+    }
+    sum_up(index);
+  }
+
   void check_total(uint64_t total, uint64_t item, uint64_t bin_bytes) const {
     if (bin_bytes % item == 0 && bin_bytes / item == total) return;
     const std::string said = fmt::format("the lengths add up to {} tokens of {} bytes, but the .bin file has {} bytes",
                                          total, item, bin_bytes);
-    if (bin_bytes % item == 0 && bin_bytes / item > total && bin_bytes / item - total == document_bounds_ - 1) {
+    if (omits_ends(total, item, bin_bytes)) {
       fail(said + ", exactly one token more per document",
            "Written by preprocess_data.py --append-eod before its lengths counted the end-of-document token (fixed in "
-           "Megatron in August 2023): prepare the dataset again.");
+           "Megatron in August 2023). A new dataset of it with the right lengths: ridgeline prepare --tokenizer DIR "
+           "--out "
+           "PREFIX, and this one as the input.");
     }
     fail(said);
   }
@@ -220,13 +238,13 @@ DatasetNote parse_note(const fs::path& path) {
     note.end_of_document = json.at("end_of_document").get<int32_t>();
     note.tokenizer_hash = json.at("tokenizer_hash").get<std::string>();
     note.tokenizer = json.at("tokenizer").get<std::string>();
-    if (const auto blocks = json.find(kBlocksNote); blocks != json.end()) {
+    if (const auto blocks = json.find(kNoteBlocks); blocks != json.end()) {
       note.blocks = {.tokens = blocks->at("tokens").get<int64_t>(),
                      .corpus_documents = blocks->at("corpus_documents").get<int64_t>(),
                      .short_documents = blocks->at("short_documents").get<int64_t>(),
                      .dropped_tokens = blocks->at("dropped_tokens").get<int64_t>()};
     }
-    for (const auto& sum : json.value(kChecksums, nlohmann::json::array()))
+    for (const auto& sum : json.value(kNoteChecksums, nlohmann::json::array()))
       note.checksums.push_back(parse_checksum(sum.get<std::string>(), path.string()));
     return note;
   } catch (const nlohmann::json::exception& error) {
@@ -241,34 +259,17 @@ DatasetNote parse_note(const fs::path& path) {
   }
 }
 
-std::string note_text(const DatasetNote& note) {
-  nlohmann::ordered_json json = {{"tokens", note.tokens},
-                                 {"documents", note.documents},
-                                 {"text_bytes", note.text_bytes},
-                                 {"vocabulary", note.vocabulary},
-                                 {"end_of_document", note.end_of_document},
-                                 {"tokenizer_hash", note.tokenizer_hash},
-                                 {"tokenizer", note.tokenizer}};
-  if (note.blocks.tokens != 0) {
-    json[kBlocksNote] = {{"tokens", note.blocks.tokens},
-                         {"corpus_documents", note.blocks.corpus_documents},
-                         {"short_documents", note.blocks.short_documents},
-                         {"dropped_tokens", note.blocks.dropped_tokens}};
-  }
-  json[kChecksums] = nlohmann::ordered_json::array();
-  for (const uint32_t sum : note.checksums) json[kChecksums].push_back(checksum_text(sum));
-  return json_text(json, 2, NotUtf8::replace) + "\n";
-}
-
 }  // namespace
 
-IndexedDataset::IndexedDataset(const fs::path& prefix) : prefix_(prefix), bin_(with_suffix(prefix, ".bin")) {
+IndexedDataset::IndexedDataset(const fs::path& prefix, bool repair)
+    : prefix_(prefix), bin_(with_suffix(prefix, ".bin")) {
   const fs::path path = with_suffix(prefix, ".idx");
   const MappedFile file(path, MappedFile::Access::sequential);
-  Index index = IndexParser(file.bytes(), path).parse(bin_.bytes().size());
+  Index index = IndexParser(file.bytes(), path).parse(bin_.bytes().size(), repair);
   type_ = index.type;
   lengths_ = std::move(index.lengths);
   begins_ = std::move(index.begins);
+  repaired_ = index.repaired;
   tokens_ = begins_.back();
   if (const fs::path note = with_suffix(prefix, ".json"); fs::exists(note)) {
     note_ = parse_note(note);
@@ -294,6 +295,14 @@ IndexedDataset::IndexedDataset(const fs::path& prefix) : prefix_(prefix), bin_(w
 }
 
 std::shared_ptr<const IndexedDataset> IndexedDataset::open(const fs::path& path) {
+  return open(path, false);
+}
+
+std::shared_ptr<const IndexedDataset> IndexedDataset::open_repairing(const fs::path& path) {
+  return open(path, true);
+}
+
+std::shared_ptr<const IndexedDataset> IndexedDataset::open(const fs::path& path, bool repair) {
   const fs::path prefix = dataset_prefix(path);
   for (const char* suffix : {".idx", ".bin"}) {
     if (const fs::path file = with_suffix(prefix, suffix); !fs::exists(file)) {
@@ -301,7 +310,7 @@ std::shared_ptr<const IndexedDataset> IndexedDataset::open(const fs::path& path)
                   "Make one: ridgeline prepare --tokenizer DIR --out " + prefix.string() + " INPUT.");
     }
   }
-  return std::shared_ptr<const IndexedDataset>(new IndexedDataset(prefix));
+  return std::shared_ptr<const IndexedDataset>(new IndexedDataset(prefix, repair));
 }
 
 void IndexedDataset::read(int64_t position, std::span<int32_t> tokens, int64_t vocabulary) const {
@@ -345,91 +354,6 @@ void IndexedDataset::require_tokenizer(const std::string& tokenizer_hash, int64_
                     end_of_document ? fmt::format("id {}", *end_of_document) : "not named"),
         "Name the same eos_token in tokenizer_config.json, or prepare the dataset again with this tokenizer.");
   }
-}
-
-IndexedDatasetWriter::IndexedDatasetWriter(const fs::path& prefix, int64_t vocabulary)
-    : prefix_(dataset_prefix(prefix)), vocabulary_(vocabulary), type_(token_type_for(vocabulary)) {
-  if (prefix_.has_parent_path()) make_folder(prefix_.parent_path());
-  lock_ = std::make_unique<LockFile>(with_suffix(prefix_, ".lock"), fmt::format("the dataset '{}'", prefix_.string()),
-                                     "ridgeline prepare");
-  bin_ = std::make_unique<TemporaryFile>(with_suffix(prefix_, ".bin"));
-  buffer_.reserve(kFlushBytes + (size_t{1} << 16));
-}
-
-IndexedDatasetWriter::~IndexedDatasetWriter() = default;
-
-void IndexedDatasetWriter::flush() {
-  bin_->file().write_at(written_, buffer_);
-  checksums_.add(buffer_);
-  written_ += static_cast<int64_t>(buffer_.size());
-  buffer_.clear();
-}
-
-void IndexedDatasetWriter::add_document(std::span<const int32_t> tokens) {
-  if (tokens.size() > static_cast<size_t>(std::numeric_limits<int32_t>::max())) {
-    throw Error(
-        fmt::format("document {} has {} tokens; the dataset format counts to 2^31-1", lengths_.size(), tokens.size()),
-        "Split the document.");
-  }
-  for (size_t done = 0; done < tokens.size();) {
-    const std::span<const int32_t> part = tokens.subspan(done, std::min<size_t>(tokens.size() - done, 1 << 16));
-    const size_t before = buffer_.size(), item = static_cast<size_t>(size_of(type_));
-    buffer_.resize(before + part.size() * item);
-    std::byte* to = buffer_.data() + before;
-    for (const int32_t token : part) {
-      if (token < 0 || token >= vocabulary_) {
-        throw Error(fmt::format("document {}: token id {} is outside the vocabulary of {}", lengths_.size(), token,
-                                vocabulary_));
-      }
-      std::memcpy(to, &token, item);  // the low bytes: little-endian
-      to += item;
-    }
-    done += part.size();
-    if (buffer_.size() >= kFlushBytes) flush();
-  }
-  lengths_.push_back(static_cast<int32_t>(tokens.size()));
-  tokens_ += static_cast<int64_t>(tokens.size());
-}
-
-void IndexedDatasetWriter::finish(const std::optional<DatasetNote>& note) {
-  if (lengths_.empty()) throw Error(fmt::format("dataset '{}' would be empty: there is no document", prefix_.string()));
-  flush();
-
-  std::string index(kMagic);
-  const auto append = [&](auto value) { index.append(reinterpret_cast<const char*>(&value), sizeof value); };
-  append(uint64_t{1});
-  append(static_cast<uint8_t>(type_));
-  append(static_cast<uint64_t>(lengths_.size()));
-  append(static_cast<uint64_t>(lengths_.size() + 1));
-  for (const int32_t length : lengths_) append(length);
-  int64_t offset = 0;
-  for (const int32_t length : lengths_) {
-    append(offset);
-    offset += length * size_of(type_);
-  }
-  for (size_t i = 0; i <= lengths_.size(); ++i) append(static_cast<int64_t>(i));
-
-  bin_->file().sync();  // the long part, before anything of the dataset has its name
-  // A process that is stopped from here on leaves all files of a new dataset or none.
-  const bool is_new = !fs::exists(with_suffix(prefix_, ".bin"));
-  const std::array<fs::path, 3> files = {with_suffix(prefix_, ".json"), with_suffix(prefix_, ".bin"),
-                                         with_suffix(prefix_, ".idx")};
-  std::optional<GoesWithProcess> parts;
-  if (is_new) parts.emplace(files);
-  // An old index must not meet new tokens: it goes first, and the new one comes last. The note goes before the tokens,
-  // so that at any moment it says whose they are.
-  std::error_code ignored;
-  fs::remove(with_suffix(prefix_, ".idx"), ignored);
-  if (note) {
-    DatasetNote complete = *note;
-    complete.checksums = checksums_.all();
-    write_atomically(with_suffix(prefix_, ".json"), note_text(complete));
-  } else {
-    fs::remove(with_suffix(prefix_, ".json"), ignored);
-  }
-  bin_->place();
-  bin_.reset();
-  write_atomically(with_suffix(prefix_, ".idx"), index);
 }
 
 }  // namespace ridgeline::data

@@ -84,6 +84,9 @@ class IndexedDataset {
   // whose lengths omit the end-of-document tokens (written by preprocess_data.py --append-eod before August 2023) are
   // named as such.
   static std::shared_ptr<const IndexedDataset> open(const std::filesystem::path& prefix);
+  // Also of those: the last sequence of each document is one token longer than its length says. repaired() tells.
+  static std::shared_ptr<const IndexedDataset> open_repairing(const std::filesystem::path& prefix);
+  bool repaired() const { return repaired_; }
 
   int64_t documents() const { return static_cast<int64_t>(lengths_.size()); }  // S
   int64_t tokens() const { return tokens_; }
@@ -116,13 +119,15 @@ class IndexedDataset {
                          std::optional<int32_t> end_of_document) const;
 
  private:
-  explicit IndexedDataset(const std::filesystem::path& prefix);
+  IndexedDataset(const std::filesystem::path& prefix, bool repair);
+  static std::shared_ptr<const IndexedDataset> open(const std::filesystem::path& path, bool repair);
   std::filesystem::path prefix_;
   MappedFile bin_;
   TokenType type_ = TokenType::u16;
   std::vector<int32_t> lengths_;
   std::vector<int64_t> begins_;  // S + 1
   int64_t tokens_ = 0;
+  bool repaired_ = false;
   std::optional<DatasetNote> note_;
 };
 

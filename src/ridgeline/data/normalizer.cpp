@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "ridgeline/data/normalize.h"
 #include "ridgeline/data/sentencepiece_normalizer.h"
 
@@ -86,6 +88,10 @@ std::string Normalizer::description() const {
     }
   }
   return text;
+}
+
+bool Normalizer::only_nfc() const {
+  return std::all_of(steps_.begin(), steps_.end(), [](const Step& step) { return std::holds_alternative<Nfc>(step); });
 }
 
 }  // namespace ridgeline::data

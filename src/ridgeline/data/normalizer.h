@@ -34,6 +34,7 @@ class Normalizer {
   void sentencepiece(std::shared_ptr<const SentencePieceNormalizer> normalizer);
 
   bool empty() const { return steps_.empty(); }
+  bool only_nfc() const;
   // `text` itself, or a view of `buffer`.
   std::string_view apply(std::string_view text, std::string& buffer) const;
   // The steps as text; "" without any.

@@ -3,20 +3,44 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <bit>
+#include <chrono>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <system_error>
+#include <thread>
 
+#include "ridgeline/base/checksum.h"
 #include "ridgeline/base/error.h"
+#include "ridgeline/base/json.h"
+#include "ridgeline/base/lock_file.h"
+#include "ridgeline/base/temporary_file.h"
 #include "ridgeline/data/dataset_output.h"
+#include "ridgeline/data/dataset_writer.h"
 #include "ridgeline/data/ordered_pipeline.h"
+#include "ridgeline/data/partial_dataset.h"
+#include "ridgeline/data/prepare_merge.h"
 
 namespace ridgeline::data {
 namespace {
 
+namespace fs = std::filesystem;
+
+constexpr int64_t kStateVersion = 1;
+constexpr size_t kPieceBytes = size_t{1} << 20;  // of a long document, for a thread
+// File systems that hosts share may show what another one wrote only after a while.
+constexpr std::chrono::seconds kVisibleWithin{90};
+constexpr std::chrono::milliseconds kLookAgain{500};
+
 struct TokenizedBatch {
   DocumentBatch documents;
-  std::vector<int32_t> ids;
+  std::vector<int32_t> ids;  // of all that are not long, their ends included
   std::vector<size_t> ends;  // of each document in `ids`
 };
+
+bool is_long(std::string_view document) {
+  return document.size() > kLongDocument;
+}
 
 int32_t end_token(const Tokenizer& tokenizer, const PrepareSettings& settings) {
   if (!settings.end_of_document || settings.block > 0) return -1;
@@ -46,108 +70,428 @@ std::vector<int64_t> bytes_of_ids(const Tokenizer& tokenizer) {
   return bytes;
 }
 
-// Writes documents whole, or as blocks.
-class DocumentCutter {
+// Of a corpus that has documents and gave no block.
+void require_a_block(int64_t block, const std::vector<StoredPart>& parts) {
+  BlockCounts counts;
+  for (const StoredPart& part : parts) counts.add(part.record.blocks);
+  if (block == 0) return;
+  throw Error(fmt::format("--blocks {}: none of the {} documents has so many tokens, the longest has {}", block,
+                          counts.documents, counts.longest),
+              counts.longest >= kLeastBlock
+                  ? fmt::format("--blocks {} keeps something of that one; without --blocks all documents are kept.",
+                                counts.longest)
+                  : "Without --blocks all documents are kept.");
+}
+
+CorpusOptions corpus_options(const Tokenizer& tokenizer, const PrepareSettings& settings) {
+  CorpusOptions options = settings.corpus;
+  if (settings.specials == Specials::as_text) options.markers = markers_of(tokenizer);
+  return options;
+}
+
+// All that decides what the parts are and what comes of them.
+nlohmann::json state_of(const Tokenizer& tokenizer, const PrepareSettings& settings, const CorpusReader& reader,
+                        int32_t end_of_document) {
+  nlohmann::json inputs = nlohmann::json::array();
+  for (const CorpusFile& file : reader.inputs().files) {
+    std::error_code code;
+    const auto modified = fs::last_write_time(file.path, code).time_since_epoch().count();
+    inputs.push_back({{"name", file.name}, {"bytes", file.bytes}, {"modified", code ? 0 : modified}});
+  }
+  const CorpusOptions& corpus = reader.options();
+  const CorpusFilters& filters = corpus.filters;
+  const auto number_or_null = [](const std::optional<double>& value) {
+    return value ? nlohmann::json(*value) : nlohmann::json();
+  };
+  const nlohmann::json state = {{"written_by", "ridgeline prepare"},
+                                {"version", kStateVersion},
+                                {"tokenizer", tokenizer.hash()},
+                                {"vocabulary", tokenizer.vocab_size()},
+                                {"end_of_document", end_of_document},
+                                {"specials", settings.specials == Specials::recognise},
+                                {"key", corpus.key},
+                                {"strict", corpus.strict},
+                                {"max_document", corpus.longest_record},
+                                {"markers", corpus.markers},
+                                {"drop_quality_warnings", filters.drop_warnings},
+                                {"min_harmful_pp", number_or_null(filters.min_harmful_pp)},
+                                {"min_language_probability", number_or_null(filters.min_language_probability)},
+                                {"block", settings.block},
+                                {"part", settings.part_bytes},
+                                {"inputs", inputs}};
+  return parse_json(json_text(state, -1, NotUtf8::replace));  // as it will be read
+}
+
+class Preparation {
  public:
-  DocumentCutter(IndexedDatasetWriter& writer, const Tokenizer& tokenizer, int64_t block) : writer_(writer) {
-    blocks_.tokens = block;
-    if (block > 0) bytes_of_ids_ = bytes_of_ids(tokenizer);
+  Preparation(const Tokenizer& tokenizer, const PrepareSettings& settings)
+      : tokenizer_(tokenizer),
+        settings_(settings),
+        sharing_(settings.sharing),
+        end_of_document_(end_token(tokenizer, settings)),
+        prefix_(dataset_prefix(settings.prefix)),
+        reader_(settings.inputs, corpus_options(tokenizer, settings), settings.threads),
+        parts_(parts_of(reader_.inputs(), settings.part_bytes)),
+        dataset_(prefix_, token_type_for(tokenizer.vocab_size())),
+        places_(2 * parts_.size()) {
+    RL_CHECK(settings.threads, >=, 1);
+    RL_REQUIRE(settings.block == 0 || settings.block >= kLeastBlock, "blocks of {} tokens", settings.block);
+    require_replaceable_dataset(settings.prefix, reader_.inputs().paths());
+    if (!alone() && reader_.inputs().standard_input) {
+      throw Error("standard input (-) cannot be shared by several processes",
+                  "Write it to a file first, or prepare it with one process.");
+    }
   }
 
-  void add(std::span<const int32_t> document) {
-    const auto power = static_cast<size_t>(std::bit_width(std::max<size_t>(document.size(), 1)) - 1);
-    lengths_.resize(std::max(lengths_.size(), power + 1));
-    ++lengths_[power];
-    if (blocks_.tokens == 0) return writer_.add_document(document);
-    const auto block = static_cast<size_t>(blocks_.tokens);
-    ++blocks_.corpus_documents;
-    if (document.size() < block) ++blocks_.short_documents;
-    longest_ = std::max(longest_, document.size());
-    for (; document.size() >= block; document = document.subspan(block)) {
-      writer_.add_document(document.first(block));
-      for (const int32_t id : document.first(block)) block_bytes_ += bytes_of_ids_[static_cast<size_t>(id)];
+  PrepareResult run(const std::function<void(const PrepareProgress&)>& progress) {
+    open();
+    try {
+      find_kept();
+      tokenize(progress);
+      return finish();
+    } catch (...) {
+      leave();
+      throw;
     }
-    blocks_.dropped_tokens += static_cast<int64_t>(document.size());
-  }
-  // Of what was written; `corpus_bytes` are those of all documents.
-  int64_t text_bytes(int64_t corpus_bytes) const { return blocks_.tokens == 0 ? corpus_bytes : block_bytes_; }
-  const BlocksNote& blocks() const { return blocks_; }
-  std::vector<int64_t> take_lengths() { return std::move(lengths_); }
-  void require_some() const {
-    if (blocks_.tokens == 0 || blocks_.corpus_documents > blocks_.short_documents) return;
-    throw Error(
-        fmt::format("--blocks {}: none of the {} documents has so many tokens, the longest has {}", blocks_.tokens,
-                    blocks_.corpus_documents, longest_),
-        longest_ >= static_cast<size_t>(kLeastBlock)
-            ? fmt::format("--blocks {} keeps something of that one; without --blocks all documents are kept.", longest_)
-            : "Without --blocks all documents are kept.");
   }
 
  private:
-  IndexedDatasetWriter& writer_;
-  std::vector<int64_t> bytes_of_ids_;
-  std::vector<int64_t> lengths_;
-  BlocksNote blocks_;
-  int64_t block_bytes_ = 0;
-  size_t longest_ = 0;
+  bool alone() const { return sharing_.count == 1; }
+  bool leads() const { return sharing_.index == 0; }
+  void add_up(std::span<int64_t> values) const {
+    if (!alone()) sharing_.add_up(values);
+  }
+  void meet() const {
+    int64_t one = 1;
+    add_up({&one, 1});
+  }
+  void say(const std::string& text) const {
+    if (settings_.say) settings_.say(text);
+  }
+
+  // Where a part lies, so that all processes choose the same line of it.
+  struct Place {
+    int64_t stream_and_one = 0;  // 0: it is not done
+    int64_t tokens_begin = 0;
+  };
+  Place place(size_t part) const { return {places_[2 * part], places_[2 * part + 1]}; }
+  void set_place(size_t part, int stream, const PartRecord& record) {
+    places_[2 * part] = stream + 1;
+    places_[2 * part + 1] = record.tokens_begin;
+  }
+  std::optional<StoredPart> find(const std::vector<StoredPart>& stored, size_t part) const;
+
+  void open();
+  void let_it_go();
+  void find_kept();
+  void tokenize(const std::function<void(const PrepareProgress&)>& progress);
+  void encode(Encoder& encoder, TokenizedBatch& batch) const;
+  void write(const TokenizedBatch& batch);
+  void write_long(std::string_view document);
+  void finish_part();
+  PrepareResult finish();
+  std::vector<StoredPart> all_stored() const;
+  PrepareResult result_of(std::vector<StoredPart>& parts) const;
+  void leave();
+
+  const Tokenizer& tokenizer_;
+  const PrepareSettings& settings_;
+  const PrepareSharing& sharing_;
+  int32_t end_of_document_;
+  fs::path prefix_;
+  CorpusReader reader_;
+  std::vector<CorpusPart> parts_;
+  PartialDataset dataset_;
+  std::unique_ptr<const LockFile> lock_;
+  // What goes with this process as long as nothing of it is worth keeping.
+  std::optional<GoesWithProcess> goes_;
+  std::vector<int64_t> places_;
+  std::vector<StoredPart> kept_;
+  std::vector<size_t> share_;  // the parts that this process prepares, ascending
+  std::vector<size_t> ends_;   // of each of them in the ranges that reader_ reads
+  std::optional<PartialStream> stream_;
+  std::vector<Encoder> encoders_, long_encoders_;
+  bool nothing_kept_ = false;  // known
+  size_t done_ = 0;            // of share_
 };
+
+// A stop of this process removes the folder.
+void Preparation::let_it_go() {
+  if (!alone() || goes_) return;
+  std::vector<fs::path> files;
+  for (const char* kind : {"tokens", "lengths", "parts"}) files.push_back(dataset_.file(kind, 0));
+  files.push_back(dataset_.folder() / "state");
+  files.push_back(dataset_.folder());
+  goes_.emplace(files);
+}
+
+void Preparation::open() {
+  nlohmann::json state = state_of(tokenizer_, settings_, reader_, end_of_document_);
+  const fs::path lock = with_suffix(prefix_, ".lock");
+  int64_t token = 0;
+  if (leads()) {
+    if (prefix_.has_parent_path()) make_folder(prefix_.parent_path());
+    lock_ = std::make_unique<LockFile>(lock, fmt::format("the dataset '{}'", prefix_.string()), "ridgeline prepare");
+    if (reader_.inputs().standard_input) state["once"] = lock_->token();  // what it held nobody can tell
+    if (!fs::exists(dataset_.folder())) let_it_go();
+    dataset_.begin(state, settings_.fresh);
+    token = crc32c(bytes_of(lock_->token()));
+  }
+  add_up({&token, 1});
+  if (leads()) return;
+  // The same folder as the first process's, not one of that name.
+  const auto until = std::chrono::steady_clock::now() + kVisibleWithin;
+  while (crc32c(bytes_of(lock_token(lock))) != static_cast<uint32_t>(token)) {
+    if (std::chrono::steady_clock::now() > until) {
+      throw Error(fmt::format("--out {}: what the first process writes there cannot be seen here", prefix_.string()),
+                  "Name a place on a file system that all hosts share.");
+    }
+    std::this_thread::sleep_for(kLookAgain);
+  }
+  dataset_.join(state);
+  lock_ = std::make_unique<LockFile>(dataset_.file("lock", sharing_.index),
+                                     fmt::format("part {} of the dataset '{}'", sharing_.index, prefix_.string()),
+                                     "ridgeline prepare");
+}
+
+std::optional<StoredPart> Preparation::find(const std::vector<StoredPart>& stored, size_t part) const {
+  const Place at = place(part);
+  for (const StoredPart& one : stored) {
+    if (one.record.part == static_cast<int64_t>(part) && one.stream + 1 == at.stream_and_one &&
+        one.record.tokens_begin == at.tokens_begin)
+      return one;
+  }
+  return std::nullopt;
+}
+
+// Each process verifies some of the parts of earlier starts.
+void Preparation::find_kept() {
+  const std::vector<StoredPart> stored = dataset_.stored();
+  for (const StoredPart& one : stored) {
+    const auto part = static_cast<size_t>(one.record.part);
+    const bool mine = part < parts_.size() && one.record.part % sharing_.count == sharing_.index;
+    if (mine && place(part).stream_and_one == 0 && dataset_.verify(one)) set_place(part, one.stream, one.record);
+  }
+  add_up(places_);
+  std::vector<size_t> missing;
+  for (size_t part = 0; part < parts_.size(); ++part) {
+    if (const auto one = find(stored, part)) {
+      kept_.push_back(*one);
+    } else {
+      missing.push_back(part);
+    }
+  }
+  if (leads() && !stored.empty()) {
+    say(fmt::format("going on: {} of {} parts are done and verified in '{}'{}", kept_.size(), parts_.size(),
+                    dataset_.folder().string(),
+                    kept_.size() < stored.size() ? "; the others there are damaged, and done again" : ""));
+  }
+  nothing_kept_ = kept_.empty();
+  share_ = share_parts(parts_, missing, sharing_.count)[static_cast<size_t>(sharing_.index)];
+}
+
+void Preparation::encode(Encoder& encoder, TokenizedBatch& batch) const {
+  const DocumentBatch& documents = batch.documents;
+  size_t most = 0;  // never more ids than bytes; what is not used is never touched
+  for (size_t i = 0; i < documents.size(); ++i) most += is_long(documents[i]) ? 0 : documents[i].size() + 2;
+  batch.ids.reserve(most);
+  for (size_t i = 0; i < documents.size(); ++i) {
+    if (!is_long(documents[i])) {
+      encoder.encode(documents[i], batch.ids, settings_.specials);
+      if (end_of_document_ >= 0) batch.ids.push_back(end_of_document_);
+    }
+    batch.ends.push_back(batch.ids.size());
+  }
+}
+
+// By all threads at once: its ids go on as soon as they are there.
+void Preparation::write_long(std::string_view document) {
+  struct Piece {
+    std::string_view text;
+    std::vector<int32_t> ids;
+  };
+  while (long_encoders_.size() < static_cast<size_t>(settings_.threads)) long_encoders_.emplace_back(tokenizer_);
+  size_t begin = 0;
+  ordered_pipeline<Piece>(
+      settings_.threads,
+      [&](Piece& piece) {
+        if (begin == document.size()) return false;
+        const size_t end = document.size() - begin > kPieceBytes
+                               ? tokenizer_.next_cut(document, begin + kPieceBytes, settings_.specials)
+                               : document.size();
+        piece.text = document.substr(begin, end - begin);
+        begin = end;
+        return true;
+      },
+      [](const Piece& piece) { return piece.text.size(); },
+      [&](int worker, Piece& piece) {
+        piece.ids.reserve(piece.text.size() + 1);
+        long_encoders_[static_cast<size_t>(worker)].encode(piece.text, piece.ids, settings_.specials);
+      },
+      [&](const Piece& piece) { stream_->append(piece.ids); });
+  if (end_of_document_ >= 0) stream_->append({&end_of_document_, 1});
+}
+
+void Preparation::write(const TokenizedBatch& batch) {
+  const DocumentBatch& documents = batch.documents;
+  while (ends_[done_] <= documents.chunk.range) finish_part();
+  reader_.add(documents);
+  size_t begin = 0;
+  for (size_t i = 0; i < documents.size(); ++i) {
+    if (is_long(documents[i])) {
+      write_long(documents[i]);
+    } else {
+      stream_->append(std::span(batch.ids).subspan(begin, batch.ends[i] - begin));
+    }
+    stream_->end_document();
+    begin = batch.ends[i];
+  }
+}
+
+void Preparation::finish_part() {
+  const size_t part = share_[done_];
+  const PartRecord record =
+      stream_->finish_part(static_cast<int64_t>(part), reader_.take_counts(), reader_.range_lines());
+  set_place(part, sharing_.index, record);
+  if (parts_.size() > 1) goes_.reset();
+  ++done_;
+}
+
+void Preparation::tokenize(const std::function<void(const PrepareProgress&)>& progress) {
+  std::vector<StoredPart> own;
+  for (const StoredPart& one : kept_) {
+    if (one.stream == sharing_.index) own.push_back(one);
+  }
+  if (kept_.empty()) let_it_go();
+  BlockCut cut{.tokens = settings_.block, .bytes_of_ids = {}};
+  if (cut.tokens > 0) cut.bytes_of_ids = bytes_of_ids(tokenizer_);
+  stream_.emplace(dataset_, sharing_.index, tokenizer_.vocab_size(), own, std::move(cut));
+  std::vector<CorpusRange> ranges;
+  for (const size_t part : share_) {
+    ranges.insert(ranges.end(), parts_[part].ranges.begin(), parts_[part].ranges.end());
+    ends_.push_back(ranges.size());
+  }
+  reader_.read_only(std::move(ranges));
+  for (int i = 0; i < settings_.threads; ++i) encoders_.emplace_back(tokenizer_);
+  ordered_pipeline<TokenizedBatch>(
+      settings_.threads, [&](TokenizedBatch& batch) { return reader_.next(batch.documents); },
+      [](const TokenizedBatch& batch) { return batch.documents.chunk.bytes.size(); },
+      [&](int worker, TokenizedBatch& batch) {
+        reader_.parse(batch.documents);
+        encode(encoders_[static_cast<size_t>(worker)], batch);
+      },
+      [&](const TokenizedBatch& batch) {
+        write(batch);
+        if (progress) progress({reader_.bytes_done(), reader_.bytes_total(), stream_->documents(), stream_->tokens()});
+      });
+  while (done_ < share_.size()) finish_part();
+  stream_.reset();
+  if (!leads()) lock_.reset();
+}
+
+// What every part has a line of by now; another host's may not be seen yet.
+std::vector<StoredPart> Preparation::all_stored() const {
+  const auto until = std::chrono::steady_clock::now() + kVisibleWithin;
+  while (true) {
+    std::vector<StoredPart> parts;
+    const std::vector<StoredPart> stored = dataset_.stored();
+    size_t part = 0;
+    for (; part < parts_.size(); ++part) {
+      std::optional<StoredPart> one = find(stored, part);
+      if (!one) break;
+      parts.push_back(std::move(*one));
+    }
+    if (part == parts_.size()) return parts;
+    if (alone() || std::chrono::steady_clock::now() > until) {
+      throw Error(fmt::format("'{}' does not show part {}, which is done", dataset_.folder().string(), part),
+                  "Is it on a file system that all hosts share, and did nobody else write there? Start again.");
+    }
+    std::this_thread::sleep_for(kLookAgain);
+  }
+}
+
+PrepareResult Preparation::result_of(std::vector<StoredPart>& parts) const {
+  PrepareResult result;
+  BlockCounts blocks;
+  int64_t lines = 0;  // of the file before the part
+  for (StoredPart& one : parts) {
+    PartRecord& record = one.record;
+    const CorpusPart& part = parts_[static_cast<size_t>(record.part)];
+    if (part.ranges.front().begin == 0) lines = 0;  // else the part is a piece of one file
+    for (CorpusProblem& problem : record.counts.problems) problem.line += lines;
+    lines += record.lines;
+    result.corpus.add(record.counts);
+    blocks.add(record.blocks);
+    result.lengths.resize(std::max(result.lengths.size(), record.lengths.size()));
+    for (size_t k = 0; k < record.lengths.size(); ++k) result.lengths[k] += record.lengths[k];
+    result.note.tokens += record.tokens;
+    result.note.documents += record.documents;
+  }
+  for (const StoredPart& one : kept_) {
+    result.kept_documents += one.record.documents;
+    result.kept_text_bytes += one.record.counts.text_bytes;
+  }
+  result.parts = static_cast<int64_t>(parts_.size());
+  result.kept_parts = static_cast<int64_t>(kept_.size());
+  result.corpus_options = reader_.options();
+  result.passed_over = reader_.inputs().passed_over;
+  result.note.text_bytes = settings_.block > 0 ? blocks.text_bytes : result.corpus.text_bytes;
+  result.note.blocks = {.tokens = settings_.block,
+                        .corpus_documents = blocks.documents,
+                        .short_documents = blocks.short_documents,
+                        .dropped_tokens = blocks.dropped_tokens};
+  result.note.vocabulary = tokenizer_.vocab_size();
+  result.note.end_of_document = end_of_document_;
+  result.note.tokenizer_hash = tokenizer_.hash();
+  result.note.tokenizer = settings_.tokenizer.string();
+  return result;
+}
+
+PrepareResult Preparation::finish() {
+  // Of kept parts all processes know the place: theirs must not add up once more.
+  std::vector<int64_t> done(places_.size());
+  for (const size_t part : share_) {
+    done[2 * part] = places_[2 * part];
+    done[2 * part + 1] = places_[2 * part + 1];
+  }
+  add_up(done);
+  for (size_t i = 0; i < done.size(); ++i) places_[i] = std::max(places_[i], done[i]);
+
+  std::vector<StoredPart> parts = all_stored();
+  const PrepareResult result = result_of(parts);
+  if (result.note.documents == 0) {
+    meet();  // nobody reads there any more
+    if (leads()) dataset_.remove();
+    int64_t bytes = 0;
+    for (const CorpusPart& part : parts_) bytes += part.bytes;
+    reader_.require_some(result.corpus, bytes);
+    require_a_block(settings_.block, parts);
+  }
+  merge_parts(dataset_, parts, prefix_, result.note, sharing_);
+  meet();
+  if (leads()) dataset_.remove();
+  goes_.reset();
+  return leads() ? result : PrepareResult();
+}
+
+// After a failure.
+void Preparation::leave() {
+  stream_.reset();
+  if (!leads()) return lock_.reset();
+  const bool worth = !nothing_kept_ || (parts_.size() > 1 && (!alone() || done_ > 0));
+  std::error_code code;
+  if (!worth) return dataset_.remove();
+  if (fs::exists(dataset_.folder(), code)) {
+    say(fmt::format("what is done is kept in '{}': the same command goes on there, with --fresh it begins anew",
+                    dataset_.folder().string()));
+  }
+}
 
 }  // namespace
 
 PrepareResult prepare_dataset(const Tokenizer& tokenizer, const PrepareSettings& settings,
                               const std::function<void(const PrepareProgress&)>& progress) {
-  const int32_t end_of_document = end_token(tokenizer, settings);
-  const int threads = settings.threads;
-  RL_CHECK(threads, >=, 1);
-  RL_REQUIRE(settings.block == 0 || settings.block >= kLeastBlock, "blocks of {} tokens", settings.block);
-  CorpusOptions corpus = settings.corpus;
-  if (settings.specials == Specials::as_text) corpus.markers = markers_of(tokenizer);
-  CorpusReader reader(settings.inputs, corpus, threads);
-  require_replaceable_dataset(settings.prefix, reader.inputs().paths());
-  IndexedDatasetWriter writer(settings.prefix, tokenizer.vocab_size());
-  std::vector<Encoder> encoders;
-  for (int i = 0; i < threads; ++i) encoders.emplace_back(tokenizer);
-
-  DocumentCutter cutter(writer, tokenizer, settings.block);
-  ordered_pipeline<TokenizedBatch>(
-      threads, [&](TokenizedBatch& batch) { return reader.next(batch.documents); },
-      [](const TokenizedBatch& batch) { return batch.documents.chunk.bytes.size(); },
-      [&](int worker, TokenizedBatch& batch) {
-        reader.parse(batch.documents);
-        batch.ids.reserve(batch.documents.text.size() / 3);
-        for (size_t i = 0; i < batch.documents.size(); ++i) {
-          encoders[static_cast<size_t>(worker)].encode(batch.documents[i], batch.ids, settings.specials);
-          if (end_of_document >= 0) batch.ids.push_back(end_of_document);
-          batch.ends.push_back(batch.ids.size());
-        }
-      },
-      [&](TokenizedBatch& batch) {
-        reader.add(batch.documents);
-        size_t begin = 0;
-        for (const size_t end : batch.ends) {
-          cutter.add(std::span(batch.ids).subspan(begin, end - begin));
-          begin = end;
-        }
-        if (progress) progress({reader.bytes_done(), reader.bytes_total(), writer.documents(), writer.tokens()});
-      });
-
-  reader.require_some();
-  cutter.require_some();
-  PrepareResult result;
-  result.corpus = reader.counts();
-  result.corpus_options = std::move(corpus);
-  result.passed_over = reader.inputs().passed_over;
-  result.lengths = cutter.take_lengths();
-  result.note = {.tokens = writer.tokens(),
-                 .documents = writer.documents(),
-                 .text_bytes = cutter.text_bytes(result.corpus.text_bytes),
-                 .blocks = cutter.blocks(),
-                 .vocabulary = tokenizer.vocab_size(),
-                 .end_of_document = end_of_document,
-                 .tokenizer_hash = tokenizer.hash(),
-                 .tokenizer = settings.tokenizer.string()};
-  writer.finish(result.note);
-  return result;
+  return Preparation(tokenizer, settings).run(progress);
 }
 
 int64_t text_bytes(const IndexedDataset& dataset, int64_t first_document, int64_t last_document,

@@ -127,12 +127,19 @@ size_t contraction(PreTokenizer kind, std::string_view text, size_t apostrophe) 
 
 size_t next_cut(std::string_view text, size_t from) {
   const auto kind = [&](size_t i) { return i < text.size() ? at(text, i).kind : CharClass::space; };
-  const auto ascii = [&](size_t i) { return static_cast<uint8_t>(text[i]) < 0x80; };
+  const auto kind_before = [&](size_t i) {
+    size_t begin = i - 1;
+    while (begin > 0 && i - begin < 4 && (static_cast<uint8_t>(text[begin]) & 0xC0) == 0x80) --begin;
+    const ClassifiedChar last = at(text, begin);
+    return last.length == i - begin ? last.kind : CharClass::other;
+  };
   for (size_t cut = std::max<size_t>(from, 1); cut < text.size(); ++cut) {
     if (text[cut] == ' ') {
-      const CharClass before = ascii(cut - 1) ? kind(cut - 1) : CharClass::other;
-      const bool word = before == CharClass::letter || before == CharClass::number;
-      if (word && cut + 1 < text.size() && ascii(cut + 1) && kind(cut + 1) == CharClass::letter) return cut;
+      if (kind(cut + 1) != CharClass::letter) continue;
+      const CharClass before = kind_before(cut);
+      if (before == CharClass::letter || before == CharClass::number) return cut;
+    } else if (const std::string_view mark = text.substr(cut, 3); mark == "。" || mark == "、" || mark == "，") {
+      if (kind_before(cut) == CharClass::letter) return cut;
     } else if (text[cut - 1] == '\n' && cut >= 2 && kind(cut) != CharClass::space) {
       if (trailing_space(text.substr(0, cut)) == 1) return cut;
     }

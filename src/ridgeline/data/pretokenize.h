@@ -31,8 +31,9 @@ size_t next_piece(PreTokenizer kind, std::string_view text, size_t start);
 size_t contraction(PreTokenizer kind, std::string_view text, size_t apostrophe);
 
 // The first place from `from` on at which `text` may be cut in two: the pieces of both parts are those of the whole, by
-// each of the expressions. text.size() when there is none. (Such a place is before the space between two words of ASCII
-// letters, or after a line's end between two other characters.)
+// each of the expressions, also in normal form C. text.size() when there is none. (Such a place is before the space
+// between two words, after a line's end between two other characters, or before a comma or full stop of Chinese or
+// Japanese that ends a word.)
 size_t next_cut(std::string_view text, size_t from);
 
 // f(piece) for every piece, in order.

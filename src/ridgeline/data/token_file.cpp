@@ -15,6 +15,8 @@ namespace fs = std::filesystem;
 // llm.c: 256 int32, of which [0] is the magic, [1] the version, [2] the number of tokens.
 constexpr int64_t kLlmcHeader = 1024;
 constexpr uint32_t kLlmcGpt2 = 20240520, kLlmcLlama3 = 20240801;
+constexpr uint32_t kVersionGpt2 = 1, kVersionLlama3 = 7;
+constexpr int32_t kSeparatorGpt2 = 50256, kSeparatorLlama3 = 128000;
 // The largest vocabularies in use; random bytes go far beyond.
 constexpr int64_t kPlausibleIds16 = 52000, kPlausibleIds32 = 300000;
 constexpr size_t kFewestBytes = 512;  // below, a guess would be none
@@ -39,12 +41,18 @@ std::optional<TokenFile> llm_c(std::string_view start, int64_t bytes) {
   if (magic != kLlmcGpt2 && magic != kLlmcLlama3) return std::nullopt;
   TokenFile tokens{.kind = fmt::format("a token file of llm.c ({} ids)", magic == kLlmcGpt2 ? "GPT-2" : "Llama-3"),
                    .begin = std::min(kLlmcHeader, bytes),
-                   .item_bytes = magic == kLlmcGpt2 ? 2 : 4};
+                   .item_bytes = magic == kLlmcGpt2 ? 2 : 4,
+                   .separator = magic == kLlmcGpt2 ? kSeparatorGpt2 : kSeparatorLlama3};
   const int64_t held = (bytes - tokens.begin) / tokens.item_bytes;
   const int64_t said = start.size() < 12 ? 0 : number_at(start, 8, 4);
+  const uint32_t version = start.size() < 8 ? 0 : number_at(start, 4, 4);
   tokens.count = std::min(held, said);
   if (bytes < kLlmcHeader) {
     tokens.problem = fmt::format("the file has {} bytes, less than its header of {}", bytes, kLlmcHeader);
+  } else if (version != (magic == kLlmcGpt2 ? kVersionGpt2 : kVersionLlama3)) {
+    tokens.problem = fmt::format("its version is {}, which is not known", version);
+  } else if ((bytes - tokens.begin) % tokens.item_bytes != 0) {
+    tokens.problem = fmt::format("{} bytes behind the header are no whole tokens", bytes - tokens.begin);
   } else if (held != said) {
     tokens.problem = fmt::format("the header speaks of {} tokens, and {} follow", said, held);
   }
@@ -74,7 +82,8 @@ std::optional<TokenFile> token_file(std::string_view start, int64_t bytes, const
   if (tokens) {
     examine(*tokens, start);
     tokens->next =
-        "Ridgeline trains on .bin/.idx pairs: prepare the text itself, with the same tokenizer (ridgeline prepare).";
+        "Ridgeline trains on .bin/.idx pairs. One of this file and others like it: ridgeline prepare --tokenizer DIR "
+        "--out PREFIX FILE...";
     return tokens;
   }
   if (kind_of(start, file).family != FileKind::Family::other || file.extension() != ".bin") return std::nullopt;

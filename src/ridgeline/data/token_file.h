@@ -15,6 +15,7 @@ struct TokenFile {
   int64_t item_bytes = 0;             // of a token
   int64_t count = 0;                  // tokens
   int64_t examined = 0, largest = 0;  // the largest id among so many
+  int32_t separator = -1;             // of llm.c: the id with which each document begins
   std::string problem;                // what does not fit, or ""
   std::string next;                   // what to do with it
 };

@@ -81,6 +81,21 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, Specials specials)
   return ids;
 }
 
+size_t Tokenizer::next_cut(std::string_view text, size_t from, Specials specials) const {
+  const BpeModel& model = *model_;
+  const bool raw = !model.raw_tokens.empty(specials), normalized = !model.normalized_tokens.empty(specials);
+  // What looks at more than the pieces of a known expression.
+  if (model.prefix_space != PrefixSpace::none || !model.cuts.empty() || model.pre_tokenizer == PreTokenizer::whole ||
+      !model.normalizer.only_nfc() || (!model.normalizer.empty() && normalized))
+    return text.size();
+  size_t cut = data::next_cut(text, from);
+  while (cut < text.size() &&
+         ((raw && model.raw_tokens.touches(text, cut)) || (normalized && model.normalized_tokens.touches(text, cut)))) {
+    cut = data::next_cut(text, cut + 1);
+  }
+  return cut;
+}
+
 std::vector<int32_t> Tokenizer::encode_prompt(std::string_view text) const {
   const std::vector<int32_t>& before = special().before_text;
   std::vector<int32_t> ids = encode(text, Specials::recognise);

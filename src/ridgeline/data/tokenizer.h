@@ -94,6 +94,10 @@ class Tokenizer {
 
   // Convenience for short texts; for many, keep an Encoder per thread.
   std::vector<int32_t> encode(std::string_view text, Specials specials = Specials::as_text) const;
+  // The first place from `from` on at which `text`, valid UTF-8, may be cut in two: the ids of the parts, one after
+  // another, are those of the whole. text.size() when there is none (always, for files that look for added tokens in a
+  // normal form, or that put a space before a text).
+  size_t next_cut(std::string_view text, size_t from, Specials specials = Specials::as_text) const;
   // A text to be continued: special().before_text (unless it begins so itself), then its ids with special tokens
   // recognised.
   std::vector<int32_t> encode_prompt(std::string_view text) const;

@@ -1,6 +1,7 @@
 // Added tokens, NFC, prefix spaces, odd vocabularies: ids as Hugging Face tokenizers gives them.
 #include <gmock/gmock.h>
 
+#include <random>
 #include <sstream>
 
 #include "ridgeline/data/bpe_model.h"
@@ -93,6 +94,30 @@ TEST_P(AddedTokens, IdsEqualHuggingFace) {
   }
   EXPECT_GT(compared, 200U);
   EXPECT_GT(special, 0U);
+}
+
+TEST_P(AddedTokens, MayBeCutWhereNextCutSays) {
+  const json document = golden(GetParam());
+  const Tokenizer tokenizer = load(document);
+  std::vector<std::string> parts = {"word", " ", "\n", "été", "e\u0301", "x ", " y", "3", "漢字。", "."};
+  for (const json& token : document["added_tokens"]) parts.push_back(token["content"]);
+  std::mt19937 random(9);
+  Encoder encoder(tokenizer);
+  size_t cuts = 0;
+  for (int i = 0; i < 200; ++i) {
+    std::string text;
+    for (int k = 0; k < 30; ++k) text += parts[random() % parts.size()];
+    for (const Specials specials : {Specials::as_text, Specials::recognise}) {
+      std::vector<int32_t> ids;
+      for (size_t begin = 0, end = 0; begin < text.size(); begin = end) {
+        end = tokenizer.next_cut(text, begin + 1, specials);
+        encoder.encode(std::string_view(text).substr(begin, end - begin), ids, specials);
+        ++cuts;
+      }
+      ASSERT_EQ(ids, tokenizer.encode(text, specials)) << json(text);
+    }
+  }
+  EXPECT_GT(cuts, GetParam() == std::string("codegen") ? 500U : 399U) << "hardly any place to cut";
 }
 
 INSTANTIATE_TEST_SUITE_P(Golden, AddedTokens,

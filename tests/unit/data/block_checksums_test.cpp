@@ -64,6 +64,26 @@ class NotedChecksums : public testing::Test {
   const char* key_ = "crc32c_of_64_mib_blocks";
 };
 
+TEST(BlockChecksums, FollowTheBlocksOfTheFileFromAnyBegin) {
+  const std::vector<std::byte> bytes(7, std::byte{5});
+  for (const int64_t begin : {int64_t{0}, kChecksumBlock - 3, kChecksumBlock, kChecksumBlock + 1}) {
+    BlockChecksums sums(begin);
+    EXPECT_TRUE(sums.all().empty());
+    for (size_t i = 0; i < bytes.size(); ++i) sums.add(std::span(bytes).subspan(i, 1));
+    const std::vector<ByteRange> pieces = block_pieces({begin, 7});
+    ASSERT_EQ(pieces.size(), begin == kChecksumBlock - 3 ? 2U : 1U);
+    ASSERT_EQ(sums.all().size(), pieces.size());
+    int64_t all = 0;
+    for (size_t i = 0; i < pieces.size(); ++i) {
+      EXPECT_EQ(sums.all()[i], crc32c(std::span(bytes).first(static_cast<size_t>(pieces[i].bytes))));
+      EXPECT_EQ(pieces[i].first, begin + all);
+      all += pieces[i].bytes;
+    }
+    EXPECT_EQ(all, 7);
+  }
+  EXPECT_TRUE(block_pieces({5, 0}).empty());
+}
+
 TEST_F(NotedChecksums, AreOfWhatWasWritten) {
   const File file(folder_ / "d.bin", File::Mode::read);
   const auto dataset = IndexedDataset::open(folder_ / "d");

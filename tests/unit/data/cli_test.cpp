@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 
 #include "ridgeline/cli/command.h"
+#include "ridgeline/cli/input_checksums.h"
 #include "ridgeline/cli/prepare.h"
 #include "ridgeline/cli/tokenizer.h"
 #include "ridgeline/data/indexed_dataset.h"
@@ -118,6 +119,34 @@ TEST(DataCommands, OscarIsFilteredAndReported) {
   EXPECT_THAT(run({"tokenizer", "train", "--vocab", "260", "--out", folder / "t", "--drop-quality-warnings", "all",
                    folder / "oscar"}),
               HasSubstr("from 2 documents"));
+}
+
+TEST(InputChecksums, AreReadAsOscarAndSha256sumWriteThem) {
+  const std::string a(64, 'a'), b(64, 'B');
+  const auto sums =
+      parse_checksums("af_part_1.txt.gz\t" + a + "\n" + b + "  ./br_meta/br.jsonl.zst\r\n" + a + " *c d.txt\n" +
+                      a.substr(1) + "  short.txt\nname\tno\n\n" + a + "\n" + a + "  \ne.txt\t" + b);
+  EXPECT_THAT(sums, testing::ElementsAre(testing::Pair("af_part_1.txt.gz", a),
+                                         testing::Pair("br.jsonl.zst", std::string(64, 'b')),
+                                         testing::Pair("c d.txt", a), testing::Pair("e.txt", std::string(64, 'b'))));
+}
+
+TEST(DataCommands, InputsAreComparedWithTheirChecksums) {
+  const TemporaryFolder folder;
+  std::filesystem::create_directory(folder / "af");
+  const std::string tokenizer = data::test::fixture("gpt2_tokenizer");
+  for (const char* name : {"af/af_part_1.txt", "af/af_part_2.txt", "af/af_part_3.txt"}) folder.write(name, "abc");
+  const std::vector<std::string> words = {"prepare",    "--tokenizer", tokenizer,    "--out",
+                                          folder / "d", "--verify",    folder / "af"};
+  EXPECT_ERROR("have no checksums beside them", run(words));
+  const std::string sum = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";  // of "abc": FIPS 180-2
+  folder.write("af/af_sha256.txt", "af_part_1.txt\t" + sum + "\naf_part_2.txt\t" + sum + "\n");
+  EXPECT_THAT(run(words), HasSubstr("3 documents"));
+  folder.write("af/af_part_2.txt", "abd");
+  EXPECT_ERROR("af_part_2.txt' has the SHA-256 a52d159f262b2c6ddb724a61840befc36eb30c88877a4030b65cbe86298449c9, and",
+               run(words));
+  EXPECT_ERROR("standard input (-) has no checksum",
+               run({"prepare", "--tokenizer", tokenizer, "--out", folder / "d", "--verify", "-"}));
 }
 
 TEST(DataCommands, ReasonsOfSkippedLinesAreCounted) {

@@ -269,7 +269,8 @@ TEST(CorpusReader, ChunksDoNotShow) {
   std::vector<std::string> read;
   const CorpusOptions options;
   const auto chunks = read_chunks(read_file(plain), RecordFormat::text, size_t{1} << 30);
-  const auto mapped = map_chunks(plain, RecordFormat::text, size_t{1} << 30);
+  const auto mapped = map_chunks(plain, 0, static_cast<int64_t>(std::filesystem::file_size(plain)), RecordFormat::text,
+                                 size_t{1} << 30);
   for (CorpusChunk chunk, other; chunks->next(chunk);) {
     ASSERT_TRUE(mapped->next(other));
     EXPECT_EQ(chunk.bytes, other.bytes);

@@ -125,7 +125,7 @@ TEST(FileKind, JsonOverSeveralLinesIsRefusedWhereLinesAreRecords) {
 
 std::string llm_c(uint32_t magic, uint32_t said, const std::vector<uint32_t>& ids, size_t size) {
   std::string bytes(1024, '\0');
-  const uint32_t header[3] = {magic, 1, said};
+  const uint32_t header[3] = {magic, magic == 20240520 ? 1U : 7U, said};
   std::memcpy(bytes.data(), header, sizeof header);
   for (const uint32_t id : ids) bytes.append(reinterpret_cast<const char*>(&id), size);
   return bytes;

@@ -103,10 +103,10 @@ TEST(Cut, BothPartsHaveThePiecesOfTheWhole) {
   for (int i = 0; i < 3000; ++i) {
     std::string text = any_text(random, 60);
     // Random text has few such places.
-    text.insert(random() % text.size(), i % 2 == 0 ? "on the" : "é\né");
+    text.insert(random() % text.size(), std::array{"on the", "é\né", "é é", "字。"}[i % 4]);
     for (size_t cut = next_cut(text, 0); cut < text.size(); cut = next_cut(text, cut + 1)) {
       ++cuts;
-      for (const PreTokenizer kind : {PreTokenizer::gpt2, PreTokenizer::llama3}) {
+      for (const PreTokenizer kind : {PreTokenizer::gpt2, PreTokenizer::llama3, PreTokenizer::qwen2}) {
         std::vector<size_t> parts = ends_one_by_one(kind, text.substr(0, cut));
         for (const size_t end : ends_one_by_one(kind, text.substr(cut))) parts.push_back(cut + end);
         ASSERT_EQ(parts, ends_one_by_one(kind, text)) << testing::PrintToString(text) << " at " << cut;
@@ -123,6 +123,10 @@ TEST(Cut, IsTheFirstFromThere) {
   EXPECT_EQ(next_cut("1.\n2.\n", 0), 3U);
   EXPECT_EQ(next_cut("a \nb  c\n\nd", 0), 10U);
   EXPECT_EQ(next_cut("", 0), 0U);
+  EXPECT_EQ(next_cut("слово и", 0), 10U);
+  EXPECT_EQ(next_cut("\x80 a\x80 b", 0), 6U) << "bytes that are no text";
+  EXPECT_EQ(next_cut("漢字。漢、", 0), 6U);
+  EXPECT_EQ(next_cut("漢字。漢、", 7), 12U);
 }
 
 }  // namespace
