@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/data/later_characters.h"
 #include "ridgeline/data/unicode.h"
 
 namespace ridgeline::data {
@@ -12,7 +13,7 @@ namespace {
 
 bool belongs_to_words(const Utf8Char& character) {
   if (character.status != Utf8Char::Status::valid) return false;
-  const auto code = static_cast<UChar32>(character.code);
+  const auto code = static_cast<UChar32>(known_character(character.code));
   constexpr uint32_t kCategories = U_GC_M_MASK | U_GC_ND_MASK | U_GC_PC_MASK;
   return u_hasBinaryProperty(code, UCHAR_ALPHABETIC) != 0 || (U_GET_GC_MASK(code) & kCategories) != 0 ||
          u_hasBinaryProperty(code, UCHAR_JOIN_CONTROL) != 0;

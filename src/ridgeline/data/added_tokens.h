@@ -69,7 +69,7 @@ void split_at_added(const AddedTokenMatcher& matcher, const std::vector<AddedTok
 size_t trailing_space(std::string_view text);
 size_t leading_space(std::string_view text);
 // Whether a character that belongs to words ends `text`, or begins it: Alphabetic, marks, decimal digits, connector
-// punctuation, joiners (of ICU's Unicode version, 15 in Debian 12).
+// punctuation, joiners.
 bool ends_in_word(std::string_view text);
 bool begins_in_word(std::string_view text);
 

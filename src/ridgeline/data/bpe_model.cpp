@@ -80,6 +80,7 @@ std::string hash_of(const BpeModel& model) {
     if (token.as_normalized) text += fmt::format("as_normalized {};", token.id);
   }
   text += model.normalizer.description();
+  if (!model.word_normalizer.empty()) text += "words " + model.word_normalizer.description();
   for (const Cut& cut : model.cuts) {
     text += fmt::format("cut {} {} {};", static_cast<int>(cut.behavior), cut.inverted, cut.pattern.name());
   }

@@ -89,8 +89,9 @@ struct BpeModel {
   std::vector<uint8_t> literal;         // 1: a name that no text spells (a bare " "); shorter than tokens: 0
   std::vector<MergeRule> merges;        // in order of rank, but of SentencePiece's models
   std::vector<AddedToken> added_tokens;
-  Normalizer normalizer;  // of the text between raw added tokens
-  std::vector<Cut> cuts;  // then, between added tokens, cut after cut
+  Normalizer normalizer;       // of the text between raw added tokens
+  Normalizer word_normalizer;  // then, of the text between added tokens
+  std::vector<Cut> cuts;       // then, between added tokens, cut after cut
   PrefixSpace prefix_space = PrefixSpace::none;
   PreTokenizer pre_tokenizer = PreTokenizer::gpt2;  // the last cut
   bool ignore_merges = false;                       // a piece that is a token is emitted without merging

@@ -170,7 +170,7 @@ void Encoder::encode_stretch(std::string_view text, bool begins, size_t cut, std
 }
 
 void Encoder::encode(std::string_view text, std::vector<int32_t>& ids, Specials specials) {
-  std::string repaired, normal;
+  std::string repaired, normal, words_normal;
   if (!model_->every_byte && valid_utf8_prefix(text) != text.size() && !model_->has_ids_for(text)) {
     append_as_utf8(text, repaired);
     text = repaired;
@@ -181,7 +181,8 @@ void Encoder::encode(std::string_view text, std::vector<int32_t>& ids, Specials 
       [&](std::string_view stretch) {
         const std::string_view normalized = model_->normalizer.apply(stretch, normal);
         const auto words = [&](std::string_view part) {
-          encode_stretch(part, stretch.data() == text.data() && part.data() == normalized.data(), 0, ids);
+          const bool begins = stretch.data() == text.data() && part.data() == normalized.data();
+          encode_stretch(model_->word_normalizer.apply(part, words_normal), begins, 0, ids);
         };
         split_at_added(model_->normalized_tokens, model_->added_tokens, normalized, specials, words, found);
       },

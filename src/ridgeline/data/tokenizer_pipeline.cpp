@@ -159,7 +159,7 @@ class PreTokenizerReader {
   void metaspace(const json& step) {
     require_mark(step, file_);
     if (!model_.cuts.empty() || known_ != PreTokenizer::whole) unsupported(file_, "a pre_tokenizer before Metaspace");
-    if (!std::exchange(spaces_are_marks_, true)) model_.normalizer.spaces_for_marks();
+    if (!std::exchange(spaces_are_marks_, true)) model_.word_normalizer.spaces_for_marks();
     const std::string scheme = prepend_scheme(step);
     // A part behind the first begins with a space, if it is cut here: the prefix may as well come after this.
     if (scheme == "always") {

@@ -21,7 +21,8 @@ bool changes_text(std::string_view text) {
   TokenizerFiles files;
   files.set("tokenizer.json", std::string(text));
   const BpeModel model = read_bpe_model(files, "input");
-  return !model.normalizer.empty() || model.prefix_space != PrefixSpace::none || !model.every_byte ||
+  return !model.normalizer.empty() || !model.word_normalizer.empty() || model.prefix_space != PrefixSpace::none ||
+         !model.every_byte ||
          std::any_of(model.added_tokens.begin(), model.added_tokens.end(),
                      [](const AddedToken& token) { return token.lstrip || token.rstrip; });
 }
