@@ -42,6 +42,7 @@ void require_no_text_options(const PrepareSettings& settings) {
                        : corpus.filters.any()                     ? "filters of metadata"
                        : settings.specials == Specials::recognise ? "--specials"
                        : !settings.end_of_document                ? "--no-eod"
+                       : settings.block > 0                       ? "--blocks"
                                                                   : nullptr;
   if (option == nullptr) return;
   throw Error(fmt::format("{}: the inputs are token ids, which are taken as they are", option),

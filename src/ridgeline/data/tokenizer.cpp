@@ -86,7 +86,9 @@ size_t Tokenizer::next_cut(std::string_view text, size_t from, Specials specials
   const bool raw = !model.raw_tokens.empty(specials), normalized = !model.normalized_tokens.empty(specials);
   // What looks at more than the pieces of a known expression.
   if (model.prefix_space != PrefixSpace::none || !model.cuts.empty() || model.pre_tokenizer == PreTokenizer::whole ||
-      !model.normalizer.only_nfc() || (!model.normalizer.empty() && normalized))
+      !model.normalizer.only_nfc() || !model.word_normalizer.empty() || (!model.normalizer.empty() && normalized) ||
+      std::any_of(model.added_tokens.begin(), model.added_tokens.end(),
+                  [](const auto& token) { return token.single_word; }))
     return text.size();
   size_t cut = data::next_cut(text, from);
   while (cut < text.size() &&
