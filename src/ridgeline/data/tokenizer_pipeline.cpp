@@ -68,7 +68,7 @@ void require_mark(const json& step, std::string_view file) {
 }
 
 std::string prepend_scheme(const json& step) {
-  const std::string scheme = text_of(step, "prepend_scheme");
+  std::string scheme = text_of(step, "prepend_scheme");
   if (!scheme.empty()) return scheme;
   return flag_of(step, "add_prefix_space", true) ? "always" : "never";
 }
