@@ -15,7 +15,10 @@ import pathlib
 import random
 import sys
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
 from make_tokenizer_cases import TEXTS
+from merge_patch import merged
 from tokenizers import Tokenizer
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -87,19 +90,6 @@ def neox_parts(published):
     NEOX.mkdir(exist_ok=True)
     (NEOX / "merges.txt").write_text("#version: 0.2\n" + "".join(m + "\n" for m in merges))
     return vocab, merges
-
-
-def merged(document, patch):
-    """RFC 7386."""
-    if not isinstance(patch, dict):
-        return patch
-    result = dict(document) if isinstance(document, dict) else {}
-    for key, value in patch.items():
-        if value is None:
-            result.pop(key, None)
-        else:
-            result[key] = merged(result.get(key), value)
-    return result
 
 
 def tokenizers(published):

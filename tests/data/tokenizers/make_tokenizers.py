@@ -14,9 +14,13 @@ not, "decoded" the texts that come back otherwise than they were (of "recognise"
 import json
 import pathlib
 import random
+import sys
 import tempfile
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
 import sentencepiece
+from merge_patch import merged
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -155,19 +159,6 @@ def refused():
         ("a vocabulary without unk_token", "marks", {"model": {"byte_fallback": False, "unk_token": None}}, "no unk_token"),
         ("WordPiece's decoder", "marks", {"decoder": {"type": "WordPiece"}}, "decoder 'WordPiece'"),
     ]
-
-
-def merged(document, patch):
-    """RFC 7386."""
-    if not isinstance(patch, dict):
-        return patch
-    result = dict(document) if isinstance(document, dict) else {}
-    for key, value in patch.items():
-        if value is None:
-            result.pop(key, None)
-        else:
-            result[key] = merged(result.get(key), value)
-    return result
 
 
 def random_texts():
