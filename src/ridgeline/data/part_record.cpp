@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
@@ -111,6 +112,12 @@ PartRecord record_from_json(const nlohmann::json& json, int64_t token_bytes) {
 }
 
 }  // namespace
+
+void add_length(std::vector<int64_t>& lengths, int64_t tokens) {
+  const auto power = static_cast<size_t>(std::bit_width(static_cast<uint64_t>(std::max<int64_t>(tokens, 1))) - 1);
+  lengths.resize(std::max(lengths.size(), power + 1));
+  ++lengths[power];
+}
 
 void BlockCounts::add(const BlockCounts& other) {
   documents += other.documents;

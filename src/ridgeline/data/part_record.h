@@ -38,6 +38,9 @@ struct PartRecord {
   bool operator==(const PartRecord&) const = default;
 };
 
+// Counts a document of so many tokens in PrepareResult::lengths, or a part's.
+void add_length(std::vector<int64_t>& lengths, int64_t tokens);
+
 // One line, with its line feed and a checksum.
 std::string to_line(const PartRecord& record);
 // Of a line without its line feed; nothing when it is no such line, or one that was not written to its end. What it

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <charconv>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -265,9 +264,7 @@ void PartialStream::append(std::span<const int32_t> tokens) {
 }
 
 void PartialStream::end_document() {
-  const auto power = static_cast<size_t>(std::bit_width(static_cast<uint64_t>(std::max<int64_t>(length_, 1))) - 1);
-  if (record_.lengths.size() <= power) record_.lengths.resize(power + 1);
-  ++record_.lengths[power];
+  add_length(record_.lengths, length_);
   if (cut_.tokens == 0) {
     require_countable(length_, record_.documents);
     write_length(length_);

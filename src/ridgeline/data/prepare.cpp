@@ -60,16 +60,6 @@ std::vector<std::string> markers_of(const Tokenizer& tokenizer) {
   return markers;
 }
 
-// UTF-8 bytes of text that each id stands for: none for special tokens.
-std::vector<int64_t> bytes_of_ids(const Tokenizer& tokenizer) {
-  std::vector<int64_t> bytes(static_cast<size_t>(tokenizer.vocab_size()));
-  for (size_t id = 0; id < bytes.size(); ++id) {
-    const auto token = static_cast<int32_t>(id);
-    bytes[id] = tokenizer.is_special(token) ? 0 : static_cast<int64_t>(tokenizer.token_bytes(token).size());
-  }
-  return bytes;
-}
-
 // Of a corpus that has documents and gave no block.
 void require_a_block(int64_t block, const std::vector<StoredPart>& parts) {
   BlockCounts counts;
@@ -364,7 +354,7 @@ void Preparation::tokenize(const std::function<void(const PrepareProgress&)>& pr
   }
   if (kept_.empty()) let_it_go();
   BlockCut cut{.tokens = settings_.block, .bytes_of_ids = {}};
-  if (cut.tokens > 0) cut.bytes_of_ids = bytes_of_ids(tokenizer_);
+  if (cut.tokens > 0) cut.bytes_of_ids = tokenizer_.text_bytes_of_ids();
   stream_.emplace(dataset_, sharing_.index, tokenizer_.vocab_size(), own, std::move(cut));
   std::vector<CorpusRange> ranges;
   for (const size_t part : share_) {
@@ -496,7 +486,7 @@ PrepareResult prepare_dataset(const Tokenizer& tokenizer, const PrepareSettings&
 
 int64_t text_bytes(const IndexedDataset& dataset, int64_t first_document, int64_t last_document,
                    const Tokenizer& tokenizer) {
-  const std::vector<int64_t> bytes = bytes_of_ids(tokenizer);
+  const std::vector<int64_t> bytes = tokenizer.text_bytes_of_ids();
   std::vector<int32_t> ids(1 << 16);
   int64_t total = 0;
   const int64_t end = first_document < last_document ? dataset.begin(last_document) : 0;

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 #include <optional>
 #include <string>
@@ -14,6 +13,7 @@
 #include "ridgeline/base/output.h"
 #include "ridgeline/data/dataset_output.h"
 #include "ridgeline/data/dataset_writer.h"
+#include "ridgeline/data/part_record.h"
 #include "ridgeline/data/token_file.h"
 
 namespace ridgeline::data {
@@ -57,12 +57,8 @@ class TokenJoin {
         settings_(settings),
         progress_(progress),
         end_(tokenizer.end_of_document().value_or(-1)),
-        text_bytes_(static_cast<size_t>(tokenizer.vocab_size())),
+        text_bytes_(tokenizer.text_bytes_of_ids()),
         writer_(settings.prefix, tokenizer.vocab_size()) {
-    for (size_t id = 0; id < text_bytes_.size(); ++id) {
-      const auto token = static_cast<int32_t>(id);
-      text_bytes_[id] = tokenizer.is_special(token) ? 0 : static_cast<int64_t>(tokenizer.token_bytes(token).size());
-    }
     for (const fs::path& input : settings.inputs)
       now_.bytes_total +=
           static_cast<int64_t>(fs::file_size(is_pair(input) ? with_suffix(dataset_prefix(input), ".bin") : input));
@@ -97,9 +93,7 @@ class TokenJoin {
     writer_.add_document(document);
     for (const int32_t token : document) bytes_ += text_bytes_[static_cast<size_t>(token)];
     all_end_ = all_end_ && end_ >= 0 && !document.empty() && document.back() == end_;
-    const auto power = static_cast<size_t>(std::bit_width(std::max<size_t>(document.size(), 1)) - 1);
-    result_.lengths.resize(std::max(result_.lengths.size(), power + 1));
-    ++result_.lengths[power];
+    add_length(result_.lengths, std::ssize(document));
   }
 
   void advance(int64_t bytes) {
@@ -111,6 +105,11 @@ class TokenJoin {
 
   void add_pair(const fs::path& input) {
     const auto dataset = IndexedDataset::open_repairing(input);
+    if (dataset->block() > 0) {
+      throw Error(
+          fmt::format("'{}' holds blocks of {} tokens, which would become documents", input.string(), dataset->block()),
+          "Name several datasets in data.train, or prepare all of the text with --blocks.");
+    }
     dataset->require_tokenizer(tokenizer_.hash(), tokenizer_.vocab_size(), tokenizer_.end_of_document());
     std::vector<int32_t> document;
     int64_t since = 0;

@@ -114,6 +114,15 @@ std::string_view Tokenizer::token_bytes(int32_t id) const {
   return model_->tokens[id];
 }
 
+std::vector<int64_t> Tokenizer::text_bytes_of_ids() const {
+  std::vector<int64_t> bytes(static_cast<size_t>(vocab_size()));
+  for (size_t id = 0; id < bytes.size(); ++id) {
+    const auto token = static_cast<int32_t>(id);
+    bytes[id] = is_special(token) ? 0 : static_cast<int64_t>(token_bytes(token).size());
+  }
+  return bytes;
+}
+
 bool Tokenizer::is_special(int32_t id) const {
   token_bytes(id);
   return model_->special_ids[id] != 0;

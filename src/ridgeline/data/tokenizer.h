@@ -108,6 +108,8 @@ class Tokenizer {
   std::string_view token_bytes(int32_t id) const;
   // True for special tokens (end of document, ...): no part of any text. Error as above.
   bool is_special(int32_t id) const;
+  // Of every id the UTF-8 bytes of text that it stands for: none for special tokens.
+  std::vector<int64_t> text_bytes_of_ids() const;
 
  private:
   friend class Encoder;

@@ -25,17 +25,7 @@ std::vector<int32_t> plain_ids(const BpeModel& model, std::string_view text) {
       return all.push_back(whole->second);
     }
     for (const char byte : piece) ids.push_back(model.byte_ids[static_cast<uint8_t>(byte)]);
-    for (;;) {
-      PairTable::Merge best{PairTable::kNone, -1};
-      size_t place = 0;
-      for (size_t i = 0; i + 1 < ids.size(); ++i) {
-        const PairTable::Merge merge = model.pairs.find(ids[i], ids[i + 1]);
-        if (merge.rank < best.rank) best = merge, place = i;
-      }
-      if (best.rank == PairTable::kNone) break;
-      ids[place] = best.merged;
-      ids.erase(ids.begin() + static_cast<std::ptrdiff_t>(place) + 1);
-    }
+    test::merge_all(model, ids);
     all.insert(all.end(), ids.begin(), ids.end());
   });
   return all;

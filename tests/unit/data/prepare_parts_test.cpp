@@ -58,7 +58,8 @@ struct Whole {
   PrepareResult result;
   std::string files;
 
-  Whole() {
+  explicit Whole(int64_t block) {
+    settings.block = block;
     settings.inputs = write_corpus(folder);
     settings.prefix = folder / "whole";
     settings.tokenizer = "gpt2";
@@ -68,17 +69,22 @@ struct Whole {
     settings.prefix = folder / "d";
   }
 };
-const Whole& at_once() {
-  static const Whole whole;
-  return whole;
+constexpr int64_t kBlock = 12;
+
+// Whole documents, or blocks of kBlock tokens.
+const Whole& at_once(int64_t block = 0) {
+  static const Whole documents(0), blocks(kBlock);
+  return block == 0 ? documents : blocks;
 }
 
 void expect_whole(const PrepareSettings& settings, const PrepareResult& result) {
-  EXPECT_TRUE(files_of(settings.prefix) == at_once().files) << "other bytes";
-  EXPECT_EQ(result.note.documents, at_once().result.note.documents);
-  EXPECT_EQ(result.corpus.skipped, at_once().result.corpus.skipped);
-  EXPECT_EQ(places_of(result.corpus), places_of(at_once().result.corpus));
-  EXPECT_EQ(result.lengths, at_once().result.lengths);
+  const Whole& whole = at_once(settings.block);
+  EXPECT_TRUE(files_of(settings.prefix) == whole.files) << "other bytes";
+  EXPECT_EQ(result.note.documents, whole.result.note.documents);
+  EXPECT_EQ(result.note.blocks, whole.result.note.blocks);
+  EXPECT_EQ(result.corpus.skipped, whole.result.corpus.skipped);
+  EXPECT_EQ(places_of(result.corpus), places_of(whole.result.corpus));
+  EXPECT_EQ(result.lengths, whole.result.lengths);
   EXPECT_FALSE(fs::exists(settings.prefix.string() + ".partial"));
   EXPECT_FALSE(fs::exists(settings.prefix.string() + ".lock"));
 }
@@ -93,6 +99,39 @@ void prepare_some(const PrepareSettings& settings, size_t parts) {
     if (static_cast<size_t>(std::count(text.begin(), text.end(), '\n')) >= parts) throw Killed();
   };
   EXPECT_THROW(prepare_dataset(gpt2(), settings, stop), Killed);
+}
+
+// `count` processes, as threads. Returns what the first made, or throws what one did.
+PrepareResult prepare_shared(PrepareSettings settings, int count) {
+  std::barrier meet(count);
+  std::mutex mutex;
+  std::vector<int64_t> sums;
+  std::vector<PrepareResult> results(static_cast<size_t>(count));
+  std::vector<std::thread> threads;
+  for (int index = 0; index < count; ++index) {
+    threads.emplace_back([&, index] {
+      PrepareSettings own = settings;
+      own.sharing = {.index = index, .count = count, .add_up = [&](std::span<int64_t> values) {
+                       {
+                         const std::lock_guard lock(mutex);
+                         sums.resize(values.size());
+                         for (size_t i = 0; i < values.size(); ++i) sums[i] += values[i];
+                       }
+                       meet.arrive_and_wait();
+                       std::copy(sums.begin(), sums.end(), values.begin());
+                       meet.arrive_and_wait();
+                       {
+                         const std::lock_guard lock(mutex);
+                         sums.clear();
+                       }
+                       meet.arrive_and_wait();
+                     }};
+      results[static_cast<size_t>(index)] = prepare_dataset(gpt2(), own);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (int index = 1; index < count; ++index) EXPECT_EQ(results[static_cast<size_t>(index)].note.documents, 0);
+  return results[0];
 }
 
 TEST(PrepareParts, DoNotChangeTheFiles) {
@@ -136,6 +175,23 @@ TEST(PrepareParts, AreKeptAndVerified) {
   EXPECT_THAT(said, ElementsAre(HasSubstr(fmt::format("going on: {} of {} parts", stored.size() - 1, result.parts))));
 }
 
+TEST(PrepareParts, OfBlocksAreKeptAndShared) {
+  const BlocksNote& blocks = at_once(kBlock).result.note.blocks;
+  EXPECT_EQ(blocks.corpus_documents, at_once().result.note.documents);
+  EXPECT_GT(blocks.short_documents, 0);
+  // Documents are as they were, but for their end-of-document tokens.
+  EXPECT_EQ(at_once(kBlock).result.note.tokens + blocks.dropped_tokens,
+            at_once().result.note.tokens - at_once().result.note.documents);
+  PrepareSettings settings = at_once(kBlock).settings;
+  settings.threads = 2;
+  prepare_some(settings, 4);
+  const PrepareResult result = prepare_shared(settings, 3);
+  expect_whole(settings, result);
+  EXPECT_GE(result.kept_parts, 4);
+  settings.part_bytes = kPartBytes;
+  expect_whole(settings, prepare_dataset(gpt2(), settings));
+}
+
 TEST(PrepareParts, OfOtherInputsOrArgumentsAreRefused) {
   PrepareSettings settings = at_once().settings;
   prepare_some(settings, 2);
@@ -145,6 +201,7 @@ TEST(PrepareParts, OfOtherInputsOrArgumentsAreRefused) {
     EXPECT_ERROR(what, prepare_dataset(gpt2(), other));
   };
   refused("end_of_document was 50256, and is -1", [](PrepareSettings& other) { other.end_of_document = false; });
+  refused("block was 0, and is 12", [](PrepareSettings& other) { other.block = kBlock; });
   refused("part was 32768, and is 3000", [](PrepareSettings& other) { other.part_bytes = 3000; });
   refused("there were 6 input files, and are 5", [](PrepareSettings& other) { other.inputs.pop_back(); });
   refused("input 1 was {\"bytes\":", [](PrepareSettings& other) { std::swap(other.inputs[0], other.inputs[3]); });
@@ -171,39 +228,6 @@ TEST(PrepareParts, WhatIsNotOursIsNotTouched) {
   settings.fresh = true;
   EXPECT_ERROR("letters.txt' is not of an unfinished dataset", prepare_dataset(gpt2(), settings));
   EXPECT_EQ(read_text(at_once().folder / "mine.partial/letters.txt"), "dear");
-}
-
-// `count` processes, as threads. Returns what the first made, or throws what one did.
-PrepareResult prepare_shared(PrepareSettings settings, int count) {
-  std::barrier meet(count);
-  std::mutex mutex;
-  std::vector<int64_t> sums;
-  std::vector<PrepareResult> results(static_cast<size_t>(count));
-  std::vector<std::thread> threads;
-  for (int index = 0; index < count; ++index) {
-    threads.emplace_back([&, index] {
-      PrepareSettings own = settings;
-      own.sharing = {.index = index, .count = count, .add_up = [&](std::span<int64_t> values) {
-                       {
-                         const std::lock_guard lock(mutex);
-                         sums.resize(values.size());
-                         for (size_t i = 0; i < values.size(); ++i) sums[i] += values[i];
-                       }
-                       meet.arrive_and_wait();
-                       std::copy(sums.begin(), sums.end(), values.begin());
-                       meet.arrive_and_wait();
-                       {
-                         const std::lock_guard lock(mutex);
-                         sums.clear();
-                       }
-                       meet.arrive_and_wait();
-                     }};
-      results[static_cast<size_t>(index)] = prepare_dataset(gpt2(), own);
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
-  for (int index = 1; index < count; ++index) EXPECT_EQ(results[static_cast<size_t>(index)].note.documents, 0);
-  return results[0];
 }
 
 TEST(PrepareParts, AreSharedBySeveralProcesses) {
@@ -307,6 +331,7 @@ PartRecord any_record() {
                     .lines = 9,
                     .lengths = {0, 1, 1},
                     .counts = {}};
+  record.blocks = {.documents = 2, .short_documents = 1, .dropped_tokens = 3, .text_bytes = 7, .longest = 6};
   record.counts.documents = 2;
   record.counts.skipped = {{"not valid JSON", 1}};
   record.counts.markers = {0, 4};

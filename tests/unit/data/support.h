@@ -8,10 +8,12 @@
 #include <nlohmann/json.hpp>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "memory_bytes.h"
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/file.h"
+#include "ridgeline/data/bpe_model.h"
 #include "ridgeline/data/byte_source.h"
 #include "ridgeline/data/tokenizer.h"
 
@@ -28,6 +30,21 @@ inline nlohmann::json json_fixture(const std::string& name) {
 inline const Tokenizer& gpt2() {
   static const Tokenizer tokenizer = Tokenizer::load(fixture("gpt2_tokenizer"));
   return tokenizer;
+}
+
+// As the definition says: the pair of the lowest rank, the first of several, until none merges.
+inline void merge_all(const BpeModel& model, std::vector<int32_t>& ids) {
+  for (;;) {
+    PairTable::Merge best{PairTable::kNone, -1};
+    size_t place = 0;
+    for (size_t i = 0; i + 1 < ids.size(); ++i) {
+      const PairTable::Merge merge = model.pairs.find(ids[i], ids[i + 1]);
+      if (merge.rank < best.rank) best = merge, place = i;
+    }
+    if (best.rank == PairTable::kNone) return;
+    ids[place] = best.merged;
+    ids.erase(ids.begin() + static_cast<std::ptrdiff_t>(place) + 1);
+  }
 }
 
 // A folder that vanishes with the test.

@@ -116,10 +116,21 @@ TEST(TokenInputs, PairsAreJoined) {
   EXPECT_EQ(prepare_from_tokens(gpt2(), settings).note.end_of_document, -1);
   settings.inputs = {write_pair(folder / "e", {{4}}, DatasetNote{.tokens = 1, .documents = 1, .vocabulary = 9})};
   EXPECT_ERROR("was prepared with a vocabulary of 9", prepare_from_tokens(gpt2(), settings));
+  settings.inputs = {write_pair(folder / "f", {{1, 2}},
+                                DatasetNote{.tokens = 2,
+                                            .documents = 1,
+                                            .blocks = {.tokens = 2, .corpus_documents = 1},
+                                            .vocabulary = 50257,
+                                            .tokenizer_hash = gpt2().hash()})};
+  EXPECT_ERROR("holds blocks of 2 tokens", prepare_from_tokens(gpt2(), settings));
+  settings.inputs = {folder / "e"};
   settings.prefix = folder / "e";
   EXPECT_ERROR("is the input", prepare_from_tokens(gpt2(), settings));
   settings.corpus.key = "text";
   EXPECT_ERROR("--key: the inputs are token ids", prepare_from_tokens(gpt2(), settings));
+  settings.corpus.key.clear();
+  settings.block = 8;
+  EXPECT_ERROR("--blocks: the inputs are token ids", prepare_from_tokens(gpt2(), settings));
 }
 
 TEST(TokenInputs, LengthsWithoutTheirEndsAreRepaired) {

@@ -135,17 +135,8 @@ TEST(TokenizerFamilies, AnEncoderThatRemembersGivesTheSameIdsInLongTexts) {
 std::vector<int32_t> merged_ids(const BpeModel& model, std::string_view text) {
   std::vector<int32_t> ids(text.size());
   ids.resize(model.first_ids(text, ids.data()));
-  for (;;) {
-    PairTable::Merge best{PairTable::kNone, -1};
-    size_t place = 0;
-    for (size_t i = 0; i + 1 < ids.size(); ++i) {
-      const PairTable::Merge merge = model.pairs.find(ids[i], ids[i + 1]);
-      if (merge.rank < best.rank) best = merge, place = i;
-    }
-    if (best.rank == PairTable::kNone) return ids;
-    ids[place] = best.merged;
-    ids.erase(ids.begin() + static_cast<std::ptrdiff_t>(place) + 1);
-  }
+  test::merge_all(model, ids);
+  return ids;
 }
 
 TEST(TokenizerFamilies, PartsOfATextAreMergedAsTheWholeWouldBe) {
