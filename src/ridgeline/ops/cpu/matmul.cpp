@@ -119,11 +119,11 @@ class Run {
     int64_t columns[2];  // which columns its two sets of B panels hold (columns_key)
     int64_t set;         // the one in use
   };
-  static_assert(sizeof(Member) <= kCounterBytes);
+  static_assert(sizeof(Member) <= kMemberLine);
 
   Member& state_of(const WorkerTeam& team, int member) const {
     std::byte* states = workspace_ + plan_.member_offset + team.size() * plan_.member_bytes;
-    return *reinterpret_cast<Member*>(states + member * kCounterBytes);
+    return *reinterpret_cast<Member*>(states + member * kMemberLine);
   }
 
   // Not 0.
@@ -145,6 +145,17 @@ class Run {
     }
   };
 
+  // What a member does of a slab: its own share of the tasks is those below `end` that nobody else has taken.
+  struct Work {
+    const WorkerTeam& team;
+    const int member;
+    const Slab &slab, &next_slab;
+    const int64_t end;
+    std::byte* const memory;
+    Member& state;
+    Ahead ahead{};
+  };
+
   // Tasks are blocks of C, numbered down the slab first. Every member begins with a share of its own, so that it packs
   // the B panels of few columns, and then helps the others finish theirs: blocks cost differently at the edges, and a
   // core may be held up by something else.
@@ -156,7 +167,8 @@ class Run {
     if (kernel_.begin != nullptr) kernel_.begin();
     const int64_t row_blocks = divide_up(slab.rows, plan_.mb);
     Member& state = state_of(team, member);
-    Ahead ahead;
+    Work work{team, member, slab, next_slab, tasks * (member + 1) / team.size(), memory, state};
+    Ahead& ahead = work.ahead;
     const PanelRange mine = share_of(next_slab, team, member);
     // Every strip of this member's share packs a part, or every second one.
     const int64_t strips = divide_up(tasks, team.size()) * strips_of_task();
@@ -167,9 +179,8 @@ class Run {
       const int64_t end = tasks * (owner + 1) / team.size();
       for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < end;) {
         const int64_t column = task / row_blocks * plan_.nb, row = task % row_blocks * plan_.mb;
-        if (state.columns[state.set] != columns_key(slab, column)) take_columns(state, slab, column, memory, ahead);
-        if (i == 0 && plan_.b_sets == 2 && !ahead.columns)
-          begin_columns(state, slab, next_slab, task, end, team, member, memory, ahead);
+        if (state.columns[state.set] != columns_key(slab, column)) take_columns(work, column);
+        if (owner == member && plan_.b_sets == 2 && !ahead.columns) begin_columns(work, task);
         compute_block(slab, row, column, memory + state.set * plan_.b_bytes, sums, stage, scratch, ahead);
       }
     }
@@ -189,8 +200,10 @@ class Run {
   }
 
   // The B panels of a member's next block of columns: the set that holds them, or is filled with them now.
-  void take_columns(Member& state, const Slab& slab, int64_t column, std::byte* memory, Ahead& ahead) const {
-    const int64_t key = columns_key(slab, column), other = 1 - state.set;
+  void take_columns(Work& work, int64_t column) const {
+    Member& state = work.state;
+    Ahead& ahead = work.ahead;
+    const int64_t key = columns_key(work.slab, column), other = 1 - state.set;
     if (ahead.columns && ahead.key == key) {
       ahead.columns->finish();
       ahead.columns.reset();
@@ -200,31 +213,32 @@ class Run {
       state.set = other;
       return;
     }
-    packing_.pack_b(slab, column, std::min(p_.n, column + plan_.nb), memory + state.set * plan_.b_bytes);
+    packing_.pack_b(work.slab, column, std::min(p_.n, column + plan_.nb), work.memory + state.set * plan_.b_bytes);
     state.columns[state.set] = key;
     // Somebody else had taken what was to come next.
     if (!ahead.of_next_slab) ahead.columns.reset();
   }
 
   // While a task of its own share is computed: the columns after its own, or the first of the next slab.
-  void begin_columns(Member& state, const Slab& slab, const Slab& next_slab, int64_t task, int64_t end,
-                     const WorkerTeam& team, int member, std::byte* memory, Ahead& ahead) const {
-    const int64_t column_blocks = divide_up(p_.n, plan_.nb), row_blocks = divide_up(slab.rows, plan_.mb);
+  void begin_columns(Work& work, int64_t task) const {
+    Member& state = work.state;
+    Ahead& ahead = work.ahead;
+    const int64_t column_blocks = divide_up(p_.n, plan_.nb), row_blocks = divide_up(work.slab.rows, plan_.mb);
     int64_t block = task / row_blocks + 1;
-    const int64_t strips = (std::min(end, block * row_blocks) - task) * strips_of_task();
-    ahead.of_next_slab = block * row_blocks >= end;
+    const int64_t strips = (std::min(work.end, block * row_blocks) - task) * strips_of_task();
+    ahead.of_next_slab = block * row_blocks >= work.end;
     if (ahead.of_next_slab) {
-      if (next_slab.rows == 0) return;
-      const int64_t rows = divide_up(next_slab.rows, plan_.mb);
-      block = rows * column_blocks * member / team.size() / rows;
+      if (work.next_slab.rows == 0) return;
+      const int64_t rows = divide_up(work.next_slab.rows, plan_.mb);
+      block = rows * column_blocks * work.member / work.team.size() / rows;
     }
-    const Slab& of = ahead.of_next_slab ? next_slab : slab;
+    const Slab& of = ahead.of_next_slab ? work.next_slab : work.slab;
     const int64_t column = block * plan_.nb, other = 1 - state.set;
     ahead.key = columns_key(of, column);
     if (state.columns[state.set] == ahead.key || state.columns[other] == ahead.key) return;
     state.columns[other] = 0;
     ahead.columns.emplace(packing_.b_ahead(of, column, std::min(p_.n, column + plan_.nb),
-                                           memory + other * plan_.b_bytes, divide_up(strips, 2)));
+                                           work.memory + other * plan_.b_bytes, divide_up(strips, 2)));
   }
 
   // Rows [row, row + mb) of the slab.

@@ -96,18 +96,15 @@ void finish_tile_avx2(const Finish& f, int64_t rows, int64_t column, int64_t col
 
 struct Tile {
   using Vector = __m256;
-  static constexpr int kLanes = 8, kRows = cpu::kRows, kVectors = 2, kCols = cpu::kCols, kBeat = 16;
+  static constexpr int kLanes = 8, kRows = cpu::kRows, kVectors = 2, kCols = cpu::kCols, kBeat = 16, kAtOnce = 8;
   static constexpr bool kPairs = false;
   static Vector zero() { return _mm256_setzero_ps(); }
   static Vector load(const float* from) { return _mm256_loadu_ps(from); }
   static Vector add(Vector x, Vector y) { return _mm256_add_ps(x, y); }
   static void store(float* to, Vector x) { _mm256_storeu_ps(to, x); }
-  RL_ALWAYS_INLINE static void multiply_step(const uint32_t* a, const uint32_t* b, Vector (&c)[kRows][kVectors]) {
-    multiply_steps<1>(a, b, c);
-  }
-  RL_ALWAYS_INLINE static void multiply_beat(const uint32_t* a, const uint32_t* b, Vector (&c)[kRows][kVectors]) {
-    multiply_steps<8>(a, b, c);
-    multiply_steps<8>(a + 8 * kRows, b + 8 * kCols, c);
+  template <int Steps>
+  RL_ALWAYS_INLINE static void multiply(const uint32_t* a, const uint32_t* b, Vector (&c)[kRows][kVectors]) {
+    multiply_steps<Steps>(a, b, c);
   }
   static void finish(const Finish& f, int64_t rows, int64_t column, int64_t columns, const float* sums) {
     finish_tile_avx2(f, rows, column, columns, sums);

@@ -6,17 +6,13 @@
 namespace ridgeline::ops::cpu {
 namespace {
 
-struct Tile {
-  using Vector = __m512;
-  static constexpr int kLanes = 16, kRows = 8, kVectors = 3, kCols = kVectors * kLanes, kBeat = 8;
+struct Tile : Tile512 {
   static constexpr bool kPairs = false;
-  static Vector zero() { return _mm512_setzero_ps(); }
-  static Vector load(const float* from) { return _mm512_loadu_ps(from); }
-  static Vector load(const uint32_t* from) { return _mm512_castsi512_ps(_mm512_loadu_si512(from)); }
-  static Vector add(Vector x, Vector y) { return _mm512_add_ps(x, y); }
-  static void store(float* to, Vector x) { _mm512_storeu_ps(to, x); }
-  RL_ALWAYS_INLINE static void multiply_step(const uint32_t* a, const uint32_t* b, Vector (&c)[kRows][kVectors]) {
-    const Vector b0 = load(b), b1 = load(b + 16), b2 = load(b + 32);
+  static Vector load_words(const uint32_t* from) { return _mm512_castsi512_ps(_mm512_loadu_si512(from)); }
+  template <int Steps>
+  RL_ALWAYS_INLINE static void multiply(const uint32_t* a, const uint32_t* b, Vector (&c)[kRows][kVectors]) {
+    static_assert(Steps == 1);
+    const Vector b0 = load_words(b), b1 = load_words(b + 16), b2 = load_words(b + 32);
 #pragma GCC unroll 8
     for (int row = 0; row < kRows; ++row) {
       const Vector x = _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(a[row])));
@@ -24,13 +20,6 @@ struct Tile {
       c[row][1] = _mm512_fmadd_ps(x, b1, c[row][1]);
       c[row][2] = _mm512_fmadd_ps(x, b2, c[row][2]);
     }
-  }
-  RL_ALWAYS_INLINE static void multiply_beat(const uint32_t* a, const uint32_t* b, Vector (&c)[kRows][kVectors]) {
-#pragma GCC unroll 8
-    for (int step = 0; step < kBeat; ++step) multiply_step(a + step * kRows, b + step * kCols, c);
-  }
-  static void finish(const Finish& f, int64_t rows, int64_t column, int64_t columns, const float* sums) {
-    finish_tile_512<kVectors>(f, rows, column, columns, sums);
   }
 };
 

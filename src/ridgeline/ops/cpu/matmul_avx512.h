@@ -114,5 +114,18 @@ void finish_tile_512(const Finish& f, int64_t rows, int64_t column, int64_t colu
   }
 }
 
+// What matmul_tile.h asks for, but for the steps themselves.
+struct Tile512 {
+  using Vector = __m512;
+  static constexpr int kLanes = 16, kRows = 8, kVectors = 3, kCols = kVectors * kLanes, kBeat = 8, kAtOnce = 1;
+  static Vector zero() { return _mm512_setzero_ps(); }
+  static Vector load(const float* from) { return _mm512_loadu_ps(from); }
+  static Vector add(Vector x, Vector y) { return _mm512_add_ps(x, y); }
+  static void store(float* to, Vector x) { _mm512_storeu_ps(to, x); }
+  static void finish(const Finish& f, int64_t rows, int64_t column, int64_t columns, const float* sums) {
+    finish_tile_512<kVectors>(f, rows, column, columns, sums);
+  }
+};
+
 }  // namespace
 }  // namespace ridgeline::ops::cpu

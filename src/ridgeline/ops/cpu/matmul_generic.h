@@ -162,35 +162,5 @@ void finish_tile(const Finish& f, int64_t rows, int64_t column, int64_t columns,
 #endif
 }
 
-// Brings near what the last step of a tile will read or write, while the tile is computed.
-[[maybe_unused]] inline void prefetch_tile(const Finish& f, int64_t rows, int64_t column, int64_t columns) {
-  const auto touch = [&](const void* data, int64_t ld, int64_t element_bytes) {
-    const char* line = static_cast<const char*>(data) + column * element_bytes;
-    for (int64_t row = 0; row < rows; ++row, line += ld * element_bytes) {
-      for (int64_t at = 0; at < columns * element_bytes; at += 64) bring_near(line + at);
-      bring_near(line + columns * element_bytes - 1);
-    }
-  };
-  const int64_t out_bytes = f.out_dtype == DType::bf16 ? 2 : 4;
-  touch(f.out, f.ld_out, out_bytes);
-  if (f.carry != nullptr && f.carry != f.out) touch(f.carry, f.ld_carry, 4);
-  if (f.residual != nullptr && f.residual != f.out) touch(f.residual, f.ld_out, out_bytes);
-  if (f.soon != nullptr) touch(f.soon, f.ld_out, out_bytes);
-}
-
-// A strip from a register-tile kernel: Tile(k, a_panel, b_panel, sums [Rows][Columns], add).
-template <int Rows, int Columns, void (*Tile)(int64_t, const void*, const void*, float*, bool),
-          void (*FinishTile)(const Finish&, int64_t, int64_t, int64_t, const float*)>
-void multiply_strip(const Strip& strip) {
-  const char* b = static_cast<const char*>(strip.b);
-  float* sums = strip.sums;
-  for (int64_t j = 0; j < strip.columns; j += Columns, b += strip.b_stride, sums += Rows * Columns) {
-    const int64_t columns = strip.columns - j < Columns ? strip.columns - j : Columns;
-    if (strip.finish != nullptr) prefetch_tile(*strip.finish, strip.rows, j, columns);
-    Tile(strip.k, strip.a, b, sums, strip.add);
-    if (strip.finish != nullptr) FinishTile(*strip.finish, strip.rows, j, columns, sums);
-  }
-}
-
 }  // namespace
 }  // namespace ridgeline::ops::cpu

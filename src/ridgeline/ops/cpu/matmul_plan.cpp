@@ -93,7 +93,7 @@ MatmulPlan plan_of(const Matmul& product, Isa isa) {
 
 int64_t workspace_bytes(const Matmul& product, const MatmulPlan& plan, int team_size) {
   if (plan.skinny) return kPage + round_up(product.m * product.k * 4, kPage);
-  return kPage + plan.member_offset + team_size * (plan.member_bytes + kCounterBytes);
+  return kPage + plan.member_offset + team_size * (plan.member_bytes + kMemberLine);
 }
 
 Slab slab_of(const Matmul& product, const MatmulPlan& plan, int64_t stage, std::byte* workspace) {

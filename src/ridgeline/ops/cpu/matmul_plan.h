@@ -21,8 +21,8 @@ constexpr int64_t round_up(int64_t a, int64_t b) {
   return divide_up(a, b) * b;
 }
 
-constexpr int64_t kPage = 4096;        // kernels place panels and scratch relative to pages (matmul_amx.cpp)
-constexpr int64_t kCounterBytes = 64;  // per member: its share of the tasks, on a cache line of its own
+constexpr int64_t kPage = 4096;      // kernels place panels and scratch relative to pages (matmul_amx.cpp)
+constexpr int64_t kMemberLine = 64;  // bytes: what members tell each other and keep between slabs, a cache line each
 
 // At most so many rows take B as it lies; beyond, packing it pays.
 constexpr int64_t kSkinnyRows = 16, kSkinnyColumns = 64;

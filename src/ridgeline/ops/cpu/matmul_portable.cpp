@@ -23,6 +23,16 @@ void multiply_tile(int64_t k, const void* a_panel, const void* b_panel, float* s
   }
 }
 
+void multiply(const Strip& strip) {
+  const char* b = static_cast<const char*>(strip.b);
+  float* sums = strip.sums;
+  for (int64_t j = 0; j < strip.columns; j += kCols, b += strip.b_stride, sums += kRows * kCols) {
+    const int64_t columns = strip.columns - j < kCols ? strip.columns - j : kCols;
+    multiply_tile(strip.k, strip.a, b, sums, strip.add);
+    if (strip.finish != nullptr) finish_tile<kCols>(*strip.finish, strip.rows, j, columns, sums);
+  }
+}
+
 constexpr MatmulKernel kKernel{.mr = kRows,
                                .nr = kCols,
                                .k_unit = 1,
@@ -38,7 +48,7 @@ constexpr MatmulKernel kKernel{.mr = kRows,
                                .pack_a = pack_as_floats<kRows>,
                                .pack_b = pack_as_floats<kCols>,
                                .row_sums = row_sums_of_floats<kRows>,
-                               .multiply = multiply_strip<kRows, kCols, multiply_tile, finish_tile<kCols>>,
+                               .multiply = multiply,
                                .skinny = multiply_skinny,
                                .finish = finish_rows};
 

@@ -9,7 +9,8 @@
 //   kRows, kVectors, kCols                  the register tile: kCols = kVectors * kLanes columns
 //   kPairs                                  whether a word is two bf16
 //   kBeat                                   steps between two moments for something else
-//   multiply_step(a, b, c), multiply_beat   one step, kBeat steps; c: Vector [kRows][kVectors]
+//   kAtOnce                                 steps that are one piece of code: a divisor of kBeat
+//   multiply<Steps>(a, b, c)                1 or kAtOnce steps; c: Vector [kRows][kVectors]
 //   finish                                  as MatmulKernel::finish, of a tile whose sums lie in memory
 #pragma once
 
@@ -158,7 +159,10 @@ void multiply_tile(const Strip& strip, const void* b_panel, float* sums, const c
   const auto beat = [&]() __attribute__((always_inline)) {
     __builtin_prefetch(next);
     if (lines != nullptr) lines->bring_next();
-    Tile::multiply_beat(a, b, c);
+#pragma GCC unroll 8
+    for (int step = 0; step < Tile::kBeat; step += Tile::kAtOnce) {
+      Tile::template multiply<Tile::kAtOnce>(a + step * Tile::kRows, b + step * Tile::kCols, c);
+    }
     a += Tile::kBeat * Tile::kRows;
     b += Tile::kBeat * Tile::kCols;
     next += 64;
@@ -171,7 +175,7 @@ void multiply_tile(const Strip& strip, const void* b_panel, float* sums, const c
   for (; steps >= Tile::kBeat; steps -= Tile::kBeat) beat();
   while (lines != nullptr && lines->bring_next()) {
   }
-  for (; steps > 0; --steps, a += Tile::kRows, b += Tile::kCols) Tile::multiply_step(a, b, c);
+  for (; steps > 0; --steps, a += Tile::kRows, b += Tile::kCols) Tile::template multiply<1>(a, b, c);
   if (strip.add) add_rows<Tile>(sums, Tile::kCols, c);
   if (finish != nullptr) return write_rows<Tile>(*finish, column, c);
   store_rows<Tile>(sums, Tile::kCols, c);
