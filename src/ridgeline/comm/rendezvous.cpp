@@ -15,18 +15,23 @@
 #include "ridgeline/base/random.h"
 #include "ridgeline/comm/board.h"
 #include "ridgeline/comm/control.h"
+#include "ridgeline/comm/failure.h"
 
 namespace ridgeline::comm::detail {
+
+enum class RendezvousWord : uint32_t { hello, welcome, refused, part };
+
 namespace {
 
-constexpr char kRendezvousProtocol[4] = {'R', 'L', 'r', '1'};  // the last character is its version
+using Word = RendezvousWord;
+
+constexpr char kRendezvousProtocol[4] = {'R', 'L', 'r', '2'};  // the last character is its version
 constexpr int64_t kTimeToGreet = 5 * kSecond;
 constexpr int64_t kOneConnection = 2 * kSecond;  // an address gets so long to answer
 constexpr int64_t kLastWord = kSecond;           // for each rank to hear why it is refused
 constexpr size_t kMostArrivals = 1024;           // at once
 constexpr int kNapMicroseconds = 100'000;
-
-enum class Word : uint32_t { hello, welcome, refused, part };
+constexpr const char* kTheRendezvous = "the rendezvous";  // what a rank was last seen in
 
 struct WordHeader {
   char protocol[4];
@@ -40,6 +45,7 @@ struct Greeting {
 };
 struct RefusedText {
   char what[1024], next[512];
+  int32_t told;  // to people, by rank 0
 };
 
 WordHeader header_of(Word word, size_t bytes) {
@@ -62,30 +68,12 @@ bool say(const Socket& socket, Word word, const void* data, size_t bytes, int64_
   return socket.send(&header, sizeof(header), limit) && socket.send(data, bytes, limit);
 }
 
-void refuse(const Socket& socket, const std::string& what, const std::string& next) {
+void refuse(const Socket& socket, const std::string& what, const std::string& next, bool told = false) {
   RefusedText text{};
+  text.told = told ? 1 : 0;
   put_text(text.what, what);
   put_text(text.next, next);
   say(socket, Word::refused, &text, sizeof(text), steady_nanoseconds() + kLastWord);
-}
-
-// A word and its bytes. False when the connection ends or time is up. Throws why this rank is refused, or when
-// something else is said.
-bool hear_word(const Socket& socket, Word word, void* data, size_t bytes, int64_t limit, const std::string& place) {
-  WordHeader header{};
-  if (!socket.receive(&header, sizeof(header), limit)) return false;
-  const bool known = is_of_this_version(header);
-  if (known && header.word == Word::refused && header.bytes == sizeof(RefusedText)) {
-    RefusedText text{};
-    if (!socket.receive(&text, sizeof(text), limit)) return false;
-    text.what[sizeof(text.what) - 1] = text.next[sizeof(text.next) - 1] = '\0';
-    throw Error(text.what, text.next);
-  }
-  if (!known || header.word != word || header.bytes != bytes) {
-    throw Error(fmt::format("what answers at {} is no rendezvous of this version of Ridgeline", place),
-                "Does another program listen on that port? All ranks must run the same ridgeline.");
-  }
-  return socket.receive(data, bytes, limit);
 }
 
 // Not what it is, but whether it is the same.
@@ -134,7 +122,7 @@ struct Rendezvous::Arrival {
   size_t heard = 0;  // bytes of it
 };
 
-Rendezvous::Rendezvous(const RendezvousSetup& setup) : setup_(setup) {
+Rendezvous::Rendezvous(const RendezvousSetup& setup, Tell tell) : setup_(setup), tell_(std::move(tell)) {
   ranks_.resize(static_cast<size_t>(setup_.rank == 0 ? setup_.size : 1));
   if (setup_.rank == 0) {
     serve();
@@ -147,12 +135,12 @@ int64_t Rendezvous::limit() const {
   return steady_nanoseconds() + std::chrono::nanoseconds(setup_.timeout).count();
 }
 
-std::string Rendezvous::missing_ranks() const {
+std::vector<int> Rendezvous::missing_ranks() const {
   std::vector<int> missing;
   for (int rank = 1; rank < setup_.size; ++rank) {
     if (!ranks_[static_cast<size_t>(rank)].open()) missing.push_back(rank);
   }
-  return ranks_text(missing);
+  return missing;
 }
 
 bool Rendezvous::complete() const {
@@ -167,10 +155,12 @@ void Rendezvous::serve() {
   try {
     listener = Socket(listening_socket(setup_.port));
   } catch (const Error& error) {
-    throw Error(
-        fmt::format("rank 0: rendezvous {}: {}", setup_.place(), error.message()),
-        "Does another process on this host believe to be rank 0, or another run use that port? Give every process a "
-        "rank of its own, and all the same free port.");
+    fail({.rank = 0,
+          .host = setup_.host,
+          .operation = kTheRendezvous,
+          .what = fmt::format("rank 0: rendezvous {}: {}", setup_.place(), error.message()),
+          .next = "Does another process on this host believe to be rank 0, or another run use that port? Give every "
+                  "process a rank of its own, and all the same free port."});
   }
   const int64_t end = limit();
   std::list<Arrival> arrivals;
@@ -182,17 +172,25 @@ void Rendezvous::serve() {
     arrivals.remove_if([&](Arrival& arrival) { return !hear(arrival); });
     forget_the_gone();
     if (steady_nanoseconds() < end || complete()) continue;
-    const std::string strangers =
-        strangers_ == 0 ? "" : fmt::format(" ({} connections were none of this run's)", strangers_);
-    fail(fmt::format("{} of {} did not come to the rendezvous {} within {} s{}", missing_ranks(), setup_.size,
-                     setup_.place(), static_cast<double>(setup_.timeout.count()) / 1000, strangers),
-         "Were all processes started, each with a rank of its own, and can their hosts connect to that port?");
+    fail_for_missing();
   }
   for (int rank = 1; rank < setup_.size; ++rank) {
     const Socket& socket = ranks_[static_cast<size_t>(rank)];
     if (say(socket, Word::welcome, secret_.data(), sizeof(secret_), limit())) continue;
-    fail(fmt::format("rank {} left the rendezvous {}", rank, setup_.place()), "Its own message says why.");
+    fail_for(rank, fmt::format("rank {} left the rendezvous {}", rank, setup_.place()));
   }
+}
+
+void Rendezvous::fail_for_missing() {
+  const std::vector<int> missing = missing_ranks();
+  const std::string strangers =
+      strangers_ == 0 ? "" : fmt::format(" ({} connections were none of this run's)", strangers_);
+  fail({.rank = missing.size() == 1 ? missing.front() : -1,
+        .host = {},
+        .operation = kTheRendezvous,
+        .what = fmt::format("{} of {} did not come to the rendezvous {} within {} s{}", ranks_text(missing),
+                            setup_.size, setup_.place(), static_cast<double>(setup_.timeout.count()) / 1000, strangers),
+        .next = "Were all processes started, each with a rank of its own, and can their hosts connect to that port?"});
 }
 
 void Rendezvous::accept_all(int listener, std::list<Arrival>& arrivals) const {
@@ -226,8 +224,8 @@ bool Rendezvous::hear(Arrival& arrival) {
 }
 
 void Rendezvous::admit(Arrival& arrival) {
-  const auto [header, rank, size, secret] = arrival.greeting;
-  if (secret != digest_of(setup_.secret)) {
+  const int rank = arrival.greeting.rank, size = arrival.greeting.size;
+  if (arrival.greeting.secret != digest_of(setup_.secret)) {
     ++strangers_;
     return refuse(
         arrival.socket,
@@ -235,8 +233,8 @@ void Rendezvous::admit(Arrival& arrival) {
         "Give all processes the same, or none; or is this the rendezvous of another run?");
   }
   const auto fail_with = [&](const std::string& what, const std::string& next) {
-    refuse(arrival.socket, what, next);
-    fail(what, next);
+    ranks_.push_back(std::move(arrival.socket));  // it hears what all hear
+    fail({.rank = rank, .host = {}, .operation = kTheRendezvous, .what = what, .next = next});
   };
   if (size != setup_.size) {
     fail_with(fmt::format("rendezvous {}: rank {} was started as one of {} ranks, rank 0 as one of {}", setup_.place(),
@@ -265,7 +263,7 @@ void Rendezvous::forget_the_gone() {
 }
 
 // One connection to any address of the host, tried until `limit`.
-Socket Rendezvous::connect_to_root(int64_t limit) const {
+Socket Rendezvous::connect_to_root(int64_t limit) {
   std::vector<std::string> tried;
   const auto note = [&](const std::string& text) {
     if (tried.size() < 6 && std::find(tried.begin(), tried.end(), text) == tried.end()) tried.push_back(text);
@@ -288,9 +286,13 @@ Socket Rendezvous::connect_to_root(int64_t limit) const {
     }
     ::usleep(kNapMicroseconds);
   } while (steady_nanoseconds() < limit);
-  throw Error(fmt::format("rank {}: nobody answers at the rendezvous {}; tried {} for {} s", setup_.rank,
-                          setup_.place(), fmt::join(tried, ", "), static_cast<double>(setup_.timeout.count()) / 1000),
-              "Rank 0 listens there: is that the host it runs on, did it start, may the others connect to that port?");
+  fail({.rank = 0,
+        .host = setup_.host,
+        .operation = kTheRendezvous,
+        .what = fmt::format("rank 0 is missing: nobody answers at the rendezvous {}; tried {} for {} s", setup_.place(),
+                            fmt::join(tried, ", "), static_cast<double>(setup_.timeout.count()) / 1000),
+        .next =
+            "Rank 0 listens there: is that the host it runs on, did it start, may the others connect to that port?"});
 }
 
 void Rendezvous::join() {
@@ -304,31 +306,72 @@ void Rendezvous::join() {
   // Rank 0 may have begun later, and knows better what is wrong.
   const int64_t end = limit() + kTimeToGreet;
   if (ranks_[0].send(&greeting, sizeof(greeting), end) &&
-      hear_word(ranks_[0], Word::welcome, secret_.data(), sizeof(secret_), end, setup_.place())) {
+      hear_word(0, Word::welcome, secret_.data(), sizeof(secret_), end)) {
     return;
   }
-  throw Error(fmt::format("rank {}: the rendezvous {} ended before all ranks were there ({})", setup_.rank,
-                          setup_.place(), std::strerror(errno)),
-              "Rank 0's own message says why; or does another program listen on that port?");
+  fail({.rank = 0,
+        .host = setup_.host,
+        .operation = kTheRendezvous,
+        .what = fmt::format("rank 0 left the rendezvous {} before all ranks were there ({})", setup_.place(),
+                            std::strerror(errno)),
+        .next = "Its own message says why, if there is one; or does another program listen on that port?"});
 }
 
-void Rendezvous::fail(const std::string& what, const std::string& next) {
-  for (const Socket& rank : ranks_) {
-    if (setup_.rank == 0 && rank.open()) refuse(rank, what, next);
+// A word of `rank` and its bytes. False when the connection ends or time is up. Throws why this rank is refused.
+bool Rendezvous::hear_word(int rank, Word word, void* data, size_t bytes, int64_t limit) {
+  const Socket& socket = ranks_[static_cast<size_t>(rank)];
+  WordHeader header{};
+  if (!socket.receive(&header, sizeof(header), limit)) return false;
+  const bool known = is_of_this_version(header);
+  if (rank == 0 && known && header.word == Word::refused && header.bytes == sizeof(RefusedText)) {
+    RefusedText text{};
+    if (!socket.receive(&text, sizeof(text), limit)) return false;
+    text.what[sizeof(text.what) - 1] = text.next[sizeof(text.next) - 1] = '\0';
+    if (text.told == 0) throw Error(text.what, text.next);
+    throw RankFailure({.host = {}, .operation = kTheRendezvous, .what = text.what, .next = text.next}, false, false);
   }
-  throw Error(what, next);
+  if (!known || header.word != word || header.bytes != bytes) {
+    fail({.rank = rank,
+          .host = {},
+          .operation = kTheRendezvous,
+          .what = fmt::format("what {} at {} is no rendezvous of this version of Ridgeline",
+                              rank == 0 ? "answers" : fmt::format("came as rank {}", rank), setup_.place()),
+          .next = "Does another program listen on that port? All ranks must run the same ridgeline."});
+  }
+  return socket.receive(data, bytes, limit);
+}
+
+void Rendezvous::fail(const Failure& failure) {
+  // Before the others hear of it: a launcher may end this process as soon as one of them has left.
+  const bool told = tell_ && tell_(failure);
+  for (const Socket& rank : ranks_) {
+    if (setup_.rank == 0 && rank.open()) refuse(rank, failure.what, failure.next, told);
+  }
+  if (told) throw RankFailure(failure, false, false);
+  throw Error(failure.what, failure.next);
+}
+
+void Rendezvous::fail_for(int rank, const std::string& what) {
+  fail({.rank = rank,
+        .host = {},
+        .operation = kTheRendezvous,
+        .what = what,
+        .next = "Its own message says why, if there is one."});
+}
+
+void Rendezvous::give_up(const Failure& failure) {
+  if (setup_.rank != 0) hear_word(0, Word::part, nullptr, 0, limit());
+  fail(failure);
 }
 
 void Rendezvous::give(int rank, const void* data, size_t bytes) {
-  if (!say(ranks_[static_cast<size_t>(rank)], Word::part, data, bytes, limit())) {
-    fail(fmt::format("rank {} left while the run began ({})", rank, std::strerror(errno)), "Its own message says why.");
-  }
+  if (say(ranks_[static_cast<size_t>(rank)], Word::part, data, bytes, limit())) return;
+  fail_for(rank, fmt::format("rank {} left while the run began ({})", rank, std::strerror(errno)));
 }
 
 void Rendezvous::take(int rank, void* data, size_t bytes) {
-  if (!hear_word(ranks_[static_cast<size_t>(rank)], Word::part, data, bytes, limit(), setup_.place())) {
-    fail(fmt::format("rank {} left while the run began ({})", rank, std::strerror(errno)), "Its own message says why.");
-  }
+  if (hear_word(rank, Word::part, data, bytes, limit())) return;
+  fail_for(rank, fmt::format("rank {} left while the run began ({})", rank, std::strerror(errno)));
 }
 
 void Rendezvous::all_gather(const void* own, void* all, int64_t bytes) {

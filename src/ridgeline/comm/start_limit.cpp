@@ -1,14 +1,11 @@
 #include "ridgeline/comm/start_limit.h"
 
 #include <fmt/format.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
-#include <filesystem>
 
-#include "ridgeline/comm/failure_log.h"
 #include "ridgeline/comm/rendezvous_setup.h"
 
 namespace ridgeline::comm::detail {
@@ -16,12 +13,9 @@ namespace ridgeline::comm::detail {
 using Milliseconds = std::chrono::milliseconds;
 
 StartLimit::StartLimit(const WorldOptions& options, Milliseconds limit)
-    : options_(options),
-      limit_(limit),
-      rank_(rank_in_environment()),
-      began_(::time(nullptr)),
-      what_("the start"),
-      thread_([this] { count(); }) {}
+    : limit_(limit), rank_(rank_in_environment()), word_(options, rank_), what_("the start"), thread_([this] {
+        count();
+      }) {}
 
 StartLimit::~StartLimit() {
   {
@@ -46,21 +40,15 @@ bool StartLimit::over_within(Milliseconds time) {
 }
 
 void StartLimit::count() {
-  const Milliseconds for_rank_zero = std::min(limit_, Milliseconds(1000));
-  if (over_within(limit_)) return;
-  bool tells = rank_ <= 0;
-  if (rank_ > 0) {
-    if (over_within(for_rank_zero)) return;
-    tells = rank_ == 1 && !written_since(options_.failure_file, began_);
-  }
-  if (tells) tell();
+  if (over_within(limit_) || over_within(word_.turn(limit_))) return;
+  word_.tell(failure());
   std::_Exit(1);
 }
 
-void StartLimit::tell() const {
+Failure StartLimit::failure() const {
   char host[64] = {};
   ::gethostname(host, sizeof(host) - 1);
-  const Failure failure{
+  return {
       .rank = -1,
       .host = host,
       .operation = what_.load(),
@@ -70,12 +58,6 @@ void StartLimit::tell() const {
       .next =
           "A rank was not started, or ended at once: the launcher says which one (srun names task and node). Where a "
           "start may take that long, raise parallel.timeout."};
-  if (options_.on_failure) options_.on_failure(failure);
-  if (options_.failure_file.empty()) return;
-  // Nobody has made the folder of a run that has not come together yet.
-  std::error_code ignored;
-  std::filesystem::create_directories(std::filesystem::path(options_.failure_file).parent_path(), ignored);
-  write_failure_file(options_.failure_file, failure, began_);
 }
 
 }  // namespace ridgeline::comm::detail

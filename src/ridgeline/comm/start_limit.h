@@ -10,13 +10,12 @@
 #include <thread>
 
 #include "ridgeline/comm/communicator.h"
+#include "ridgeline/comm/start_word.h"
 
 namespace ridgeline::comm::detail {
 
 // A thread that counts the time from its construction to its destruction, as far as this process ran: being stopped is
-// no waiting. When it comes to `limit` it tells and leaves the process by _Exit(1). Told (on_failure, failure_file) is
-// once: by rank 0; where there is no word of it in the file a second later, by rank 1, as rank 0 may be the one that is
-// missing; by every process that no launcher tells its rank.
+// no waiting. When it comes to `limit` it tells, once per job (StartWord), and leaves the process by _Exit(1).
 class StartLimit {
  public:
   StartLimit(const WorldOptions& options, std::chrono::milliseconds limit);
@@ -30,12 +29,11 @@ class StartLimit {
  private:
   void count();
   bool over_within(std::chrono::milliseconds time);  // the ranks have come together
-  void tell() const;
+  Failure failure() const;
 
-  const WorldOptions options_;
   const std::chrono::milliseconds limit_;
-  const int rank_;       // -1 where nobody says
-  const int64_t began_;  // wall clock, seconds
+  const int rank_;  // -1 where nobody says
+  const StartWord word_;
   std::atomic<const char*> what_;
   std::mutex mutex_;
   std::condition_variable wake_;

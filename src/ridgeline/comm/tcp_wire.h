@@ -12,8 +12,8 @@ namespace ridgeline::comm::detail {
 class TcpWire : public Wire {
  public:
   // Meets all ranks. Others reach a rank by the address it has on the way to rank 0, or by one of the interface that
-  // RIDGELINE_INTERFACE names. Throws Error, on all ranks where it can.
-  explicit TcpWire(const RendezvousSetup& setup);
+  // RIDGELINE_INTERFACE names. Throws Error, on all ranks where it can; `tell` as Rendezvous has it.
+  explicit TcpWire(const RendezvousSetup& setup, Rendezvous::Tell tell = {});
   const char* name() const override { return "tcp"; }
   int rank() const override { return rank_; }
   int size() const override { return size_; }
@@ -30,9 +30,8 @@ class TcpWire : public Wire {
 
 // What every rank tells every other.
 struct TcpIntroduction {
-  TcpCard card;                   // its own address as it is, maybe one of its host's loopback
-  ControlAddress root;            // rank 0's, as it sees it; all 0 for rank 0 itself
-  char problem[1024], next[512];  // why it cannot listen
+  TcpCard card;         // its own address as it is, maybe one of its host's loopback; port 0 where it cannot listen
+  ControlAddress root;  // rank 0's, as it sees it; all 0 for rank 0 itself
 };
 
 // Where the others reach each rank. Ranks on rank 0's host may know that only by a loopback address, which means

@@ -14,6 +14,7 @@
 #include "ridgeline/base/random.h"
 #include "ridgeline/comm/board.h"
 #include "ridgeline/comm/control.h"
+#include "ridgeline/comm/failure.h"
 
 namespace ridgeline::comm::detail {
 namespace {
@@ -22,7 +23,7 @@ using testing::HasSubstr;
 
 // As it lies on the wire.
 struct GreetingBytes {
-  char protocol[4] = {'R', 'L', 'r', '1'};
+  char protocol[4] = {'R', 'L', 'r', '2'};
   uint32_t word = 0;
   uint64_t bytes = 24;
   int32_t rank = 1, size = 2;
@@ -115,8 +116,8 @@ TEST_F(RendezvousTest, AllMeetAndShareWhatTheyHave) {
 TEST_F(RendezvousTest, TwoProcessesOfOneRankAreAnErrorOnAll) {
   const auto errors = run({setup(0, 4), setup(2, 4), setup(1, 4), setup(2, 4)});
   // Who has not been let in by then only learns that it is over.
-  EXPECT_THAT(errors, testing::Each(testing::AnyOf(HasSubstr("two processes are rank 2"), HasSubstr("ended before"),
-                                                   HasSubstr("nobody answers"))));
+  EXPECT_THAT(errors, testing::Each(testing::AnyOf(HasSubstr("two processes are rank 2"),
+                                                   HasSubstr("left the rendezvous"), HasSubstr("nobody answers"))));
   EXPECT_THAT(errors[0], HasSubstr("two processes are rank 2"));
 }
 
@@ -130,9 +131,73 @@ TEST_F(RendezvousTest, WhoDoesNotComeIsNamedOnAll) {
   EXPECT_THAT(errors, testing::Each(HasSubstr("ranks 2, 3, 5 of 6 did not come")));
 }
 
+// What is told, by whom, and whether each is left to print what it throws.
+TEST_F(RendezvousTest, RankZeroTellsAndTheOthersKnowIt) {
+  for (const bool tells : {true, false}) {
+    std::atomic<int> told{0}, culprit{-1}, reports{0}, thrown{0};
+    std::vector<std::thread> threads;
+    for (const int rank : {0, 1, 3}) {
+      threads.emplace_back([&, rank] {
+        try {
+          Rendezvous rendezvous(setup(rank, 4, 500), [&, rank](const Failure& failure) {
+            if (rank == 0) culprit = failure.rank;
+            ++told;
+            return tells;
+          });
+        } catch (const RankFailure& failure) {
+          reports += failure.report() ? 1 : 0;
+          EXPECT_THAT(failure.message(), HasSubstr("rank 2 of 4 did not come"));
+          ++thrown;
+        } catch (const Error& error) {
+          ++reports;
+          EXPECT_THAT(error.message(), HasSubstr("rank 2 of 4 did not come"));
+          ++thrown;
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_EQ(thrown, 3);
+    EXPECT_EQ(told, 1);
+    EXPECT_EQ(culprit, 2);
+    EXPECT_EQ(reports, tells ? 0 : 3);
+  }
+}
+
+TEST_F(RendezvousTest, WhoMissesRankZeroHasItsOwnWord) {
+  std::string what;
+  int culprit = -1;
+  try {
+    Rendezvous rendezvous(setup(1, 2, 200), [&](const Failure& failure) {
+      what = failure.what;
+      culprit = failure.rank;
+      return true;
+    });
+    ADD_FAILURE() << "it met nobody";
+  } catch (const RankFailure& failure) {
+    EXPECT_FALSE(failure.report());
+  }
+  EXPECT_THAT(what, HasSubstr("rank 0 is missing"));
+  EXPECT_EQ(culprit, 0);
+}
+
+// All know the same failure; it is told by one, whichever of them it is about.
+TEST_F(RendezvousTest, WhatAllGiveUpForIsToldOnce) {
+  std::atomic<int> told{0};
+  std::vector<std::thread> threads;
+  for (const int rank : {0, 1, 2}) {
+    threads.emplace_back([&, rank] {
+      Rendezvous rendezvous(setup(rank, 3), [&](const Failure&) { return ++told > 0; });
+      EXPECT_THROW(rendezvous.give_up({.rank = 1, .host = {}, .operation = {}, .what = "no port", .next = {}}),
+                   RankFailure);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(told, 1);
+}
+
 TEST_F(RendezvousTest, WhereNobodyAnswersThatIsSaidWithWhatWasTried) {
   const auto errors = run({setup(1, 2, 300)});
-  EXPECT_THAT(errors[0], testing::AllOf(HasSubstr("rank 1: nobody answers at the rendezvous 127.0.0.1:"),
+  EXPECT_THAT(errors[0], testing::AllOf(HasSubstr("rank 0 is missing: nobody answers at the rendezvous 127.0.0.1:"),
                                         HasSubstr("127.0.0.1 port"), HasSubstr("Connection refused")));
   RendezvousSetup nowhere = setup(1, 2, 300);
   nowhere.host = "no-such-host.invalid";

@@ -63,9 +63,27 @@ TEST_F(StartLimits, RankOneTellsWhereRankZeroDoesNot) {
   EXPECT_EXIT(begin("1", kForEver), ExitedWithCode(1), "^$");
 }
 
-TEST_F(StartLimits, OtherRanksOnlyEnd) {
+// Rank 0 may be missing, and those behind it.
+TEST_F(StartLimits, OtherRanksTellWhereNobodyDoes) {
+  EXPECT_EXIT(begin("2", kForEver), ExitedWithCode(1), "^rank 2 on host .* MPI_Init");
+  std::filesystem::last_write_time(file_, std::filesystem::file_time_type::clock::now() + std::chrono::seconds(60));
   EXPECT_EXIT(begin("2", kForEver), ExitedWithCode(1), "^$");
-  EXPECT_FALSE(std::filesystem::exists(file_));
+}
+
+TEST_F(StartLimits, WithoutAFileTheFirstTwoRanksTell) {
+  options_.failure_file.clear();
+  EXPECT_EXIT(begin("1", kForEver), ExitedWithCode(1), "^rank 1 on host .* MPI_Init");
+  EXPECT_EXIT(begin("2", kForEver), ExitedWithCode(1), "^$");
+}
+
+TEST(StartWords, ComeInTheOrderOfRanks) {
+  const auto turn = [](int rank) { return StartWord({}, rank).turn(Milliseconds(5000)); };
+  EXPECT_EQ(turn(-1), Milliseconds(0));
+  EXPECT_EQ(turn(0), Milliseconds(0));
+  EXPECT_EQ(turn(1), Milliseconds(1000));
+  EXPECT_LT(turn(1), turn(2));
+  EXPECT_EQ(turn(41), turn(100'000));
+  EXPECT_LE(turn(100'000), Milliseconds(2000));
 }
 
 }  // namespace
