@@ -169,18 +169,6 @@ void add_folder(const fs::path& folder, CorpusInputs& inputs) {
               "A corpus is called .txt or .jsonl; .gz, .zst or .xz may follow.");
 }
 
-std::vector<fs::path> matching(const std::string& pattern) {
-  glob_t found{};
-  const int code = ::glob(pattern.c_str(), GLOB_NOSORT | GLOB_ERR, nullptr, &found);
-  std::vector<fs::path> paths(found.gl_pathv, found.gl_pathv + found.gl_pathc);
-  ::globfree(&found);
-  if (code != 0 && code != GLOB_NOMATCH)
-    throw Error(fmt::format("cannot look for '{}'", pattern), "Are all its folders readable?");
-  if (paths.empty()) throw Error(fmt::format("no file matches '{}'", pattern), "See what there is with ls.");
-  std::sort(paths.begin(), paths.end());
-  return paths;
-}
-
 void add_path(const fs::path& path, CorpusInputs& inputs) {
   if (fs::is_directory(path)) {
     add_folder(path, inputs);
@@ -190,6 +178,26 @@ void add_path(const fs::path& path, CorpusInputs& inputs) {
 }
 
 }  // namespace
+
+bool is_pattern(const fs::path& path) {
+  std::error_code unknown;  // too long for a file's name, too
+  return path.string().find_first_of("*?[") != std::string::npos && !fs::exists(path, unknown);
+}
+
+std::vector<fs::path> files_matching(const std::string& pattern) {
+  glob_t found{};
+  const int code = ::glob(pattern.c_str(), GLOB_NOSORT | GLOB_ERR, nullptr, &found);
+  std::vector<fs::path> paths(found.gl_pathv, found.gl_pathv + found.gl_pathc);
+  ::globfree(&found);
+  if (code != 0 && code != GLOB_NOMATCH)
+    throw Error(fmt::format("cannot look for '{}'", pattern), "Are all its folders readable?");
+  std::sort(paths.begin(), paths.end());
+  return paths;
+}
+
+void refuse_pattern(const fs::path& pattern) {
+  throw Error(fmt::format("no file matches '{}'", pattern.string()), "See what there is with ls.");
+}
 
 fs::path unpacked_name(fs::path path) {
   return has_packed_name(path) ? path.replace_extension() : path;
@@ -206,11 +214,12 @@ CorpusInputs look_at_inputs(std::span<const fs::path> named) {
   CorpusInputs inputs;
   try {
     for (const fs::path& path : named) {
-      std::error_code unknown;  // too long for a file's name, too
       if (path == kStandardInput) {
         add_standard_input(inputs);
-      } else if (path.string().find_first_of("*?[") != std::string::npos && !fs::exists(path, unknown)) {
-        for (const fs::path& match : matching(path.string())) add_path(match, inputs);
+      } else if (is_pattern(path)) {
+        const std::vector<fs::path> matches = files_matching(path.string());
+        if (matches.empty()) refuse_pattern(path);
+        for (const fs::path& match : matches) add_path(match, inputs);
       } else {
         add_path(path, inputs);
       }

@@ -42,4 +42,10 @@ struct CorpusInputs {
 // constructor refuses; standard input named twice.
 CorpusInputs look_at_inputs(std::span<const std::filesystem::path> named);
 
+// Whether `path` is a pattern (* ? [), and no file has that very name; all files that match one, sorted (Error: a
+// folder cannot be read); the Error where none does.
+bool is_pattern(const std::filesystem::path& path);
+std::vector<std::filesystem::path> files_matching(const std::string& pattern);
+[[noreturn]] void refuse_pattern(const std::filesystem::path& pattern);
+
 }  // namespace ridgeline::data

@@ -33,9 +33,8 @@ DatasetFingerprint fingerprint(const IndexedDataset& dataset) {
   uint32_t index = crc32c({&type, 1});
   index = crc32c(bytes_of(dataset.lengths()), index);
   uint32_t content = 0;
-  const std::span<const std::byte> bytes = dataset.bytes();
-  for (const ByteRange& block : sampled_blocks(static_cast<int64_t>(bytes.size())))
-    content = crc32c(bytes.subspan(static_cast<size_t>(block.first), static_cast<size_t>(block.bytes)), content);
+  for (const ByteRange& block : sampled_blocks(dataset.bytes()))
+    dataset.visit_bytes(block, [&](std::span<const std::byte> bytes) { content = crc32c(bytes, content); });
   return {.documents = dataset.documents(), .tokens = dataset.tokens(), .index = index, .content = content};
 }
 

@@ -16,7 +16,7 @@ struct DatasetFingerprint {
   int64_t documents = 0;
   int64_t tokens = 0;
   uint32_t index = 0;    // CRC-32C of the type of tokens and of all lengths
-  uint32_t content = 0;  // CRC-32C of .bin: of all of it up to kWholeBytes, else of sampled_blocks()
+  uint32_t content = 0;  // CRC-32C of all tokens' bytes up to kWholeBytes, else of sampled_blocks()
 
   bool operator==(const DatasetFingerprint&) const = default;
 };
@@ -25,7 +25,7 @@ struct DatasetFingerprint {
 constexpr int64_t kWholeBytes = int64_t{64} << 20;
 
 // Depends on nothing but the tokens and how documents cut them: not on the path, nor on times. Reads at most
-// kWholeBytes of .bin.
+// kWholeBytes of .bin. Files of llm.c have that of the dataset that `prepare` makes of them.
 DatasetFingerprint fingerprint(const IndexedDataset& dataset);
 
 // Parts of a file, ascending and apart: the whole file up to kWholeBytes, else 256 blocks, the first and the last bytes

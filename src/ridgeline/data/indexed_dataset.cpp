@@ -11,8 +11,10 @@
 #include "ridgeline/base/checksum.h"
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/json.h"
+#include "ridgeline/data/corpus_inputs.h"
 #include "ridgeline/data/dataset_output.h"
 #include "ridgeline/data/dataset_writer.h"
+#include "ridgeline/data/llmc_tokens.h"
 
 namespace ridgeline::data {
 namespace {
@@ -259,13 +261,34 @@ DatasetNote parse_note(const fs::path& path) {
   }
 }
 
+bool has_index(const fs::path& path) {
+  return fs::exists(with_suffix(dataset_prefix(path), ".idx"));
+}
+
+// Files of llm.c that `path` names where no pair has that name; none.
+std::vector<fs::path> llmc_files(const fs::path& path) {
+  for (const fs::path& file : {path, with_suffix(path, ".bin")}) {
+    if (is_llmc_file(file)) return {file};
+  }
+  if (!is_pattern(path)) return {};
+  std::vector<fs::path> files = files_matching(path.string());
+  for (const fs::path& file : files) {
+    if (is_llmc_file(file)) continue;
+    throw Error(
+        fmt::format("'{}' matches '{}', and is no token file of llm.c", path.string(), file.string()),
+        "Only those are read by a pattern. Several .bin/.idx pairs are a list: data.train = [[0.7, \"A\"], [0.3, "
+        "\"B\"]], or one dataset: ridgeline prepare.");
+  }
+  return files;
+}
+
 }  // namespace
 
-IndexedDataset::IndexedDataset(const fs::path& prefix, bool repair)
-    : prefix_(prefix), bin_(with_suffix(prefix, ".bin")) {
+IndexedDataset::IndexedDataset(const fs::path& prefix, bool repair) : prefix_(prefix) {
+  pieces_.push_back({MappedFile(with_suffix(prefix, ".bin"))});
   const fs::path path = with_suffix(prefix, ".idx");
   const MappedFile file(path, MappedFile::Access::sequential);
-  Index index = IndexParser(file.bytes(), path).parse(bin_.bytes().size(), repair);
+  Index index = IndexParser(file.bytes(), path).parse(pieces_.front().file.bytes().size(), repair);
   type_ = index.type;
   lengths_ = std::move(index.lengths);
   begins_ = std::move(index.begins);
@@ -273,25 +296,43 @@ IndexedDataset::IndexedDataset(const fs::path& prefix, bool repair)
   tokens_ = begins_.back();
   if (const fs::path note = with_suffix(prefix, ".json"); fs::exists(note)) {
     note_ = parse_note(note);
-    if (note_->tokens != tokens_ || note_->documents != documents()) {
-      throw Error(fmt::format("'{}' speaks of {} tokens in {} documents, but the dataset has {} in {}", note.string(),
-                              note_->tokens, note_->documents, tokens_, documents()),
-                  "The files do not belong together: prepare the dataset again.");
-    }
-    const int64_t block = note_->blocks.tokens;
-    const bool all = std::all_of(lengths_.begin(), lengths_.end(), [&](int32_t length) { return length == block; });
-    if (block != 0 && (block < kLeastBlock || !all)) {
-      throw Error(fmt::format("'{}' speaks of blocks of {} tokens, but the dataset's documents have other lengths",
-                              note.string(), block),
-                  "The files do not belong together: prepare the dataset again.");
-    }
-    const int64_t blocks = checksum_blocks(static_cast<int64_t>(bin_.bytes().size()));
-    if (!note_->checksums.empty() && static_cast<int64_t>(note_->checksums.size()) != blocks) {
-      throw Error(fmt::format("'{}' has checksums of {} blocks, but the dataset has {}", note.string(),
-                              note_->checksums.size(), blocks),
-                  "The files do not belong together: prepare the dataset again.");
-    }
+    require_note();
   }
+}
+
+IndexedDataset::IndexedDataset(const fs::path& name, LlmcTokens tokens)
+    : prefix_(name), type_(tokens.type), lengths_(std::move(tokens.lengths)) {
+  begins_.reserve(lengths_.size() + 1);
+  for (const int32_t length : lengths_) {
+    begins_.push_back(tokens_);
+    tokens_ += length;
+  }
+  begins_.push_back(tokens_);
+  int64_t first = 0;
+  for (MappedFile& file : tokens.files) {
+    const int64_t held = static_cast<int64_t>(file.bytes().size()) - tokens.begin;
+    pieces_.push_back({std::move(file), tokens.begin, first});
+    first += held / size_of(type_);
+  }
+  RL_CHECK(first, ==, tokens_);
+}
+
+// The note is that of these files.
+void IndexedDataset::require_note() const {
+  const auto refuse = [&](const std::string& what) {
+    throw Error(fmt::format("'{}' speaks of {}", with_suffix(prefix_, ".json").string(), what),
+                "The files do not belong together: prepare the dataset again.");
+  };
+  if (note_->tokens != tokens_ || note_->documents != documents())
+    refuse(fmt::format("{} tokens in {} documents, but the dataset has {} in {}", note_->tokens, note_->documents,
+                       tokens_, documents()));
+  const int64_t block = note_->blocks.tokens;
+  const bool all = std::all_of(lengths_.begin(), lengths_.end(), [&](int32_t length) { return length == block; });
+  if (block != 0 && (block < kLeastBlock || !all))
+    refuse(fmt::format("blocks of {} tokens, but the dataset's documents have other lengths", block));
+  const int64_t blocks = checksum_blocks(bytes());
+  if (!note_->checksums.empty() && static_cast<int64_t>(note_->checksums.size()) != blocks)
+    refuse(fmt::format("checksums of {} blocks, but the dataset has {}", note_->checksums.size(), blocks));
 }
 
 std::shared_ptr<const IndexedDataset> IndexedDataset::open(const fs::path& path) {
@@ -302,8 +343,20 @@ std::shared_ptr<const IndexedDataset> IndexedDataset::open_repairing(const fs::p
   return open(path, true);
 }
 
+bool IndexedDataset::is_there(const fs::path& path) {
+  return has_index(path) || !llmc_files(path).empty();
+}
+
+std::shared_ptr<const IndexedDataset> IndexedDataset::of_llmc(const fs::path& name, std::span<const fs::path> files) {
+  return std::shared_ptr<const IndexedDataset>(new IndexedDataset(name, open_llmc(files)));
+}
+
 std::shared_ptr<const IndexedDataset> IndexedDataset::open(const fs::path& path, bool repair) {
   const fs::path prefix = dataset_prefix(path);
+  if (!has_index(path)) {
+    if (const std::vector<fs::path> files = llmc_files(path); !files.empty()) return of_llmc(path, files);
+    if (is_pattern(path)) refuse_pattern(path);
+  }
   for (const char* suffix : {".idx", ".bin"}) {
     if (const fs::path file = with_suffix(prefix, suffix); !fs::exists(file)) {
       throw Error(fmt::format("no dataset at '{}': '{}' does not exist", prefix.string(), file.string()),
@@ -313,23 +366,63 @@ std::shared_ptr<const IndexedDataset> IndexedDataset::open(const fs::path& path,
   return std::shared_ptr<const IndexedDataset>(new IndexedDataset(prefix, repair));
 }
 
+// Which file holds a token; of files without tokens none does.
+size_t IndexedDataset::piece_of(int64_t position) const {
+  const auto after = std::upper_bound(pieces_.begin(), pieces_.end(), position,
+                                      [](int64_t place, const Piece& piece) { return place < piece.first; });
+  return static_cast<size_t>(after - pieces_.begin()) - 1;
+}
+
+void IndexedDataset::visit_bytes(ByteRange range, const std::function<void(std::span<const std::byte>)>& visit) const {
+  RL_CHECK(range.first, >=, 0);
+  RL_CHECK(range.first + range.bytes, <=, bytes());
+  if (range.bytes == 0) return;
+  const int64_t item = size_of(type_), end = range.first + range.bytes;
+  for (size_t i = piece_of(range.first / item); range.first < end; ++i) {
+    const Piece& piece = pieces_[i];
+    const int64_t at = piece.begin + range.first - piece.first * item;
+    const int64_t held = static_cast<int64_t>(piece.file.bytes().size()) - at;
+    const int64_t take = std::min(held, end - range.first);
+    if (take > 0) visit(piece.file.bytes().subspan(static_cast<size_t>(at), static_cast<size_t>(take)));
+    range.first += take;
+  }
+}
+
+std::vector<fs::path> IndexedDataset::files() const {
+  std::vector<fs::path> paths;
+  for (const Piece& piece : pieces_) paths.push_back(piece.file.path());
+  return paths;
+}
+
 void IndexedDataset::read(int64_t position, std::span<int32_t> tokens, int64_t vocabulary) const {
   RL_CHECK(position, >=, 0);
   RL_CHECK(position + static_cast<int64_t>(tokens.size()), <=, tokens_);
-  if (tokens.empty()) return;  // also an empty .bin, which is mapped nowhere
-  const std::byte* from = bin_.bytes().data() + position * size_of(type_);
   // Ids are int32: a larger vocabulary than that allows no more.
-  const int64_t bound = std::min<int64_t>(vocabulary, int64_t{1} << 31);
-  if (copy_tokens(type_, from, tokens, bound)) [[likely]]
-    return;
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    const int64_t token = token_at(type_, from + static_cast<int64_t>(i) * size_of(type_));
+  const int64_t item = size_of(type_), bound = std::min<int64_t>(vocabulary, int64_t{1} << 31);
+  for (size_t i = tokens.empty() ? 0 : piece_of(position); !tokens.empty(); ++i) {
+    const Piece& piece = pieces_[i];
+    const int64_t at = piece.begin + (position - piece.first) * item;
+    const int64_t held = (static_cast<int64_t>(piece.file.bytes().size()) - at) / item;
+    const size_t take = std::min(static_cast<size_t>(held), tokens.size());
+    const std::byte* const from = piece.file.bytes().data() + at;
+    if (!copy_tokens(type_, from, tokens.first(take), bound)) [[unlikely]]
+      refuse_tokens(piece, position, std::span(from, take * static_cast<size_t>(item)), vocabulary);
+    position += static_cast<int64_t>(take);
+    tokens = tokens.subspan(take);
+  }
+}
+
+// Names the first of the ids at `position`, which are these bytes of a file, that is none of `vocabulary`.
+void IndexedDataset::refuse_tokens(const Piece& piece, int64_t position, std::span<const std::byte> bytes,
+                                   int64_t vocabulary) const {
+  const int64_t item = size_of(type_), bound = std::min<int64_t>(vocabulary, int64_t{1} << 31);
+  for (size_t at = 0; at < bytes.size(); at += static_cast<size_t>(item), ++position) {
+    const int64_t token = token_at(type_, bytes.data() + at);
     if (token >= 0 && token < bound) continue;
-    const int64_t place = position + static_cast<int64_t>(i);
-    const auto document = std::upper_bound(begins_.begin(), begins_.end(), place) - begins_.begin() - 1;
+    const auto document = std::upper_bound(begins_.begin(), begins_.end(), position) - begins_.begin() - 1;
     throw Error(fmt::format("'{}': token id {} at position {} (document {}, token {}) is outside the vocabulary of {}",
-                            with_suffix(prefix_, ".bin").string(), token, place, document,
-                            place - begins_[static_cast<size_t>(document)], vocabulary),
+                            piece.file.path().string(), token, position, document,
+                            position - begins_[static_cast<size_t>(document)], vocabulary),
                 "Set model.vocab to the vocabulary of the dataset's tokenizer, or prepare the data with this model's.");
   }
 }

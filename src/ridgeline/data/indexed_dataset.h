@@ -5,10 +5,13 @@
 // i32 length[S] in tokens, i64 offset[S] in bytes of .bin, i64 document[D] (first sequence of each document, then S).
 // Here, as in Megatron's GPT data, every sequence is one document. Source: Megatron-LM,
 // core/datasets/indexed_dataset.py.
+//
+// Files of llm.c (token_file.h), which have tokens alone, are such datasets without an index or a note.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -24,6 +27,8 @@ class TemporaryFile;
 }
 
 namespace ridgeline::data {
+
+struct LlmcTokens;
 
 enum class TokenType : uint8_t { u8 = 1, i8 = 2, i16 = 3, i32 = 4, i64 = 5, u16 = 8 };  // the codes of the .idx format
 
@@ -80,10 +85,17 @@ struct DatasetNote {
 // (O(S)); nothing read from the files is trusted.
 class IndexedDataset {
  public:
-  // `prefix` with or without ".bin" / ".idx". Error: missing or cut files, foreign magic, impossible lengths; files
-  // whose lengths omit the end-of-document tokens (written by preprocess_data.py --append-eod before August 2023) are
-  // named as such.
-  static std::shared_ptr<const IndexedDataset> open(const std::filesystem::path& prefix);
+  // A pair by its prefix, with or without ".bin" / ".idx"; where there is no such index, a token file of llm.c by its
+  // name, or several by a pattern (* ? [): all that match, sorted, in a row, as `prepare` joins them. Each of their
+  // documents begins with their separator; they are read whole to find it, once for every opening. Error: missing or
+  // cut files, foreign magic, impossible lengths; files whose lengths omit the end-of-document tokens (written by
+  // preprocess_data.py --append-eod before August 2023) are named as such; a pattern that matches other files.
+  static std::shared_ptr<const IndexedDataset> open(const std::filesystem::path& path);
+  // Whether open() would find files there. They may be damaged.
+  static bool is_there(const std::filesystem::path& path);
+  // Files of llm.c in this order, of which one at least; `name` is theirs in messages.
+  static std::shared_ptr<const IndexedDataset> of_llmc(const std::filesystem::path& name,
+                                                       std::span<const std::filesystem::path> files);
   // Also of those: the last sequence of each document is one token longer than its length says. repaired() tells.
   static std::shared_ptr<const IndexedDataset> open_repairing(const std::filesystem::path& prefix);
   bool repaired() const { return repaired_; }
@@ -106,11 +118,16 @@ class IndexedDataset {
   // them all in a row.
   int64_t block() const { return note_ ? note_->blocks.tokens : 0; }
 
-  // The file .bin as it lies there, for checksums.
-  std::span<const std::byte> bytes() const { return bin_.bytes(); }
+  // All tokens as they lie in the files, without what stands before them there: how many bytes, and some of them, span
+  // by span.
+  int64_t bytes() const { return tokens_ * size_of(type_); }
+  void visit_bytes(ByteRange range, const std::function<void(std::span<const std::byte>)>& visit) const;
+  // Those files: PREFIX.bin, or llm.c's, in order.
+  std::vector<std::filesystem::path> files() const;
 
   // Absent when there is no PREFIX.json (a dataset of Megatron's own tools).
   const std::optional<DatasetNote>& note() const { return note_; }
+  // Of a pair; of files of llm.c as they were named.
   const std::filesystem::path& prefix() const { return prefix_; }
 
   // Error unless the note (if any) names this tokenizer, vocabulary and end of document; `vocabulary` is the
@@ -119,10 +136,21 @@ class IndexedDataset {
                          std::optional<int32_t> end_of_document) const;
 
  private:
+  // A file, and its tokens.
+  struct Piece {
+    MappedFile file;
+    int64_t begin = 0;  // byte of the first one
+    int64_t first = 0;  // its position among those of all files
+  };
+
   IndexedDataset(const std::filesystem::path& prefix, bool repair);
+  IndexedDataset(const std::filesystem::path& name, LlmcTokens tokens);
   static std::shared_ptr<const IndexedDataset> open(const std::filesystem::path& path, bool repair);
+  size_t piece_of(int64_t position) const;
+  void refuse_tokens(const Piece& piece, int64_t position, std::span<const std::byte> bytes, int64_t vocabulary) const;
+  void require_note() const;
   std::filesystem::path prefix_;
-  MappedFile bin_;
+  std::vector<Piece> pieces_;
   TokenType type_ = TokenType::u16;
   std::vector<int32_t> lengths_;
   std::vector<int64_t> begins_;  // S + 1

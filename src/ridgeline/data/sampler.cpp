@@ -131,11 +131,12 @@ EvaluationWindows::EvaluationWindows(std::shared_ptr<const IndexedDataset> datas
 
 EvaluationWindows::EvaluationWindows(const std::vector<BlendPart>& parts, int64_t sequence, int64_t vocabulary,
                                      DocumentRules rules)
-    : sequence_(sequence), vocabulary_(vocabulary), rules_(rules) {
+    : datasets_(parts.size()), sequence_(sequence), vocabulary_(vocabulary), rules_(rules) {
   RL_CHECK(sequence, >, 0);
   std::vector<double> weights;
   std::vector<int64_t> sizes;
-  for (const BlendPart& part : parts) {
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const BlendPart& part = parts[i];
     const int64_t predictions = predictions_of(*part.dataset, part.documents), block = part.dataset->block();
     if (predictions == 0) continue;
     if (block > 0) RL_CHECK(sequence, ==, block);
@@ -144,7 +145,8 @@ EvaluationWindows::EvaluationWindows(const std::vector<BlendPart>& parts, int64_
                       .begin = part.dataset->begin(part.documents.first),
                       .predictions = predictions,
                       .stride = sequence,
-                      .labels = block > 0 ? block - 1 : sequence});
+                      .labels = block > 0 ? block - 1 : sequence,
+                      .dataset_number = i});
     weights.push_back(part.weight);
     sizes.push_back(parts_.back().size());
     size_ += sizes.back();

@@ -147,6 +147,9 @@ class EvaluationWindows {
   int64_t size() const { return size_; }
   // Tokens predicted in all windows.
   int64_t predictions() const { return predictions_; }
+  // How many parts were given, and which of them window i < size() is of.
+  size_t datasets() const { return datasets_; }
+  size_t dataset_of(int64_t i) const { return parts_[draw(i).dataset].dataset_number; }
   // tokens[T], labels[T] of window i. i >= size() gives a window of ignored labels, so that ranks can share unevenly.
   // Error: an id >= vocabulary. Thread-safe; allocates nothing.
   void window(int64_t i, std::span<int32_t> tokens, std::span<int32_t> labels) const;
@@ -161,12 +164,14 @@ class EvaluationWindows {
     DocumentRange documents;
     int64_t begin = 0, predictions = 0;
     int64_t stride = 0, labels = 0;  // from window to window, and predicted in each
+    size_t dataset_number = 0;       // among those given
     int64_t size() const { return (predictions + labels - 1) / labels; }
   };
   Draw draw(int64_t i) const { return draws_.empty() ? draw_of(0, i) : draws_[static_cast<size_t>(i)]; }
 
   std::vector<Part> parts_;
   std::vector<Draw> draws_;  // of one part: none
+  size_t datasets_ = 0;
   int64_t size_ = 0, predictions_ = 0, sequence_ = 0, vocabulary_ = 0;
   DocumentRules rules_;
 };

@@ -82,8 +82,8 @@ std::optional<TokenFile> token_file(std::string_view start, int64_t bytes, const
   if (tokens) {
     examine(*tokens, start);
     tokens->next =
-        "Ridgeline trains on .bin/.idx pairs. One of this file and others like it: ridgeline prepare --tokenizer DIR "
-        "--out PREFIX FILE...";
+        "Trained on as it is: --set data.train=FILE, or several like it by a pattern. One .bin/.idx pair of them: "
+        "ridgeline prepare --tokenizer DIR --out PREFIX FILE...";
     return tokens;
   }
   if (kind_of(start, file).family != FileKind::Family::other || file.extension() != ".bin") return std::nullopt;

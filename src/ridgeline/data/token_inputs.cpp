@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
 #include <optional>
 #include <string>
 #include <vector>
@@ -13,6 +12,7 @@
 #include "ridgeline/base/output.h"
 #include "ridgeline/data/dataset_output.h"
 #include "ridgeline/data/dataset_writer.h"
+#include "ridgeline/data/llmc_tokens.h"
 #include "ridgeline/data/part_record.h"
 #include "ridgeline/data/token_file.h"
 
@@ -24,14 +24,6 @@ namespace fs = std::filesystem;
 bool is_pair(const fs::path& input) {
   std::error_code code;
   return fs::is_regular_file(with_suffix(dataset_prefix(input), ".idx"), code);
-}
-
-// Of a file of llm.c.
-std::optional<TokenFile> llmc_file(const fs::path& input) {
-  std::error_code code;
-  if (!fs::is_regular_file(input, code)) return std::nullopt;
-  const auto tokens = token_file(start_of(input), static_cast<int64_t>(fs::file_size(input)), input);
-  return tokens && tokens->separator >= 0 ? tokens : std::nullopt;
 }
 
 // Only what was not asked for makes no sense here.
@@ -65,15 +57,17 @@ class TokenJoin {
   }
 
   PrepareResult run() {
+    std::vector<fs::path> of_llmc;  // what goes on in the next file
     for (const fs::path& input : settings_.inputs) {
-      if (is_pair(input)) {
-        flush();
-        add_pair(input);
-      } else {
-        add_llmc(input);
+      if (!is_pair(input)) {
+        of_llmc.push_back(input);
+        continue;
       }
+      add_llmc(of_llmc);
+      of_llmc.clear();
+      add_pair(input);
     }
-    flush();
+    add_llmc(of_llmc);
     result_.parts = 1;
     result_.corpus.documents = writer_.documents();
     result_.corpus.text_bytes = bytes_;
@@ -111,17 +105,7 @@ class TokenJoin {
           "Name several datasets in data.train, or prepare all of the text with --blocks.");
     }
     dataset->require_tokenizer(tokenizer_.hash(), tokenizer_.vocab_size(), tokenizer_.end_of_document());
-    std::vector<int32_t> document;
-    int64_t since = 0;
-    for (int64_t d = 0; d < dataset->documents(); ++d) {
-      document.resize(static_cast<size_t>(dataset->length(d)));
-      dataset->read(dataset->begin(d), document, tokenizer_.vocab_size());
-      add(document);
-      since += dataset->length(d) * size_of(dataset->token_type());
-      if (since < kReport && d + 1 < dataset->documents()) continue;
-      advance(since);
-      since = 0;
-    }
+    add_documents(*dataset);
     if (!dataset->repaired()) return;
     if (all_end_) {
       if (settings_.say)
@@ -135,39 +119,34 @@ class TokenJoin {
                 "Name the tokenizer that it was made with, or prepare the text itself.");
   }
 
-  void add_llmc(const fs::path& input) {
-    const TokenFile tokens = *llmc_file(input);
-    if (!tokens.problem.empty())
-      throw Error(fmt::format("'{}', {}: {}", input.string(), tokens.kind, tokens.problem),
-                  "Get the file again: what is there is not whole.");
-    if (tokens.separator >= tokenizer_.vocab_size() || !tokenizer_.is_special(tokens.separator)) {
-      throw Error(fmt::format("'{}' is {}, and in tokenizer '{}' id {} ends or begins no document", input.string(),
+  void add_llmc(std::span<const fs::path> files) {
+    for (const fs::path& file : files) {
+      const TokenFile tokens = *token_file(start_of(file), static_cast<int64_t>(fs::file_size(file)), file);
+      if (tokens.separator < tokenizer_.vocab_size() && tokenizer_.is_special(tokens.separator)) continue;
+      throw Error(fmt::format("'{}' is {}, and in tokenizer '{}' id {} ends or begins no document", file.string(),
                               tokens.kind, settings_.tokenizer.string(), tokens.separator),
                   "Name the tokenizer of its ids: GPT-2's, or Llama 3's.");
     }
-    const MappedFile file(input, MappedFile::Access::sequential);
-    const std::byte* from = file.bytes().data() + tokens.begin;
-    for (int64_t i = 0, reported = 0; i < tokens.count; ++i, from += tokens.item_bytes) {
-      uint32_t id = 0;
-      std::memcpy(&id, from, static_cast<size_t>(tokens.item_bytes));
-      if (id >= static_cast<uint32_t>(tokenizer_.vocab_size())) {
-        throw Error(fmt::format("'{}': token id {} at position {} is outside the vocabulary of {}", input.string(), id,
-                                i, tokenizer_.vocab_size()),
-                    "Name the tokenizer of its ids.");
-      }
-      if (static_cast<int32_t>(id) == tokens.separator) flush();
-      waiting_.push_back(static_cast<int32_t>(id));
-      if ((i + 1) * tokens.item_bytes - reported < kReport && i + 1 < tokens.count) continue;
-      advance((i + 1) * tokens.item_bytes - reported);
-      reported = (i + 1) * tokens.item_bytes;
-    }
-    advance(tokens.begin);
+    if (files.empty()) return;
+    const auto dataset = IndexedDataset::of_llmc(files.front(), files);
+    add_documents(*dataset);
+    int64_t headers = -dataset->bytes();
+    for (const fs::path& file : dataset->files()) headers += static_cast<int64_t>(fs::file_size(file));
+    advance(headers);
   }
 
-  // The document that may go on in the next file.
-  void flush() {
-    if (!waiting_.empty()) add(waiting_);
-    waiting_.clear();
+  void add_documents(const IndexedDataset& dataset) {
+    std::vector<int32_t> document;
+    int64_t since = 0;
+    for (int64_t d = 0; d < dataset.documents(); ++d) {
+      document.resize(static_cast<size_t>(dataset.length(d)));
+      dataset.read(dataset.begin(d), document, tokenizer_.vocab_size());
+      add(document);
+      since += dataset.length(d) * size_of(dataset.token_type());
+      if (since < kReport && d + 1 < dataset.documents()) continue;
+      advance(since);
+      since = 0;
+    }
   }
 
   static constexpr int64_t kReport = int64_t{1} << 20;
@@ -177,7 +156,6 @@ class TokenJoin {
   int32_t end_;
   std::vector<int64_t> text_bytes_;  // by id
   IndexedDatasetWriter writer_;
-  std::vector<int32_t> waiting_;
   int64_t bytes_ = 0;
   bool all_end_ = true;
   PrepareProgress now_;
@@ -189,7 +167,7 @@ class TokenJoin {
 bool are_token_inputs(std::span<const fs::path> inputs) {
   const fs::path* text = nullptr;
   const fs::path* tokens = nullptr;
-  for (const fs::path& input : inputs) (is_pair(input) || llmc_file(input) ? tokens : text) = &input;
+  for (const fs::path& input : inputs) (is_pair(input) || is_llmc_file(input) ? tokens : text) = &input;
   if (tokens == nullptr) return false;
   if (text == nullptr) return true;
   throw Error(fmt::format("'{}' holds token ids, and '{}' does not", tokens->string(), text->string()),

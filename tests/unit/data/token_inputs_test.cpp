@@ -5,6 +5,7 @@
 
 #include <cstring>
 
+#include "ridgeline/data/fingerprint.h"
 #include "support.h"
 
 namespace ridgeline::data {
@@ -100,6 +101,56 @@ TEST(TokenInputs, OfLlmCGoOnInTheNextFile) {
   const int32_t magic = 20240801;
   std::memcpy(llama.data(), &magic, 4);
   refused("id 128000 ends or begins no document", llama);
+}
+
+TEST(TokenInputs, OfLlmCAreADatasetAsTheyAre) {
+  const TemporaryFolder folder;
+  // More tokens than are looked at together; an empty file, and ends of files within documents.
+  std::vector<uint16_t> first = {7, 50256}, second;
+  for (int i = 0; i < 2000; ++i) first.push_back(static_cast<uint16_t>(i % 700 == 3 ? 50256 : i));
+  for (int i = 0; i < 300; ++i) second.push_back(static_cast<uint16_t>(i % 256 == 255 ? 50256 : i));
+  folder.write("x_000001.bin", llmc_bytes(first));
+  folder.write("x_000002.bin", llmc_bytes({}));
+  folder.write("x_000003.bin", llmc_bytes(second));
+  PrepareSettings settings;
+  settings.inputs = {folder / "x_000001.bin", folder / "x_000002.bin", folder / "x_000003.bin"};
+  settings.prefix = folder / "pair";
+  prepare_from_tokens(gpt2(), settings);
+  const auto pair = IndexedDataset::open(folder / "pair"), raw = IndexedDataset::open(folder / "x_*.bin");
+  EXPECT_EQ(raw->files(), settings.inputs);
+  EXPECT_EQ(raw->tokens(), 2302);
+  EXPECT_EQ(raw->documents(), 6);
+  EXPECT_THAT(raw->lengths(), testing::ElementsAreArray(pair->lengths()));
+  EXPECT_EQ(documents_of(folder / "x_*.bin"), documents_of(folder / "pair"));
+  EXPECT_EQ(fingerprint(*raw), fingerprint(*pair)) << "a run may go on with the other";
+  EXPECT_FALSE(raw->note());
+  std::vector<int32_t> part(20), same(20);
+  raw->read(1992, part, 50257);  // over the end of a file
+  pair->read(1992, same, 50257);
+  EXPECT_EQ(part, same);
+  EXPECT_ERROR("x_000003.bin': token id 50256 at position 2257 (document 5, token 0)", [&] {
+    std::vector<int32_t> all(300);
+    raw->read(2002, all, 50256);
+  }());
+  for (const char* name : {"x_000001.bin", "x_000001", "x_00000[1].bin"}) {
+    EXPECT_EQ(IndexedDataset::open(folder / name)->tokens(), 2002) << name;
+    EXPECT_TRUE(IndexedDataset::is_there(folder / name)) << name;
+  }
+  EXPECT_FALSE(IndexedDataset::is_there(folder / "y_*.bin"));
+  EXPECT_ERROR("no file matches", IndexedDataset::open(folder / "y_*.bin"));
+  EXPECT_ERROR("pair.bin', and is no token file of llm.c", IndexedDataset::open(folder / "*.bin"));
+  folder.write("x_000002.bin", llmc_bytes({1, 2}, 3));
+  EXPECT_ERROR("the header speaks of 3 tokens, and 2 follow", IndexedDataset::open(folder / "x_*.bin"));
+  std::string llama = llmc_bytes({0, 2}, 1, 7);
+  const int32_t magic = 20240801;
+  std::memcpy(llama.data(), &magic, 4);
+  folder.write("x_000002.bin", llama);
+  EXPECT_ERROR("name those of one tokenizer", IndexedDataset::open(folder / "x_*.bin"));
+  const auto of_llama = IndexedDataset::open(folder / "x_000002.bin");
+  EXPECT_EQ(of_llama->token_type(), TokenType::i32);
+  std::vector<int32_t> ids(1);
+  of_llama->read(0, ids, 200000);
+  EXPECT_EQ(ids.front(), 2 << 16);
 }
 
 TEST(TokenInputs, PairsAreJoined) {

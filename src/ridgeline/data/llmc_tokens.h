@@ -1,0 +1,29 @@
+// Token files of llm.c (token_file.h) as documents. Internal to the room.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <vector>
+
+#include "ridgeline/base/file.h"
+#include "ridgeline/data/indexed_dataset.h"
+
+namespace ridgeline::data {
+
+// Whether a regular file begins as those do, whole or not.
+bool is_llmc_file(const std::filesystem::path& file);
+
+struct LlmcTokens {
+  TokenType type{};
+  std::vector<MappedFile> files;  // in the order given; tokens stand from byte `begin` to the end
+  int64_t begin = 0;
+  int32_t separator = 0;         // with which each document begins
+  std::vector<int32_t> lengths;  // of all documents: what a file's end cut is one, which goes on in the next file
+};
+
+// Files that are is_llmc_file, at least one. Reads them whole, once. Error: a file that is cut, of an unknown version,
+// or of another tokenizer's ids than the first one; a document that is too long to count.
+LlmcTokens open_llmc(std::span<const std::filesystem::path> files);
+
+}  // namespace ridgeline::data
