@@ -99,6 +99,13 @@ try_eval_split() {
   now "$(grep '^documents' "$here/said")"
   expect 0 'not held out: the run trained on 30 of these 60' -- eval --checkpoint "$here/run" --data "$here/data" --whole
   expect 0 '"trained_documents": 15' -- eval --checkpoint "$here/run" --data "$here/data" --split 25,75 --json
+  # Of several datasets: each, and the mean over all their tokens.
+  cp "$here/data.bin" "$here/other.bin"
+  cp "$here/data.idx" "$here/other.idx"
+  expect 0 "$here/data: 959 tokens of 30 documents" "$here/other: 959 tokens of 30 documents" 'all: 1918 tokens of 60 documents' -- \
+    eval --checkpoint "$here/run" --data "$here/data" "$here/other"
+  [ "$(grep -c '^model ' "$here/said")" = 3 ] && [ "$(grep '^model ' "$here/said" | uniq | wc -l)" = 1 ] || complain "losses of the same tokens differ"
+  expect 0 '"datasets"' '"nats_per_token"' -- eval --checkpoint "$here/run" --data "$here/data" --data "$here/other" --json
   expect 0 -- "${run[@]/$here\/run/$here/all}" data.split=1 train.steps=2
   expect 1 "the run's split 1 .*leaves none of the 60" -- eval --checkpoint "$here/all" --data "$here/data"
 }

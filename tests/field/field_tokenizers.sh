@@ -202,4 +202,26 @@ PYTHON
   now "a bar from merge 0 on"
 }
 
+# was tokenizer_found: without data.tokenizer a run's checkpoints had no tokenizer, though it lay where the data's note says
+try_tokenizer_found() {
+  prepare
+  local -a without=()
+  local i
+  for ((i = 0; i < ${#run[@]}; ++i)); do
+    case ${run[i]},${run[i + 1]:-} in --set,data.tokenizer=*) ((++i)) ;; *) without+=("${run[i]}") ;; esac
+  done
+  expect 0 "no tokenizer is named: '$here/tokenizer', with which '$here/data' was prepared, is taken" -- "${without[@]}"
+  now "$(grep -o 'no tokenizer is named.*' "$here/said")"
+  expect 0 -- generate --checkpoint "$here/run" --prompt w1 --tokens 3
+  # Another one by now.
+  mv "$here/tokenizer" "$here/moved"
+  expect 0 -- tokenizer train --vocab 290 --out "$here/tokenizer" "$here/text.txt"
+  expect 0 "$here/tokenizer', .* is another one by now" -- "${without[@]/$here\/run/$here/other}"
+  expect 1 'has no tokenizer beside it' -- generate --checkpoint "$here/other" --prompt w1 --tokens 3
+  expect 0 'is another one by now' -- eval --checkpoint "$here/other" --data "$here/data"
+  rm -r "$here/tokenizer"
+  mv "$here/moved" "$here/tokenizer"
+  expect 0 'is taken' 'bits per byte' -- eval --checkpoint "$here/other" --data "$here/data"
+}
+
 run_case

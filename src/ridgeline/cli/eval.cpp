@@ -2,10 +2,14 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <numbers>
+#include <optional>
+#include <string>
+#include <vector>
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/json.h"
@@ -20,56 +24,75 @@
 #include "ridgeline/train/evaluator.h"
 #include "ridgeline/train/held_out.h"
 #include "ridgeline/train/model_cut.h"
+#include "ridgeline/train/run_tokenizer.h"
 
 namespace ridgeline::cli {
 namespace {
 
 struct EvalOptions {
-  std::string checkpoint, data, split, split_rule, tokenizer, rendezvous, precision = "fp32";
+  std::vector<std::string> data;
+  std::string checkpoint, split, split_rule, tokenizer, rendezvous, precision = "fp32";
   int64_t sequence = 0, micro_batch = 0;
   int ranks = 0, threads = 0;
   train::ModelCut cut;
   bool bigram = false, whole = false, json = false;
 };
 
+struct Part {
+  std::string name;  // as given
+  std::shared_ptr<const data::IndexedDataset> dataset;
+  train::DocumentsChosen chosen;
+};
+
 // What is evaluated, on what.
 struct Subject {
   train::ModelSource source;
-  std::shared_ptr<const data::IndexedDataset> dataset;
-  train::DocumentsChosen chosen;
+  std::vector<Part> parts;
   std::optional<data::Tokenizer> tokenizer;
   data::DocumentRules rules;  // the run's
 };
 
+void require_windows(const EvalOptions& options, const data::IndexedDataset& dataset, int64_t context) {
+  const int64_t block = dataset.block();
+  if (block == 0) return;
+  if (options.sequence > 0 && options.sequence != block)
+    throw Error(fmt::format("--sequence {}: '{}' holds blocks of {} tokens, each of which is a window",
+                            options.sequence, dataset.prefix().string(), block),
+                "Leave --sequence out.");
+  if (block > context)
+    throw Error(fmt::format("'{}' holds blocks of {} tokens, longer than the model's context of {}",
+                            dataset.prefix().string(), block, context),
+                fmt::format("Prepare the text again, with --blocks {} or without.", context));
+}
+
 Subject open_subject(const EvalOptions& options) {
   train::ModelSource source = train::ModelSource::open(options.checkpoint);
   print_notes(source.notes());
-  std::shared_ptr<const data::IndexedDataset> dataset = data::IndexedDataset::open(options.data);
+  const int64_t context = source.config().context;
+  if (options.sequence > context) {
+    throw Error(fmt::format("--sequence {}: longer than the model's context of {}", options.sequence, context),
+                fmt::format("The nearest valid value is {}.", context));
+  }
   std::optional<train::RunState> state;
   if (source.reader() != nullptr)
     state = train::run_state_from_json(source.reader()->extra(), source.folder().string());
-  train::DocumentsChosen chosen = train::choose_documents(
-      *dataset, state, {.split = options.split, .split_rule = options.split_rule, .whole = options.whole});
+  std::vector<Part> parts;
+  for (const std::string& name : options.data) {
+    const auto dataset = data::IndexedDataset::open(name);
+    require_windows(options, *dataset, context);
+    const train::DocumentsAsked asked{.split = options.split, .split_rule = options.split_rule, .whole = options.whole};
+    parts.push_back({name, dataset, train::choose_documents(*dataset, state, asked)});
+  }
   std::vector<std::string> notes;
   std::optional<data::Tokenizer> tokenizer = source.tokenizer_if_readable(options.tokenizer, notes);
+  if (!tokenizer && options.tokenizer.empty()) {
+    train::NotedTokenizer noted = train::noted_tokenizer(*parts.front().dataset);
+    if (!noted.message.empty()) notes.push_back(noted.message);
+    tokenizer = std::move(noted.tokenizer);
+  }
   print_notes(notes);
-  if (options.sequence > source.config().context) {
-    throw Error(
-        fmt::format("--sequence {}: longer than the model's context of {}", options.sequence, source.config().context),
-        fmt::format("The nearest valid value is {}.", source.config().context));
-  }
-  if (const int64_t block = dataset->block(); block > 0) {
-    if (options.sequence > 0 && options.sequence != block)
-      throw Error(fmt::format("--sequence {}: '{}' holds blocks of {} tokens, each of which is a window",
-                              options.sequence, dataset->prefix().string(), block),
-                  "Leave --sequence out.");
-    if (block > source.config().context)
-      throw Error(fmt::format("'{}' holds blocks of {} tokens, longer than the model's context of {}",
-                              dataset->prefix().string(), block, source.config().context),
-                  fmt::format("Prepare the text again, with --blocks {} or without.", source.config().context));
-  }
   const data::DocumentRules rules = state ? train::config_of(*state).data.rules : data::DocumentRules{};
-  return {std::move(source), std::move(dataset), std::move(chosen), std::move(tokenizer), rules};
+  return {std::move(source), std::move(parts), std::move(tokenizer), rules};
 }
 
 // On `ranks` ranks, `here` of them in this process; checked.
@@ -88,52 +111,123 @@ train::EvaluationSettings settings_of(const EvalOptions& options, const Subject&
   const std::string asked = fmt::format("--micro-batch {}, --sequence {}, --ranks {}, --threads {}",
                                         settings.micro_batch, settings.sequence, ranks, options.threads);
   require_threads(machine, here, settings.threads, asked);
-  const train::EvaluationSettings fitted =
-      train::fitted_to(settings, subject.dataset, subject.chosen.documents, config.vocab);
-  require_bytes(machine, train::evaluation_bytes(config, fitted) * here, asked);
+  for (const Part& part : subject.parts) {
+    const train::EvaluationSettings fitted =
+        train::fitted_to(settings, part.dataset, part.chosen.documents, config.vocab);
+    require_bytes(machine, train::evaluation_bytes(config, fitted) * here, asked);
+  }
   return settings;
 }
 
-void report(const EvalOptions& options, const Subject& subject, const train::Evaluation& model) {
-  const data::DocumentRange documents = subject.chosen.documents, train_documents = subject.chosen.train;
-  fmt::print(stderr, "{}\n", subject.chosen.text);
+// Losses on one dataset, or on all of them together.
+struct Losses {
+  int64_t tokens = 0, documents = 0;
+  double model = 0;
+  std::optional<double> bigram;
+  double bytes_per_token = 0;  // 0: unknown
+
+  double bits_per_byte(double nats) const { return nats / std::numbers::ln2 / bytes_per_token; }
+};
+
+Losses losses_on(const EvalOptions& options, const Subject& subject, const Part& part,
+                 const train::Evaluation& result) {
+  const data::DocumentRange documents = part.chosen.documents;
+  Losses losses{.tokens = result.tokens,
+                .documents = documents.last - documents.first,
+                .model = result.loss,
+                .bytes_per_token = train::text_bytes_per_prediction(*part.dataset, documents, subject.tokenizer)};
+  if (!options.bigram) return losses;
+  if (part.chosen.train.empty())
+    throw Error("--bigram needs training documents", "Leave --whole away, so that --split says which they are.");
+  losses.bigram = data::BigramModel::fit(*part.dataset, part.chosen.train, subject.source.config().vocab)
+                      .evaluate(*part.dataset, documents)
+                      .nats_per_token();
+  return losses;
+}
+
+// Means over all predicted tokens.
+Losses together(const std::vector<Losses>& each) {
+  Losses all;
+  double bigram = 0, bytes = 0;
+  bool known = true;
+  for (const Losses& losses : each) {
+    const auto tokens = static_cast<double>(losses.tokens);
+    all.tokens += losses.tokens;
+    all.documents += losses.documents;
+    all.model += losses.model * tokens;
+    bigram += losses.bigram.value_or(0) * tokens;
+    bytes += losses.bytes_per_token * tokens;
+    known = known && losses.bytes_per_token > 0;
+  }
+  const double tokens = static_cast<double>(std::max<int64_t>(all.tokens, 1));
+  all.model /= tokens;
+  if (each.front().bigram) all.bigram = bigram / tokens;
+  if (known) all.bytes_per_token = bytes / tokens;
+  return all;
+}
+
+nlohmann::json json_of(const Losses& losses) {
+  nlohmann::json json = {{"tokens", losses.tokens}, {"nats_per_token", losses.model}};
+  if (losses.bytes_per_token > 0) json["bits_per_byte"] = losses.bits_per_byte(losses.model);
+  if (!losses.bigram) return json;
+  json["bigram_nats_per_token"] = *losses.bigram;
+  if (losses.bytes_per_token > 0) json["bigram_bits_per_byte"] = losses.bits_per_byte(*losses.bigram);
+  return json;
+}
+
+nlohmann::json json_of(const Losses& losses, const Part& part) {
+  nlohmann::json json = json_of(losses);
+  json["documents"] = {part.chosen.documents.first, part.chosen.documents.last};
+  json["trained_documents"] = part.chosen.trained;
+  return json;
+}
+
+void print(const Losses& losses, const std::string& of) {
+  const auto line = [&](const char* name, double nats) {
+    fmt::print("{:<22} {:.4f} nats per token", name, nats);
+    if (losses.bytes_per_token > 0) fmt::print(", {:.4f} bits per byte", losses.bits_per_byte(nats));
+    fmt::print("\n");
+  };
+  fmt::print("{}{} tokens of {} documents\n", of, losses.tokens, losses.documents);
+  line("model", losses.model);
+  if (losses.bigram) line("interpolated bigram", *losses.bigram);
+}
+
+// How the documents were chosen, and read.
+void say_what(const Subject& subject) {
+  for (const Part& part : subject.parts) {
+    const data::DocumentRange documents = part.chosen.documents;
+    if (subject.parts.size() > 1) fmt::print(stderr, "{}: ", part.name);
+    fmt::print(stderr, "{}\n", part.chosen.text);
+    if (part.chosen.trained > 0)
+      fmt::print(stderr, "not held out: the run trained on {} of these {} documents\n", part.chosen.trained,
+                 documents.last - documents.first);
+  }
   if (subject.rules.reset_attention_mask || subject.rules.reset_position_ids)
     fmt::print(stderr,
                "documents are kept apart as the run did: data.reset_attention_mask = {}, "
                "data.reset_position_ids = {}\n",
                subject.rules.reset_attention_mask, subject.rules.reset_position_ids);
-  if (subject.chosen.trained > 0)
-    fmt::print(stderr, "not held out: the run trained on {} of these {} documents\n", subject.chosen.trained,
-               documents.last - documents.first);
-  const double bytes_per_token = train::text_bytes_per_prediction(*subject.dataset, documents, subject.tokenizer);
-  nlohmann::json json = {{"step", subject.source.step()},
-                         {"tokens", model.tokens},
-                         {"nats_per_token", model.loss},
-                         {"documents", {documents.first, documents.last}},
-                         {"trained_documents", subject.chosen.trained}};
-  const auto bits_per_byte = [&](double nats) { return nats / std::numbers::ln2 / bytes_per_token; };
-  if (bytes_per_token > 0) json["bits_per_byte"] = bits_per_byte(model.loss);
-  if (options.bigram) {
-    if (train_documents.empty())
-      throw Error("--bigram needs training documents", "Leave --whole away, so that --split says which they are.");
-    const double bigram = data::BigramModel::fit(*subject.dataset, train_documents, subject.source.config().vocab)
-                              .evaluate(*subject.dataset, documents)
-                              .nats_per_token();
-    json["bigram_nats_per_token"] = bigram;
-    if (bytes_per_token > 0) json["bigram_bits_per_byte"] = bits_per_byte(bigram);
-  }
+}
+
+void report(const EvalOptions& options, const Subject& subject, const std::vector<train::Evaluation>& results) {
+  say_what(subject);
+  const bool several = subject.parts.size() > 1;
+  std::vector<Losses> each;
+  for (size_t i = 0; i < results.size(); ++i) each.push_back(losses_on(options, subject, subject.parts[i], results[i]));
+  const Losses all = together(each);
   if (options.json) {
+    nlohmann::json json = several ? json_of(all) : json_of(each.front(), subject.parts.front());
+    json["step"] = subject.source.step();
+    for (size_t i = 0; i < each.size() && several; ++i) {
+      json["datasets"].push_back(json_of(each[i], subject.parts[i]));
+      json["datasets"].back()["data"] = subject.parts[i].name;
+    }
     fmt::print("{}\n", json_text(json, 2));
     return;
   }
-  const auto line = [&](const char* name, double nats) {
-    fmt::print("{:<22} {:.4f} nats per token", name, nats);
-    if (bytes_per_token > 0) fmt::print(", {:.4f} bits per byte", bits_per_byte(nats));
-    fmt::print("\n");
-  };
-  fmt::print("{} tokens of {} documents\n", model.tokens, documents.last - documents.first);
-  line("model", model.loss);
-  if (options.bigram) line("interpolated bigram", json["bigram_nats_per_token"].get<double>());
+  for (size_t i = 0; i < each.size(); ++i) print(each[i], several ? subject.parts[i].name + ": " : "");
+  if (several) print(all, "all: ");
 }
 
 void run(const EvalOptions& options) {
@@ -144,10 +238,12 @@ void run(const EvalOptions& options) {
   if (!comm::launched(options.rendezvous)) on_threads = settings_of(options, subject, machine, ranks, ranks);
   run_ranks(ranks, options.rendezvous, [&](comm::World& world) {
     if (!on_threads) machine.ranks_on_processors = world.ranks_on_processors();  // of this process alone
-    const train::Evaluation result =
-        train::evaluate(world, subject.source, subject.dataset, subject.chosen.documents,
-                        on_threads ? *on_threads : settings_of(options, subject, machine, world.size(), 1));
-    if (world.rank() == 0) report(options, subject, result);
+    const train::EvaluationSettings settings =
+        on_threads ? *on_threads : settings_of(options, subject, machine, world.size(), 1);
+    std::vector<train::Evaluation> results;
+    for (const Part& part : subject.parts)
+      results.push_back(train::evaluate(world, subject.source, part.dataset, part.chosen.documents, settings));
+    if (world.rank() == 0) report(options, subject, results);
   });
 }
 
@@ -159,13 +255,17 @@ void add_eval(const Command& program) {
   command.footer(
       "Examples:\n"
       "  ridgeline eval --checkpoint runs/first --data data/pages --bigram\n"
-      "  ridgeline eval --checkpoint gpt2 --data data/pages --whole --precision bf16");
+      "  ridgeline eval --checkpoint gpt2 --data data/web data/books --whole --precision bf16");
   command
       .option("--checkpoint", options->checkpoint,
               "A checkpoint, a run's folder (its newest), or a Hugging Face folder")
       .required()
       .placeholder("DIR");
-  command.option("--data", options->data, "Token dataset").required().placeholder("PREFIX");
+  command
+      .list("--data", options->data,
+            "Token dataset, as data.train names it; of several the loss on each, and on all their tokens")
+      .required()
+      .placeholder("PREFIX...");
   command
       .option("--split", options->split,
               "Which documents train, validate and test; default: as the checkpoint's run has it, else 98,2,0")

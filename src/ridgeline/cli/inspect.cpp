@@ -35,7 +35,8 @@ bool is_dataset(const fs::path& path) {
   fs::path index = path;
   if (path.extension() == ".bin" || path.extension() == ".idx") index.replace_extension();
   index += ".idx";
-  return fs::exists(index);
+  // A file of llm.c alone is a file like any other.
+  return fs::exists(index) || (!fs::exists(path) && data::IndexedDataset::is_there(path));
 }
 
 void inspect_dataset(const InspectOptions& options) {

@@ -356,7 +356,7 @@ nlohmann::json order_json(const train::Config& config, const train::OrderSize& o
     epochs = std::max(epochs, order.datasets[i].epochs);
     const train::DatasetList::Entry& entry = config.data.train.entries[i];
     datasets.push_back({{"prefix", entry.prefix},
-                        {"weight", config.data.train.weights()[i]},
+                        {"weight", order.weights[i]},
                         {"epochs", order.datasets[i].epochs},
                         {"samples", order.datasets[i].samples}});
   }
@@ -370,8 +370,7 @@ std::string epochs_text(const train::Config& config, const train::OrderSize& ord
     const int64_t epochs = order.datasets[i].epochs;
     text += fmt::format("{}{} epoch{}", i == 0 ? "" : ", ", epochs, epochs == 1 ? "" : "s");
     if (config.data.train.is_blend())
-      text +=
-          fmt::format(" of {:.1f} % '{}'", 100 * config.data.train.weights()[i], config.data.train.entries[i].prefix);
+      text += fmt::format(" of {:.1f} % '{}'", 100 * order.weights[i], config.data.train.entries[i].prefix);
   }
   return text;
 }

@@ -12,4 +12,7 @@ namespace ridgeline::data {
 std::string_view to_nfc(std::string_view text, std::string& buffer);
 std::string to_nfc(std::string_view text);
 
+// Likewise in normal form KC, in which also compatible characters are one: full width, ligatures, superscripts.
+std::string_view to_nfkc(std::string_view text, std::string& buffer);
+
 }  // namespace ridgeline::data

@@ -20,6 +20,10 @@ void Normalizer::nfc() {
   steps_.emplace_back(Nfc{});
 }
 
+void Normalizer::nfkc() {
+  steps_.emplace_back(Nfkc{});
+}
+
 void Normalizer::prepend(std::string text) {
   steps_.emplace_back(Prepend{std::move(text)});
 }
@@ -42,6 +46,7 @@ void Normalizer::sentencepiece(std::shared_ptr<const SentencePieceNormalizer> no
 
 std::string_view Normalizer::apply(const Step& step, std::string_view text, std::string& buffer) {
   if (std::holds_alternative<Nfc>(step)) return to_nfc(text, buffer);
+  if (std::holds_alternative<Nfkc>(step)) return to_nfkc(text, buffer);
   buffer.clear();
   if (const auto* prepend = std::get_if<Prepend>(&step)) {
     if (text.empty()) return text;
@@ -79,6 +84,8 @@ std::string Normalizer::description() const {
   for (const Step& step : steps_) {
     if (std::holds_alternative<Nfc>(step)) {
       text += "nfc;";
+    } else if (std::holds_alternative<Nfkc>(step)) {
+      text += "nfkc;";
     } else if (const auto* prepend = std::get_if<Prepend>(&step)) {
       text += fmt::format("prepend {};", prepend->text);
     } else if (const auto* replace = std::get_if<Replace>(&step)) {

@@ -28,6 +28,7 @@ class Normalizer {
  public:
   // Steps, in the order in which they are added.
   void nfc();
+  void nfkc();
   void prepend(std::string text);                   // before every text that is not empty
   void replace(Pattern pattern, std::string with);  // each match
   void spaces_for_marks();
@@ -42,6 +43,7 @@ class Normalizer {
 
  private:
   struct Nfc {};
+  struct Nfkc {};
   struct Prepend {
     std::string text;
   };
@@ -49,7 +51,7 @@ class Normalizer {
     Pattern pattern;
     std::string with;
   };
-  using Step = std::variant<Nfc, Prepend, Replace, std::shared_ptr<const SentencePieceNormalizer>>;
+  using Step = std::variant<Nfc, Nfkc, Prepend, Replace, std::shared_ptr<const SentencePieceNormalizer>>;
 
   static std::string_view apply(const Step& step, std::string_view text, std::string& buffer);
 

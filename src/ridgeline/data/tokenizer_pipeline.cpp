@@ -206,6 +206,8 @@ bool read_normalizer(BpeModel& model, const json& root, std::string_view file) {
     const std::string type = text_of(*step, "type");
     if (type == "NFC") {
       model.normalizer.nfc();
+    } else if (type == "NFKC") {
+      model.normalizer.nfkc();
     } else if (type == "Prepend") {
       const std::string text = text_of(*step, "prepend");
       if (marked && text.find(' ') != std::string::npos) {

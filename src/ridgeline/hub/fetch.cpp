@@ -236,7 +236,7 @@ std::vector<Item> cache_items(const Environment& environment, const FetchRequest
     if (!etags.insert(file.etag).second) continue;
     const fs::path blob = cache.blob(file.etag);
     items.push_back({file, file_url(environment.endpoint, request.repository, plan.commit, file.path), blob,
-                     blob.parent_path() / partial_name(file.etag), cache.lock(file.etag)});
+                     blob.parent_path() / partial_name(file.etag), cache.lock(file.etag), file.etag});
   }
   return items;
 }
@@ -259,12 +259,28 @@ std::vector<Item> folder_items(const Environment& environment, const FetchReques
   std::vector<Item> items;
   for (const RemoteFile& file : plan.files) {
     const std::string name = fmt::format("{}.{:016x}", file.etag, hash_name(file.path));
-    Item item{file, file_url(environment.endpoint, request.repository, plan.commit, file.path),
-              *request.out / file.path, staging / partial_name(name), staging / (name + ".lock")};
+    Item item{file,
+              file_url(environment.endpoint, request.repository, plan.commit, file.path),
+              *request.out / file.path,
+              staging / partial_name(name),
+              staging / (name + ".lock"),
+              name};
     require_same(item);
     items.push_back(std::move(item));
   }
   return items;
+}
+
+// Parts that other hosts left of what is there now. A host that still writes one sees that the whole is there.
+void remove_parts(const fs::path& folder, const std::vector<Item>& items) {
+  std::error_code ignored;
+  std::vector<fs::path> found;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder, ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (std::any_of(items.begin(), items.end(), [&](const Item& item) { return is_partial_of(name, item.part_of); }))
+      found.push_back(entry.path());
+  }
+  for (const fs::path& path : found) fs::remove(path, ignored);
 }
 
 fs::path into_folder(Http& http, const Environment& environment, const FetchRequest& request, FetchPlan& plan,
@@ -277,23 +293,12 @@ fs::path into_folder(Http& http, const Environment& environment, const FetchRequ
   make_folder(staging);
   for (const Item& item : items) make_folder(item.target.parent_path());
   transfer(http, items, request.transfer, transfer_report);
+  remove_parts(staging, items);
   std::error_code ignored;
   for (const Item& item : items) fs::remove(item.lock, ignored);
   for (const fs::path& folder : {staging, staging.parent_path(), out / ".cache"}) fs::remove(folder, ignored);
   require_pieces(request, plan.files, [&](const RemoteFile& file) { return out / file.path; });
   return out;
-}
-
-// Parts that other hosts left of what is there now. A host that still writes one sees that the whole is there.
-void remove_parts(const fs::path& folder, const std::vector<RemoteFile>& files) {
-  std::error_code ignored;
-  std::vector<fs::path> found;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder, ignored)) {
-    const std::string name = entry.path().filename().string();
-    if (std::any_of(files.begin(), files.end(), [&](const RemoteFile& file) { return is_partial_of(name, file.etag); }))
-      found.push_back(entry.path());
-  }
-  for (const fs::path& path : found) fs::remove(path, ignored);
 }
 
 fs::path into_cache(Http& http, const Environment& environment, const FetchRequest& request, FetchPlan& plan,
@@ -305,7 +310,7 @@ fs::path into_cache(Http& http, const Environment& environment, const FetchReque
   cache.prepare();
   transfer(http, items, request.transfer, transfer_report);
   require_pieces(request, plan.files, [&](const RemoteFile& file) { return cache.blob(file.etag); });
-  remove_parts(cache.folder() / "blobs", plan.files);
+  remove_parts(cache.folder() / "blobs", items);
   cache.publish(plan.commit, request.revision, plan.files);
   return cache.snapshot(plan.commit);
 }

@@ -28,6 +28,8 @@ constexpr std::array<char, 8> kMark = {'R', 'L', 'P', 'A', 'R', 'T', '0', '1'};
 constexpr std::string_view kEnding = ".ridgeline.incomplete";
 constexpr int64_t kHeadBytes = sizeof(Head);
 constexpr int64_t kCountBytes = sizeof(int64_t);
+constexpr int64_t kWorthCopying = int64_t{1} << 20;
+constexpr int64_t kCopiedAtOnce = int64_t{4} << 20;
 constexpr int64_t kSmallestChunk = 4096;  // so that the record of a large file stays small beside it
 
 int open_or_create(const fs::path& path) {
@@ -61,6 +63,32 @@ std::optional<Chunks> read_record(const File& file, int64_t size) {
     recorded.set_have(chunk, counts[chunk]);
   }
   return recorded;
+}
+
+// The part of `name` beside `path` of which most is there; an empty path where nothing is.
+fs::path largest_part(const fs::path& path, const std::string& name, int64_t size) {
+  fs::path best;
+  int64_t most = 0;
+  std::error_code ignored;
+  for (const fs::directory_entry& entry : fs::directory_iterator(path.parent_path(), ignored)) {
+    if (entry.path() == path || !is_partial_of(entry.path().filename().string(), name)) continue;
+    const int64_t there = bytes_there(entry.path(), size);
+    if (there <= most) continue;
+    most = there;
+    best = entry.path();
+  }
+  return best;
+}
+
+// Bytes [at, end) of `from`.
+void copy_range(const File& from, int64_t at, int64_t end, PartialFile& to) {
+  std::vector<std::byte> buffer(static_cast<size_t>(std::min(kCopiedAtOnce, end - at)));
+  while (at < end) {
+    const auto piece = std::span(buffer).first(static_cast<size_t>(std::min(kCopiedAtOnce, end - at)));
+    from.read_at(at, piece);
+    to.write(at, piece);
+    at += std::ssize(piece);
+  }
 }
 
 }  // namespace
@@ -135,6 +163,22 @@ int64_t bytes_there(const fs::path& path, int64_t size) {
   if (!fs::is_regular_file(path, ignored)) return 0;
   const std::optional<Chunks> recorded = read_record(File(path, File::Mode::read), size);
   return recorded ? recorded->bytes_there() : 0;
+}
+
+int64_t copy_part_of_another_host(const fs::path& path, const std::string& name, int64_t size) {
+  if (size < kWorthCopying || bytes_there(path, size) > 0) return 0;
+  try {
+    const fs::path part = largest_part(path, name, size);
+    if (part.empty()) return 0;
+    const File from(part, File::Mode::read);
+    const std::optional<Chunks> there = read_record(from, size);
+    if (!there) return 0;
+    PartialFile to(path, size, there->chunk_bytes());
+    for (size_t chunk = 0; chunk < there->count(); ++chunk)
+      copy_range(from, there->begin(chunk), there->next(chunk), to);
+  } catch (const Error&) {  // it went away, or was begun anew: what was copied counts
+  }
+  return bytes_there(path, size);
 }
 
 }  // namespace ridgeline::hub

@@ -49,4 +49,10 @@ class PartialFile {
 // Bytes of the file `path` that are there already, of `size`; 0 where there is no such file.
 int64_t bytes_there(const std::filesystem::path& path, int64_t size);
 
+// Copies to `path`, where nothing is yet, what another host left in its part of `name` beside it: of several the most.
+// That host may still write it, and may give it its name meanwhile. Returns how many bytes; a small file is not worth
+// it. What was copied may be older than what that host records of it, where their file system is slow to show writes:
+// the content's hash must be compared.
+int64_t copy_part_of_another_host(const std::filesystem::path& path, const std::string& name, int64_t size);
+
 }  // namespace ridgeline::hub

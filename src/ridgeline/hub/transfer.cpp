@@ -135,6 +135,10 @@ class TransferEngine {
       progress_.bytes_done += item.file.size;
       return finish(job);
     }
+    if (item.file.digest() != DigestKind::none) {
+      if (const int64_t copied = copy_part_of_another_host(item.partial, item.part_of, item.file.size); copied > 0)
+        report_.note(fmt::format("{}: goes on with {} bytes that another host left", item.file.path, copied));
+    }
     job.partial = std::make_unique<PartialFile>(item.partial, item.file.size,
                                                 chunk_bytes_for(item.file.size, settings_.connections));
     job.lanes.resize(job.partial->chunks().count());

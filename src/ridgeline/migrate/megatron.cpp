@@ -516,22 +516,34 @@ class Megatron {
     const std::string list = datasets(flag->values);
     if (list.empty()) {
       draft_.say(Section::no_equivalent,
-                 fmt::format("{}: several datasets without weights, which Megatron takes by their sizes; give weights: "
-                             "{} = [[WEIGHT, \"PREFIX\"], ...]",
+                 fmt::format("{}: weights and prefixes that do not take turns; {} = [[WEIGHT, \"PREFIX\"], ...]",
                              flag->where(), key));
       return;
     }
     draft_.set(key, list, flag->where());
     draft_.say(Section::fill_in, fmt::format("{} = {}: {} of .bin/.idx pairs; Megatron's own files are read as they "
                                              "are. Say where yours lie",
-                                             key, list, list.starts_with('[') ? "weights and prefixes" : "the prefix"));
+                                             key, list,
+                                             list.starts_with("[[")  ? "weights and prefixes"
+                                             : list.starts_with('[') ? "prefixes, weighed by their sizes,"
+                                                                     : "the prefix"));
   }
 
-  // PREFIX, or WEIGHT PREFIX WEIGHT PREFIX ..., as the value of a key; "" for prefixes without weights.
+  // PREFIX, WEIGHT PREFIX WEIGHT PREFIX ..., or prefixes alone, which Megatron takes by their sizes, as the value of a
+  // key; "" for what is neither.
   static std::string datasets(const std::vector<std::string>& values) {
     if (values.size() == 1) return toml(std::string_view(values.front()));
-    if (values.size() % 2 != 0) return {};
     std::string list;
+    size_t weights = 0;
+    for (size_t i = 0; i < values.size(); i += 2) {
+      double weight = 0;
+      if (read_number(values[i], weight)) ++weights;
+    }
+    if (weights == 0) {
+      for (const std::string& value : values) list += (list.empty() ? "" : ", ") + toml(std::string_view(value));
+      return fmt::format("[{}]", list);
+    }
+    if (values.size() % 2 != 0) return {};
     for (size_t i = 0; i < values.size(); i += 2) {
       double weight = 0;
       if (!read_number(values[i], weight)) return {};

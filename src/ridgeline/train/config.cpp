@@ -77,9 +77,14 @@ bool set(Member* member, std::optional<Value> value) {
   return value.has_value();
 }
 
-// [weight, "prefix"], …; of one alone the weight says nothing.
+// [weight, "prefix"], …, or prefixes alone; of one dataset the weight says nothing.
 DatasetList datasets_of(const toml::array& list) {
   DatasetList result;
+  if (!list.empty() && list.is_homogeneous(toml::node_type::string)) {
+    for (const toml::node& node : list) result.entries.push_back({1, *node.value_exact<std::string>()});
+    result.by_size = result.is_blend();
+    return result;
+  }
   for (const toml::node& node : list) {
     const toml::array* const entry = node.as_array();
     const auto weight = entry != nullptr && entry->size() == 2 && entry->get(0)->is_number()
@@ -87,11 +92,11 @@ DatasetList datasets_of(const toml::array& list) {
                             : std::nullopt;
     const auto prefix = weight ? entry->get(1)->value_exact<std::string>() : std::nullopt;
     if (!prefix) {
-      throw Error(
-          fmt::format(
-              "entry {} of the list is {}; each must be [weight, \"prefix\"]", result.entries.size() + 1,
-              entry == nullptr ? fmt::format("{}{}", kind_of(node), " " + describe(node)) : "another list than that"),
-          "For example: [[0.7, \"data/web\"], [0.3, \"data/books\"]]");
+      throw Error(fmt::format("entry {} of the list is {}; each must be [weight, \"prefix\"], or each a prefix",
+                              result.entries.size() + 1,
+                              entry == nullptr ? fmt::format("{}{}", kind_of(node), " " + describe(node))
+                                               : "another list than that"),
+                  "For example: [[0.7, \"data/web\"], [0.3, \"data/books\"]]");
     }
     result.entries.push_back({*weight, *prefix});
   }

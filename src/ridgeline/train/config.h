@@ -52,6 +52,7 @@ struct DatasetList {
     bool operator==(const Entry&) const = default;
   };
   std::vector<Entry> entries;  // none: not given
+  bool by_size = false;        // several without weights: open_documents() weighs them
 
   DatasetList() = default;
   // One dataset; "" is none. Implicit, as a text is a value of such a key.
@@ -62,7 +63,7 @@ struct DatasetList {
 
   bool empty() const { return entries.empty(); }
   bool is_blend() const { return entries.size() > 1; }
-  // Of a sum of 1.
+  // Of a sum of 1; by_size: all alike.
   std::vector<double> weights() const;
   bool operator==(const DatasetList&) const = default;
 };

@@ -187,8 +187,9 @@ std::vector<Key> data_keys() {
        .slot = [](Config& c) -> Slot { return &c.data.train; },
        .meaning =
            "Training tokens: the prefix of PREFIX.bin and PREFIX.idx, as `ridgeline prepare --out PREFIX` writes "
-           "them. Like every path here, relative to the current folder. Or several, of which samples are drawn by "
-           "weight: [[0.7, \"data/web\"], [0.3, \"data/books\"]] (docs/data.md)."},
+           "them; or a token file of llm.c, or a pattern of such (\"fineweb_train_*.bin\"). Like every path here, "
+           "relative to the current folder. Or several, of which samples are drawn by weight: [[0.7, \"data/web\"], "
+           "[0.3, \"data/books\"]] (docs/data.md)."},
       {.name = "data.valid",
        .unit = "path",
        .slot = [](Config& c) -> Slot { return &c.data.valid; },
@@ -208,7 +209,8 @@ std::vector<Key> data_keys() {
        .unit = "path",
        .slot = [](Config& c) -> Slot { return &c.data.tokenizer; },
        .meaning = "Folder of the tokenizer that made the data; kept in checkpoints, for bits per byte, generation and "
-                  "export."},
+                  "export. Empty: the one in train.init_from, else the one that the note of the data names, if it lies "
+                  "there and is still the same."},
       {.name = "data.reset_attention_mask",
        .unit = "",
        .slot = [](Config& c) -> Slot { return &c.data.rules.reset_attention_mask; },

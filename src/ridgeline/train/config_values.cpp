@@ -207,7 +207,9 @@ std::string value_text(ConstSlot slot) {
       if (!v->is_blend()) return in_quotes(v->empty() ? "" : v->entries.front().prefix);
       std::string list;
       for (const DatasetList::Entry& entry : v->entries) {
-        list += fmt::format("{}[{}, {}]", list.empty() ? "" : ", ", number_text(entry.weight), in_quotes(entry.prefix));
+        if (!list.empty()) list += ", ";
+        list += v->by_size ? in_quotes(entry.prefix)
+                           : fmt::format("[{}, {}]", number_text(entry.weight), in_quotes(entry.prefix));
       }
       return fmt::format("[{}]", list);
     }

@@ -33,6 +33,31 @@ void place_documents(const parallel::BatchBuffers& buffers, int64_t b, std::span
   }
 }
 
+namespace {
+
+// Windows that are computed together.
+struct Round {
+  size_t dataset = 0;
+  std::vector<int64_t> windows;
+};
+
+// The first `limit` windows, `at_once` or fewer of one dataset in a round.
+std::vector<Round> rounds_of(const data::EvaluationWindows& windows, int64_t limit, int64_t at_once) {
+  std::vector<std::vector<int64_t>> of(windows.datasets());
+  for (int64_t i = 0; i < std::min(limit, windows.size()); ++i) of[windows.dataset_of(i)].push_back(i);
+  std::vector<Round> rounds;
+  for (size_t dataset = 0; dataset < of.size(); ++dataset) {
+    const auto count = std::ssize(of[dataset]);
+    for (int64_t first = 0; first < count; first += at_once) {
+      const auto begin = of[dataset].begin() + first;
+      rounds.push_back({dataset, {begin, begin + std::min(at_once, count - first)}});
+    }
+  }
+  return rounds;
+}
+
+}  // namespace
+
 Evaluation evaluate_windows(parallel::Executor& executor, int program, const data::EvaluationWindows& windows,
                             int64_t limit, int64_t step, const std::function<bool()>& stop) {
   const model::BatchShape& shape = executor.run_shape().evaluation_batch;
@@ -42,28 +67,38 @@ Evaluation evaluate_windows(parallel::Executor& executor, int program, const dat
   const int micro_batches = executor.programs()[static_cast<size_t>(program)].micro_batches;
   const int64_t at_once = micro_batches * ranks * shape.batch;
   std::vector<int32_t> begins(static_cast<size_t>(t));
-  Evaluation sum;
-  for (int64_t first = 0; first < limit; first += at_once) {
+  const std::vector<Round> rounds = rounds_of(windows, limit, at_once);
+  Evaluation sum{.datasets = std::vector<Evaluation::Part>(windows.datasets() > 1 ? windows.datasets() : 0)};
+  for (size_t i = 0; i < rounds.size(); ++i) {
+    const Round& round = rounds[i];
     for (int micro = 0; micro < micro_batches; ++micro) {
       const parallel::BatchBuffers buffers = executor.batch(program, micro);
       for (int64_t b = 0; b < shape.batch; ++b) {
-        const int64_t window = first + (micro * ranks + rank) * shape.batch + b;
-        windows.window(window < limit ? window : windows.size(), {buffers.inputs + b * t, static_cast<size_t>(t)},
+        const auto place_in_round = static_cast<size_t>((micro * ranks + rank) * shape.batch + b);
+        const int64_t window =
+            place_in_round < round.windows.size() ? round.windows[place_in_round] : windows.size();  // of none
+        windows.window(window, {buffers.inputs + b * t, static_cast<size_t>(t)},
                        {buffers.labels + b * t, static_cast<size_t>(t)});
         place_row(buffers, b, t, 0);
         if (!shape.documents) continue;
-        windows.document_begins(window < limit ? window : windows.size(), begins);
+        windows.document_begins(window, begins);
         place_documents(buffers, b, begins, windows.rules());
       }
     }
     const parallel::StepResult result = executor.run(program, {.step = step, .stop_requested = stop && stop()});
-    sum.loss += result.loss * static_cast<double>(result.tokens);
+    const double loss = result.loss * static_cast<double>(result.tokens);
+    sum.loss += loss;
     sum.tokens += result.tokens;
-    if (!result.finite) sum.not_finite = first;
-    sum.stopped = result.stop && first + at_once < limit;  // one that is through is not interrupted
+    if (!sum.datasets.empty()) {
+      sum.datasets[round.dataset].loss += loss;
+      sum.datasets[round.dataset].tokens += result.tokens;
+    }
+    if (!result.finite) sum.not_finite = round.windows.front();
+    sum.stopped = result.stop && i + 1 < rounds.size();  // one that is through is not interrupted
     if (sum.stopped || sum.not_finite) break;
   }
   sum.loss /= static_cast<double>(std::max<int64_t>(sum.tokens, 1));
+  for (Evaluation::Part& part : sum.datasets) part.loss /= static_cast<double>(std::max<int64_t>(part.tokens, 1));
   return sum;
 }
 

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "ridgeline/data/sampler.h"
 #include "ridgeline/data/tokenizer.h"
@@ -16,9 +17,14 @@
 namespace ridgeline::train {
 
 struct Evaluation {
-  double loss = 0;       // nats per predicted token
-  int64_t tokens = 0;    // predicted
-  bool stopped = false;  // a rank was asked to stop: what is here is of a part of the windows
+  double loss = 0;     // nats per predicted token
+  int64_t tokens = 0;  // predicted
+  struct Part {
+    double loss = 0;  // likewise, of one dataset
+    int64_t tokens = 0;
+  };
+  std::vector<Part> datasets;  // of each of several; where no window is of one, its tokens are 0
+  bool stopped = false;        // a rank was asked to stop: what is here is of a part of the windows
   // A window whose loss is not a number; it was the last one. The executor still holds it.
   std::optional<int64_t> not_finite;
 };
@@ -31,7 +37,8 @@ void place_row(const parallel::BatchBuffers& buffers, int64_t b, int64_t t, uint
 void place_documents(const parallel::BatchBuffers& buffers, int64_t b, std::span<const int32_t> begins,
                      const data::DocumentRules& rules);
 
-// The first `limit` windows by the executor's program number `program`. Collective. `stop`, asked before each round of
+// The first `limit` windows by the executor's program number `program`, those of one dataset after those of another,
+// as losses are those of a round of windows. Collective. `stop`, asked before each round of
 // windows, says whether this rank was asked to stop; when any was, all ranks return after that round.
 Evaluation evaluate_windows(parallel::Executor& executor, int program, const data::EvaluationWindows& windows,
                             int64_t limit, int64_t step, const std::function<bool()>& stop = {});

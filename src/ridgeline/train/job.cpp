@@ -35,6 +35,7 @@ void open_data(Job& job, const RunDocuments& documents) {
   const Config& config = job.config;
   const int64_t vocabulary = config.model.transformer.vocab;
   job.tokenizer = open_tokenizer(config, documents);
+  if (!job.tokenizer.message.empty()) job.data_messages.push_back(job.tokenizer.message);
   if (documents.validates()) {
     job.valid = std::make_shared<data::EvaluationWindows>(documents.valid, config.train.sequence, vocabulary,
                                                           config.data.rules);
@@ -53,7 +54,7 @@ void order_samples(Job& job, const RunDocuments& documents, const std::optional<
   if (state) {
     ContinuedOrder continued = continued_order(job.config, documents, *state, job.options.other_data);
     job.order = continued.order;
-    job.data_messages = std::move(continued.messages);
+    job.data_messages.insert(job.data_messages.end(), continued.messages.begin(), continued.messages.end());
     job.validation_differs = continued.validation_differs;
     wanted = continued.wanted;
   } else {

@@ -49,7 +49,9 @@ void add_datasets(std::vector<Fact>& facts, std::string_view key, const DatasetL
     const std::string name = entry_name(key, list, i);
     const auto dataset = data::IndexedDataset::open(list.entries[i].prefix);
     const std::string blocks = dataset->block() > 0 ? fmt::format(", blocks of {}", dataset->block()) : "";
-    facts.push_back({fmt::format("{} (content)", name), to_text(data::fingerprint(*dataset)) + blocks});
+    const size_t files = dataset->files().size();
+    facts.push_back({fmt::format("{} (content)", name), to_text(data::fingerprint(*dataset)) + blocks +
+                                                            (files > 1 ? fmt::format(", in {} files", files) : "")});
     if (verify) facts.push_back({fmt::format("{} (checksums in its note)", name), checksums_text(dataset->note())});
   }
 }

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "ridgeline/base/error.h"
@@ -69,7 +70,48 @@ void require_alike(const std::vector<NamedDataset>& all) {
   }
 }
 
+void take_noted(const std::vector<NamedDataset>& all, int64_t vocabulary, RunTokenizer& run) {
+  const auto with_note =
+      std::find_if(all.begin(), all.end(), [](const NamedDataset& each) { return each.dataset->note().has_value(); });
+  if (with_note == all.end()) return;
+  NotedTokenizer noted = noted_tokenizer(*with_note->dataset);
+  run.message = noted.message;
+  if (!noted.tokenizer) return;
+  if (noted.tokenizer->vocab_size() > vocabulary) {
+    run.message = fmt::format(
+        "no tokenizer is named, and '{}', with which {} was prepared, has {} ids, more than "
+        "model.vocab = {}",
+        noted.path, with_note->name, noted.tokenizer->vocab_size(), vocabulary);
+    return;
+  }
+  run.files = std::move(noted.files);
+  run.tokenizer = std::move(noted.tokenizer);
+}
+
 }  // namespace
+
+NotedTokenizer noted_tokenizer(const data::IndexedDataset& dataset) {
+  const std::optional<data::DatasetNote>& note = dataset.note();
+  std::error_code unknown;
+  if (!note || note->tokenizer.empty() || !std::filesystem::exists(note->tokenizer, unknown)) return {};
+  NotedTokenizer noted{.path = note->tokenizer};
+  const std::string what =
+      fmt::format("'{}', with which '{}' was prepared,", note->tokenizer, dataset.prefix().string());
+  try {
+    noted.files = data::TokenizerFiles::read(note->tokenizer);
+    const auto found = data::Tokenizer::from_files(noted.files, note->tokenizer);
+    const bool same_end = note->end_of_document < 0 || found.end_of_document() == note->end_of_document;
+    if (found.hash() == note->tokenizer_hash && same_end) {
+      noted.tokenizer = found;
+      noted.message = fmt::format("no tokenizer is named: {} is taken", what);
+    } else {
+      noted.message = fmt::format("no tokenizer is named, and {} is another one by now", what);
+    }
+  } catch (const Error& error) {
+    noted.message = fmt::format("no tokenizer is named, and {} cannot be read: {}", what, error.message());
+  }
+  return noted;
+}
 
 RunTokenizer open_tokenizer(const Config& config, const RunDocuments& documents) {
   RunTokenizer run;
@@ -86,7 +128,10 @@ RunTokenizer open_tokenizer(const Config& config, const RunDocuments& documents)
     const data::TokenizerFiles beside = data::TokenizerFiles::read(config.train.init_from);
     if (const std::string* text = beside.find(kGenerationConfig)) run.files.set(kGenerationConfig, *text);
   }
-  if (!named && run.files.empty()) return run;
+  if (!named && run.files.empty()) {
+    take_noted(all, config.model.transformer.vocab, run);
+    return run;
+  }
   try {
     run.tokenizer = data::Tokenizer::from_files(run.files, where);
   } catch (const data::UnsupportedTokenizer&) {

@@ -4,6 +4,7 @@
 
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
+#include <string>
 
 #include "ridgeline/data/indexed_dataset.h"
 #include "ridgeline/data/tokenizer.h"
@@ -16,11 +17,23 @@ struct RunTokenizer {
   data::TokenizerFiles files;                // kept in checkpoints; empty when there is no tokenizer
   std::optional<data::Tokenizer> tokenizer;  // nullopt also for one that Ridgeline cannot read
   std::optional<int32_t> end_of_document;    // of the training data
+  std::string message;                       // where it was found, or why not, if no key names it; else ""
 };
 
-// data.tokenizer, else what lies in train.init_from's folder (whose generation_config.json comes along either way).
-// Error: the data was prepared with another tokenizer, or with another end of document, or its datasets with different
-// ones; the vocabulary does not hold the tokenizer's ids; nothing in data.tokenizer.
+// The tokenizer that a dataset was prepared with, where its note names it (relative to the current folder), if it still
+// is that one: hash and end of document are compared.
+struct NotedTokenizer {
+  std::string path;  // as noted
+  data::TokenizerFiles files;
+  std::optional<data::Tokenizer> tokenizer;  // nullopt: not there, or another one by now
+  std::string message;                       // "" where there is no note, or nothing in that place
+};
+NotedTokenizer noted_tokenizer(const data::IndexedDataset& dataset);
+
+// data.tokenizer, else what lies in train.init_from's folder (whose generation_config.json comes along either way),
+// else the first dataset's noted_tokenizer() whose ids the model holds. Error: the data was prepared with another
+// tokenizer, or with another end of document, or its datasets with different ones; the vocabulary does not hold the
+// tokenizer's ids; nothing in data.tokenizer.
 RunTokenizer open_tokenizer(const Config& config, const RunDocuments& documents);
 
 // Error when a model that learned to end documents with `trained` (nullopt: not known) meets a tokenizer that ends them

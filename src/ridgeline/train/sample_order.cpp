@@ -9,6 +9,8 @@
 #include <stdexcept>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/base/output.h"
+#include "ridgeline/data/blend.h"
 #include "ridgeline/observe/format.h"
 #include "ridgeline/train/state.h"
 
@@ -152,6 +154,16 @@ std::vector<SampleOrder::Part> recorded(const std::vector<data::BlendPart>& part
   return result;
 }
 
+// A file of tokens of `one` that is one of `other` too, whatever the names; "" when there is none.
+std::string file_of_both(const data::IndexedDataset& one, const data::IndexedDataset& other) {
+  for (const fs::path& mine : one.files()) {
+    for (const fs::path& theirs : other.files()) {
+      if (same_file(mine, theirs)) return mine.string();
+    }
+  }
+  return "";
+}
+
 std::vector<data::BlendPart> open_list(std::string_view key, const DatasetList& list, int64_t sequence) {
   const std::vector<double> weights = list.weights();
   std::vector<data::BlendPart> parts;
@@ -166,17 +178,27 @@ std::vector<data::BlendPart> open_list(std::string_view key, const DatasetList& 
                               block, sequence));
     }
     for (size_t other = 0; other < i; ++other) {
-      std::error_code ignored;
-      if (!fs::equivalent(fs::path(parts[other].dataset->prefix()) += ".idx", fs::path(dataset->prefix()) += ".idx",
-                          ignored))
-        continue;
-      throw Error(fmt::format("{} and {} are the same dataset, '{}'", entry_name(key, list, other),
-                              entry_name(key, list, i), dataset->prefix().string()),
+      const std::string same = file_of_both(*parts[other].dataset, *dataset);
+      if (same.empty()) continue;
+      throw Error(fmt::format("{} and {} are the same dataset: both hold '{}'", entry_name(key, list, other),
+                              entry_name(key, list, i), same),
                   "Its samples would come twice: give it once, with the sum of the weights.");
     }
     parts.push_back({dataset, {0, dataset->documents()}, weights[i]});
   }
   return parts;
+}
+
+// Samples of an epoch; one at least, as nothing can have no weight.
+void weigh_by_size(std::vector<data::BlendPart>& parts, int64_t sequence) {
+  std::vector<double> samples;
+  for (const data::BlendPart& part : parts) {
+    const int64_t block = part.dataset->block(), length = block > 0 ? block - 1 : std::max<int64_t>(sequence, 1);
+    const int64_t predictions = data::EvaluationWindows::predictions_of(*part.dataset, part.documents);
+    samples.push_back(static_cast<double>(std::max<int64_t>(predictions / length, 1)));
+  }
+  samples = data::normalized(samples);
+  for (size_t i = 0; i < parts.size(); ++i) parts[i].weight = samples[i];
 }
 
 int64_t tokens_of(const data::IndexedDataset& dataset, data::DocumentRange range) {
@@ -191,18 +213,17 @@ bool RunDocuments::validates() const {
 
 RunDocuments open_documents(const Config& config) {
   RunDocuments documents;
+  const bool apart = !config.data.valid.empty();
   documents.train = open_list("data.train", config.data.train, config.train.sequence);
-  if (!config.data.valid.empty()) {
-    documents.valid = open_list("data.valid", config.data.valid, config.train.sequence);
-    return documents;
-  }
-  documents.valid = documents.train;
-  for (size_t i = 0; i < documents.train.size(); ++i) {
+  documents.valid = apart ? open_list("data.valid", config.data.valid, config.train.sequence) : documents.train;
+  for (size_t i = 0; i < documents.train.size() && !apart; ++i) {
     const auto parts =
         data::split_documents(config.data.split, config.data.split_rule, documents.train[i].dataset->documents());
     documents.train[i].documents = parts[0];
     documents.valid[i].documents = parts[1];
   }
+  if (config.data.train.by_size) weigh_by_size(documents.train, config.train.sequence);
+  if ((apart ? config.data.valid : config.data.train).by_size) weigh_by_size(documents.valid, config.train.sequence);
   return documents;
 }
 
@@ -253,7 +274,10 @@ SampleOrder new_order(const Config& config, const RunDocuments& documents) {
     order.valid = recorded(documents.valid);
   } else {
     order.valid = order.train;
-    for (size_t i = 0; i < order.valid.size(); ++i) order.valid[i].documents = documents.valid[i].documents;
+    for (size_t i = 0; i < order.valid.size(); ++i) {
+      order.valid[i].documents = documents.valid[i].documents;
+      order.valid[i].weight = documents.valid[i].weight;
+    }
   }
   return order;
 }
@@ -347,6 +371,7 @@ OrderSize order_size(const RunDocuments& documents, const SampleOrder& order, in
   constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
   const auto add = [&](int64_t bytes) { all.bytes = bytes < kMost - all.bytes ? all.bytes + bytes : kMost; };
   for (size_t i = 0; i < parts.size(); ++i) {
+    all.weights.push_back(parts[i].weight);
     const data::DocumentRange range = order.train[i].documents;
     // Making the samples says what is wrong with a part that holds nothing.
     if (tokens_of(*parts[i].dataset, range) == 0) {
@@ -364,18 +389,14 @@ OrderSize order_size(const RunDocuments& documents, const SampleOrder& order, in
 }
 
 OrderSize planned_order(const Config& config) {
-  const auto is_there = [](const DatasetList::Entry& entry) {
-    fs::path index = entry.prefix;
-    if (index.extension() == ".bin" || index.extension() == ".idx") index.replace_extension();
-    return fs::exists(index += ".idx");
-  };
+  const auto is_there = [](const DatasetList::Entry& entry) { return data::IndexedDataset::is_there(entry.prefix); };
   const std::vector<DatasetList::Entry>& entries = config.data.train.entries;
   SampleOrder order{.sequence = config.train.sequence, .samples = samples_of_run(config)};
   if (entries.empty() || !std::all_of(entries.begin(), entries.end(), is_there)) {
     // One document of as many tokens as the run takes.
     const data::SampleIndexSize least =
         data::sample_index_size(order.samples * order.sequence + 1, 1, order.sequence, order.samples);
-    return {.datasets = {}, .samples = least.samples, .bytes = least.bytes};
+    return {.datasets = {}, .weights = {}, .samples = least.samples, .bytes = least.bytes};
   }
   const RunDocuments documents = open_documents(config);
   for (const data::BlendPart& part : documents.train) order.train.push_back({.documents = part.documents});

@@ -26,6 +26,7 @@ struct RunDocuments {
 
   bool validates() const;
 };
+// Datasets without weights have those of their samples in an epoch of these documents, as Megatron weighs them.
 // Error: a dataset of blocks and another train.sequence; the same dataset twice.
 RunDocuments open_documents(const Config& config);
 
@@ -85,6 +86,7 @@ Config with_split_rule(Config config, const RunState& state);
 // How large an order is, in every process.
 struct OrderSize {
   std::vector<data::SampleIndexSize> datasets;  // of each
+  std::vector<double> weights;                  // of each, of a sum of 1
   int64_t samples = 0;                          // that the run can take from it
   int64_t bytes = 0;                            // of memory, all together
 };

@@ -74,6 +74,8 @@ StepLog::StepLog(const Job& job, const parallel::RunShape& shape, int64_t first_
       events_(job.options.out / "tensorboard", begins_at(job.options.out / "tensorboard", first_step, resumed)) {
   for (size_t i = 0; i < job.train->datasets(); ++i)
     dataset_keys_.push_back(fmt::format("tokens_of_dataset_{}", i + 1));
+  for (size_t i = 0; job.valid && i < job.valid->datasets(); ++i)
+    validation_keys_.push_back(fmt::format("validation_loss_of_dataset_{}", i + 1));
   if (job.options.console != nullptr) {
     progress_ = std::make_unique<observe::Progress>(observe::ProgressOptions{.label = "train",
                                                                              .total = job.config.train.steps,
@@ -130,8 +132,7 @@ void StepLog::record(const StepRecord& record) {
     add("offload_read_bytes", record.result.offload_read_bytes);
     add("offload_written_bytes", record.result.offload_written_bytes);
   }
-  if (record.validation_loss) add("validation_loss", *record.validation_loss);
-  if (record.validation_bits_per_byte) add("validation_bits_per_byte", *record.validation_bits_per_byte);
+  add_validation(record, fields_);
   if (record.save_seconds) add("save_seconds", *record.save_seconds);
   metrics_.write(fields_);
 
@@ -157,6 +158,20 @@ void StepLog::log_validation(const StepRecord& record) {
   if (record.validation_loss) events_.scalar("validation/loss", record.step, *record.validation_loss);
   if (record.validation_bits_per_byte)
     events_.scalar("validation/bits_per_byte", record.step, *record.validation_bits_per_byte);
+  for (size_t i = 0; i < record.validation_datasets.size(); ++i) {
+    const Evaluation::Part& part = record.validation_datasets[i];
+    if (part.tokens > 0) events_.scalar(fmt::format("validation/loss_of_dataset_{}", i + 1), record.step, part.loss);
+  }
+}
+
+void StepLog::add_validation(const StepRecord& record, std::vector<observe::Field>& fields) const {
+  if (record.validation_loss) fields.emplace_back("validation_loss", *record.validation_loss);
+  if (record.validation_bits_per_byte)
+    fields.emplace_back("validation_bits_per_byte", *record.validation_bits_per_byte);
+  for (size_t i = 0; i < record.validation_datasets.size(); ++i) {
+    const Evaluation::Part& part = record.validation_datasets[i];
+    if (part.tokens > 0) fields.emplace_back(validation_keys_[i], part.loss);
+  }
 }
 
 void StepLog::show_validation(const StepRecord& record) {
@@ -164,13 +179,18 @@ void StepLog::show_validation(const StepRecord& record) {
   std::string text =
       fmt::format("step {}: validation loss {:.4f} nats per token", record.step, *record.validation_loss);
   if (record.validation_bits_per_byte) text += fmt::format(", {:.4f} bits per byte", *record.validation_bits_per_byte);
+  const DatasetList& named = job_.config.data.valid.empty() ? job_.config.data.train : job_.config.data.valid;
+  for (size_t i = 0; i < record.validation_datasets.size(); ++i) {
+    const Evaluation::Part& part = record.validation_datasets[i];
+    text += fmt::format("{}{} of '{}'", i == 0 ? "; " : ", ",
+                        part.tokens > 0 ? fmt::format("{:.4f}", part.loss) : "none", named.entries[i].prefix);
+  }
   message(text);
 }
 
 void StepLog::amend(const StepRecord& record) {
-  std::vector<observe::Field> fields = {{"validation_loss", record.validation_loss.value()}};
-  if (record.validation_bits_per_byte)
-    fields.emplace_back("validation_bits_per_byte", *record.validation_bits_per_byte);
+  std::vector<observe::Field> fields;
+  add_validation(record, fields);
   metrics_.amend(record.step, fields);
   log_validation(record);
   sync();

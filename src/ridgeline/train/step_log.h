@@ -14,6 +14,7 @@
 #include "ridgeline/observe/tensorboard.h"
 #include "ridgeline/observe/trace.h"
 #include "ridgeline/parallel/executor.h"
+#include "ridgeline/train/evaluator.h"
 #include "ridgeline/train/trainer.h"
 
 namespace ridgeline::train {
@@ -49,6 +50,7 @@ struct StepRecord {
   PhaseTimes phases{};               // of the step alone, without evaluation
   std::optional<double> loss_scale;  // fp16: of this step
   std::optional<double> validation_loss, validation_bits_per_byte;
+  std::vector<Evaluation::Part> validation_datasets;  // of several
   std::optional<double> save_seconds;  // how long training stood still for the checkpoint before this record
 };
 
@@ -70,6 +72,7 @@ class StepLog {
   double model_flops_utilization(double flops);
   void log_validation(const StepRecord& record);
   void show_validation(const StepRecord& record);
+  void add_validation(const StepRecord& record, std::vector<observe::Field>& fields) const;
 
   const Job& job_;
   double flops_per_token_;
@@ -77,7 +80,7 @@ class StepLog {
   int measured_again_ = 0;
   observe::MetricsLog metrics_;
   std::vector<observe::Field> fields_;  // of the record being written; grows once
-  std::vector<std::string> dataset_keys_;
+  std::vector<std::string> dataset_keys_, validation_keys_;
   observe::TensorBoardLog events_;
   std::unique_ptr<observe::Progress> progress_;
 };

@@ -406,6 +406,7 @@ class Trainer {
     if (evaluation.not_finite) fail_non_finite(kEvaluationProgram, {.step = state_.step}, "the validation loss");
     if (evaluation.stopped) return false;
     record.validation_loss = evaluation.loss;
+    record.validation_datasets = evaluation.datasets;
     if (job_.bytes_per_token > 0)
       record.validation_bits_per_byte = *record.validation_loss / std::numbers::ln2 / job_.bytes_per_token;
     if (!state_.best_validation_loss || *record.validation_loss < *state_.best_validation_loss) {

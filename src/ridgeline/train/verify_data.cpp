@@ -61,14 +61,23 @@ class Verification {
 
   void verify(std::string_view key, const std::string& prefix) {
     const auto dataset = data::IndexedDataset::open(prefix);
-    std::filesystem::path path = dataset->prefix();
-    path += ".bin";
+    const bool noted = dataset->note() && !dataset->note()->checksums.empty();
+    int64_t bytes = 0;
+    for (const std::filesystem::path& path : dataset->files())
+      bytes += verify(key, path, noted ? dataset->note()->checksums : std::vector<uint32_t>());
+    if (console_ != nullptr) conclude(key, bytes, noted);
+  }
+
+ private:
+  // `expected`: checksums of the file's blocks from its note; none: those of rank 0's host are what all must have.
+  // Returns how many bytes it has.
+  int64_t verify(std::string_view key, const std::filesystem::path& path, std::vector<uint32_t> expected) {
     const File file(path, File::Mode::read);
     const int64_t bytes = file.size();
     const std::vector<uint32_t> found = read(key, file, bytes);
-    const bool noted = dataset->note() && !dataset->note()->checksums.empty();
-    std::vector<uint32_t> expected = noted ? dataset->note()->checksums : found;
+    const bool noted = !expected.empty();
     if (!noted) {
+      expected = found;
       everyone_->wait(everyone_->broadcast(Ref(expected.data(), DType::u8),
                                            static_cast<int64_t>(expected.size() * sizeof(uint32_t)), 0,
                                            Label{"checksums of rank 0's host"}));
@@ -84,10 +93,9 @@ class Verification {
                            "The file was changed or damaged after it was prepared: copy it anew, or prepare it again.");
     }
     agree(world_, mine);
-    if (console_ != nullptr) conclude(key, bytes, noted);
+    return bytes;
   }
 
- private:
   std::vector<uint32_t> read(std::string_view key, const File& file, int64_t bytes) {
     const int64_t blocks = data::checksum_blocks(bytes), readers = neighbours_->size();
     int64_t rounds = (blocks + readers - 1) / readers;

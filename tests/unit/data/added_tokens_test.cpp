@@ -211,5 +211,17 @@ TEST(Nfc, CharactersOfLaterUnicodeVersionsStay) {
   EXPECT_EQ(to_nfc("a\u0316\u0334"), "a\u0334\u0316");
 }
 
+TEST(Nfkc, CompatibleCharactersBecomeOne) {
+  std::string buffer;
+  EXPECT_EQ(to_nfkc("\uff21\uff11 \ufb01 \u33ff\u00b2\u00a0\uff76\uff9e e\u0301", buffer), "A1 fi gal2 \u30ac \u00e9");
+  for (const std::string text : {"plain", "\u00e9t\u00e9", "\u6f22\u5b57 \ud55c\uad6d", ""})
+    EXPECT_EQ(to_nfkc(text, buffer).data(), text.data()) << text;
+  EXPECT_EQ(to_nfkc("\xFF\uff21\xE2\x82", buffer),
+            "\xFF"
+            "A\xE2\x82");
+  // U+32FF is a square of two characters, of Unicode 12.1: left alone.
+  EXPECT_EQ(to_nfkc("\u32ff\u32fe", buffer), "\u32ff\u30f2");
+}
+
 }  // namespace
 }  // namespace ridgeline::data

@@ -191,7 +191,7 @@ TEST_F(BadTokenizer, UnsupportedFeaturesAreNamed) {
     EXPECT_THAT(error(), testing::HasSubstr(part));
   };
   using Json = nlohmann::json;
-  expect("normalizer 'NFKC' is not supported", [](Json& j) { j["normalizer"] = {{"type", "NFKC"}}; });
+  expect("normalizer 'NFKD' is not supported", [](Json& j) { j["normalizer"] = {{"type", "NFKD"}}; });
   expect("decoder 'Metaspace' is not supported", [](Json& j) { j["decoder"] = {{"type", "Metaspace"}}; });
   expect("model 'Unigram' is not supported", [](Json& j) { j["model"]["type"] = "Unigram"; });
   expect("continuing_subword_prefix", [](Json& j) { j["model"]["continuing_subword_prefix"] = "##"; });

@@ -82,6 +82,53 @@ TEST(HubPartialFile, GoesOnWhereAnyProcessStopped) {
   fs::remove(path);
 }
 
+TEST(HubPartialFile, GoesOnWithWhatAnotherHostLeft) {
+  const fs::path folder = fs::path(testing::TempDir()) / "hub_hosts";
+  fs::remove_all(folder);
+  fs::create_directories(folder);
+  constexpr int64_t kSize = 2'000'001;
+  const std::string content = pattern_of(kSize);
+  const auto bytes = [&](int64_t at, int64_t size) {
+    return bytes_of(std::string_view(content).substr(static_cast<size_t>(at), static_cast<size_t>(size)));
+  };
+  const auto of_host = [&](const std::string& name, const char* host) {
+    return folder / (name + "." + host + ".ridgeline.incomplete");
+  };
+  const fs::path mine = of_host("e7a6", "00000001");
+  EXPECT_EQ(copy_part_of_another_host(mine, "e7a6", kSize), 0) << "there is none";
+  EXPECT_FALSE(fs::exists(mine));
+  {
+    PartialFile less(of_host("e7a6", "00000002"), kSize, 500'000), more(of_host("e7a6", "00000003"), kSize, 300'000),
+        other(of_host("e7a7", "00000002"), kSize, 300'000), longer(of_host("e7a6", "00000004"), kSize + 1, 300'000);
+    less.write(0, bytes(0, 100));
+    more.write(300'000, bytes(300'000, 300'000));
+    more.write(1'200'000, bytes(1'200'000, 77'000));
+    other.write(0, bytes(1'000'000, 900'000));
+    longer.write(0, bytes(0, 900'000));
+    EXPECT_EQ(copy_part_of_another_host(mine, "e7a6", kSize), 377'000) << "while that host writes";
+    EXPECT_EQ(copy_part_of_another_host(mine, "e7a6", kSize), 0) << "something is there";
+    PartialFile all(mine, kSize, 4096);
+    EXPECT_EQ(all.chunks().bytes_there(), 377'000);
+    EXPECT_EQ(all.write(0, bytes(0, kSize)), kSize - 377'000);
+    all.finish();
+    EXPECT_EQ(read_text(mine), content);
+    more.restart(300'000);
+  }
+  fs::remove(mine);
+  fs::rename(of_host("e7a6", "00000002"), mine);
+  {
+    PartialFile all(mine, kSize, 4096);
+    all.write(0, bytes(0, kSize));
+    all.finish();
+  }
+  const fs::path third = of_host("e7a6", "00000005");
+  EXPECT_EQ(copy_part_of_another_host(third, "e7a6", kSize), kSize) << "whole, and not yet with its name";
+  PartialFile(third, kSize, 4096).finish();
+  EXPECT_EQ(read_text(third), content);
+  EXPECT_EQ(copy_part_of_another_host(of_host("e7a8", "00000001"), "e7a8", 1000), 0);
+  fs::remove_all(folder);
+}
+
 TEST(HubPartialFile, RecordsThatMakeNoSenseCountForNothing) {
   const fs::path path = fs::path(testing::TempDir()) / "hub_unsound";
   const std::string content = pattern_of(10'000);

@@ -60,8 +60,16 @@ TEST(Sources, ABlendOfDatasetsIsTranslated) {
   EXPECT_EQ(of_each.data.valid, "c");
 
   for (const char* const unweighted : {"a b", "a b c"}) {
-    const Migration by_size = migrated(small + "--data-path " + unweighted);
-    EXPECT_THAT(item_with(by_size, Section::no_equivalent, "--data-path"), HasSubstr("without weights")) << unweighted;
+    const Migration migration = migrated(small + "--data-path " + unweighted);
+    const train::DatasetList list = train::parse_config_text(migration.toml, "migrated").data.train;
+    EXPECT_TRUE(list.by_size) << unweighted;
+    EXPECT_EQ(list.entries.size(), unweighted == std::string("a b") ? 2U : 3U);
+    EXPECT_EQ(list.entries.back().prefix, unweighted == std::string("a b") ? "b" : "c");
+    EXPECT_THAT(item_with(migration, Section::fill_in, "data.train"), HasSubstr("weighed by their sizes"));
+  }
+  for (const char* const mixed : {"0.5 a b", "0.5 a b c"}) {
+    const Migration migration = migrated(small + "--data-path " + mixed);
+    EXPECT_THAT(item_with(migration, Section::no_equivalent, "--data-path"), HasSubstr("do not take turns")) << mixed;
   }
 }
 

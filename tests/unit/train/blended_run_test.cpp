@@ -1,6 +1,7 @@
 // Runs on several datasets, and on blocks of documents.
 #include <gmock/gmock.h>
 
+#include <array>
 #include <cmath>
 
 #include "../train_config/expect_error.h"
@@ -39,6 +40,14 @@ class SeveralDatasets : public SmallRun {
     return fmt::format("data.train=[[{}, \"{}\"], [{}, \"{}\"]]", weight, (folder_ / first).string(), 1 - weight,
                        (folder_ / second).string());
   }
+  // None where the last line has no such key.
+  std::optional<double> metric_of_last(const std::string& name, const std::string& key) const {
+    std::ifstream file(folder_ / name / "metrics.jsonl");
+    std::string line;
+    for (std::string next; std::getline(file, next);) line = next;
+    const nlohmann::json json = nlohmann::json::parse(line);
+    return json.contains(key) ? std::optional(json.at(key).get<double>()) : std::nullopt;
+  }
   std::string only(const std::string& key, const std::string& name) const {
     return fmt::format("data.{}={}", key, (folder_ / name).string());
   }
@@ -69,6 +78,60 @@ TEST_F(SeveralDatasets, are_trained_on_by_weight_and_resumed_with_the_same_bits)
     run(config(), 2, "one");
     return losses("one");
   }()) << "the other dataset made a difference";
+}
+
+TEST_F(SeveralDatasets, have_validation_losses_of_their_own) {
+  write_counting("other", 20, 90, 7);
+  run(config({blend("data", 0.75, "other"), "train.eval_every=8"}), 2, "run");
+  // data.split leaves 4 of the 40 and 2 of the 20 documents, of 630 and 180 tokens.
+  const double first = metric_of_last("run", "validation_loss_of_dataset_1").value(),
+               second = metric_of_last("run", "validation_loss_of_dataset_2").value();
+  EXPECT_NEAR(metric_of_last("run", "validation_loss").value(), (629 * first + 179 * second) / (629 + 179), 1e-9);
+  const ModelSource source = ModelSource::open(folder_ / "run");
+  EvaluationSettings settings{.sequence = 24};
+  settings.sharding.mesh = comm::Mesh::of_data(1);
+  const auto alone = [&](const char* name, data::DocumentRange documents) {
+    return evaluate(source, data::IndexedDataset::open(folder_ / name), documents, settings).loss;
+  };
+  // In micro-batches of another size: the last bits may differ.
+  EXPECT_NEAR(first, alone("data", {36, 40}), 1e-5);
+  EXPECT_NEAR(second, alone("other", {18, 20}), 1e-5);
+  EXPECT_GT(std::abs(first - second), 1e-3) << "a test of nothing";
+  // Of three windows in all, 0.75 and 0.25 of them: one dataset has two.
+  run(config({blend("data", 0.75, "other"), "train.eval_every=8", "train.eval_samples=3"}), 2, "few");
+  EXPECT_NE(metric_of_last("few", "validation_loss_of_dataset_1"), first);
+  // None of a dataset without a window, nor of one alone.
+  run(config({blend("data", 0.75, "other"), "train.eval_every=8", "train.eval_samples=1"}), 2, "one");
+  EXPECT_EQ(metric_of_last("one", "validation_loss_of_dataset_1"), metric_of_last("one", "validation_loss"));
+  EXPECT_FALSE(metric_of_last("one", "validation_loss_of_dataset_2"));
+  run(config({"train.eval_every=8"}), 2, "alone");
+  EXPECT_TRUE(metric_of_last("alone", "validation_loss"));
+  EXPECT_FALSE(metric_of_last("alone", "validation_loss_of_dataset_1"));
+}
+
+TEST_F(SeveralDatasets, without_weights_are_taken_by_their_sizes) {
+  write_counting("other", 20, 90, 7);
+  const std::string key =
+      fmt::format("data.train=[\"{}\", \"{}\"]", (folder_ / "data").string(), (folder_ / "other").string());
+  const Config by_size = config({key, "train.steps=4", "train.eval_every=4"});
+  ASSERT_TRUE(by_size.data.train.by_size);
+  const RunDocuments documents = open_documents(by_size);
+  // 4,950 and 1,620 tokens train, 630 and 180 validate: samples of 24 tokens and one that is predicted only.
+  EXPECT_DOUBLE_EQ(documents.train[0].weight, 206.0 / (206 + 67));
+  EXPECT_DOUBLE_EQ(documents.train[1].weight, 67.0 / (206 + 67));
+  EXPECT_DOUBLE_EQ(documents.valid[0].weight, 26.0 / (26 + 7));
+  EXPECT_EQ(planned_order(by_size).weights, (std::vector<double>{206.0 / 273, 67.0 / 273}));
+  run(by_size, 2, "run");
+  run(config({key, "train.steps=8", "train.eval_every=4"}), 2, "run", true);
+  EXPECT_EQ(losses("run").size(), 8U);
+  run(config({fmt::format("data.train=[[206, \"{}\"], [67, \"{}\"]]", (folder_ / "data").string(),
+                          (folder_ / "other").string()),
+              "train.steps=4"}),
+      2, "weighed");
+  std::vector<double> begun = losses("run");
+  begun.resize(4);
+  EXPECT_EQ(losses("weighed"), begun);
+  EXPECT_FALSE(config({fmt::format("data.train=[\"{}\"]", (folder_ / "data").string())}).data.train.by_size);
 }
 
 TEST_F(SeveralDatasets, are_both_learnt) {
@@ -158,6 +221,46 @@ TEST_F(SeveralDatasets, must_go_together) {
         run(config({blend("data", 0.5, "empty"), "data.split=50,50,0"}), 1, "refused");
       },
       {"data.train[2]", "hold no tokens", "data.split"});
+}
+
+TEST_F(SeveralDatasets, files_of_llm_c_are_trained_on_as_they_are) {
+  constexpr int32_t kSeparator = 50256;
+  data::IndexedDatasetWriter writer(folder_ / "pair", kSeparator + 1);
+  std::vector<int32_t> all;
+  for (int32_t document = 0; document < 12; ++document) {
+    std::vector<int32_t> tokens = {kSeparator};
+    for (int32_t i = 0; i < 40 + document; ++i) tokens.push_back((document + 7 * i) % kVocabulary);
+    writer.add_document(tokens);
+    all.insert(all.end(), tokens.begin(), tokens.end());
+  }
+  writer.finish(std::nullopt);
+  const auto write = [&](const char* name, size_t first, size_t last) {
+    std::array<int32_t, 256> header = {20240520, 1, static_cast<int32_t>(last - first)};
+    const std::vector<uint16_t> ids(all.begin() + static_cast<std::ptrdiff_t>(first),
+                                    all.begin() + static_cast<std::ptrdiff_t>(last));
+    std::ofstream(folder_ / name, std::ios::binary)
+        .write(reinterpret_cast<const char*>(header.data()), sizeof header)
+        .write(reinterpret_cast<const char*>(ids.data()), static_cast<std::streamsize>(2 * ids.size()));
+  };
+  write("shard_000001.bin", 0, 200);
+  write("shard_000002.bin", 200, all.size());
+  const auto of = [&](const std::string& name, const std::string& run_name, int steps, bool resume) {
+    run(config({only("train", name), "model.vocab=50257", "model.width=16", "train.eval_every=2", "train.save_every=2",
+                "optimizer.warmup_steps=1", fmt::format("train.steps={}", steps)}),
+        2, run_name, resume);
+    return losses(run_name);
+  };
+  const std::vector<double> expected = of("pair", "of_pair", 2, false);
+  EXPECT_EQ(of("shard_*.bin", "of_shards", 2, false), expected);
+  EXPECT_EQ(state("of_shards", 2), state("of_pair", 2));
+  EXPECT_EQ(of("shard_*.bin", "of_pair", 3, true).size(), 3U) << "goes on with the same data";
+  expect_error([&] { of("shard_000002.bin", "of_pair", 4, true); }, {"not the data of the checkpoint"});
+  expect_error([&] { run(config({blend("shard_*.bin", 0.5, "shard_000002.bin")}), 1, "twice"); },
+               {"data.train[1] and data.train[2] are the same dataset", "shard_000002.bin"});
+  expect_error([&] { of("nothing_*.bin", "none", 2, false); }, {"no file matches"});
+  const OrderSize size = planned_order(config({only("train", "shard_*.bin")}));
+  EXPECT_EQ(size.datasets.size(), 1U);
+  EXPECT_TRUE(planned_order(config({only("train", "nothing_*.bin")})).datasets.empty());
 }
 
 TEST_F(SeveralDatasets, a_block_is_a_sample_of_its_own) {

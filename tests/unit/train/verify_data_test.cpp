@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <filesystem>
 #include <memory>
 
@@ -87,6 +88,17 @@ TEST_F(VerifyData, ComparesWithWhatPrepareWrote) {
 TEST_F(VerifyData, SaysThatThereIsNothingToCompareWith) {
   write(5000, false);
   EXPECT_THAT(said(2), HasSubstr("data.train: prepare left no checksums beside it; all 9.77 KiB can be read\n"));
+}
+
+TEST_F(VerifyData, ReadsAllFilesOfLlmC) {
+  for (const char* name : {"a1.bin", "a2.bin"}) {
+    std::string bytes(1024 + 2 * 5000, '\0');
+    const int32_t header[3] = {20240520, 1, 5000};
+    std::memcpy(bytes.data(), header, sizeof header);
+    write_atomically(folder_ / name, bytes);
+  }
+  config_.data.train = (folder_ / "a*.bin").string();
+  EXPECT_THAT(said(2), HasSubstr("data.train: prepare left no checksums beside it; all 21.5 KiB can be read\n"));
 }
 
 TEST_F(VerifyData, ReadsTheDataForValidationToo) {

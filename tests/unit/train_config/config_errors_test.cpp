@@ -82,9 +82,10 @@ const BadInput kBadInputs[] = {
      "",
      {"parallel.sequence = 0: a whole number was given, true or false is expected"}},
     {"list",
-     "[data]\ntrain = [\"a\", \"b\"]\n",
+     "[data]\ntrain = [\"a\", 0.5]\n",
      "",
-     {"dir/a.toml:2: data.train: entry 1 of the list is a string \"a\"; each must be [weight, \"prefix\"]"}},
+     {"dir/a.toml:2: data.train: entry 1 of the list is a string \"a\"; each must be [weight, \"prefix\"], or "
+      "each a prefix"}},
     {"list_for_text",
      "[data]\nsplit = [98, 2]\n",
      "",
