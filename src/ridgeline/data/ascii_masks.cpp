@@ -2,6 +2,9 @@
 
 #include <array>
 #include <bit>
+#include <iterator>
+
+#include "ridgeline/data/unicode.h"
 
 namespace ridgeline::data {
 
@@ -38,14 +41,45 @@ size_t places_one_by_one(uint64_t bits, size_t first, size_t* to) {
   return count;
 }
 
+LongerMasks no_longer_masks(const char* /*block*/, const CharacterTables& /*tables*/) {
+  return {0, 0, 0};
+}
+
+CharacterTables::Bits bits_of(CharClass kind) {
+  CharacterTables::Bits bits{};
+  const auto row = [&](uint32_t code) {
+    unsigned ones = 0;
+    for (uint32_t i = 0; i < 8; ++i) ones |= (class_of(code + i) == kind ? 1U : 0U) << i;
+    return static_cast<uint8_t>(ones);
+  };
+  // Not what takes fewer bytes.
+  for (uint32_t code = 0x80; code < 0x800; code += 8) bits.two[code / 8] = row(code);
+  for (uint32_t code = 0x800; code < 0x10000; code += 64) {
+    bool all = code >> 11 != 0xD800 >> 11;  // surrogates are no characters
+    for (uint32_t i = 0; i < 64; i += 8) all = all && row(code + i) == 0xFF;
+    bits.groups[code / 512] |= static_cast<uint8_t>((all ? 1U : 0U) << (code / 64 % 8));
+  }
+  for (size_t block = 0; block < std::size(CharacterTables::kMixed); ++block) {
+    for (uint32_t i = 0; i < 32; ++i) bits.mixed[block][i] = row(CharacterTables::kMixed[block] * 256U + i * 8);
+  }
+  return bits;
+}
+
 }  // namespace
 
-constexpr BlockFunctions kPortableBlocks{masks_by_table, places_one_by_one};
+const CharacterTables& character_tables() {
+  static const CharacterTables tables{bits_of(CharClass::letter), bits_of(CharClass::other)};
+  return tables;
+}
+
+constexpr BlockFunctions kPortableBlocks{masks_by_table, no_longer_masks, places_one_by_one, nullptr};
 
 const BlockFunctions& block_functions(device::Isa isa) {
 #if defined(__x86_64__)
   // Processors with AVX2 have the others; what an emulator pretends may not.
   static const bool others = __builtin_cpu_supports("bmi") != 0 && __builtin_cpu_supports("popcnt") != 0;
+  static const bool of_bytes = __builtin_cpu_supports("avx512vbmi") != 0 && __builtin_cpu_supports("avx512vbmi2") != 0;
+  if (isa >= device::Isa::avx512 && others && of_bytes) return kAvx512Blocks;
   if (isa >= device::Isa::avx2 && others) return kAvx2Blocks;
 #endif
   return kPortableBlocks;

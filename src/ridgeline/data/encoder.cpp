@@ -5,6 +5,7 @@
 #include "ridgeline/data/bpe_model.h"
 #include "ridgeline/data/piece_cache.h"
 #include "ridgeline/data/piece_hash.h"
+#include "ridgeline/data/piece_lookup.h"
 #include "ridgeline/data/piece_scanner.h"
 #include "ridgeline/data/tokenizer.h"
 #include "ridgeline/data/unicode.h"
@@ -12,67 +13,91 @@
 namespace ridgeline::data {
 
 // A text is encoded some hundred pieces at a time: first where they end, then their keys, whose places in the cache are
-// fetched meanwhile, then their ids, which wait for the others before they are appended to the caller's.
+// fetched meanwhile, then their ids, which wait for the others before they are appended to the caller's. Most pieces
+// are short and known: only the others leave the loops of LookupFunctions.
 struct Encoder::State {
-  // Where a piece is in the cache, if it is there.
-  struct Place {
-    PieceCache::Key key;  // of length 0: a long piece
-    uint64_t hash = 0;
-  };
-  // Ids of long pieces that may wait, beside those of the short ones.
+  // Bytes of a long piece that is looked up with the short ones; ids of those, and of longer ones, that may wait.
+  static constexpr size_t kAmongShort = 64;
+  static constexpr size_t kShortIds = PieceScanner::kMost * kAmongShort;
   static constexpr size_t kLongIds = 4096;
-  static constexpr size_t kShortIds = PieceScanner::kMost * PieceCache::kRoom;
 
   // What is found and not known yet; null: the model's vocabulary alone, and nothing is remembered.
   std::optional<PieceCache> cache;
   const char* text_end = nullptr;
+  const LookupFunctions& lookups = lookup_functions(device::isa());
   PieceScanner::Ends ends;
-  std::array<Place, PieceScanner::kMost> places;
+  std::array<PiecePlace, PieceScanner::kMost> places;
+  std::array<uint32_t, PieceScanner::kMost> longs;
+  // What the places of long pieces name: a slot and a free one.
+  struct alignas(PieceTable::kPair) Pair {
+    std::array<PieceCache::Slot, 2> slots;
+  };
+  std::array<Pair, PieceScanner::kMost> long_pairs;
   std::array<int32_t, kLongIds + kShortIds> waiting;
   std::vector<int32_t> merged;
   std::string prefixed;
 
-  // The places of the next `count` pieces; has the processor fetch them.
-  void fetch_places(const char* begin_of_text, size_t begin, size_t count, const PieceCache& from);
+  // The places of pieces `from` to `to`, the first of which begins at `begin`; has the processor fetch them.
+  void fetch_places(std::string_view text, size_t begin, size_t from, size_t to, const PieceCache& known);
   // Both write the ids of a piece of at most kLongestPiece bytes to `to` and return how many. merge: that is not in the
-  // cache.
+  // cache; `hash` is of its key, or hash_piece().
   size_t find(const BpeModel& model, std::string_view piece, int32_t* to);
-  size_t merge(const BpeModel& model, std::string_view piece, const Place& place, int32_t* to);
-  void insert(const BpeModel& model, std::string_view piece, const Place& place, std::span<const int32_t> ids);
+  size_t merge(const BpeModel& model, std::string_view piece, uint64_t hash, int32_t* to);
+  void insert(const BpeModel& model, std::string_view piece, uint64_t hash, std::span<const int32_t> ids);
 
   const PieceCache& known(const BpeModel& model) const { return cache ? *cache : model.vocabulary; }
 };
 
-void Encoder::State::fetch_places(const char* begin_of_text, size_t begin, size_t count, const PieceCache& from) {
-  for (size_t i = 0; i < count; begin = ends[i++]) {
-    const std::string_view piece(begin_of_text + begin, ends[i] - begin);
-    if (piece.size() > PieceCache::kLongestKey) [[unlikely]] {
-      places[i] = {{}, piece.size() <= PieceCache::kLongestPiece ? hash_piece(piece) : 0};
-      from.prefetch_long(places[i].hash);
-      continue;
-    }
-    const PieceCache::Key key = PieceCache::key_of(piece, text_end);
-    const uint64_t hash = PieceCache::hash_of(key);
-    from.prefetch(hash);
-    places[i] = {key, hash};
+void Encoder::State::fetch_places(std::string_view text, size_t begin, size_t from, size_t to,
+                                  const PieceCache& known) {
+  const auto begin_of = [&](size_t piece) { return piece == from ? begin : ends[piece - 1]; };
+  const PieceTable table = known.table();
+  // Behind the last few pieces of a text there are no 16 bytes to read.
+  size_t readable = to;
+  while (readable > from && text.size() - begin_of(readable - 1) < 16) --readable;
+  const size_t long_ones = lookups.places(text.data(), begin, ends.data() + from, readable - from, table,
+                                          places.data() + from, longs.data());
+  const auto long_piece = [&](size_t i) {
+    const size_t piece = from + longs[i], piece_begin = begin_of(piece);
+    return text.substr(piece_begin, ends[piece] - piece_begin);
+  };
+  for (size_t i = 0; i < long_ones; ++i) {
+    const std::string_view piece = long_piece(i);
+    const uint64_t hash = piece.size() <= PieceCache::kLongestPiece ? hash_piece(piece) : 0;
+    places[from + longs[i]].key.low = hash;
+    known.prefetch_long(hash);
+  }
+  for (size_t i = 0; i < long_ones; ++i) known.prefetch_entry(places[from + longs[i]].key.low);
+  for (size_t i = 0; i < long_ones; ++i) {
+    const std::string_view piece = long_piece(i);
+    PiecePlace& place = places[from + longs[i]];
+    Pair& pair = long_pairs[i];
+    pair = {};
+    if (piece.size() <= kAmongShort && known.slot_of_long(piece, place.key.low, pair.slots[0]))
+      place.pair = reinterpret_cast<const char*>(&pair);
+  }
+  for (size_t i = readable; i < to; ++i) {
+    const std::string_view piece = text.substr(begin_of(i), ends[i] - begin_of(i));
+    places[i].key = PieceCache::key_of(piece, text.data() + text.size());
+    places[i].pair = table.pair_of(places[i].key);
   }
 }
 
 size_t Encoder::State::find(const BpeModel& model, std::string_view piece, int32_t* to) {
-  Place place;
   size_t found = 0;
+  uint64_t hash = 0;
   if (piece.size() <= PieceCache::kLongestKey) {
-    place.key = PieceCache::key_of(piece, text_end);
-    place.hash = PieceCache::hash_of(place.key);
-    found = known(model).find(place.key, place.hash, to);
+    const PieceCache::Key key = PieceCache::key_of(piece, text_end);
+    hash = PieceCache::hash_of(key);
+    found = known(model).find(key, hash, to);
   } else {
-    place.hash = hash_piece(piece);
-    found = known(model).find_long(piece, place.hash, to);
+    hash = hash_piece(piece);
+    found = known(model).find_long(piece, hash, to);
   }
-  return found != 0 ? found : merge(model, piece, place, to);
+  return found != 0 ? found : merge(model, piece, hash, to);
 }
 
-size_t Encoder::State::merge(const BpeModel& model, std::string_view piece, const Place& place, int32_t* to) {
+size_t Encoder::State::merge(const BpeModel& model, std::string_view piece, uint64_t hash, int32_t* to) {
   size_t count = 0;
   for (size_t begin = 0, end = 0; begin < piece.size(); begin = end) {
     end = model.part_end(piece, begin);
@@ -85,17 +110,17 @@ size_t Encoder::State::merge(const BpeModel& model, std::string_view piece, cons
       count = merged.size();
     }
   }
-  if (cache) insert(model, piece, place, {to, count});
+  if (cache) insert(model, piece, hash, {to, count});
   return count;
 }
 
-void Encoder::State::insert(const BpeModel& model, std::string_view piece, const Place& place,
+void Encoder::State::insert(const BpeModel& model, std::string_view piece, uint64_t hash,
                             std::span<const int32_t> ids) {
   if (cache->full()) *cache = model.vocabulary;
   if (piece.size() <= PieceCache::kLongestKey) {
-    cache->insert(place.key, place.hash, ids);
+    cache->insert(PieceCache::key_of(piece, text_end), hash, ids);
   } else {
-    cache->insert_long(piece, place.hash, ids);
+    cache->insert_long(piece, hash, ids);
   }
 }
 
@@ -134,24 +159,37 @@ void Encoder::encode_words(std::string_view text, std::vector<int32_t>& ids) {
     }
   };
   state.text_end = text.data() + text.size();
+  const PieceCache& known = state.known(model);
+  // One that is not where its place says.
+  const auto encode_further = [&](std::string_view piece, const PieceCache::Key& key) {
+    if (piece.size() <= PieceCache::kLongestKey) {
+      const uint64_t hash = PieceCache::hash_of(key);
+      const size_t found = known.find(key, hash, to);
+      to += found != 0 ? found : state.merge(model, piece, hash, to);
+    } else if (piece.size() <= PieceCache::kLongestPiece) {
+      room_for(piece);
+      const size_t found = known.find_long(piece, key.low, to);
+      to += found != 0 ? found : state.merge(model, piece, key.low, to);
+    } else {
+      encode_longest(piece);
+    }
+  };
   size_t begin = 0;
   while (const size_t count = scanner.next(state.ends)) {
-    const PieceCache& known = state.known(model);
-    state.fetch_places(text.data(), begin, count, known);
-    for (size_t i = 0; i < count; begin = state.ends[i++]) {
-      const State::Place& place = state.places[i];
-      const std::string_view piece(text.data() + begin, state.ends[i] - begin);
-      if (place.key.high != 0) [[likely]] {
-        const size_t found = known.find(place.key, place.hash, to);
-        to += found != 0 ? found : state.merge(model, piece, place, to);
-      } else if (piece.size() <= PieceCache::kLongestPiece) {
-        room_for(piece);
-        const size_t found = known.find_long(piece, place.hash, to);
-        to += found != 0 ? found : state.merge(model, piece, place, to);
-      } else {
-        encode_longest(piece);
-      }
+    state.fetch_places(text, begin, 0, count, known);
+    PieceTable table = known.table();
+    for (size_t i = 0;; ++i) {
+      i += state.lookups.ids(state.places.data() + i, count - i, table, to);
+      if (i == count) break;
+      if (i != 0) begin = state.ends[i - 1];
+      encode_further(text.substr(begin, state.ends[i] - begin), state.places[i].key);
+      // A piece that was new may have moved the others.
+      const PieceTable now = known.table();
+      if (now.pairs != table.pairs || now.shift != table.shift)
+        state.fetch_places(text, state.ends[i], i + 1, count, known);
+      table = now;
     }
+    begin = state.ends[count - 1];
     flush();
   }
 }

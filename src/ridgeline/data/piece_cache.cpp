@@ -101,18 +101,46 @@ void PieceCache::grow() {
   }
 }
 
-size_t PieceCache::find_long(std::string_view piece, uint64_t hash, int32_t* ids) const {
+namespace {
+
+// Of at least 16 bytes: the last 16 may overlap those before.
+bool same_bytes(const void* a, const void* b, size_t size) {
+  const auto differ = [&](size_t at) {
+    std::array<uint64_t, 2> left, right;
+    std::memcpy(left.data(), static_cast<const char*>(a) + at, 16);
+    std::memcpy(right.data(), static_cast<const char*>(b) + at, 16);
+    return (left[0] ^ right[0]) | (left[1] ^ right[1]);
+  };
+  uint64_t different = differ(0) | differ(size - 16);
+  for (size_t at = 16; at + 16 < size; at += 16) different |= differ(at);
+  return different == 0;
+}
+
+}  // namespace
+
+const PieceCache::LongSlot* PieceCache::long_slot(std::string_view piece, uint64_t hash) const {
   size_t at = long_home(hash);
   for (size_t looked = 0; looked < kLongSlots; ++looked, at = (at + 1) & (long_slots_.size() - 1)) {
     const LongSlot& slot = long_slots_[at];
-    if (slot.length == 0) return 0;
+    if (slot.length == 0) return nullptr;
     if (slot.hash != hash || slot.length != piece.size()) continue;
-    const int32_t* const known = store_.data() + slot.place;
-    if (std::memcmp(known + slot.count, piece.data(), piece.size()) != 0) continue;
-    std::memcpy(ids, known, slot.count * sizeof(int32_t));
-    return slot.count;
+    if (same_bytes(store_.data() + slot.place + slot.count, piece.data(), piece.size())) return &slot;
   }
-  return 0;
+  return nullptr;
+}
+
+size_t PieceCache::find_long(std::string_view piece, uint64_t hash, int32_t* ids) const {
+  const LongSlot* const slot = long_slot(piece, hash);
+  if (slot == nullptr) return 0;
+  std::memcpy(ids, store_.data() + slot->place, slot->count * sizeof(int32_t));
+  return slot->count;
+}
+
+bool PieceCache::slot_of_long(std::string_view piece, uint64_t hash, Slot& slot) const {
+  const LongSlot* const known = long_slot(piece, hash);
+  if (known == nullptr) return false;
+  slot = {.low = hash, .high = kNoPieceKey | uint64_t{0xF} << 60, .held = {known->place, known->count}};
+  return true;
 }
 
 void PieceCache::insert_long(std::string_view piece, uint64_t hash, std::span<const int32_t> ids) {

@@ -11,7 +11,7 @@
 #include <cstdint>
 #include <string_view>
 
-#include "ridgeline/data/ascii_masks.h"
+#include "ridgeline/data/block_begins.h"
 #include "ridgeline/data/pretokenize.h"
 #include "ridgeline/data/unicode.h"
 
@@ -19,8 +19,8 @@ namespace ridgeline::data {
 
 class PieceScanner {
  public:
-  static constexpr size_t kMost = 256;         // ends that one call gives
-  using Ends = std::array<size_t, kMost + 8>;  // more may be written
+  static constexpr size_t kMost = 256;                                       // ends that one call gives
+  using Ends = std::array<size_t, kMost + BlockFunctions::kMorePlaces + 1>;  // more may be written
 
   // `text` is as for next_piece(). `isa` at most device::isa().
   PieceScanner(PreTokenizer kind, std::string_view text, device::Isa isa = device::isa())
@@ -30,31 +30,18 @@ class PieceScanner {
   size_t next(Ends& ends);
 
  private:
-  // One bit each, in bit 0: the class of the byte before the block.
-  struct Before {
-    uint64_t letter = 0, number = 0, space = 0, other = 0, blank = 0;
-  };
-  // Characters of more than one byte in a block.
-  struct Longer {
-    uint64_t letters = 0, numbers = 0, spaces = 0;  // all of their bytes
-    uint64_t inside = 0;                            // all but the first
-    uint64_t last_spaces = 0;                       // first bytes of white space with something else behind it
-  };
   uint64_t begins_in_block(size_t block);
-  Longer longer_characters(size_t block, uint64_t high);
-  uint64_t with_contractions(size_t block, uint64_t begins, uint64_t apostrophes);
+  Longer longer_characters(size_t block, const char* bytes, uint64_t high);
+  void add_one_by_one(size_t block, uint64_t todo, Longer& longer);
+  uint64_t with_contractions_in(size_t block, uint64_t begins, uint64_t apostrophes);
   bool space_at(size_t place) const;
 
   std::string_view text_;
   PreTokenizer kind_;
   const BlockFunctions& blocks_;
+  const CharacterTables& tables_ = character_tables();
   size_t done_ = 0;  // bytes looked at
-  Before before_;
-  // The bytes in the next block of a character that begins in the one before it.
-  unsigned rest_ = 0;
-  CharClass rest_kind_ = CharClass::other;
-  // Bits of the next block that a contraction at the end of the one before it decides.
-  uint64_t no_begins_ = 0, begins_ = 0;
+  BlockCarry carry_;
 };
 
 }  // namespace ridgeline::data
