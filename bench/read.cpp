@@ -5,15 +5,21 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <map>
 #include <optional>
 #include <string>
+#include <thread>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/base/file.h"
 #include "ridgeline/data/corpus.h"
 #include "ridgeline/data/corpus_inputs.h"
 #include "ridgeline/data/ordered_pipeline.h"
+#include "ridgeline/data/prepare.h"
+#include "ridgeline/data/tokenizer.h"
 
 namespace ridgeline::bench {
 namespace {
@@ -33,15 +39,74 @@ int64_t unpack(const CorpusFile& file) {
   return bytes;
 }
 
-void read_documents(const CorpusFile& file, int threads) {
+// visit(batch) for each batch of its documents, in order.
+template <typename Visit>
+void read_documents(const CorpusFile& file, int threads, Visit visit) {
   data::CorpusReader reader({file.path}, {}, 0);
   data::ordered_pipeline<data::DocumentBatch>(
       threads, [&](data::DocumentBatch& batch) { return reader.next(batch); },
       [](const data::DocumentBatch& batch) { return batch.chunk.bytes.size(); },
       [&](int, data::DocumentBatch& batch) { reader.parse(batch); },
-      [&](const data::DocumentBatch& batch) { reader.add(batch); });
+      [&](const data::DocumentBatch& batch) {
+        reader.add(batch);
+        visit(batch);
+      });
   reader.require_some();
 }
+
+// All documents of a file, as they are encoded: some at a time.
+std::vector<data::DocumentBatch> documents_of(const CorpusFile& file, int threads) {
+  std::vector<data::DocumentBatch> all;
+  read_documents(file, threads, [&](const data::DocumentBatch& batch) {
+    all.emplace_back().text = batch.text;
+    all.back().ends = batch.ends;
+  });
+  return all;
+}
+
+void encode(const data::Tokenizer& tokenizer, const std::vector<data::DocumentBatch>& batches, int threads) {
+  std::atomic<size_t> next = 0;
+  const auto work = [&] {
+    data::Encoder encoder(tokenizer);
+    std::vector<int32_t> ids;
+    for (size_t i = next++; i < batches.size(); i = next++) {
+      ids.clear();
+      for (size_t k = 0; k < batches[i].size(); ++k) encoder.encode(batches[i][k], ids);
+    }
+  };
+  std::vector<std::thread> others;
+  for (int i = 1; i < threads; ++i) others.emplace_back(work);
+  work();
+  for (std::thread& other : others) other.join();
+}
+
+// Where a dataset is prepared, gone with this.
+class DatasetFolder {
+ public:
+  explicit DatasetFolder(const std::filesystem::path& folder)
+      : path_((folder.empty() ? std::filesystem::temp_directory_path() : folder) /
+              fmt::format("ridgeline_bench_read_{}", ::getpid())) {
+    make_folder(path_);
+  }
+  ~DatasetFolder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  DatasetFolder(const DatasetFolder&) = delete;
+  DatasetFolder& operator=(const DatasetFolder&) = delete;
+
+  // Of one file.
+  void prepare(const data::Tokenizer& tokenizer, const CorpusFile& file, int threads) const {
+    data::PrepareSettings settings;
+    settings.inputs = {file.path};
+    settings.prefix = path_ / "dataset";
+    settings.threads = threads;
+    data::prepare_dataset(tokenizer, settings);
+  }
+
+ private:
+  std::filesystem::path path_;
+};
 
 std::vector<std::string> tools_for(Compression compression) {
   switch (compression) {
@@ -75,28 +140,47 @@ std::optional<double> tool_seconds(const std::string& tool, const std::filesyste
   return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? std::optional(since(begin)) : std::nullopt;
 }
 
-void add_rows(const CorpusFile& file, int threads, int rounds, std::vector<Row>& rows) {
-  std::vector<double> unpacking, reading;
+// Seconds, round by round.
+struct Stages {
+  std::vector<double> unpacking, reading, encoding, preparing;
   std::map<std::string, std::vector<double>> tools;
-  int64_t bytes = 0;
-  for (int round = -1; round < rounds; ++round) {
-    auto begin = std::chrono::steady_clock::now();
-    bytes = unpack(file);
-    if (round >= 0) unpacking.push_back(since(begin));
-    begin = std::chrono::steady_clock::now();
-    read_documents(file, threads);
-    if (round >= 0) reading.push_back(since(begin));
+  int64_t bytes = 0, text_bytes = 0;
+};
+
+Stages measure(const CorpusFile& file, const data::Tokenizer& tokenizer, const DatasetFolder& folder,
+               const ReadOptions& options) {
+  const int threads = options.threads;
+  Stages stages;
+  const std::vector<data::DocumentBatch> documents = documents_of(file, threads);
+  for (const data::DocumentBatch& batch : documents) stages.text_bytes += std::ssize(batch.text);
+  bool counts = false;
+  const auto time = [&](std::vector<double>& seconds, const auto& stage) {
+    const auto begin = std::chrono::steady_clock::now();
+    stage();
+    if (counts) seconds.push_back(since(begin));
+  };
+  for (int round = -1; round < options.rounds; ++round) {
+    counts = round >= 0;
+    time(stages.unpacking, [&] { stages.bytes = unpack(file); });
+    time(stages.reading, [&] { read_documents(file, threads, [](const data::DocumentBatch&) {}); });
+    time(stages.encoding, [&] { encode(tokenizer, documents, threads); });
+    time(stages.preparing, [&] { folder.prepare(tokenizer, file, threads); });
     for (const std::string& tool : tools_for(file.compression)) {
-      if (const auto seconds = tool_seconds(tool, file.path); seconds && round >= 0) tools[tool].push_back(*seconds);
+      if (const auto seconds = tool_seconds(tool, file.path); seconds && counts) stages.tools[tool].push_back(*seconds);
     }
   }
-  const std::string name = file.path.filename().string();
-  const double megabytes = 1e-6 * static_cast<double>(bytes);
-  const Statistics unpacked = statistics(unpacking), read = statistics(reading);
+  return stages;
+}
+
+void add_rows(const std::string& name, const Stages& stages, int threads, std::vector<Row>& rows) {
+  const Statistics unpacked = statistics(stages.unpacking), read = statistics(stages.reading),
+                   encoded = statistics(stages.encoding), prepared = statistics(stages.preparing);
+  const double megabytes = 1e-6 * static_cast<double>(stages.bytes);
+  const double text_megabytes = 1e-6 * static_cast<double>(stages.text_bytes);
   const Row row{
       .name = "unpack_" + name, .value = megabytes / unpacked.median, .unit = "MB/s", .spread = unpacked.spread};
-  if (tools.empty()) rows.push_back(row);
-  for (const auto& [tool, seconds] : tools) {
+  if (stages.tools.empty()) rows.push_back(row);
+  for (const auto& [tool, seconds] : stages.tools) {
     rows.push_back(row);
     rows.back().peer = tool + " -dc";
     rows.back().ratio = statistics(seconds).median / unpacked.median;
@@ -107,15 +191,33 @@ void add_rows(const CorpusFile& file, int threads, int rounds, std::vector<Row>&
                   .floor = row.value,
                   .fraction = unpacked.median / read.median,
                   .spread = read.spread});
+  rows.push_back({.name = fmt::format("encode_{}_{}", name, threads),
+                  .value = text_megabytes / encoded.median,
+                  .unit = "MB/s",
+                  .spread = encoded.spread});
+  const double slower = std::max(unpacked.median, encoded.median);
+  for (const auto& [peer, seconds] :
+       {std::pair{"unpacking alone", unpacked.median}, {"encoding alone", encoded.median}})
+    rows.push_back({.name = fmt::format("prepare_{}_{}", name, threads),
+                    .value = text_megabytes / prepared.median,
+                    .unit = "MB/s",
+                    .floor = text_megabytes / slower,
+                    .fraction = slower / prepared.median,
+                    .spread = prepared.spread,
+                    .peer = peer,
+                    .ratio = seconds / prepared.median});
 }
 
 }  // namespace
 
-std::vector<Row> read_rows(const std::vector<std::filesystem::path>& inputs, int threads, int rounds) {
-  const data::CorpusInputs looked_at = data::look_at_inputs(inputs);
+std::vector<Row> read_rows(const ReadOptions& options) {
+  const data::CorpusInputs looked_at = data::look_at_inputs(options.inputs);
   if (looked_at.standard_input) throw Error("standard input cannot be read twice", "Name files.");
+  const data::Tokenizer tokenizer = data::Tokenizer::load(options.tokenizer);
+  const DatasetFolder folder(options.folder);
   std::vector<Row> rows;
-  for (const CorpusFile& file : looked_at.files) add_rows(file, threads, rounds, rows);
+  for (const CorpusFile& file : looked_at.files)
+    add_rows(file.path.filename().string(), measure(file, tokenizer, folder, options), options.threads, rows);
   return rows;
 }
 

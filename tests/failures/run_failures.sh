@@ -16,6 +16,7 @@
 #   mpi_verify mpi_links            (pretended hosts of two ranks, before anything begins)
 #   prepare_kill                    (SIGKILL at 20 moments; what was done is kept, the bytes are those of no kill)
 #   prepare_ranks                   (several processes share a corpus; one meets a bad line)
+#   prepare_hang                    (one of two that share a corpus gets SIGSTOP)
 #
 # Environment: FAILURE_SECONDS (default 15): within how many seconds every process must be gone; slack for a loaded machine.
 set -uo pipefail
@@ -552,6 +553,34 @@ try_prepare_ranks() {
   status=0
   shared 2 "${made[@]}" --out "$here/d" - || status=$?
   if [ $status -ne 1 ] || ! grep -q 'cannot be shared' "$here/said"; then complain "standard input is shared: exit $status"; fi
+}
+
+try_prepare_hang() {
+  prepare
+  mkdir "$here/corpus"
+  for _ in $(seq 1500); do cat "$here/text.txt"; done >"$here/corpus/a.txt"
+  cp "$here/corpus/a.txt" "$here/corpus/b.txt"
+  local -a made=(prepare --tokenizer "$here/tokenizer" --threads 1 --part 4MB --out "$here/d" "$here/corpus")
+  local -x RIDGELINE_RENDEZVOUS=127.0.0.1:$((20000 + $$ % 12000)) RIDGELINE_WORLD_SIZE=2
+  local rank status=0 begun
+  unset RANK WORLD_SIZE PMI_RANK OMPI_COMM_WORLD_RANK SLURM_PROCID
+  for rank in 0 1; do
+    RIDGELINE_RANK=$rank "$program" "${made[@]}" --rank-timeout 4 >"$here/said.$rank" 2>&1 </dev/null &
+    echo $! >"$here/pid.$rank"
+  done
+  until [ -e "$here/d.partial/lock-0001" ] || ! kill -0 "$(cat "$here/pid.1")" 2>/dev/null; do sleep 0.01; done
+  kill -STOP "$(cat "$here/pid.1")"
+  begun=$SECONDS
+  wait "$(cat "$here/pid.0")" || status=$?
+  cp "$here/said.0" "$here/said"
+  [ $status -eq 1 ] || complain "exit $status of the rank that goes on"
+  [ $((SECONDS - begun)) -le $((4 + seconds_allowed)) ] || complain "noticed after $((SECONDS - begun)) s"
+  grep -q '^ridgeline: error: .*rank 1' "$here/said" || complain "the rank that hangs is not named"
+  grep -q 'the same command goes on there' "$here/said" || complain "what was done is not kept"
+  kill -KILL "$(cat "$here/pid.1")"
+  wait "$(cat "$here/pid.1")" 2>/dev/null
+  unset RIDGELINE_RENDEZVOUS RIDGELINE_WORLD_SIZE
+  expect 0 'parts are done and verified' -- "${made[@]}"
 }
 
 run_case

@@ -159,6 +159,12 @@ void File::sync() {
   if (::fdatasync(descriptor_) != 0) throw file_error("sync", path_);
 }
 
+void File::begin_sync(int64_t offset, int64_t bytes) {
+#if defined(__linux__)
+  ::sync_file_range(descriptor_, offset, bytes, SYNC_FILE_RANGE_WRITE);
+#endif
+}
+
 int64_t File::size() const {
   struct stat info {};
   if (::fstat(descriptor_, &info) != 0) throw file_error("look at", path_);

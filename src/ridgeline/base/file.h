@@ -60,6 +60,9 @@ class File {
   void reserve(int64_t size);
   // On return the data is on the device (fdatasync).
   void sync();
+  // Has the system begin to bring a range to the device, so that sync() finds little to wait for. Only a hint: what
+  // goes wrong with it sync() says.
+  void begin_sync(int64_t offset, int64_t bytes);
   int64_t size() const;
   int descriptor() const { return descriptor_; }
   // Closes and reports what close() reports; the destructor closes silently.

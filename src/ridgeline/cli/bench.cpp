@@ -25,12 +25,12 @@ namespace {
 
 struct BenchOptions {
   std::string json, filter;
-  std::vector<std::filesystem::path> inputs;
   int threads = 0, rounds = 5, ranks = 2;
   int64_t bytes = 498'000'000;
   bench::TrainBenchOptions train;
   bench::WorkerOptions worker;
   bench::OverlapOptions overlap;
+  bench::ReadOptions read;
   bench::TokenizeOptions tokenize;
 };
 
@@ -141,6 +141,23 @@ void add_bench_train(const Command& command, const std::shared_ptr<BenchOptions>
   });
 }
 
+void add_read(const Command& command, const std::shared_ptr<BenchOptions>& options) {
+  bench::ReadOptions& read = options->read;
+  command.list("INPUT", read.inputs, "Files, folders, patterns").required().placeholder("INPUT");
+  command.option("--tokenizer", read.tokenizer, "Its files; the default is GPT-2's, in Ridgeline's sources")
+      .placeholder("DIR");
+  command
+      .option("--folder", read.folder,
+              "Where datasets are written, and removed; default: the system's folder for temporary files")
+      .placeholder("DIR");
+  command.action([options] {
+    require_json(*options);
+    options->read.threads = threads(*options);
+    options->read.rounds = options->rounds;
+    report(*options, bench::read_rows(options->read));
+  });
+}
+
 void add_tokenize(const Command& command, const std::shared_ptr<BenchOptions>& options) {
   bench::TokenizeOptions& tokenize = options->tokenize;
   command.option("--json", options->json, "Also write the rows, one JSON object per line").placeholder("FILE");
@@ -211,13 +228,7 @@ void add_bench(const Command& program) {
   comm.option("--bytes", options->bytes, Range{1, int64_t{1} << 36}, "Size of the buffer");
   comm.action([options] { run_comm(*options); });
 
-  const Command read = common("read", "Corpora: unpacking and parsing, beside the tools that unpack");
-  read.list("INPUT", options->inputs, "Files, folders, patterns").required().placeholder("INPUT");
-  read.action([options] {
-    require_json(*options);
-    report(*options, bench::read_rows(options->inputs, threads(*options), options->rounds));
-  });
-
+  add_read(common("read", "Corpora: unpacking, parsing, encoding, and all of `prepare` beside each"), options);
   add_bench_train(common("train", "Whole training steps, beside their floor and beside PyTorch"), options);
   add_overlap(common("overlap", "Steps of every sharding level on a slow link, which computation should hide"),
               options);

@@ -83,7 +83,8 @@ std::map<std::string, std::string> parse_checksums(std::string_view text) {
   return sums;
 }
 
-InputChecksums verify_inputs(std::span<const fs::path> files, int threads, int index, int count) {
+InputChecksums verify_inputs(std::span<const fs::path> files, int threads, int index, int count,
+                             const std::function<void()>& go_on) {
   InputChecksums result;
   struct Work {
     fs::path path;
@@ -106,9 +107,10 @@ InputChecksums verify_inputs(std::span<const fs::path> files, int threads, int i
   std::mutex mutex;
   std::exception_ptr error;
   size_t failed = work.size();  // the first file that differs counts, whoever sees it when
-  const auto verify_some = [&] {
+  const auto verify_some = [&](bool own) {
     for (size_t i = next++; i < work.size(); i = next++) {
       try {
+        if (own && go_on) go_on();
         verify(work[i].path, work[i].sum);
       } catch (...) {
         const std::lock_guard lock(mutex);
@@ -121,10 +123,10 @@ InputChecksums verify_inputs(std::span<const fs::path> files, int threads, int i
   std::vector<std::jthread> others;
   try {
     for (size_t i = 1; i < std::min<size_t>(static_cast<size_t>(threads), work.size()); ++i)
-      others.emplace_back(verify_some);
+      others.emplace_back(verify_some, false);
   } catch (const std::system_error&) {  // with those that there are
   }
-  verify_some();
+  verify_some(true);
   others.clear();
   if (error) std::rethrow_exception(error);
   result.verified = static_cast<int64_t>(work.size());

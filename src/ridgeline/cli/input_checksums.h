@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -22,7 +23,9 @@ struct InputChecksums {
 };
 
 // Reads every `count`-th of `files` from the `index`-th on, on `threads` threads, and compares it with its checksum, if
-// a checksum file in its folder has one. Error: the first file that differs.
-InputChecksums verify_inputs(std::span<const std::filesystem::path> files, int threads, int index, int count);
+// a checksum file in its folder has one. `go_on` (may be empty) is called between files, on this thread. Error: the
+// first file that differs.
+InputChecksums verify_inputs(std::span<const std::filesystem::path> files, int threads, int index, int count,
+                             const std::function<void()>& go_on = {});
 
 }  // namespace ridgeline::cli

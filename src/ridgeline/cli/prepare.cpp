@@ -22,15 +22,13 @@
 #include "ridgeline/cli/ranks.h"
 #include "ridgeline/comm/communicator.h"
 #include "ridgeline/data/prepare.h"
+#include "ridgeline/data/sharing_rounds.h"
 #include "ridgeline/data/token_inputs.h"
 #include "ridgeline/device/machine.h"
 #include "ridgeline/observe/progress.h"
 
 namespace ridgeline::cli {
 namespace {
-
-// Ranks wait for the one that has most to do; that one has died they notice at once.
-constexpr std::chrono::hours kWaitForRanks{24 * 7};
 
 struct PrepareOptions {
   std::string tokenizer, json, rendezvous;
@@ -39,6 +37,7 @@ struct PrepareOptions {
   bool no_end_of_document = false;
   bool specials = false;
   bool verify = false;
+  int64_t rank_timeout = 3600;  // seconds
 };
 
 class PrepareBar {
@@ -80,7 +79,10 @@ void verify_before(const data::PrepareSettings& settings) {
   if (std::find(settings.inputs.begin(), settings.inputs.end(), data::kStandardInput) != settings.inputs.end())
     throw UsageError("--verify: standard input (-) has no checksum", "Leave out one of the two.");
   const std::vector<std::filesystem::path> files = data::look_at_inputs(settings.inputs).paths();
-  const InputChecksums checked = verify_inputs(files, settings.threads, sharing.index, sharing.count);
+  data::SharingRounds rounds(sharing);
+  const InputChecksums checked =
+      verify_inputs(files, settings.threads, sharing.index, sharing.count, [&] { rounds.go_on(); });
+  rounds.finish();
   std::array<int64_t, 2> counts = {checked.verified, static_cast<int64_t>(checked.without.size())};
   if (sharing.count > 1) sharing.add_up(counts);
   if (counts[0] == 0) {
@@ -121,6 +123,7 @@ Prepared prepare_as(const data::Tokenizer& tokenizer, data::PrepareSettings sett
 // All ranks share the files. Nothing on those that are not the first.
 std::optional<Prepared> prepare_on_ranks(const data::Tokenizer& tokenizer, const PrepareOptions& options) {
   std::optional<Prepared> first;
+  const std::chrono::milliseconds patience = std::chrono::seconds(options.rank_timeout);
   run_ranks(
       1, options.rendezvous,
       [&](comm::World& world) {
@@ -129,15 +132,18 @@ std::optional<Prepared> prepare_on_ranks(const data::Tokenizer& tokenizer, const
         machine.ranks_on_processors = world.ranks_on_processors();
         data::PrepareSettings settings = options.settings;
         settings.threads = threads_of_rank(machine, settings.threads, 1);
-        settings.sharing = {.index = world.rank(), .count = world.size(), .add_up = [&](std::span<int64_t> values) {
-                              if (values.empty()) return;
-                              all->wait(all->all_reduce(values.data(), static_cast<int64_t>(values.size()),
-                                                        comm::ReduceOp::sum, {"parts of the dataset"}));
-                            }};
+        settings.sharing.index = world.rank();
+        settings.sharing.count = world.size();
+        settings.sharing.round = std::min(settings.sharing.round, patience / 4);
+        settings.sharing.add_up = [&](std::span<int64_t> values) {
+          if (values.empty()) return;
+          all->wait(all->all_reduce(values.data(), static_cast<int64_t>(values.size()), comm::ReduceOp::sum,
+                                    {"parts of the dataset"}));
+        };
         Prepared prepared = prepare_as(tokenizer, std::move(settings), options.verify);
         if (world.rank() == 0) first = std::move(prepared);
       },
-      kWaitForRanks);
+      patience);
   return first;
 }
 
@@ -202,6 +208,8 @@ void add_prepare(const Command& program) {
       .placeholder("N")
       .no_default();
   add_rendezvous(command, options->rendezvous);
+  command.option("--rank-timeout", options->rank_timeout, Range{4, 7 * 24 * 3600},
+                 "Seconds that ranks wait for one that does not go on (that one has died they notice at once)");
   command.flag("--verify", options->verify,
                "Compare the files first with the SHA-256 beside them (OSCAR: *_sha256.txt, checksum.sha256)");
   command.flag("--fresh", options->settings.fresh,

@@ -9,13 +9,14 @@
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/file.h"
 #include "ridgeline/data/corpus_problems.h"
+#include "ridgeline/data/ordered_pipeline.h"
 
 namespace ridgeline::data {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr size_t kChunksAhead = 4;  // of a file that is decompressed ahead
+constexpr size_t kChunksAhead = 16;  // of a file that is decompressed ahead
 constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 
 // For the message that ends everything: lines of a file up to where one of its ranges begins.
@@ -56,6 +57,15 @@ void CorpusCounts::add(const CorpusCounts& later) {
   const size_t room = kMostProblems - std::min(problems.size(), kMostProblems);
   const auto begin = later.problems.begin();
   problems.insert(problems.end(), begin, begin + static_cast<std::ptrdiff_t>(std::min(room, later.problems.size())));
+}
+
+void DocumentBatch::clear() {
+  chunk = {};
+  clear_for_reuse(text);
+  clear_for_reuse(ends);
+  lines = 0;
+  counts = {};
+  refusal.reset();
 }
 
 std::string other_keys(const CorpusOptions& options, const CorpusCounts& counts) {
@@ -142,6 +152,7 @@ std::string CorpusReader::key_of(const CorpusRange& range, std::string_view firs
 }
 
 bool CorpusReader::next(DocumentBatch& batch) {
+  batch.clear();
   while (true) {
     while (streams_.size() <= files_ahead_ && next_range_ + streams_.size() < ranges_.size())
       streams_.push_back(open(ranges_[next_range_ + streams_.size()]));

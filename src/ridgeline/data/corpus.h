@@ -17,8 +17,8 @@
 // lone surrogates in JSON escapes. Numbers in other members may be NaN, Infinity or of any size, as Python's json
 // writes and reads them. What was replaced or skipped is counted, and `strict` makes it an Error instead.
 //
-// Memory is bounded by `longest_record`, not by the files: a reader holds a few chunks of 1 MiB of each open input, or
-// the one record that is longer. To parse a line of JSON takes about four times its bytes.
+// Memory is bounded by `longest_record`, not by the files: a reader holds a few megabytes of each open input, or the
+// one record that is longer. To parse a line of JSON takes about four times its bytes.
 #pragma once
 
 #include <cstdint>
@@ -114,6 +114,7 @@ struct DocumentBatch {
   CorpusCounts counts;
   std::optional<CorpusRefusal> refusal;
 
+  void clear();  // keeps the memory of a usual batch
   size_t size() const { return ends.size(); }
   std::string_view operator[](size_t i) const {
     const size_t begin = i == 0 ? 0 : ends[i - 1];
@@ -139,7 +140,8 @@ class CorpusReader {
   // (see corpus_chunks.h), or the file does; one of a compressed file, or of standard input, is all of it.
   void read_only(std::vector<CorpusRange> ranges);
 
-  // The next batch of the inputs, in order; false after the last. Error: unreadable or damaged files.
+  // The next batch of the inputs, in order, in the place of what `batch` holds; false after the last. Error: unreadable
+  // or damaged files.
   bool next(DocumentBatch& batch);
   // Its documents; on any thread, several at once.
   void parse(DocumentBatch& batch) const;

@@ -94,33 +94,67 @@ class MappedChunks final : public ChunkStream {
   size_t begun_ = 0;  // bytes of rest_ in which no record ends
 };
 
+// Memory for chunks, on whatever thread they end. It is used again, and not cleared: pages that are new for every chunk
+// would cost a third of what it costs to fill them.
+class ChunkMemory : public std::enable_shared_from_this<ChunkMemory> {
+ public:
+  std::shared_ptr<char> take(size_t bytes) {
+    if (bytes > kBytes) return {new char[bytes], std::default_delete<char[]>()};
+    std::unique_ptr<char[]> memory;
+    {
+      const std::lock_guard lock(mutex_);
+      if (!free_.empty()) {
+        memory = std::move(free_.back());
+        free_.pop_back();
+      } else {
+        free_.reserve(++made_);  // here, since what is given back must find its place
+      }
+    }
+    if (!memory) memory = std::make_unique_for_overwrite<char[]>(kBytes);
+    return {memory.release(), [self = shared_from_this()](char* used) { self->give_back(used); }};
+  }
+
+ private:
+  static constexpr size_t kBytes = 2 * kChunkBytes;  // a chunk, and what the one before has begun
+
+  void give_back(char* used) {
+    std::unique_ptr<char[]> memory(used);
+    const std::lock_guard lock(mutex_);
+    free_.push_back(std::move(memory));
+  }
+
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<char[]>> free_;
+  size_t made_ = 0;  // as many as were in use at a time
+};
+
 class ReadChunks final : public ChunkStream {
  public:
   ReadChunks(std::unique_ptr<ByteSource> source, RecordFormat format, size_t longest)
       : source_(std::move(source)), format_(format), longest_(longest) {}
 
   bool next(CorpusChunk& chunk) override {
-    const auto text = std::make_shared<std::string>(std::move(begun_));
-    begun_.clear();
-    size_t end = 0;
-    while (end == 0 && !ended_ && text->size() <= longest_) {
-      const size_t seen = text->size();
-      text->resize(more_than(seen, longest_));
-      const size_t got = source_->read(std::span(*text).subspan(seen));
-      ended_ = seen + got < text->size();
-      text->resize(seen + got);
-      end = ended_ ? text->size() : end_of_records(*text, seen, format_);
+    size_t seen = begun_.size(), end = 0;
+    std::shared_ptr<char> text;
+    while (end == 0 && !ended_ && seen <= longest_) {
+      const size_t most = more_than(seen, longest_), before = seen;
+      std::shared_ptr<char> larger = memory_->take(most);
+      std::copy_n(text ? text.get() : begun_.data(), seen, larger.get());
+      text = std::move(larger);
+      seen += source_->read({text.get() + before, most - before});
+      ended_ = seen < most;
+      end = ended_ ? seen : end_of_records({text.get(), seen}, before, format_);
     }
-    if (end == 0 && text->empty()) return false;
+    if (end == 0 && seen == 0) return false;
     chunk.too_long = end == 0;
     if (chunk.too_long) {
-      text->clear();
       ended_ = true;
+      begun_.clear();
     } else {
-      begun_.assign(*text, end);
+      begun_.assign(text.get() + end, seen - end);
     }
-    chunk.bytes = std::string_view(*text).substr(0, end);
-    chunk.owner = text;
+    chunk.bytes = {text.get(), end};
+    chunk.owner = std::move(text);
     chunk.position = source_->position();
     return true;
   }
@@ -129,6 +163,7 @@ class ReadChunks final : public ChunkStream {
   std::unique_ptr<ByteSource> source_;
   RecordFormat format_;
   size_t longest_;
+  const std::shared_ptr<ChunkMemory> memory_ = std::make_shared<ChunkMemory>();
   std::string begun_;  // of the next chunk: no record ends there
   bool ended_ = false;
 };

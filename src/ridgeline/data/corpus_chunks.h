@@ -27,8 +27,9 @@ struct CorpusChunk {
   std::string key;        // of documents in JSON lines
 };
 
-// About a megabyte: large against the cost of handing over, small against a core's share of any corpus worth preparing.
-inline constexpr size_t kChunkBytes = size_t{1} << 20;
+// Large against the cost of handing over, and so small that a chunk, the text of its documents and their ids stay in
+// the cache of the core that makes one of the other.
+inline constexpr size_t kChunkBytes = size_t{1} << 18;
 
 // Where the last record that ends in bytes[from …] ends, 0 when none does. `bytes` begins with a record.
 size_t end_of_records(std::string_view bytes, size_t from, RecordFormat format);

@@ -199,22 +199,25 @@ class JsonLines final : public DocumentSource {
 
   // Appends the document of `line` to `text`; returns what is wrong with the line, or nothing.
   Problem read_line(std::string_view line, std::string& text, CorpusCounts& counts) {
-    line_text_.assign(line);
-    simdjson::error_code code = parse(text, counts);
+    const auto following = static_cast<size_t>(bytes_.data() + bytes_.size() - (line.data() + line.size()));
+    const bool in_place = following >= simdjson::SIMDJSON_PADDING;  // which is read, and does not count
+    if (!in_place) line_text_.assign(line);
+    simdjson::error_code code = in_place ? parse(line, text, counts) : parse_line_text(text, counts);
     if (is_final(code)) [[likely]]
       return meaning(code);
+    line_text_.assign(line);
     if (code == simdjson::UTF8_ERROR) {
       line_text_.clear();
       replaced(append_as_utf8(line, line_text_), "bytes that are not UTF-8", counts);
-      code = parse(text, counts);
+      code = parse_line_text(text, counts);
       if (is_final(code)) return meaning(code);
     }
     // The parser names one reason and there may be several: numbers that it refuses, then halves of surrogate pairs.
     replace_numbers(line_text_);
-    code = parse(text, counts);
+    code = parse_line_text(text, counts);
     if (is_final(code)) return meaning(code);
     const int64_t lone = replace_lone_surrogates(line_text_);
-    if (lone > 0) code = parse(text, counts);
+    if (lone > 0) code = parse_line_text(text, counts);
     Problem problem = is_final(code) ? meaning(code) : parse_slowly(text);
     if (problem.reason.empty() || lone > 0) replaced(lone, "half of a surrogate pair", counts);
     return problem;
@@ -232,13 +235,19 @@ class JsonLines final : public DocumentSource {
     report_problem(options_, line_, fmt::format("{} in the line", what), counts);
   }
 
-  // Parses line_text_ and appends the value of the last member called key_, as Python's json.loads would choose.
-  simdjson::error_code parse(std::string& text, CorpusCounts& counts) {
+  simdjson::error_code parse_line_text(std::string& text, CorpusCounts& counts) {
     const size_t length = line_text_.size();
     line_text_.resize(length + simdjson::SIMDJSON_PADDING);
-    simdjson::dom::element root;
-    simdjson::error_code code = parser_.parse(line_text_.data(), length, false).get(root);
+    const simdjson::error_code code = parse(std::string_view(line_text_).substr(0, length), text, counts);
     line_text_.resize(length);
+    return code;
+  }
+
+  // Parses `line`, behind which SIMDJSON_PADDING bytes more can be read, and appends the value of the last member
+  // called key_, as Python's json.loads would choose.
+  simdjson::error_code parse(std::string_view line, std::string& text, CorpusCounts& counts) {
+    simdjson::dom::element root;
+    simdjson::error_code code = parser_.parse(line.data(), line.size(), false).get(root);
     simdjson::dom::object object;
     if (code == simdjson::SUCCESS) code = root.get(object);
     if (code != simdjson::SUCCESS) return code;
@@ -292,7 +301,7 @@ class JsonLines final : public DocumentSource {
   const std::string& key_;
   const CorpusOptions& options_;
   simdjson::dom::parser parser_;
-  std::string line_text_;
+  std::string line_text_;    // a copy of the line, where it is repaired or ends with the bytes
   RecordMetadata metadata_;  // of the line last read; only where there are filters
   size_t position_ = 0;
   int64_t line_ = 0;

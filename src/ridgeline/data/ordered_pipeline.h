@@ -31,21 +31,33 @@ void start_worker(std::vector<std::thread>& workers, int all, F&& f) {
 // How much a pipeline holds at a time, beyond its last item: weigh(item) of all after they were produced, per thread.
 inline constexpr size_t kPipelineWeight = size_t{8} << 20;
 
+// Empties a string or a vector of an item that is used again. What an unusual one has grown to is given back.
+template <typename Container>
+void clear_for_reuse(Container& container) {
+  if (container.capacity() * sizeof(typename Container::value_type) > kPipelineWeight) {
+    Container().swap(container);  // an assigned empty string would keep its memory
+  } else {
+    container.clear();
+  }
+}
+
 // produce(item) -> bool and commit(item) run on the calling thread, work(worker, item) on `threads` >= 1 threads with
 // worker = 0 … threads-1 (one thread: all on the caller). At most 2 * threads + 1 items exist at a time, and none is
-// produced while those that exist weigh threads * kPipelineWeight or more. The first exception, in order of items, ends
-// everything and is rethrown; what `produce` throws stands in the place of its item.
+// produced while those that exist weigh threads * kPipelineWeight or more. `produce` overwrites the item, which is new
+// or one that was committed: its memory is there to be used again, since pages that are new each time cost as much as
+// what is done with them. The first exception, in order of items, ends everything and is rethrown; what `produce`
+// throws stands in the place of its item.
 template <typename Item, typename Produce, typename Weigh, typename Work, typename Commit>
 void ordered_pipeline(int threads, Produce produce, Weigh weigh, Work work, Commit commit) {
   if (threads <= 1) {
-    for (Item item; produce(item); item = Item{}) {
+    for (Item item; produce(item);) {
       work(0, item);
       commit(item);
     }
     return;
   }
   struct Job {
-    Item item;
+    Item item{};
     size_t weight = 0;
     bool done = false;
     std::exception_ptr error;
@@ -56,6 +68,7 @@ void ordered_pipeline(int threads, Produce produce, Weigh weigh, Work work, Comm
   bool closed = false;
 
   std::deque<std::unique_ptr<Job>> in_order;
+  std::vector<std::unique_ptr<Job>> committed;
   std::vector<std::thread> workers;
   // Ends the workers on every way out; what still waits is dropped.
   const auto stop = [&] {
@@ -94,7 +107,14 @@ void ordered_pipeline(int threads, Produce produce, Weigh weigh, Work work, Comm
     size_t weight = 0;
     // The next item, at the back of in_order; false when there is none.
     const auto add_job = [&] {
-      auto job = std::make_unique<Job>();
+      std::unique_ptr<Job> job;
+      if (committed.empty()) {
+        job = std::make_unique<Job>();
+      } else {
+        job = std::move(committed.back());
+        committed.pop_back();
+        job->done = false;
+      }
       try {
         if (!produce(job->item)) return false;
         weight += job->weight = weigh(job->item);
@@ -123,6 +143,7 @@ void ordered_pipeline(int threads, Produce produce, Weigh weigh, Work work, Comm
       if (job.error) std::rethrow_exception(job.error);
       commit(job.item);
       weight -= job.weight;
+      committed.push_back(std::move(in_order.front()));
       in_order.pop_front();
     }
   } catch (...) {

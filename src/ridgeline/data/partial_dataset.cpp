@@ -20,7 +20,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr size_t kBufferBytes = size_t{4} << 20;
+constexpr size_t kBufferBytes = size_t{1} << 18;  // still in the processor's cache when they are written
+// After so many the system is told to write: it would wait for seconds, and the end of `prepare` for all of it.
+constexpr int64_t kSyncBytes = int64_t{8} << 20;
 constexpr int64_t kReadLengths = int64_t{1} << 18;
 constexpr std::array kStreamFiles = {"tokens-", "lengths-", "parts-", "lock-"};
 
@@ -202,6 +204,7 @@ PartialStream::PartialStream(const PartialDataset& dataset, int stream, int64_t 
     tokens_end_ = std::max(tokens_end_, record.tokens_begin + record.tokens * size_of(dataset.type()));
     lengths_end_ = std::max(lengths_end_, record.lengths_begin + 4 * record.documents);
   }
+  syncing_end_ = tokens_end_;
   tokens_file_.resize(tokens_end_);
   lengths_file_.resize(lengths_end_);
   buffer_.reserve(kBufferBytes + (size_t{1} << 18));
@@ -220,6 +223,10 @@ void PartialStream::flush() {
   sums_.add(buffer_);
   tokens_end_ += static_cast<int64_t>(buffer_.size());
   buffer_.clear();
+  if (tokens_end_ - syncing_end_ >= kSyncBytes) {
+    tokens_file_.begin_sync(syncing_end_, tokens_end_ - syncing_end_);
+    syncing_end_ = tokens_end_;
+  }
   const auto lengths = bytes_of(std::span<const int32_t>(lengths_));
   lengths_file_.write_at(lengths_end_, lengths);
   record_.lengths_sum = crc32c(lengths, record_.lengths_sum);

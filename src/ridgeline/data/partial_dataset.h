@@ -96,6 +96,7 @@ class PartialStream {
   int64_t parts_end_;  // of what is written, bytes
   File parts_file_, tokens_file_, lengths_file_;
   int64_t tokens_end_ = 0, lengths_end_ = 0;
+  int64_t syncing_end_ = 0;  // up to where the tokens are on their way to the device
   int64_t documents_ = 0, tokens_ = 0;
   PartRecord record_;  // of the part that is being written
   BlockChecksums sums_;

@@ -20,6 +20,7 @@
 #include "ridgeline/data/ordered_pipeline.h"
 #include "ridgeline/data/partial_dataset.h"
 #include "ridgeline/data/prepare_merge.h"
+#include "ridgeline/data/sharing_rounds.h"
 
 namespace ridgeline::data {
 namespace {
@@ -36,6 +37,11 @@ struct TokenizedBatch {
   DocumentBatch documents;
   std::vector<int32_t> ids;  // of all that are not long, their ends included
   std::vector<size_t> ends;  // of each document in `ids`
+
+  void clear() {  // but for the documents, which their reader overwrites
+    clear_for_reuse(ids);
+    clear_for_reuse(ends);
+  }
 };
 
 bool is_long(std::string_view document) {
@@ -176,8 +182,8 @@ class Preparation {
   void find_kept();
   void tokenize(const std::function<void(const PrepareProgress&)>& progress);
   void encode(Encoder& encoder, TokenizedBatch& batch) const;
-  void write(const TokenizedBatch& batch);
-  void write_long(std::string_view document);
+  void write(const TokenizedBatch& batch, SharingRounds& rounds);
+  void write_long(std::string_view document, SharingRounds& rounds);
   void finish_part();
   PrepareResult finish();
   std::vector<StoredPart> all_stored() const;
@@ -257,11 +263,14 @@ std::optional<StoredPart> Preparation::find(const std::vector<StoredPart>& store
 // Each process verifies some of the parts of earlier starts.
 void Preparation::find_kept() {
   const std::vector<StoredPart> stored = dataset_.stored();
+  SharingRounds rounds(sharing_);
   for (const StoredPart& one : stored) {
+    rounds.go_on();
     const auto part = static_cast<size_t>(one.record.part);
     const bool mine = part < parts_.size() && one.record.part % sharing_.count == sharing_.index;
     if (mine && place(part).stream_and_one == 0 && dataset_.verify(one)) set_place(part, one.stream, one.record);
   }
+  rounds.finish();
   add_up(places_);
   std::vector<size_t> missing;
   for (size_t part = 0; part < parts_.size(); ++part) {
@@ -295,7 +304,7 @@ void Preparation::encode(Encoder& encoder, TokenizedBatch& batch) const {
 }
 
 // By all threads at once: its ids go on as soon as they are there.
-void Preparation::write_long(std::string_view document) {
+void Preparation::write_long(std::string_view document, SharingRounds& rounds) {
   struct Piece {
     std::string_view text;
     std::vector<int32_t> ids;
@@ -305,6 +314,7 @@ void Preparation::write_long(std::string_view document) {
   ordered_pipeline<Piece>(
       settings_.threads,
       [&](Piece& piece) {
+        piece.ids.clear();
         if (begin == document.size()) return false;
         const size_t end = document.size() - begin > kPieceBytes
                                ? tokenizer_.next_cut(document, begin + kPieceBytes, settings_.specials)
@@ -318,18 +328,21 @@ void Preparation::write_long(std::string_view document) {
         piece.ids.reserve(piece.text.size() + 1);
         long_encoders_[static_cast<size_t>(worker)].encode(piece.text, piece.ids, settings_.specials);
       },
-      [&](const Piece& piece) { stream_->append(piece.ids); });
+      [&](const Piece& piece) {
+        stream_->append(piece.ids);
+        rounds.go_on();
+      });
   if (end_of_document_ >= 0) stream_->append({&end_of_document_, 1});
 }
 
-void Preparation::write(const TokenizedBatch& batch) {
+void Preparation::write(const TokenizedBatch& batch, SharingRounds& rounds) {
   const DocumentBatch& documents = batch.documents;
   while (ends_[done_] <= documents.chunk.range) finish_part();
   reader_.add(documents);
   size_t begin = 0;
   for (size_t i = 0; i < documents.size(); ++i) {
     if (is_long(documents[i])) {
-      write_long(documents[i]);
+      write_long(documents[i], rounds);
     } else {
       stream_->append(std::span(batch.ids).subspan(begin, batch.ends[i] - begin));
     }
@@ -363,20 +376,27 @@ void Preparation::tokenize(const std::function<void(const PrepareProgress&)>& pr
   }
   reader_.read_only(std::move(ranges));
   for (int i = 0; i < settings_.threads; ++i) encoders_.emplace_back(tokenizer_);
+  SharingRounds rounds(sharing_);
   ordered_pipeline<TokenizedBatch>(
-      settings_.threads, [&](TokenizedBatch& batch) { return reader_.next(batch.documents); },
+      settings_.threads,
+      [&](TokenizedBatch& batch) {
+        batch.clear();
+        return reader_.next(batch.documents);
+      },
       [](const TokenizedBatch& batch) { return batch.documents.chunk.bytes.size(); },
       [&](int worker, TokenizedBatch& batch) {
         reader_.parse(batch.documents);
         encode(encoders_[static_cast<size_t>(worker)], batch);
       },
       [&](const TokenizedBatch& batch) {
-        write(batch);
+        write(batch, rounds);
+        rounds.go_on();
         if (progress) progress({reader_.bytes_done(), reader_.bytes_total(), stream_->documents(), stream_->tokens()});
       });
   while (done_ < share_.size()) finish_part();
   stream_.reset();
   if (!leads()) lock_.reset();
+  rounds.finish();
 }
 
 // What every part has a line of by now; another host's may not be seen yet.

@@ -10,6 +10,7 @@
 // kLongDocument bytes its text, and the ids of a piece for each thread.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -27,9 +28,11 @@ namespace ridgeline::data {
 // A longer one is cut over the threads, where its tokenizer says that it may be (Tokenizer::next_cut).
 inline constexpr size_t kLongDocument = size_t{4} << 20;
 
-// How several processes prepare one dataset, on a file system that all see. They call `add_up` alike, in one order.
+// How several processes prepare one dataset, on a file system that all see. They call `add_up` alike, in one order, and
+// while they work at least once in each `round`: where one hangs, the others wait there.
 struct PrepareSharing {
   int index = 0, count = 1;
+  std::chrono::milliseconds round{60'000};
   // In place: the sums over all processes. It returns when all have called it. Not called where there is one process.
   std::function<void(std::span<int64_t>)> add_up;
 };
@@ -68,9 +71,9 @@ struct PrepareResult {
   int64_t parts = 0, kept_parts = 0, kept_documents = 0, kept_text_bytes = 0;
 };
 
-// Reads, tokenizes and writes the dataset; `progress` (may be empty) is called on this thread, about once per megabyte.
-// Of several processes the first has the result, the others an empty one. On failure PREFIX.partial is left where a
-// part was finished, and not all of the input is one part; nothing else is. Error: as CorpusReader,
+// Reads, tokenizes and writes the dataset; `progress` (may be empty) is called on this thread, several times per
+// megabyte. Of several processes the first has the result, the others an empty one. On failure PREFIX.partial is left
+// where a part was finished, and not all of the input is one part; nothing else is. Error: as CorpusReader,
 // IndexedDatasetWriter; no document in the inputs; a tokenizer without an end-of-document token when one is to be
 // appended; files of `prefix` that are inputs, or that `prepare` did not write; PREFIX.partial of other inputs or
 // arguments; standard input among the inputs of several processes; no document as

@@ -7,6 +7,7 @@
 #include "ridgeline/base/checksum.h"
 #include "ridgeline/base/error.h"
 #include "ridgeline/data/dataset_writer.h"
+#include "ridgeline/data/sharing_rounds.h"
 
 namespace ridgeline::data {
 namespace {
@@ -77,14 +78,17 @@ class Merge {
     meet();
     std::vector<int64_t> sums(pieces_.size());
     File out(dataset_.joined(), File::Mode::update);
+    SharingRounds rounds(sharing_);
     for (size_t i = 0; i < pieces_.size();) {
       size_t end = i;
       while (end < pieces_.size() && pieces_[end].part == pieces_[i].part) ++end;
       if (parts_[pieces_[i].part].stream % sharing_.count == sharing_.index) copy_part(i, end, out, sums);
+      rounds.go_on();
       i = end;
     }
     out.sync();
     out.close();
+    rounds.finish();
     if (sharing_.count > 1) sharing_.add_up(sums);
     std::vector<uint32_t> result;
     for (const int64_t sum : sums) result.push_back(static_cast<uint32_t>(sum));
@@ -103,6 +107,7 @@ class Merge {
         const auto some = std::span(buffer).first(static_cast<size_t>(std::min(kCopyBytes, piece.to.bytes - done)));
         in.read_at(piece.from + done, some);
         out.write_at(piece.to.first + done, some);
+        out.begin_sync(piece.to.first + done, std::ssize(some));
         sum = crc32c(some, sum);
       }
       sums[i] = sum;

@@ -341,9 +341,10 @@ TEST(CorpusReader, RecordsLongerThanAllowedAreRefusedWithTheirLine) {
   // Over chunks: without holding the record.
   std::string lines(3 * kChunkBytes, 'x');
   for (size_t i = 99; i < lines.size(); i += 100) lines[i] = '\n';
-  refused("b.txt", "one\n\n" + lines, int64_t{2} << 20, "3");
-  refused("b.jsonl", "{}\n" + std::string(3 * kChunkBytes, ' ') + "\n{}\n", int64_t{2} << 20, "2");
-  refused("c.txt", "one\n\nx\n" + std::string(3 * kChunkBytes, ' ') + "\n\n" + lines, int64_t{2} << 20, "3");
+  constexpr auto kLongest = static_cast<int64_t>(2 * kChunkBytes);
+  refused("b.txt", "one\n\n" + lines, kLongest, "3");
+  refused("b.jsonl", "{}\n" + std::string(3 * kChunkBytes, ' ') + "\n{}\n", kLongest, "2");
+  refused("c.txt", "one\n\nx\n" + std::string(3 * kChunkBytes, ' ') + "\n\n" + lines, kLongest, "3");
 }
 
 TEST(CorpusReader, RefusesWhatItCannotRead) {

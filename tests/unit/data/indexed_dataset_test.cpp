@@ -1,5 +1,6 @@
 #include "ridgeline/data/indexed_dataset.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 
 #include <cstring>
@@ -123,6 +124,29 @@ TEST(IndexedDataset, EveryTokenTypeOfTheFormatIsRead) {
     changed[17] = code;
     folder.write("e.idx", changed);
     EXPECT_ERROR("token type code", IndexedDataset::open(folder / "e"));
+  }
+}
+
+TEST(IndexedDatasetWriter, WritesEveryTokenOrRefusesIt) {
+  const TemporaryFolder folder;
+  for (const int64_t vocabulary : {int64_t{65000}, int64_t{70000}}) {  // two bytes each, and four
+    std::vector<int32_t> tokens(200);
+    for (size_t i = 0; i < tokens.size(); ++i)
+      tokens[i] = static_cast<int32_t>(vocabulary) - 1 - static_cast<int32_t>(i);
+    IndexedDatasetWriter good(folder / "d", vocabulary);
+    good.add_document(tokens);
+    good.finish({});
+    std::vector<int32_t> read(tokens.size());
+    IndexedDataset::open(folder / "d")->read(0, read, vocabulary);
+    EXPECT_EQ(read, tokens);
+    for (const size_t place : {0, 63, 64, 130, 199}) {
+      for (const int32_t id : {static_cast<int32_t>(vocabulary), -1}) {
+        std::vector<int32_t> bad = tokens;
+        bad[place] = id;
+        IndexedDatasetWriter writer(folder / "bad", vocabulary);
+        EXPECT_ERROR(fmt::format("token id {} is outside the vocabulary", id), writer.add_document(bad));
+      }
+    }
   }
 }
 

@@ -101,8 +101,9 @@ void prepare_some(const PrepareSettings& settings, size_t parts) {
   EXPECT_THROW(prepare_dataset(gpt2(), settings, stop), Killed);
 }
 
-// `count` processes, as threads. Returns what the first made, or throws what one did.
-PrepareResult prepare_shared(PrepareSettings settings, int count) {
+// `count` processes, as threads, in rounds of so long. Returns what the first made, or throws what one did.
+PrepareResult prepare_shared(PrepareSettings settings, int count,
+                             std::chrono::milliseconds round = PrepareSharing().round) {
   std::barrier meet(count);
   std::mutex mutex;
   std::vector<int64_t> sums;
@@ -111,7 +112,7 @@ PrepareResult prepare_shared(PrepareSettings settings, int count) {
   for (int index = 0; index < count; ++index) {
     threads.emplace_back([&, index] {
       PrepareSettings own = settings;
-      own.sharing = {.index = index, .count = count, .add_up = [&](std::span<int64_t> values) {
+      own.sharing = {.index = index, .count = count, .round = round, .add_up = [&](std::span<int64_t> values) {
                        {
                          const std::lock_guard lock(mutex);
                          sums.resize(values.size());
@@ -240,6 +241,14 @@ TEST(PrepareParts, AreSharedBySeveralProcesses) {
   EXPECT_GE(result.kept_parts, at_once().result.parts - 2);
   settings.part_bytes = kPartBytes;  // one part
   expect_whole(settings, prepare_shared(settings, 2));
+}
+
+// With a round after every batch: as often as they may meet, however unequal their work is.
+TEST(PrepareParts, AreSharedInRounds) {
+  PrepareSettings settings = at_once().settings;
+  for (const int count : {2, 5}) expect_whole(settings, prepare_shared(settings, count, std::chrono::milliseconds(0)));
+  prepare_some(settings, 2);
+  expect_whole(settings, prepare_shared(settings, 3, std::chrono::milliseconds(0)));
 }
 
 TEST(PrepareParts, LeadNowhereWithoutDocuments) {

@@ -231,6 +231,28 @@ TEST(OrderedPipeline, HoldsNoMoreThanItsWeight) {
   }
 }
 
+TEST(OrderedPipeline, UsesTheMemoryOfItemsAgain) {
+  for (const int threads : {1, 3}) {
+    int produced = 0, without_memory = 0;
+    ordered_pipeline<std::vector<int>>(
+        threads,
+        [&](std::vector<int>& item) {
+          without_memory += item.capacity() == 0 ? 1 : 0;
+          clear_for_reuse(item);
+          item.resize(1000);
+          return produced++ < 200;
+        },
+        [](const std::vector<int>&) { return size_t{0}; }, [](int, std::vector<int>&) {}, [](std::vector<int>&) {});
+    EXPECT_LE(without_memory, 2 * threads + 1);
+  }
+  std::string unusual(kPipelineWeight + 1, 'x'), usual(1000, 'x');
+  clear_for_reuse(unusual);
+  clear_for_reuse(usual);
+  EXPECT_EQ(unusual.size() + usual.size(), 0U);
+  EXPECT_LT(unusual.capacity(), 1000U);
+  EXPECT_GE(usual.capacity(), 1000U);
+}
+
 TEST(OrderedPipeline, AnErrorOfTheProducerComesAfterTheItemsBeforeIt) {
   for (const int threads : {1, 2, 8}) {
     int produced = 0, committed = 0;
