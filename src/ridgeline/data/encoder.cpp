@@ -178,6 +178,9 @@ void Encoder::encode_words(std::string_view text, std::vector<int32_t>& ids) {
   while (const size_t count = scanner.next(state.ends)) {
     state.fetch_places(text, begin, 0, count, known);
     PieceTable table = known.table();
+    // Where their ids will go, about.
+    const size_t lines = std::min(2 * count, ids.capacity() - ids.size()) / 16;
+    for (size_t i = 0; i < lines; ++i) __builtin_prefetch(ids.data() + ids.size() + 16 * i, 1);
     for (size_t i = 0;; ++i) {
       i += state.lookups.ids(state.places.data() + i, count - i, table, to);
       if (i == count) break;
