@@ -35,9 +35,11 @@ std::vector<ControlAddress> addresses_of(const std::string& interface, bool loop
     (is_local ? local : address.family == AF_INET ? four : six).push_back(address);
   }
   if (!interface.empty() && std::find(names.begin(), names.end(), interface) == names.end()) {
-    throw Error(
-        fmt::format("RIDGELINE_INTERFACE: this host has no interface '{}' that is up and has an address", interface),
-        fmt::format("It has: {}.", fmt::join(names, ", ")));
+    char host[64] = {};  // other hosts may have it
+    ::gethostname(host, sizeof(host) - 1);
+    throw Error(fmt::format("RIDGELINE_INTERFACE: host {} has no interface '{}' that is up and has an address", host,
+                            interface),
+                fmt::format("It has: {}.", fmt::join(names, ", ")));
   }
   four.insert(four.end(), six.begin(), six.end());
   four.insert(four.end(), local.begin(), local.end());
