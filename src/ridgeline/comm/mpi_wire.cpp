@@ -148,6 +148,10 @@ int tell_but_of_lost_peers(const char* file, const char* topic, int heading, ...
 }
 
 void silence_lost_peers() {
+  char version[MPI_MAX_LIBRARY_VERSION_STRING] = {};
+  int length = 0;
+  MPI_Get_library_version(version, &length);
+  if (!std::string_view(version).starts_with("Open MPI v4.")) return;  // later ones have a function of that name
   auto* const teller = static_cast<OpenMpiTeller*>(::dlsym(RTLD_DEFAULT, "opal_show_help"));
   open_mpi_text = reinterpret_cast<OpenMpiText>(::dlsym(RTLD_DEFAULT, "opal_show_help_vstring"));
   if (teller != nullptr && open_mpi_text != nullptr) *teller = tell_but_of_lost_peers;
