@@ -107,7 +107,7 @@ TEST_F(NotedChecksums, MustMakeSense) {
     folder_.write("d.json", bad.dump());
     EXPECT_ERROR(why, IndexedDataset::open(folder_ / "d"));
   };
-  refused({"01234567", "01234567"}, "has checksums of 2 blocks, but the dataset has 1");
+  refused({"01234567", "01234567"}, "speaks of checksums of 2 blocks, but the dataset has 1");
   refused({"0123456"}, "is no checksum of eight hexadecimal digits");
   refused({7}, "is not the note of the dataset");
 }
