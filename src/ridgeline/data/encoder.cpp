@@ -29,7 +29,6 @@ struct Encoder::State {
   PieceScanner::Ends ends;
   std::array<Place, PieceScanner::kMost> places;
   std::array<int32_t, kLongIds + kShortIds> waiting;
-  std::vector<int32_t> merged;
   std::string prefixed;
 
   // The places of the next `count` pieces; has the processor fetch them.
@@ -79,10 +78,7 @@ size_t Encoder::State::merge(const BpeModel& model, std::string_view piece, cons
     if (end - begin < piece.size()) {
       count += find(model, piece.substr(begin, end - begin), to + count);
     } else {
-      merged.clear();
-      model.encode_piece(piece, merged);
-      std::copy(merged.begin(), merged.end(), to);
-      count = merged.size();
+      count = model.encode_piece(piece, to);
     }
   }
   if (cache) insert(model, piece, place, {to, count});
