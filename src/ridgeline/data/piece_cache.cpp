@@ -8,7 +8,7 @@
 namespace ridgeline::data {
 
 PieceCache::PieceCache(size_t pieces, size_t ids) : narrow_(ids <= size_t{1} << 16), long_slots_(16) {
-  take(std::bit_ceil(std::max<size_t>(pieces, 2)));
+  take(std::bit_ceil(std::max<size_t>(2 * pieces, 2)));
 }
 
 PieceCache::PieceCache(const PieceCache& other)
@@ -67,9 +67,8 @@ void PieceCache::make_room(size_t more) {
 
 void PieceCache::insert(Key key, uint64_t hash, std::span<const int32_t> ids) {
   RL_CHECK(ids.size(), <=, kLongestKey);
-  // At most one for each bucket of two: nine in ten are in the first bucket that is looked at, the common ones before
-  // others, since they come first; and a small table is soon made.
-  if (pieces_ >= buckets_) grow();
+  // In a bucket of its own, most often: a second bucket costs more to look at than the memory.
+  if (pieces_ * 2 >= buckets_) grow();
   Slot entry{.low = key.low, .high = key.high | uint64_t{ids.size()} << 60, .held = {}};
   if (ids.size() > most_held()) {
     entry.held[0] = keep(ids);

@@ -101,7 +101,7 @@ class PieceCache {
   };
   static constexpr uint64_t kKeyBits = ~uint64_t{0} >> 4;
   static constexpr size_t kBuckets = 8, kLongSlots = 32;  // that a lookup looks at
-  // In a table of 32 MiB, one of 8, and a store of 32.
+  // In a table of 64 MiB, one of 8, and a store of 32.
   static constexpr size_t kMostPieces = size_t{1} << 19, kMostLong = size_t{1} << 18, kMostStored = size_t{1} << 23;
 
   static constexpr auto bytes_up_to(size_t first) {

@@ -118,9 +118,9 @@ class Tokenizer {
 };
 
 // Encodes many texts on one thread, remembering the ids of words seen before: a copy of the vocabulary, some megabytes,
-// which grows with the words of the texts up to 72 MiB (and half of a part of it again for the moments in which that
-// grows); then it starts anew. Beside that, and the ids, it needs memory only for a word of more than 256 bytes: some
-// 100 bytes for each of its bytes.
+// which grows with the words of the texts up to 104 MiB (and half as much again for the moments in which it grows);
+// then it starts anew. Beside that, and the ids, it needs memory only for a word of more than 256 bytes: some 100 bytes
+// for each of its bytes.
 class Encoder {
  public:
   // none: only the vocabulary is known at once, every other word is merged anew. For few short texts.
