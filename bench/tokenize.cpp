@@ -25,6 +25,7 @@
 #include "ridgeline/base/json.h"
 #include "ridgeline/data/pretokenize.h"
 #include "ridgeline/data/tokenizer.h"
+#include "ridgeline/device/huge_pages.h"
 
 namespace ridgeline::bench {
 namespace {
@@ -61,17 +62,16 @@ double cpu_now() {
 class Encoding {
  public:
   Encoding(const data::Tokenizer& tokenizer, std::string_view text, int threads)
-      : tokenizer_(tokenizer), encoders_(static_cast<size_t>(threads)) {
+      : tokenizer_(tokenizer), bytes_(text.size()), workers_(static_cast<size_t>(threads)) {
     while (!text.empty()) {
       const size_t size = data::next_cut(text, std::min(kChunk, text.size()));
-      parts_.push_back(text.substr(0, size));
+      parts_.push_back({.text = text.substr(0, size)});
       text.remove_prefix(size);
     }
   }
 
   Taken first() {
-    encoders_ = std::vector<std::optional<data::Encoder>>(encoders_.size());
-    ids_ = std::vector<std::vector<int32_t>>(parts_.size());
+    workers_ = std::vector<Worker>(workers_.size());
     return warm();
   }
 
@@ -80,32 +80,51 @@ class Encoding {
     const auto begin = std::chrono::steady_clock::now();
     std::atomic<size_t> next = 0;
     std::vector<std::thread> others;
-    for (size_t i = 1; i < encoders_.size(); ++i) others.emplace_back([&, i] { work(encoders_[i], next); });
-    work(encoders_[0], next);
+    for (size_t i = 1; i < workers_.size(); ++i) others.emplace_back([&, i] { work(i, next); });
+    work(0, next);
     for (std::thread& other : others) other.join();
     return {std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(), cpu_now() - cpu};
   }
 
   std::vector<int32_t> ids() const {
     std::vector<int32_t> all;
-    for (const std::vector<int32_t>& some : ids_) all.insert(all.end(), some.begin(), some.end());
+    for (const Part& part : parts_) {
+      const auto begin = workers_[part.worker].ids.begin();
+      all.insert(all.end(), begin + part.begin, begin + part.end);
+    }
     return all;
   }
 
  private:
-  void work(std::optional<data::Encoder>& encoder, std::atomic<size_t>& next) {
-    if (!encoder) encoder.emplace(tokenizer_);
+  struct Worker {
+    std::optional<data::Encoder> encoder;
+    std::vector<int32_t> ids;  // of its parts, one after another
+  };
+  struct Part {
+    std::string_view text;
+    size_t worker = 0;                  // which encoded it
+    std::ptrdiff_t begin = 0, end = 0;  // in its ids
+  };
+
+  void work(size_t number, std::atomic<size_t>& next) {
+    Worker& worker = workers_[number];
+    if (!worker.encoder) {
+      worker.encoder.emplace(tokenizer_);
+      worker.ids.reserve(bytes_);  // never more, and what is not written costs nothing
+      device::prefer_huge_pages(worker.ids.data(), bytes_ * sizeof(int32_t));  // as gigatoken has it
+    }
+    worker.ids.clear();
     for (size_t i = next++; i < parts_.size(); i = next++) {
-      ids_[i].clear();
-      ids_[i].reserve(parts_[i].size());  // never more, and what is not written costs nothing
-      encoder->encode(parts_[i], ids_[i]);
+      const std::ptrdiff_t begin = std::ssize(worker.ids);
+      worker.encoder->encode(parts_[i].text, worker.ids);
+      parts_[i] = {parts_[i].text, number, begin, std::ssize(worker.ids)};
     }
   }
 
   const data::Tokenizer& tokenizer_;
-  std::vector<std::string_view> parts_;
-  std::vector<std::optional<data::Encoder>> encoders_;
-  std::vector<std::vector<int32_t>> ids_;  // of each part
+  size_t bytes_;  // of the text
+  std::vector<Part> parts_;
+  std::vector<Worker> workers_;
 };
 
 // The files that peers read, gone with this.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <functional>
 #include <queue>
 #include <utility>
 
@@ -42,8 +43,6 @@ constexpr Alphabet kAlphabet;
 constexpr bool never_in_utf8(uint8_t byte) {
   return byte == 0xC0 || byte == 0xC1 || byte > 0xF4;
 }
-
-constexpr size_t kMostQuadratic = 64;
 
 void append_number(int64_t value, std::string& out) {
   for (int i = 0; i < 8; ++i) out.push_back(static_cast<char>(value >> (8 * i)));
@@ -96,41 +95,93 @@ std::string hash_of(const BpeModel& model) {
   return fmt::format("{:016x}", hash_name(text));
 }
 
-// Short pieces: scan for the lowest rank, merge, repeat. Quadratic, and faster than anything else up to some dozens.
-void merge_short(const BpeModel& model, std::string_view piece, std::vector<int32_t>& ids) {
-  std::array<int32_t, kMostQuadratic> symbol, merged;  // merged: symbol i with symbol i+1
-  std::array<uint32_t, kMostQuadratic> rank;           // of that merge
-  const auto look_up = [&](size_t i) {
-    const PairTable::Merge merge = model.pairs.find(symbol[i], symbol[i + 1]);
-    rank[i] = merge.rank;
-    merged[i] = merge.merged;
-  };
-  const auto close_gap = [](auto& values, size_t gap, size_t count) {
-    std::copy(values.begin() + gap + 1, values.begin() + count, values.begin() + gap);
-  };
-  size_t count = model.first_ids(piece, symbol.data());
-  for (size_t i = 0; i + 1 < count; ++i) look_up(i);
-  while (count > 1) {
-    size_t best = 0;
-    uint32_t lowest = rank[0];
-    for (size_t i = 1; i + 1 < count; ++i) {
-      best = rank[i] < lowest ? i : best;
-      lowest = std::min(lowest, rank[i]);
+// Short pieces: look for the lowest rank, merge, repeat. Quadratic, and faster than anything else up to some dozens.
+// Nothing moves: a symbol stays where it began, and a bit says whether it is still there.
+template <size_t kMost>
+class ShortPiece {
+ public:
+  // Of at most kMost bytes.
+  ShortPiece(const BpeModel& model, std::string_view piece) : pairs_(model.pairs) {
+    order_.fill(kNever);
+    const size_t count = model.first_ids(piece, symbols_.data());
+    there_ = ~uint64_t{0} >> (64 - count);
+    if (model.of_characters()) {
+      for (size_t i = 0; i + 1 < count; ++i) set_rule(i, pairs_.find_rule(symbols_[i], symbols_[i + 1]));
+    } else {
+      for (size_t i = 0; i + 1 < count; ++i) {
+        const size_t left = static_cast<uint8_t>(piece[i]), right = static_cast<uint8_t>(piece[i + 1]);
+        set_rule(i, model.byte_rules[left << 8 | right]);
+      }
     }
-    if (lowest == PairTable::kNone) break;
-    symbol[best] = merged[best];
-    close_gap(symbol, best + 1, count);
-    close_gap(rank, best, count - 1);
-    close_gap(merged, best, count - 1);
-    --count;
-    if (best > 0) look_up(best - 1);
-    if (best + 1 < count) look_up(best);
+    // What many of the merges will ask for: all at once, where one after another each would wait for memory.
+    for (size_t i = 0; i + 1 < count; ++i) {
+      if (rules_[i] == PairTable::kNone) continue;
+      const int32_t id = pairs_.merged_by(rules_[i]);
+      if (i > 0) pairs_.prefetch(symbols_[i - 1], id);
+      if (i + 2 < count) pairs_.prefetch(id, symbols_[i + 2]);
+    }
   }
-  ids.insert(ids.end(), symbol.begin(), symbol.begin() + static_cast<std::ptrdiff_t>(count));
-}
+
+  size_t merge_all(int32_t* ids) {
+    for (uint64_t lowest = this->lowest(); lowest < kNever; lowest = this->lowest()) merge_at(lowest % kPlaces);
+    size_t count = 0;
+    for (uint64_t rest = there_; rest != 0; rest &= rest - 1) ids[count++] = symbols_[std::countr_zero(rest)];
+    return count;
+  }
+
+ private:
+  static constexpr size_t kPlaces = 64;
+  static_assert(kMost % 4 == 0 && kMost <= kPlaces);
+  static constexpr uint64_t kNever = uint64_t{PairTable::kNone} * kPlaces;
+
+  void set_rule(size_t place, uint32_t number) {
+    order_[place] = pairs_.order_of(number) * uint64_t{kPlaces} + place;
+    rules_[place] = number;
+  }
+
+  // Of order_: in four chains, which do not wait for each other.
+  uint64_t lowest() const {
+    uint64_t a = order_[0], b = order_[1], c = order_[2], d = order_[3];
+    for (size_t i = 4; i < kMost; i += 4) {
+      a = std::min(a, order_[i]);
+      b = std::min(b, order_[i + 1]);
+      c = std::min(c, order_[i + 2]);
+      d = std::min(d, order_[i + 3]);
+    }
+    return std::min(std::min(a, b), std::min(c, d));
+  }
+
+  void merge_at(size_t place) {
+    const uint64_t after = there_ & ~uint64_t{1} << place, behind = after & (after - 1);
+    const size_t next = static_cast<size_t>(std::countr_zero(after));
+    const MergeRule& rule = pairs_.rule(rules_[place]);
+    if (rule.left != symbols_[place] || rule.right != symbols_[next]) [[unlikely]]
+      return set_rule(place, pairs_.find_rule(symbols_[place], symbols_[next]));
+    const int32_t id = pairs_.merged_by(rules_[place]);
+    symbols_[place] = id;
+    order_[next] = kNever;
+    there_ &= ~(uint64_t{1} << next);
+    const uint64_t before = there_ & ((uint64_t{1} << place) - 1);
+    const size_t last = static_cast<size_t>(std::countr_zero(behind | uint64_t{1} << 63));
+    const size_t first = static_cast<size_t>(63 - std::countl_zero(before | 1));
+    const uint32_t with_last = pairs_.guess(behind != 0, id, symbols_[last % kMost]);
+    const uint32_t with_first = pairs_.guess(before != 0, symbols_[first], id);
+    // Before the first symbol, at 0, there is none: what is set for it there is overwritten.
+    set_rule(first, with_first);
+    set_rule(place, with_last);
+  }
+
+  const PairTable& pairs_;
+  uint64_t there_;  // a bit per symbol
+  // By the symbol's place: the order of its rule with the next one, then the place, so that the leftmost of several is
+  // the lowest (from kNever on: none); and the number of that rule, or a guess.
+  std::array<uint64_t, kMost> order_;
+  std::array<int32_t, kMost> symbols_;
+  std::array<uint32_t, kMost> rules_;
+};
 
 // Long pieces: a heap of candidate merges over a linked list, O(n log n).
-void merge_long(const BpeModel& model, std::string_view piece, std::vector<int32_t>& ids) {
+size_t merge_long(const BpeModel& model, std::string_view piece, int32_t* ids) {
   struct Symbol {
     int32_t id;
     int64_t previous, next;  // -1: none
@@ -175,7 +226,9 @@ void merge_long(const BpeModel& model, std::string_view piece, std::vector<int32
     if (const auto c = candidate(left.previous)) heap.push(*c);
     if (const auto c = candidate(best.place)) heap.push(*c);
   }
-  for (int64_t i = 0; i >= 0; i = symbols[i].next) ids.push_back(symbols[i].id);
+  size_t written = 0;
+  for (int64_t i = 0; i >= 0; i = symbols[i].next) ids[written++] = symbols[i].id;
+  return written;
 }
 
 }  // namespace
@@ -211,14 +264,54 @@ std::optional<std::string> from_printable(std::string_view text) {
 }
 
 void PairTable::build(const std::vector<MergeRule>& merges) {
-  const size_t size = std::bit_ceil(std::max<size_t>(2, merges.size() * 2 + 1));
-  rules_ = merges;
-  slots_.assign(size, kEmpty);
-  mask_ = size - 1;
-  shift_ = 64 - std::countr_zero(size);
-  for (size_t rule = 0; rule < merges.size(); ++rule) {
-    const MergeRule& merge = merges[rule];
-    slots_[slot_of(merge.left, merge.right)] = tag_of(hash_of(merge.left, merge.right)) << 32 | rule;
+  RL_CHECK(merges.size(), <, size_t{1} << 31);
+  std::unordered_map<uint64_t, size_t> last;  // rule for each pair
+  last.reserve(merges.size());
+  const auto pair_of = [&](size_t i) {
+    return uint64_t{static_cast<uint32_t>(merges[i].left)} << 32 | static_cast<uint32_t>(merges[i].right);
+  };
+  for (size_t i = 0; i < merges.size(); ++i) last[pair_of(i)] = i;
+  rules_.clear();
+  for (size_t i = 0; i < merges.size(); ++i) {
+    if (last.at(pair_of(i)) == i) rules_.push_back(merges[i]);
+  }
+  const auto less = [](const MergeRule& a, const MergeRule& b) { return a.rank < b.rank; };
+  std::stable_sort(rules_.begin(), rules_.end(), less);
+  ranks_are_shared_ = std::adjacent_find(rules_.begin(), rules_.end(), std::not_fn(less)) != rules_.end();
+  first_merged_ = rules_.empty() ? 0 : rules_.front().merged;
+  merged_is_number_ = true;
+  for (size_t number = 0; number < rules_.size(); ++number) {
+    merged_is_number_ &= rules_[number].merged == first_merged_ + static_cast<int64_t>(number);
+  }
+  number_bits_ = static_cast<uint32_t>((uint64_t{1} << std::bit_width(rules_.size())) - 1);
+  // A slot in three is taken, or less.
+  buckets_.assign(std::bit_ceil(std::max<size_t>(2, rules_.size() / 2)), {kFree, kFree, kFree, kFree});
+  mask_ = buckets_.size() - 1;
+  shift_ = 64 - std::countr_zero(buckets_.size());
+  // In order, so that in the buckets of a pair whatever stands before its rule has a lower number.
+  for (uint32_t number = 0; number < rules_.size(); ++number) insert(number);
+}
+
+void PairTable::insert(uint32_t number) {
+  const uint64_t hash = hash_of(rules_[number].left, rules_[number].right);
+  for (size_t bucket = hash >> shift_;; bucket = (bucket + 1) & mask_) {
+    for (uint32_t& slot : buckets_[bucket]) {
+      if (slot != kFree) continue;
+      slot = tag_of(hash) | number;
+      return;
+    }
+  }
+}
+
+uint32_t PairTable::find_rule(int32_t left, int32_t right) const {
+  const uint64_t hash = hash_of(left, right);
+  for (size_t bucket = hash >> shift_;; bucket = (bucket + 1) & mask_) {
+    for (const uint32_t slot : buckets_[bucket]) {
+      if (slot == kFree) return kNone;
+      const uint32_t number = slot & number_bits_;
+      if ((slot ^ tag_of(hash)) == number && rules_[number].left == left && rules_[number].right == right)
+        return number;
+    }
   }
 }
 
@@ -262,6 +355,10 @@ void BpeModel::finish(std::string_view origin) {
                 "Only byte-level BPE vocabularies, which can write any text, are supported.");
   }
   pairs.build(merges);
+  if (!of_characters()) {
+    byte_rules.resize(256 * 256);
+    for (size_t i = 0; i < byte_rules.size(); ++i) byte_rules[i] = pairs.find_rule(byte_ids[i >> 8], byte_ids[i & 255]);
+  }
   if (ignore_merges) {
     for (size_t id = 0; id < tokens.size(); ++id) {
       if (added[id] == 0 && !tokens[id].empty() && !is_literal(id))
@@ -369,15 +466,23 @@ size_t BpeModel::first_ids(std::string_view piece, int32_t* ids) const {
   return count;
 }
 
-void BpeModel::encode_piece(std::string_view piece, std::vector<int32_t>& ids) const {
+size_t BpeModel::encode_piece(std::string_view piece, int32_t* ids) const {
   if (ignore_merges) {
     if (const auto found = by_bytes.find(piece); found != by_bytes.end()) {
-      ids.push_back(found->second);
-      return;
+      *ids = found->second;
+      return 1;
     }
   }
-  if (piece.size() <= kMostQuadratic) return merge_short(*this, piece, ids);
-  merge_long(*this, piece, ids);
+  if (piece.size() <= 16) return ShortPiece<16>(*this, piece).merge_all(ids);
+  if (piece.size() <= 32) return ShortPiece<32>(*this, piece).merge_all(ids);
+  if (piece.size() <= 64) return ShortPiece<64>(*this, piece).merge_all(ids);
+  return merge_long(*this, piece, ids);
+}
+
+void BpeModel::encode_piece(std::string_view piece, std::vector<int32_t>& ids) const {
+  const size_t before = ids.size();
+  ids.resize(before + piece.size());
+  ids.resize(before + encode_piece(piece, ids.data() + before));
 }
 
 }  // namespace ridgeline::data

@@ -36,9 +36,11 @@ struct DecodeStart {
 // text begins.
 enum class PrefixSpace : uint8_t { none, each, first };
 
-// (left id, right id) -> (rank, merged id). Open addressing, at most half full. Most pairs that are asked for do not
-// merge: a slot is small, so that the table stays near the processor, and the rule behind it is looked at when it seems
-// to be the one.
+// (left id, right id) -> the rule that merges them. Rules are numbered from the lowest rank on.
+//
+// What lookups cost is waiting for memory and branches that nobody can foresee: most pairs that are asked for do not
+// merge. So buckets of four small slots, each the number of a rule and some bits of its pair's hash, are compared
+// without a branch, and the rule itself is looked at when its turn comes, where guess() may turn out to be wrong.
 class PairTable {
  public:
   struct Merge {
@@ -47,39 +49,68 @@ class PairTable {
   };
   static constexpr uint32_t kNone = UINT32_MAX;
 
+  PairTable() { build({}); }
   // A later rule for the same pair replaces an earlier one, as in Hugging Face tokenizers.
   void build(const std::vector<MergeRule>& merges);
 
+  // Rank kNone: they do not merge.
   Merge find(int32_t left, int32_t right) const {
-    const uint64_t slot = slots_[slot_of(left, right)];
-    if (slot == kEmpty) return {kNone, -1};
-    const MergeRule& rule = rules_[static_cast<uint32_t>(slot)];
-    return {rule.rank, rule.merged};
+    const uint32_t number = find_rule(left, right);
+    if (number == kNone) return {kNone, -1};
+    return {rules_[number].rank, rules_[number].merged};
+  }
+
+  // The number of the pair's rule; kNone when they do not merge.
+  uint32_t find_rule(int32_t left, int32_t right) const;
+  // Mostly the same; seldom the number of another pair's rule, but then never one above that of this pair's. Where
+  // nothing is `there`, kNone, without a branch either.
+  uint32_t guess(bool there, int32_t left, int32_t right) const {
+    const uint64_t hash = hash_of(left, right) & (uint64_t{0} - there);
+    const uint32_t tag = tag_of(hash);
+    for (size_t bucket = hash >> shift_;; bucket = (bucket + 1) & mask_) {
+      const Bucket& of = buckets_[bucket];
+      // Where the tag is the same, the number remains, and what is lower than in any slot with another tag.
+      const uint32_t lowest = std::min(std::min(of[0] ^ tag, of[1] ^ tag), std::min(of[2] ^ tag, of[3] ^ tag));
+      const bool found = lowest < number_bits_;
+      if (!found && of[3] != kFree) [[unlikely]]
+        continue;
+      return lowest | (uint32_t{0} - !(found & there));
+    }
+  }
+  const MergeRule& rule(uint32_t number) const { return rules_[number]; }
+  // rule(number).merged, most often without a look at memory.
+  int32_t merged_by(uint32_t number) const {
+    return merged_is_number_ ? static_cast<int32_t>(number) + first_merged_ : rules_[number].merged;
+  }
+  // Has the processor fetch what guess() will look at.
+  void prefetch(int32_t left, int32_t right) const { __builtin_prefetch(&buckets_[hash_of(left, right) >> shift_]); }
+  // What orders rules: their ranks, or as good as that.
+  uint32_t order_of(uint32_t number) const {
+    if (!ranks_are_shared_) [[likely]]
+      return number;
+    return number == kNone ? kNone : rules_[number].rank;
   }
 
  private:
-  static constexpr uint64_t kEmpty = UINT64_MAX;
-  // Where the pair is, or the empty slot where it would be.
-  size_t slot_of(int32_t left, int32_t right) const {
-    const uint64_t hash = hash_of(left, right), tag = tag_of(hash);
-    for (size_t i = hash >> shift_;; i = (i + 1) & mask_) {
-      const uint64_t slot = slots_[i];
-      if (slot == kEmpty) return i;
-      if (slot >> 32 != tag) continue;
-      const MergeRule& rule = rules_[static_cast<uint32_t>(slot)];
-      if (rule.left == left && rule.right == right) return i;
-    }
-  }
+  using Bucket = std::array<uint32_t, 4>;  // filled from the first slot on; where all are taken, the next goes on
+  static constexpr uint32_t kFree = UINT32_MAX;
+
   static uint64_t hash_of(int32_t left, int32_t right) {
     const uint64_t pair = static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
     return pair * 0x9E3779B97F4A7C15U;
   }
-  static uint64_t tag_of(uint64_t hash) { return hash >> 12 & 0xFFFFFFFF; }
+  uint32_t tag_of(uint64_t hash) const { return static_cast<uint32_t>(hash >> 12) & ~number_bits_; }
+  void insert(uint32_t number);
 
-  std::vector<uint64_t> slots_ = {kEmpty, kEmpty};  // tag of the pair's hash and rank, 32 bits each
+  std::vector<Bucket> buckets_;
   std::vector<MergeRule> rules_;
+  uint32_t number_bits_ = 0;  // of a slot: no number has all of them
   size_t mask_ = 1;
   int shift_ = 63;
+  bool ranks_are_shared_ = false;
+  // And first_merged_ more: in GPT-2's files, and wherever tokens are in the order of merges.
+  bool merged_is_number_ = false;
+  int32_t first_merged_ = 0;
 };
 
 struct BpeModel {
@@ -108,7 +139,8 @@ struct BpeModel {
   // What follows from it; made by finish().
   bool every_byte = true;  // none of them is -1
   PairTable pairs;
-  std::vector<uint8_t> special_ids;                        // by id
+  std::vector<uint32_t> byte_rules;  // of left byte * 256 + right byte: the number of their rule; not of characters
+  std::vector<uint8_t> special_ids;  // by id
   AddedTokenMatcher raw_tokens, normalized_tokens;         // of added_tokens, by index
   std::unordered_map<std::string_view, int32_t> by_bytes;  // only with ignore_merges
   PieceCache vocabulary;                                   // the ids of every short token's bytes, to begin with
@@ -131,7 +163,10 @@ struct BpeModel {
   // The ids with which a piece begins, before anything is merged; at most one per byte. Returns how many.
   size_t first_ids(std::string_view piece, int32_t* ids) const;
 
-  // Appends the ids of one pre-token, each of whose bytes has an id unless it is a model of characters.
+  // Writes the ids of one pre-token, each of whose bytes has an id unless it is a model of characters, and returns how
+  // many: at most one per byte.
+  size_t encode_piece(std::string_view piece, int32_t* ids) const;
+  // The same, appended.
   void encode_piece(std::string_view piece, std::vector<int32_t>& ids) const;
 
   // The end of the part of a piece that begins at `begin`: there, or at the piece's end, is the next place where no

@@ -34,7 +34,6 @@ struct Encoder::State {
   };
   std::array<Pair, PieceScanner::kMost> long_pairs;
   std::array<int32_t, kLongIds + kShortIds> waiting;
-  std::vector<int32_t> merged;
   std::string prefixed;
 
   // The places of pieces `from` to `to`, the first of which begins at `begin`; has the processor fetch them.
@@ -104,10 +103,7 @@ size_t Encoder::State::merge(const BpeModel& model, std::string_view piece, uint
     if (end - begin < piece.size()) {
       count += find(model, piece.substr(begin, end - begin), to + count);
     } else {
-      merged.clear();
-      model.encode_piece(piece, merged);
-      std::copy(merged.begin(), merged.end(), to);
-      count = merged.size();
+      count = model.encode_piece(piece, to);
     }
   }
   if (cache) insert(model, piece, hash, {to, count});

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/device/huge_pages.h"
 
 namespace ridgeline::data {
 
@@ -59,7 +60,9 @@ uint32_t PieceCache::keep(std::span<const int32_t> ids) {
 
 // A store that grows takes all that it may ever need, which costs nothing until it is written.
 void PieceCache::make_room(size_t more) {
-  if (store_.size() + more > store_.capacity()) store_.reserve(kMostStored + 2 * kLongestPiece);
+  if (store_.size() + more <= store_.capacity()) return;
+  store_.reserve(kMostStored + 2 * kLongestPiece);
+  device::prefer_huge_pages(store_.data(), store_.capacity() * sizeof(int32_t));
 }
 
 void PieceCache::insert(Key key, uint64_t hash, std::span<const int32_t> ids) {

@@ -2,6 +2,8 @@
 #include <gmock/gmock.h>
 
 #include <limits>
+#include <map>
+#include <set>
 
 #include "any_text.h"
 #include "ridgeline/data/bpe_model.h"
@@ -102,6 +104,71 @@ TEST_P(EveryTokenizer, MayBeCutWhereNextCutSays) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Encoder, EveryTokenizer, testing::Values("gpt2_tokenizer", "data/llama3_style"));
+
+TEST(PairTable, FindsEveryRuleAndGuessesNoneAboveIt) {
+  std::mt19937 random(12);
+  for (const uint32_t shared : {1U, 3U}) {  // rules of a rank
+    std::vector<MergeRule> rules;
+    std::map<std::pair<int32_t, int32_t>, MergeRule> last;
+    for (uint32_t i = 0; i < 70'000; ++i) {
+      // Some pairs come again; the first of all is what a free slot could be taken for.
+      const auto left = static_cast<int32_t>(i == 0 ? 0 : random() % 400), right = static_cast<int32_t>(random() % 400);
+      rules.push_back({left, i == 0 ? 0 : right, static_cast<int32_t>(random() % 100'000), i / shared});
+      last[{rules.back().left, rules.back().right}] = rules.back();
+    }
+    // As SentencePiece's models give them.
+    if (shared > 1) std::reverse(rules.begin(), rules.end());
+    if (shared > 1) last.clear();
+    for (const MergeRule& rule : rules) last[{rule.left, rule.right}] = rule;
+    PairTable table;
+    table.build(rules);
+    for (int32_t left = -1; left < 402; ++left) {
+      for (int32_t right = -1; right < 402; ++right) {
+        const auto rule = last.find({left, right});
+        const PairTable::Merge found = table.find(left, right);
+        ASSERT_EQ(found.rank, rule == last.end() ? PairTable::kNone : rule->second.rank);
+        ASSERT_EQ(found.merged, rule == last.end() ? -1 : rule->second.merged);
+        ASSERT_EQ(table.guess(false, left, right), PairTable::kNone);
+        if (rule == last.end()) continue;
+        const uint32_t number = table.find_rule(left, right), guess = table.guess(true, left, right);
+        ASSERT_LE(guess, number);
+        ASSERT_LE(table.order_of(guess), rule->second.rank);
+        ASSERT_EQ(table.merged_by(number), rule->second.merged);
+      }
+    }
+  }
+  EXPECT_EQ(PairTable().find(0, 0).rank, PairTable::kNone);
+}
+
+// So many merges of so few letters that pairs are often taken for others at first.
+TEST(PairTable, WrongGuessesChangeNoIds) {
+  std::mt19937 random(13);
+  TokenizerParts parts;
+  for (int byte = 0; byte < 256; ++byte) parts.tokens.push_back(std::string(1, static_cast<char>(byte)));
+  std::set<std::string> known;
+  std::vector<int32_t> pool;
+  for (int32_t letter = 'a'; letter < 'i'; ++letter) pool.push_back(letter);
+  while (parts.merges.size() < 60'000) {
+    const int32_t left = pool[random() % pool.size()], right = pool[random() % pool.size()];
+    const std::string token = parts.tokens[left] + parts.tokens[right];
+    if (token.size() > 12 || !known.insert(token).second) continue;
+    pool.push_back(static_cast<int32_t>(parts.tokens.size()));
+    parts.merges.emplace_back(left, right);
+    parts.tokens.push_back(token);
+  }
+  const Tokenizer tokenizer = Tokenizer::from_parts(parts);
+  TokenizerFiles files;
+  files.set("tokenizer.json", tokenizer.to_json());
+  const BpeModel model = read_bpe_model(files, "test");
+  Encoder encoder(tokenizer);
+  for (int i = 0; i < 1200; ++i) {
+    std::string word(1 + random() % 70, ' ');
+    for (char& c : word) c = static_cast<char>('a' + random() % 8);
+    std::vector<int32_t> ids;
+    encoder.encode(word, ids);
+    ASSERT_EQ(ids, plain_ids(model, word)) << word;
+  }
+}
 
 std::vector<int32_t> ids_in(const PieceCache& cache, std::string_view piece, uint64_t hash) {
   std::vector<int32_t> ids(PieceCache::kLongestPiece);  // at least kRoom
