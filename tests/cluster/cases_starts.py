@@ -84,8 +84,8 @@ def missing_program(laboratory):
 
 @injects("the program is missing on the first node")
 def missing_rank_zero(laboratory):
-    """Nobody is there whom the others would meet, or leave the word to: the next rank has it."""
-    return missing(laboratory, "missing_rank_zero", "node1", "rank 0 is missing", "rank 1.*not every rank is there")
+    """Nobody is there whom the others would meet, or leave the word to: the next rank has it, or whose time is up first."""
+    return missing(laboratory, "missing_rank_zero", "node1", "rank 0 is missing", r"rank \d.*not every rank is there")
 
 
 @injects("one node's own disk, for offloaded state, is full")
