@@ -140,7 +140,7 @@ function(ridgeline_test_code target)
 endfunction()
 
 # ridgeline_test(NAME SOURCES x_test.cpp ... ROOMS base ... LABELS unit [LIBRARIES ...] [COST s])
-# One executable, registered with CTest as one test per executable (fast start, readable list). Three files are compiled
+# One executable, registered with CTest as one test per executable (fast start, readable list). Six files are compiled
 # at a time. COST: about how many seconds one of the longest takes (in a build with sanitizers, if it runs there). Where
 # tests run side by side these begin first, so that none is left to run alone at the end.
 function(ridgeline_test name)
