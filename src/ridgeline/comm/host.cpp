@@ -18,6 +18,7 @@
 #include "ridgeline/base/error.h"
 #include "ridgeline/comm/control_messages.h"
 #include "ridgeline/comm/failure_log.h"
+#include "ridgeline/comm/start_limit.h"
 
 namespace ridgeline::comm::detail {
 namespace {
@@ -148,7 +149,8 @@ void Host::barrier(const char* what) {
     futex_wake(board().host_bell.value, processes());
     return;
   }
-  const int64_t limit = steady_nanoseconds() + std::chrono::nanoseconds(options().timeout).count();
+  const auto timeout = std::max(options().timeout, kLeastStart);
+  const int64_t limit = steady_nanoseconds() + std::chrono::nanoseconds(timeout).count();
   for (;;) {
     const uint32_t bell = board().host_bell.value.load(std::memory_order_seq_cst);
     if (board().host_barrier.load(std::memory_order_acquire) >= target) return;
@@ -157,8 +159,7 @@ void Host::barrier(const char* what) {
       fail({.rank = -1,
             .host = host_name(),
             .operation = what,
-            .what = fmt::format("{}: not every rank of host {} came within {} ms", what, host_name(),
-                                options().timeout.count()),
+            .what = fmt::format("{}: not every rank of host {} came within {} ms", what, host_name(), timeout.count()),
             .next = {}});
       throw_failure();
     }

@@ -19,8 +19,6 @@ namespace {
 
 constexpr int64_t kLargestMessage = 1 << 30;  // MPI counts in int
 constexpr unsigned kFinalizeSeconds = 5;
-// A short timeout of operations is not meant for a launcher that starts processes on many hosts.
-constexpr std::chrono::milliseconds kLeastStart{10'000};
 
 class MpiChannel : public Channel {
  public:

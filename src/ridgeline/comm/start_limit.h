@@ -14,6 +14,9 @@
 
 namespace ridgeline::comm::detail {
 
+// A short timeout of operations is not meant for a launcher that starts processes on many hosts.
+constexpr std::chrono::milliseconds kLeastStart{10'000};
+
 // A thread that counts the time from its construction to its destruction, as far as this process ran: being stopped is
 // no waiting. When it comes to `limit` it tells, once per job (StartWord), and leaves the process by _Exit(1).
 class StartLimit {

@@ -317,7 +317,7 @@ std::unique_ptr<DocumentSource> read_json_lines(std::string_view bytes, const st
 std::string document_key(std::string_view bytes) {
   bytes.remove_prefix(std::min(bytes.find_first_not_of(" \t\r\n"), bytes.size()));
   const CorpusOptions options;
-  for (const std::string key : {"text", "content"}) {
+  for (std::string key : {"text", "content"}) {
     std::string text;
     CorpusCounts counts;
     JsonLines first(bytes.substr(0, bytes.find('\n')), key, options);

@@ -144,7 +144,7 @@ TEST(PairTable, FindsEveryRuleAndGuessesNoneAboveIt) {
 TEST(PairTable, WrongGuessesChangeNoIds) {
   std::mt19937 random(13);
   TokenizerParts parts;
-  for (int byte = 0; byte < 256; ++byte) parts.tokens.push_back(std::string(1, static_cast<char>(byte)));
+  for (int byte = 0; byte < 256; ++byte) parts.tokens.emplace_back(1, static_cast<char>(byte));
   std::set<std::string> known;
   std::vector<int32_t> pool;
   for (int32_t letter = 'a'; letter < 'i'; ++letter) pool.push_back(letter);
