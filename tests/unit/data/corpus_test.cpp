@@ -247,7 +247,7 @@ TEST(CorpusReader, ChunksDoNotShow) {
   const auto draw = [&](uint32_t bound) { return ((state = state * 1664525 + 1013904223) >> 8) % bound; };
   // Lines of every kind, now and then a document of megabytes.
   std::string lines;
-  const auto chunks_of_lines = static_cast<size_t>(ManyCases(4).share(12));
+  const auto chunks_of_lines = static_cast<size_t>(ManyCases(4).share(48));
   while (lines.size() < chunks_of_lines * kChunkBytes) {
     const uint32_t kind = draw(40000);
     if (kind < 4) {
