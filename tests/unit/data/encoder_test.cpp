@@ -5,6 +5,7 @@
 #include <map>
 #include <set>
 
+#include "../many_cases.h"
 #include "any_text.h"
 #include "ridgeline/data/bpe_model.h"
 #include "ridgeline/data/piece_cache.h"
@@ -148,7 +149,8 @@ TEST(PairTable, WrongGuessesChangeNoIds) {
   std::set<std::string> known;
   std::vector<int32_t> pool;
   for (int32_t letter = 'a'; letter < 'i'; ++letter) pool.push_back(letter);
-  while (parts.merges.size() < 60'000) {
+  const ManyCases cases(5);
+  while (static_cast<int>(parts.merges.size()) < cases.share(60'000)) {
     const int32_t left = pool[random() % pool.size()], right = pool[random() % pool.size()];
     const std::string token = parts.tokens[left] + parts.tokens[right];
     if (token.size() > 12 || !known.insert(token).second) continue;
@@ -161,7 +163,7 @@ TEST(PairTable, WrongGuessesChangeNoIds) {
   files.set("tokenizer.json", tokenizer.to_json());
   const BpeModel model = read_bpe_model(files, "test");
   Encoder encoder(tokenizer);
-  for (int i = 0; i < 1200; ++i) {
+  for (int i = 0; i < cases.share(1200); ++i) {
     std::string word(1 + random() % 70, ' ');
     for (char& c : word) c = static_cast<char>('a' + random() % 8);
     std::vector<int32_t> ids;
