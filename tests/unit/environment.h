@@ -12,7 +12,7 @@ namespace ridgeline {
 class Environment {
  public:
   // The variables that may matter, which are not set until `set` does that: whoever runs the tests may have set them.
-  explicit Environment(std::initializer_list<const char*> names) {
+  Environment(std::initializer_list<const char*> names) {
     for (const char* const name : names) unset(name);
   }
   ~Environment() {

@@ -175,7 +175,7 @@ Evaluation evaluate(comm::World& world, const ModelSource& source,
                 [&](const model::Tensor& tensor, int64_t first, int64_t count, float* values) {
                   source.read(tensor.name, tensor.shape, first, count, Ref(values));
                 });
-  const Evaluation result = evaluate_windows(executor, 0, windows, windows.size(), source.step());
+  Evaluation result = evaluate_windows(executor, 0, windows, windows.size(), source.step());
   if (result.not_finite) {
     throw Error(
         fmt::format("the loss of '{}' is not finite from window {} on; first seen in {}", source.folder().string(),
