@@ -6,7 +6,7 @@
 #   ./quickstart.sh [--no-install] [--skip-build] [--size full|small] [--out DIR] [--set key=value ...]
 #
 #   --no-install   use what is installed, touch no package
-#   --skip-build   use build/release/ridgeline as it is
+#   --skip-build   use build/release/ridgeline, or the program named by RIDGELINE, as it is
 #   --size SIZE    full: configs/quickstart.toml as it is; small: less than half of the work: a vocabulary of 1024, width 128.
 #                  Left out, a few steps are timed, and small is taken where full would train for more than 190 s
 #   --out DIR      where to put everything (default: out/quickstart)
@@ -61,7 +61,7 @@ if [ $build = 1 ]; then
   run cmake --preset release -Wno-dev --log-level=WARNING
   run cmake --build build/release --target ridgeline
 fi
-ridgeline=build/release/ridgeline
+ridgeline=${RIDGELINE:-build/release/ridgeline}
 if [ ! -x $ridgeline ]; then
   echo "quickstart.sh: $ridgeline is missing; run without --skip-build" >&2
   exit 1
@@ -140,7 +140,9 @@ trap 'kill $watcher 2>/dev/null || true' EXIT
 show $ridgeline train "${job[@]}" --out "$out/run"
 # The shell becomes the trainer, so its process number is known and Ctrl-C reaches it.
 # shellcheck disable=SC2016
-bash -c 'echo $$ >"$0"; exec "$@"' "$out/pid" $ridgeline train "${job[@]}" --out "$out/run"
+status=0
+bash -c 'echo $$ >"$0"; exec "$@"' "$out/pid" $ridgeline train "${job[@]}" --out "$out/run" || status=$?
+if [ $status != 75 ] && [ $status != 0 ]; then exit $status; fi  # 75: stopped before its end, and saved
 wait $watcher
 trap - EXIT
 rm "$out/pid"

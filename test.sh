@@ -263,7 +263,7 @@ minutes() { printf '%d:%02d' $(($1 / 60)) $(($1 % 60)); }
 
 started=$(date +%s)
 if [ $install = 1 ]; then
-  tools/install_packages build test
+  tools/install_packages build test corpus
   # Nothing but its own phase depends on these.
   if [[ " ${phases[*]} " == *" fuzz "* ]] && [ $long = 1 ]; then tools/install_packages fuzz; fi
   if [[ " ${phases[*]} " == *" cluster "* ]] && [ "$(id -u)" = 0 ]; then tools/install_packages cluster || true; fi
