@@ -43,8 +43,8 @@ class PieceCache {
   static constexpr uint64_t kKeyBits = PieceTable::kKeyBits;
   struct Slot {
     uint64_t low, high;  // a key, and above it in the last four bits how many ids; all 0: free
-    std::array<uint32_t, 4>
-        held;  // they, or twice as many of 16 bits each; where they do not fit: a place in the store
+    // They, or twice as many of 16 bits each; where they do not fit: a place in the store (PieceTable).
+    std::array<uint32_t, 4> held;
 
     uint64_t differs_from(Key key) const { return (low ^ key.low) | ((high & kKeyBits) ^ key.high); }
     size_t count() const { return high >> 60; }

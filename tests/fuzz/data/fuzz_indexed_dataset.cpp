@@ -1,9 +1,7 @@
 // .idx: any bytes give an Error or a dataset all of whose tokens can be read.
-#include <unistd.h>
-
 #include <filesystem>
-#include <fstream>
 
+#include "file_folder.h"
 #include "fuzz_driver.h"
 #include "ridgeline/base/error.h"
 #include "ridgeline/data/indexed_dataset.h"
@@ -13,26 +11,10 @@ using namespace ridgeline::data;  // NOLINT
 
 namespace {
 
-const std::filesystem::path& folder() {
-  static const struct Folder {
-    Folder() { std::filesystem::create_directories(path); }
-    ~Folder() { std::filesystem::remove_all(path); }
-    // Thousands of small files: in memory where there is such a place.
-    std::filesystem::path path = (std::filesystem::is_directory("/dev/shm") ? std::filesystem::path("/dev/shm")
-                                                                            : std::filesystem::temp_directory_path()) /
-                                 ("ridgeline_fuzz_" + std::to_string(::getpid()));
-  } holder;
-  return holder.path;
-}
-
-void write(const char* name, std::string_view bytes) {
-  std::ofstream(folder() / name, std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-}
-
 void open_and_read(size_t bin_bytes) {
-  write("d.bin", std::string(bin_bytes, '\x07'));
+  write_file("d.bin", std::string(bin_bytes, '\x07'));
   try {
-    const auto dataset = IndexedDataset::open(folder() / "d");
+    const auto dataset = IndexedDataset::open(file_folder() / "d");
     RL_CHECK(dataset->tokens() * size_of(dataset->token_type()), ==, static_cast<int64_t>(bin_bytes));
     for (int64_t d = 0; d < dataset->documents(); ++d) {
       std::vector<int32_t> tokens(static_cast<size_t>(dataset->length(d)));
@@ -45,7 +27,7 @@ void open_and_read(size_t bin_bytes) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  write("d.idx", std::string_view(reinterpret_cast<const char*>(data), size));
+  write_file("d.idx", std::string_view(reinterpret_cast<const char*>(data), size));
   // The .bin sizes that the seeds' headers ask for, and none.
   open_and_read(size == 0 ? 0 : size_t{10});
   if (size % 3 == 0) open_and_read(24);
@@ -56,12 +38,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
 std::vector<std::string> seeds() {
   std::vector<std::string> result;
   for (const int64_t vocabulary : {100, 100000}) {
-    IndexedDatasetWriter writer(folder() / "seed", vocabulary);
+    IndexedDatasetWriter writer(file_folder() / "seed", vocabulary);
     writer.add_document(std::vector<int32_t>{1, 2, 3});
     writer.add_document(std::vector<int32_t>{4, 5});
     if (vocabulary > 65536) writer.add_document(std::vector<int32_t>{6});
     writer.finish(std::nullopt);
-    result.push_back(read_text(folder() / "seed.idx"));
+    result.push_back(read_text(file_folder() / "seed.idx"));
   }
   return result;
 }

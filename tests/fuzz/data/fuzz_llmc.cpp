@@ -1,12 +1,10 @@
 // Token files of llm.c: any bytes, cut into two files, give an Error or a dataset all of whose tokens can be read, and
 // are those of the files.
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 
+#include "file_folder.h"
 #include "fuzz_driver.h"
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/file.h"
@@ -19,22 +17,6 @@ using namespace ridgeline::data;  // NOLINT
 namespace {
 
 constexpr size_t kHeader = 1024;
-
-const std::filesystem::path& folder() {
-  static const struct Folder {
-    Folder() { std::filesystem::create_directories(path); }
-    ~Folder() { std::filesystem::remove_all(path); }
-    // Thousands of small files: in memory where there is such a place.
-    std::filesystem::path path = (std::filesystem::is_directory("/dev/shm") ? std::filesystem::path("/dev/shm")
-                                                                            : std::filesystem::temp_directory_path()) /
-                                 ("ridgeline_fuzz_llmc_" + std::to_string(::getpid()));
-  } holder;
-  return holder.path;
-}
-
-void write(const char* name, std::string_view bytes) {
-  std::ofstream(folder() / name, std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-}
 
 void open_and_read(const std::filesystem::path& path, std::string_view bytes) {
   try {
@@ -80,12 +62,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const size_t cut = std::min<size_t>(data[0] | (data[1] << 8), all.size());
   const std::string_view first = all.substr(0, cut == 0 ? all.size() : cut), second = all.substr(first.size());
   const auto tokens = [](std::string_view file) { return file.substr(std::min(kHeader, file.size())); };
-  write("a1.bin", first);
-  open_and_read(folder() / "a1.bin", tokens(first));
+  write_file("a1.bin", first);
+  open_and_read(file_folder() / "a1.bin", tokens(first));
   if (second.empty()) return 0;
-  write("a2.bin", second);
-  open_and_read(folder() / "a*.bin", std::string(tokens(first)).append(tokens(second)));
-  std::filesystem::remove(folder() / "a2.bin");
+  write_file("a2.bin", second);
+  open_and_read(file_folder() / "a*.bin", std::string(tokens(first)).append(tokens(second)));
+  std::filesystem::remove(file_folder() / "a2.bin");
   return 0;
 }
 
