@@ -52,7 +52,8 @@ class Host {
   // Wakes a rank if it sleeps. What it waits for must have been changed before, with release order.
   void ring(int local) const;
   void ring_all() const;
-  // Meets every rank of the host; only at start-up and in peer_visible. Throws on failure, and after the timeout, 10 s at the least.
+  // Meets every rank of the host; only at start-up and in peer_visible. Throws on failure, and after the timeout, 10 s
+  // at the least.
   void barrier(const char* what);
 
   // Offset of the board for `key`, made by whoever asks first; same key, same board.
