@@ -39,7 +39,7 @@ constexpr int64_t kSecond = 1'000'000'000;
 struct ControlTimes {
   int64_t beat = kSecond;
   int64_t silence = 10 * kSecond;
-  int64_t patience = kSecond / 5;
+  int64_t patience = 2 * kSecond / 5;
   int64_t hold = kSecond / 20;
   int64_t reach = kSecond;            // to connect to another host
   int64_t answer = 2 * kSecond;       // from the root's inquiry to its verdict

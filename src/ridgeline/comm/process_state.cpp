@@ -8,6 +8,23 @@
 #include <string_view>
 
 namespace ridgeline::comm::detail {
+namespace {
+
+constexpr unsigned kExiting = 4;       // PF_EXITING, include/linux/sched.h
+constexpr int kFieldsBeforeFlags = 6;  // from the state's on
+
+unsigned flags_of(std::string_view fields) {
+  for (int field = 0; field < kFieldsBeforeFlags; ++field) {
+    const size_t space = fields.find(' ');
+    if (space == std::string_view::npos) return 0;
+    fields.remove_prefix(space + 1);
+  }
+  unsigned flags = 0;
+  std::from_chars(fields.data(), fields.data() + fields.size(), flags);
+  return flags;
+}
+
+}  // namespace
 
 ProcessState process_state(int process) {
   const int file = ::open(fmt::format("/proc/{}/stat", process).c_str(), O_RDONLY | O_CLOEXEC);
@@ -20,6 +37,7 @@ ProcessState process_state(int process) {
   const size_t name_end = all.rfind(')');
   if (name_end == std::string_view::npos || name_end + 2 >= all.size()) return {};
   ProcessState state{.letter = all[name_end + 2]};
+  state.ends = (flags_of(all.substr(name_end + 2)) & kExiting) != 0;
   all.remove_suffix(all.size() - 1 - all.find_last_not_of('\n'));
   const size_t last = all.rfind(' ') + 1;
   std::from_chars(all.data() + last, all.data() + all.size(), state.exit_status);

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/syscall.h>
@@ -87,18 +86,6 @@ void Watch::say(const std::string& words) {
   }
 }
 
-bool Watch::dead_within(const Watched& rank, int local, int milliseconds) const {
-  if (rank.process >= 0) {
-    pollfd one{rank.process, POLLIN, 0};
-    return ::poll(&one, 1, milliseconds) == 1;
-  }
-  for (int nap = 0; nap < milliseconds; ++nap) {
-    if (process_state(host_.state(local).process.load()).is_dead()) return true;
-    ::usleep(1000);
-  }
-  return false;
-}
-
 // Of the rank that was seen to go, and one that was struck before: a process gives its memory back before it closes its
 // descriptors, and in between MPI may end another that still reads that memory. Exit codes tell them apart. The
 // launcher may have begun to kill the others, too; but it strikes all of them.
@@ -137,7 +124,6 @@ void Watch::on_pipe(int local) {
     count = ::read(ranks_[static_cast<size_t>(local)].pipe, bytes, sizeof(bytes));
   } while (count == static_cast<ssize_t>(sizeof(bytes)));
   if (count != 0) return;
-  // Its memory may take long to be given back, during which the launcher kills the others.
   ranks_[static_cast<size_t>(local)].closed = wall_nanoseconds();
   on_death(local, false);
 }
@@ -146,8 +132,9 @@ void Watch::on_death(int local, bool is_process) {
   Watched& rank = ranks_[static_cast<size_t>(local)];
   int& file = is_process ? rank.process : rank.pipe;
   const int first = first_to_die(local);
-  // A closed pipe alone may mean that the program closes whatever it finds.
-  const bool dead = is_process || dead_within(rank, local, 1000);
+  // A closed pipe alone may mean that the program closes whatever it finds. Until a process that ends counts as dead
+  // may take long on a busy machine: nobody waits for it here, where other hosts' words would wait, too.
+  const bool dead = is_process || process_state(host_.state(local).process.load()).is_dead();
   if (dead && !host_.failed() && host_.state(local).departed.load() == 0) {
     died_ = rank.closed;
     report_death(host_, first);

@@ -37,7 +37,6 @@ class Watch {
   void on_pipe(int local);
   void on_death(int local, bool is_process);
   int first_to_die(int local) const;
-  bool dead_within(const Watched& rank, int local, int milliseconds) const;
   void look_at_ranks(int64_t now);  // has one failed, stalled, have all departed?
   void act(int64_t now);
   bool settle_start(int64_t now);
