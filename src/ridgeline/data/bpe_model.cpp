@@ -148,15 +148,12 @@ class ShortPiece {
       c = std::min(c, order_[i + 2]);
       d = std::min(d, order_[i + 3]);
     }
-    return std::min(std::min(a, b), std::min(c, d));
+    return PairTable::lower(PairTable::lower(a, b), PairTable::lower(c, d));
   }
 
   void merge_at(size_t place) {
     const uint64_t after = there_ & ~uint64_t{1} << place, behind = after & (after - 1);
     const size_t next = static_cast<size_t>(std::countr_zero(after));
-    const MergeRule& rule = pairs_.rule(rules_[place]);
-    if (rule.left != symbols_[place] || rule.right != symbols_[next]) [[unlikely]]
-      return set_rule(place, pairs_.find_rule(symbols_[place], symbols_[next]));
     const int32_t id = pairs_.merged_by(rules_[place]);
     symbols_[place] = id;
     order_[next] = kNever;
@@ -164,8 +161,8 @@ class ShortPiece {
     const uint64_t before = there_ & ((uint64_t{1} << place) - 1);
     const size_t last = static_cast<size_t>(std::countr_zero(behind | uint64_t{1} << 63));
     const size_t first = static_cast<size_t>(63 - std::countl_zero(before | 1));
-    const uint32_t with_last = pairs_.guess(behind != 0, id, symbols_[last % kMost]);
-    const uint32_t with_first = pairs_.guess(before != 0, symbols_[first], id);
+    const uint32_t with_last = pairs_.find_rule_if(behind != 0, id, symbols_[last % kMost]);
+    const uint32_t with_first = pairs_.find_rule_if(before != 0, symbols_[first], id);
     // Before the first symbol, at 0, there is none: what is set for it there is overwritten.
     set_rule(first, with_first);
     set_rule(place, with_last);
@@ -174,7 +171,7 @@ class ShortPiece {
   const PairTable& pairs_;
   uint64_t there_;  // a bit per symbol
   // By the symbol's place: the order of its rule with the next one, then the place, so that the leftmost of several is
-  // the lowest (from kNever on: none); and the number of that rule, or a guess.
+  // the lowest (from kNever on: none); and the number of that rule.
   std::array<uint64_t, kMost> order_;
   std::array<int32_t, kMost> symbols_;
   std::array<uint32_t, kMost> rules_;
@@ -264,53 +261,51 @@ std::optional<std::string> from_printable(std::string_view text) {
 }
 
 void PairTable::build(const std::vector<MergeRule>& merges) {
-  RL_CHECK(merges.size(), <, size_t{1} << 31);
+  RL_CHECK(static_cast<int64_t>(merges.size()), <=, kMostRules);
   std::unordered_map<uint64_t, size_t> last;  // rule for each pair
   last.reserve(merges.size());
-  const auto pair_of = [&](size_t i) {
-    return uint64_t{static_cast<uint32_t>(merges[i].left)} << 32 | static_cast<uint32_t>(merges[i].right);
-  };
-  for (size_t i = 0; i < merges.size(); ++i) last[pair_of(i)] = i;
-  rules_.clear();
   for (size_t i = 0; i < merges.size(); ++i) {
-    if (last.at(pair_of(i)) == i) rules_.push_back(merges[i]);
+    RL_CHECK(std::min(merges[i].left, merges[i].right), >=, 0);
+    RL_CHECK(std::max(merges[i].left, merges[i].right), <, kMostIds);
+    last[pair_of(merges[i].left, merges[i].right)] = i;
+  }
+  std::vector<MergeRule> rules;
+  for (size_t i = 0; i < merges.size(); ++i) {
+    if (last.at(pair_of(merges[i].left, merges[i].right)) == i) rules.push_back(merges[i]);
   }
   const auto less = [](const MergeRule& a, const MergeRule& b) { return a.rank < b.rank; };
-  std::stable_sort(rules_.begin(), rules_.end(), less);
-  ranks_are_shared_ = std::adjacent_find(rules_.begin(), rules_.end(), std::not_fn(less)) != rules_.end();
-  first_merged_ = rules_.empty() ? 0 : rules_.front().merged;
-  merged_is_number_ = true;
-  for (size_t number = 0; number < rules_.size(); ++number) {
-    merged_is_number_ &= rules_[number].merged == first_merged_ + static_cast<int64_t>(number);
-  }
-  number_bits_ = static_cast<uint32_t>((uint64_t{1} << std::bit_width(rules_.size())) - 1);
+  std::stable_sort(rules.begin(), rules.end(), less);
+  const bool shared = std::adjacent_find(rules.begin(), rules.end(), std::not_fn(less)) != rules.end();
+  first_merged_ = rules.empty() ? 0 : rules.front().merged;
   // A slot in three is taken, or less.
-  buckets_.assign(std::bit_ceil(std::max<size_t>(2, rules_.size() / 2)), {kFree, kFree, kFree, kFree});
-  mask_ = buckets_.size() - 1;
-  shift_ = 64 - std::countr_zero(buckets_.size());
-  // In order, so that in the buckets of a pair whatever stands before its rule has a lower number.
-  for (uint32_t number = 0; number < rules_.size(); ++number) insert(number);
-}
-
-void PairTable::insert(uint32_t number) {
-  const uint64_t hash = hash_of(rules_[number].left, rules_[number].right);
-  for (size_t bucket = hash >> shift_;; bucket = (bucket + 1) & mask_) {
-    for (uint32_t& slot : buckets_[bucket]) {
-      if (slot != kFree) continue;
-      slot = tag_of(hash) | number;
-      return;
-    }
+  const size_t homes = std::bit_ceil(std::max<size_t>(2, rules.size() / 2));
+  buckets_.assign(homes + 1, {kFree, kFree, kFree, kFree});
+  mask_ = homes - 1;
+  shift_ = 64 - std::countr_zero(homes);
+  // Of eight bits one is set, or less.
+  const size_t bits = std::bit_ceil(std::max<size_t>(64, 8 * rules.size()));
+  filter_.assign(bits / 64, 0);
+  filter_shift_ = 64 - std::countr_zero(bits);
+  ranks_.clear();
+  merged_.clear();
+  for (size_t number = 0; number < rules.size(); ++number) {
+    const MergeRule& rule = rules[number];
+    if (shared) ranks_.push_back(rule.rank);
+    merged_.push_back(rule.merged);
+    const uint64_t pair = pair_of(rule.left, rule.right);
+    free_slot(pair) = pair << kNumberBits | number;
+    const uint64_t bit = hash_of(pair) >> filter_shift_;
+    filter_[bit / 64] |= uint64_t{1} << (bit % 64);
   }
+  merged_is_number_ = std::adjacent_find(merged_.begin(), merged_.end(),
+                                         [](int32_t a, int32_t b) { return b != a + 1; }) == merged_.end();
+  if (merged_is_number_) merged_.clear();
 }
 
-uint32_t PairTable::find_rule(int32_t left, int32_t right) const {
-  const uint64_t hash = hash_of(left, right);
-  for (size_t bucket = hash >> shift_;; bucket = (bucket + 1) & mask_) {
-    for (const uint32_t slot : buckets_[bucket]) {
-      if (slot == kFree) return kNone;
-      const uint32_t number = slot & number_bits_;
-      if ((slot ^ tag_of(hash)) == number && rules_[number].left == left && rules_[number].right == right)
-        return number;
+uint64_t& PairTable::free_slot(uint64_t pair) {
+  for (size_t bucket = hash_of(pair) >> shift_;; bucket = (bucket + 1) & mask_) {
+    for (uint64_t& slot : buckets_[bucket]) {
+      if (slot == kFree) return slot;
     }
   }
 }
@@ -354,6 +349,10 @@ void BpeModel::finish(std::string_view origin) {
     throw Error(fmt::format("{}: the vocabulary has no token for the single byte 0x{:02x}", origin, byte),
                 "Only byte-level BPE vocabularies, which can write any text, are supported.");
   }
+  if (std::ssize(tokens) > PairTable::kMostIds || std::ssize(merges) > PairTable::kMostRules) {
+    throw Error(fmt::format("{}: {} tokens and {} merges", origin, tokens.size(), merges.size()),
+                fmt::format("At most {} and {} are supported.", PairTable::kMostIds, PairTable::kMostRules));
+  }
   pairs.build(merges);
   if (!of_characters()) {
     byte_rules.resize(256 * 256);
@@ -366,7 +365,6 @@ void BpeModel::finish(std::string_view origin) {
     }
   }
   find_joins();
-  remember_vocabulary(added);
   hash = hash_of(*this);
 }
 
@@ -420,23 +418,6 @@ void BpeModel::join_characters() {
 }
 
 // In the order of ids, which is mostly that of how often they occur: what is common is found at once.
-void BpeModel::remember_vocabulary(const std::vector<uint8_t>& added) {
-  vocabulary = PieceCache(tokens.size(), tokens.size());
-  std::vector<int32_t> ids;
-  for (size_t id = 0; id < tokens.size(); ++id) {
-    const std::string& token = tokens[id];
-    if (token.empty() || token.size() > PieceCache::kLongestKey || added[id] != 0) continue;
-    if (!of_characters() && !has_ids_for(token)) continue;
-    const PieceCache::Key key = PieceCache::key_of(token, token.data() + token.size());
-    const uint64_t place = PieceCache::hash_of(key);
-    std::array<int32_t, PieceCache::kRoom> known;
-    if (vocabulary.find(key, place, known.data()) != 0) continue;
-    ids.clear();
-    encode_piece(token, ids);
-    vocabulary.insert(key, place, ids);
-  }
-}
-
 bool BpeModel::has_ids_for(std::string_view text) const {
   return std::all_of(text.begin(), text.end(), [&](char c) { return byte_ids[static_cast<uint8_t>(c)] >= 0; });
 }

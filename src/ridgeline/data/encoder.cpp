@@ -1,6 +1,5 @@
 #include <cstring>
 #include <memory>
-#include <optional>
 
 #include "ridgeline/data/bpe_model.h"
 #include "ridgeline/data/piece_cache.h"
@@ -21,8 +20,12 @@ struct Encoder::State {
   static constexpr size_t kShortIds = PieceScanner::kMost * kAmongShort;
   static constexpr size_t kLongIds = 4096;
 
-  // What is found and not known yet; null: the model's vocabulary alone, and nothing is remembered.
-  std::optional<PieceCache> cache;
+  // For that many words of a text no table has to grow: 2 MiB.
+  static constexpr size_t kFirstPieces = size_t{1} << 14;
+
+  // What is found is remembered here, unless nothing is.
+  PieceCache known;
+  bool remembers;
   const char* text_end = nullptr;
   const LookupFunctions& lookups = lookup_functions(device::isa());
   PieceScanner::Ends ends;
@@ -36,19 +39,21 @@ struct Encoder::State {
   std::array<int32_t, kLongIds + kShortIds> waiting;
   std::string prefixed;
 
+  State(const BpeModel& model, Memory memory) : known(fresh(model, memory)), remembers(memory == Memory::pieces) {}
+  static PieceCache fresh(const BpeModel& model, Memory memory) {
+    return PieceCache(memory == Memory::pieces ? kFirstPieces : 0, model.tokens.size());
+  }
+
   // The places of pieces `from` to `to`, the first of which begins at `begin`; has the processor fetch them.
-  void fetch_places(std::string_view text, size_t begin, size_t from, size_t to, const PieceCache& known);
+  void fetch_places(std::string_view text, size_t begin, size_t from, size_t to);
   // Both write the ids of a piece of at most kLongestPiece bytes to `to` and return how many. merge: that is not in the
   // cache; `hash` is of its key, or hash_piece().
   size_t find(const BpeModel& model, std::string_view piece, int32_t* to);
   size_t merge(const BpeModel& model, std::string_view piece, uint64_t hash, int32_t* to);
   void insert(const BpeModel& model, std::string_view piece, uint64_t hash, std::span<const int32_t> ids);
-
-  const PieceCache& known(const BpeModel& model) const { return cache ? *cache : model.vocabulary; }
 };
 
-void Encoder::State::fetch_places(std::string_view text, size_t begin, size_t from, size_t to,
-                                  const PieceCache& known) {
+void Encoder::State::fetch_places(std::string_view text, size_t begin, size_t from, size_t to) {
   const auto begin_of = [&](size_t piece) { return piece == from ? begin : ends[piece - 1]; };
   const PieceTable table = known.table();
   // Behind the last few pieces of a text there are no 16 bytes to read.
@@ -88,10 +93,10 @@ size_t Encoder::State::find(const BpeModel& model, std::string_view piece, int32
   if (piece.size() <= PieceCache::kLongestKey) {
     const PieceCache::Key key = PieceCache::key_of(piece, text_end);
     hash = PieceCache::hash_of(key);
-    found = known(model).find(key, hash, to);
+    found = known.find(key, hash, to);
   } else {
     hash = hash_piece(piece);
-    found = known(model).find_long(piece, hash, to);
+    found = known.find_long(piece, hash, to);
   }
   return found != 0 ? found : merge(model, piece, hash, to);
 }
@@ -106,24 +111,22 @@ size_t Encoder::State::merge(const BpeModel& model, std::string_view piece, uint
       count = model.encode_piece(piece, to);
     }
   }
-  if (cache) insert(model, piece, hash, {to, count});
+  if (remembers) insert(model, piece, hash, {to, count});
   return count;
 }
 
 void Encoder::State::insert(const BpeModel& model, std::string_view piece, uint64_t hash,
                             std::span<const int32_t> ids) {
-  if (cache->full()) *cache = model.vocabulary;
+  if (known.full()) known = fresh(model, Memory::pieces);
   if (piece.size() <= PieceCache::kLongestKey) {
-    cache->insert(PieceCache::key_of(piece, text_end), hash, ids);
+    known.insert(PieceCache::key_of(piece, text_end), hash, ids);
   } else {
-    cache->insert_long(piece, hash, ids);
+    known.insert_long(piece, hash, ids);
   }
 }
 
 Encoder::Encoder(const Tokenizer& tokenizer, Memory memory)
-    : model_(tokenizer.model_), state_(std::make_unique_for_overwrite<State>()) {
-  if (memory == Memory::pieces) state_->cache.emplace(model_->vocabulary);
-}
+    : model_(tokenizer.model_), state_(new State(*model_, memory)) {}
 Encoder::~Encoder() = default;
 Encoder::Encoder(Encoder&&) noexcept = default;
 Encoder& Encoder::operator=(Encoder&&) noexcept = default;
@@ -155,7 +158,7 @@ void Encoder::encode_words(std::string_view text, std::vector<int32_t>& ids) {
     }
   };
   state.text_end = text.data() + text.size();
-  const PieceCache& known = state.known(model);
+  const PieceCache& known = state.known;
   // One that is not where its place says.
   const auto encode_further = [&](std::string_view piece, const PieceCache::Key& key) {
     if (piece.size() <= PieceCache::kLongestKey) {
@@ -172,7 +175,7 @@ void Encoder::encode_words(std::string_view text, std::vector<int32_t>& ids) {
   };
   size_t begin = 0;
   while (const size_t count = scanner.next(state.ends)) {
-    state.fetch_places(text, begin, 0, count, known);
+    state.fetch_places(text, begin, 0, count);
     PieceTable table = known.table();
     // Where their ids will go, about.
     const size_t lines = std::min(2 * count, ids.capacity() - ids.size()) / 16;
@@ -184,8 +187,7 @@ void Encoder::encode_words(std::string_view text, std::vector<int32_t>& ids) {
       encode_further(text.substr(begin, state.ends[i] - begin), state.places[i].key);
       // A piece that was new may have moved the others.
       const PieceTable now = known.table();
-      if (now.pairs != table.pairs || now.shift != table.shift)
-        state.fetch_places(text, state.ends[i], i + 1, count, known);
+      if (now.pairs != table.pairs || now.shift != table.shift) state.fetch_places(text, state.ends[i], i + 1, count);
       table = now;
     }
     begin = state.ends[count - 1];

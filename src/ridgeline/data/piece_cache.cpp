@@ -7,27 +7,20 @@
 
 namespace ridgeline::data {
 
-PieceCache::PieceCache(size_t pieces, size_t ids) : narrow_(ids <= size_t{1} << 16), long_slots_(16) {
-  take(std::bit_ceil(std::max<size_t>(2 * pieces, 2)));
+PieceCache::PieceCache(size_t pieces, size_t ids)
+    : memory_(device::Arena::reserved(static_cast<int64_t>(kMostBuckets * 2 * sizeof(Slot)))),
+      slots_(reinterpret_cast<Slot*>(memory_.data())),
+      narrow_(ids <= size_t{1} << 16),
+      long_slots_(16) {
+  RL_CHECK(pieces, <=, kMostPieces);
+  use(std::bit_ceil(std::max<size_t>(2 * pieces, 2)));
 }
 
-PieceCache::PieceCache(const PieceCache& other)
-    : narrow_(other.narrow_),
-      pieces_(other.pieces_),
-      long_pieces_(other.long_pieces_),
-      long_slots_(other.long_slots_),
-      store_(other.store_) {
-  take(other.buckets_);
-  std::memcpy(slots_, other.slots_, buckets_ * 2 * sizeof(Slot));
-}
-
-// Memory for so many buckets, all free.
-void PieceCache::take(size_t buckets) {
-  device::Arena memory(static_cast<int64_t>(buckets * 2 * sizeof(Slot)), nullptr);
-  memory_ = std::move(memory);
-  slots_ = reinterpret_cast<Slot*>(memory_.data());
+// So many buckets from now on, of which those above the ones before are free.
+void PieceCache::use(size_t buckets) {
   buckets_ = buckets;
   shift_ = 64 - std::countr_zero(buckets);
+  device::prefer_huge_pages(slots_, buckets * 2 * sizeof(Slot));
 }
 
 size_t PieceCache::find_further(Key key, uint64_t hash, int32_t* ids) const {
@@ -67,8 +60,8 @@ void PieceCache::make_room(size_t more) {
 
 void PieceCache::insert(Key key, uint64_t hash, std::span<const int32_t> ids) {
   RL_CHECK(ids.size(), <=, kLongestKey);
-  // In a bucket of its own, most often: a second bucket costs more to look at than the memory.
-  if (pieces_ * 2 >= buckets_) grow();
+  // Most often there is room in a bucket, since a second one costs time to look at; but so does memory that is new.
+  if (pieces_ * 4 >= 3 * buckets_) grow();
   Slot entry{.low = key.low, .high = key.high | uint64_t{ids.size()} << 60, .held = {}};
   if (ids.size() > most_held()) {
     entry.held[0] = keep(ids);
@@ -88,20 +81,47 @@ void PieceCache::insert(Key key, uint64_t hash, std::span<const int32_t> ids) {
   *slot = entry;
 }
 
-// To twice the buckets. What finds no free slot there is forgotten.
+// To twice the buckets, in place: a new table would cost memory that the system has to clear first. What finds no free
+// slot there is forgotten.
 void PieceCache::grow() {
-  const device::Arena old = std::move(memory_);
-  const Slot* const begin = std::exchange(slots_, nullptr);
-  const Slot* const end = begin + buckets_ * 2;
-  take(buckets_ * 2);
+  RL_CHECK(buckets_, <, kMostBuckets);
+  const size_t before = buckets_;
+  use(2 * before);
   pieces_ = 0;
-  for (const Slot* slot = begin; slot != end; ++slot) {
-    if (slot->high == 0) continue;
-    Slot* const place = free_slot(hash_of({slot->low, slot->high & kKeyBits}));
-    if (place == nullptr) continue;
-    *place = *slot;
+  const auto home_of = [&](const Slot& entry) { return hash_of({entry.low, entry.high & kKeyBits}) >> (shift_ + 1); };
+  const auto put = [&](const Slot& entry) {
+    Slot* const slot = free_slot(hash_of({entry.low, entry.high & kKeyBits}));
+    if (slot == nullptr) return;
+    *slot = entry;
     ++pieces_;
+  };
+  // What had its home in a bucket goes to twice its number or the next. From the last bucket on, that is where all have
+  // gone already; but for the first few, which wait. Of one home those remain the first that were: most is asked for
+  // them. So what lies behind its home waits until that has its turn.
+  const size_t first = 2 * std::min(before, 2 * kBuckets);
+  const std::vector<Slot> waiting(slots_, slots_ + first);
+  std::fill(slots_, slots_ + first, Slot{});
+  std::vector<Slot> behind;  // the last is the first to go
+  for (size_t bucket = before; bucket-- > first / 2;) {
+    const std::array<Slot, 2> two = {slots_[2 * bucket], slots_[2 * bucket + 1]};
+    slots_[2 * bucket] = slots_[2 * bucket + 1] = {};
+    const size_t elsewhere = behind.size();
+    for (const Slot& entry : {two[1], two[0]}) {
+      if (entry.high != 0 && home_of(entry) != bucket) behind.push_back(entry);
+    }
+    for (const Slot& entry : two) {
+      if (entry.high != 0 && home_of(entry) == bucket) put(entry);
+    }
+    for (size_t i = elsewhere; i-- > 0;) {
+      if (home_of(behind[i]) != bucket) continue;
+      put(behind[i]);
+      behind.erase(behind.begin() + static_cast<std::ptrdiff_t>(i));
+    }
   }
+  for (const Slot& entry : waiting) {
+    if (entry.high != 0) put(entry);
+  }
+  for (size_t i = behind.size(); i-- > 0;) put(behind[i]);
 }
 
 namespace {

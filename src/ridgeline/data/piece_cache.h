@@ -52,8 +52,6 @@ class PieceCache {
 
   // Takes memory for so many short pieces, and grows when there are more. Every id will be below `ids`.
   explicit PieceCache(size_t pieces = 0, size_t ids = size_t{1} << 31);
-  PieceCache(const PieceCache& other);
-  PieceCache& operator=(const PieceCache& other) { return *this = PieceCache(other); }
   PieceCache(PieceCache&&) noexcept = default;
   PieceCache& operator=(PieceCache&&) noexcept = default;
 
@@ -103,6 +101,7 @@ class PieceCache {
   static constexpr size_t kBuckets = 8, kLongSlots = 32;  // that a lookup looks at
   // In a table of 64 MiB, one of 8, and a store of 32.
   static constexpr size_t kMostPieces = size_t{1} << 19, kMostLong = size_t{1} << 18, kMostStored = size_t{1} << 23;
+  static constexpr size_t kMostBuckets = 2 * kMostPieces;
 
   Slot* bucket(uint64_t hash) const { return slots_ + (hash >> shift_) * 2; }
   size_t long_home(uint64_t hash) const { return hash & (long_slots_.size() - 1); }
@@ -122,7 +121,7 @@ class PieceCache {
   }
   size_t find_further(Key key, uint64_t hash, int32_t* ids) const;
   const LongSlot* long_slot(std::string_view piece, uint64_t hash) const;
-  void take(size_t buckets);
+  void use(size_t buckets);
   // The free slot for a key of this hash; nullptr when all are taken.
   Slot* free_slot(uint64_t hash) const;
   void put_long(const LongSlot& entry);
@@ -131,9 +130,9 @@ class PieceCache {
   uint32_t keep(std::span<const int32_t> ids);
   void make_room(size_t more);
 
-  device::Arena memory_ = device::Arena::reserved(0);
-  Slot* slots_ = nullptr;  // in memory_
-  size_t buckets_ = 0;     // a power of two, at least 2
+  device::Arena memory_;  // for kMostBuckets, of which most is never touched
+  Slot* slots_;           // in memory_
+  size_t buckets_ = 0;    // a power of two, at least 2
   int shift_ = 63;
   bool narrow_ = false;  // ids take 16 bits
   size_t pieces_ = 0, long_pieces_ = 0;

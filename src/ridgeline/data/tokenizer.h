@@ -117,13 +117,12 @@ class Tokenizer {
   std::shared_ptr<const BpeModel> model_;
 };
 
-// Encodes many texts on one thread, remembering the ids of words seen before: a copy of the vocabulary, some megabytes,
-// which grows with the words of the texts up to 104 MiB (and half as much again for the moments in which it grows);
-// then it starts anew. Beside that, and the ids, it needs memory only for a word of more than 256 bytes: some 100 bytes
-// for each of its bytes.
+// Encodes many texts on one thread, remembering the ids of words seen before: in 8 MiB, which grow with the words of
+// the texts up to 104 MiB (and half as much again for the moments in which they grow); then it starts anew. Beside
+// that, and the ids, it needs memory only for a word of more than 256 bytes: some 100 bytes for each of its bytes.
 class Encoder {
  public:
-  // none: only the vocabulary is known at once, every other word is merged anew. For few short texts.
+  // none: every word is merged anew, and no memory taken. For few short texts.
   enum class Memory { pieces, none };
 
   explicit Encoder(const Tokenizer& tokenizer, Memory memory = Memory::pieces);

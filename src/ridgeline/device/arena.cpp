@@ -25,7 +25,7 @@ int64_t round_up(int64_t value, int64_t unit) {
 
 void Arena::map(int64_t bytes, bool huge) {
   size_ = round_up(bytes, kPage);
-  const int64_t slack = huge ? kHugePage : 0;
+  const int64_t slack = size_ >= kHugePage ? kHugePage : 0;
   void* address = ::mmap(nullptr, static_cast<size_t>(size_ + slack), PROT_READ | PROT_WRITE,
                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (address == MAP_FAILED) {
@@ -33,14 +33,14 @@ void Arena::map(int64_t bytes, bool huge) {
                        errno);
   }
   auto* begin = static_cast<std::byte*>(address);
-  if (huge) {
+  if (slack > 0) {
     auto* aligned = reinterpret_cast<std::byte*>(round_up(reinterpret_cast<int64_t>(begin), kHugePage));
     if (aligned > begin) ::munmap(begin, static_cast<size_t>(aligned - begin));
     const int64_t tail = (begin + size_ + slack) - (aligned + size_);
     if (tail > 0) ::munmap(aligned + size_, static_cast<size_t>(tail));
     begin = aligned;
-    ::madvise(begin, static_cast<size_t>(size_), MADV_HUGEPAGE);
   }
+  if (huge) ::madvise(begin, static_cast<size_t>(size_), MADV_HUGEPAGE);
   data_ = begin;
 }
 

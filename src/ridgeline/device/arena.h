@@ -15,7 +15,7 @@ class Arena {
   // pages before the first touch, and touches every page with `team` (may be null: the caller alone). Throws Error with
   // the size when the system refuses.
   Arena(int64_t bytes, WorkerTeam* team);
-  // Zeroed memory that is taken page by page when it is first written.
+  // Zeroed memory, aligned likewise, that is taken page by page when it is first written.
   static Arena reserved(int64_t bytes);
   ~Arena();
   Arena(Arena&& other) noexcept;

@@ -106,43 +106,61 @@ TEST_P(EveryTokenizer, MayBeCutWhereNextCutSays) {
 
 INSTANTIATE_TEST_SUITE_P(Encoder, EveryTokenizer, testing::Values("gpt2_tokenizer", "data/llama3_style"));
 
-TEST(PairTable, FindsEveryRuleAndGuessesNoneAboveIt) {
+TEST(PairTable, FindsEveryRuleInTheOrderOfRanks) {
   std::mt19937 random(12);
   for (const uint32_t shared : {1U, 3U}) {  // rules of a rank
     std::vector<MergeRule> rules;
     std::map<std::pair<int32_t, int32_t>, MergeRule> last;
     for (uint32_t i = 0; i < 70'000; ++i) {
-      // Some pairs come again; the first of all is what a free slot could be taken for.
+      // Some pairs come again; the first of all is what a free slot could be taken for, as are the greatest ids.
       const auto left = static_cast<int32_t>(i == 0 ? 0 : random() % 400), right = static_cast<int32_t>(random() % 400);
       rules.push_back({left, i == 0 ? 0 : right, static_cast<int32_t>(random() % 100'000), i / shared});
-      last[{rules.back().left, rules.back().right}] = rules.back();
     }
+    constexpr auto kMost = static_cast<int32_t>(PairTable::kMostIds - 1);
+    rules.push_back({kMost, kMost, 7, 70'000});
     // As SentencePiece's models give them.
     if (shared > 1) std::reverse(rules.begin(), rules.end());
-    if (shared > 1) last.clear();
     for (const MergeRule& rule : rules) last[{rule.left, rule.right}] = rule;
     PairTable table;
     table.build(rules);
-    for (int32_t left = -1; left < 402; ++left) {
-      for (int32_t right = -1; right < 402; ++right) {
-        const auto rule = last.find({left, right});
-        const PairTable::Merge found = table.find(left, right);
-        ASSERT_EQ(found.rank, rule == last.end() ? PairTable::kNone : rule->second.rank);
-        ASSERT_EQ(found.merged, rule == last.end() ? -1 : rule->second.merged);
-        ASSERT_EQ(table.guess(false, left, right), PairTable::kNone);
-        if (rule == last.end()) continue;
-        const uint32_t number = table.find_rule(left, right), guess = table.guess(true, left, right);
-        ASSERT_LE(guess, number);
-        ASSERT_LE(table.order_of(guess), rule->second.rank);
-        ASSERT_EQ(table.merged_by(number), rule->second.merged);
-      }
+    std::map<uint32_t, uint32_t> order;  // what the table says, by rank
+    const auto check = [&](int32_t left, int32_t right) {
+      const auto rule = last.find({left, right});
+      const PairTable::Merge found = table.find(left, right);
+      ASSERT_EQ(table.find_rule_if(false, left, right), PairTable::kNone);
+      ASSERT_EQ(found.rank == PairTable::kNone, rule == last.end());
+      ASSERT_EQ(found.merged, rule == last.end() ? -1 : rule->second.merged);
+      if (rule == last.end()) return;
+      const auto [known, is_new] = order.emplace(rule->second.rank, found.rank);
+      ASSERT_EQ(known->second, found.rank);
+    };
+    for (int32_t left = 0; left < 402; ++left) {
+      for (int32_t right = 0; right < 402; ++right) check(left, right);
     }
+    check(kMost, kMost);
+    check(kMost, 0);
+    check(0, kMost);
+    const auto falls = [](const auto& a, const auto& b) { return a.second >= b.second; };
+    EXPECT_EQ(std::adjacent_find(order.begin(), order.end(), falls), order.end());
   }
   EXPECT_EQ(PairTable().find(0, 0).rank, PairTable::kNone);
 }
 
-// So many merges of so few letters that pairs are often taken for others at first.
-TEST(PairTable, WrongGuessesChangeNoIds) {
+TEST(PairTable, TokenizersWithMoreIdsThanItHoldsAreRefused) {
+  BpeModel model;
+  model.tokens.resize(static_cast<size_t>(PairTable::kMostIds) + 1);
+  for (int32_t byte = 0; byte < 256; ++byte) model.byte_ids[byte] = byte;
+  try {
+    model.finish("big/tokenizer.json");
+    FAIL() << "accepted";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("big/tokenizer.json: 2097152 tokens and 0 merges"), std::string::npos)
+        << error.what();
+  }
+}
+
+// Many merges of few letters: long chains of them, in every order.
+TEST(PairTable, DenseMergesGiveTheIdsOfTheDefinition) {
   std::mt19937 random(13);
   TokenizerParts parts;
   for (int byte = 0; byte < 256; ++byte) parts.tokens.emplace_back(1, static_cast<char>(byte));
@@ -214,10 +232,10 @@ TEST_P(PieceCacheOfIds, KeepsPiecesOfEveryLengthWithUpToOneIdPerByte) {
       pieces.emplace_back(piece, ids);
     }
   }
-  const PieceCache copy = cache;
+  const PieceCache moved = std::move(cache);
   cache = PieceCache();
   for (const auto& [piece, ids] : pieces) {
-    EXPECT_EQ(ids_in(copy, piece, own_hash(piece)), ids) << testing::PrintToString(piece);
+    EXPECT_EQ(ids_in(moved, piece, own_hash(piece)), ids) << testing::PrintToString(piece);
     EXPECT_TRUE(ids_in(cache, piece, own_hash(piece)).empty());
   }
 }
@@ -238,6 +256,23 @@ TEST(PieceCache, PiecesOfOneHashAreForgottenButNeverTakenForEachOther) {
     }
     EXPECT_GE(found, 16U) << stem;
     EXPECT_LE(found, 32U) << stem;
+  }
+}
+
+// In place, with many pieces that lie behind their homes, also around the end of the table.
+TEST(PieceCache, GrowsWithoutForgettingAnything) {
+  std::mt19937_64 random(9);
+  for (const size_t begin : {0, 1, 5, 40}) {
+    PieceCache cache(begin);
+    std::vector<std::string> pieces;
+    for (int32_t i = 0; i < 5000; ++i) {
+      std::string piece = std::to_string(random() % 1'000'000'000);
+      if (!ids_in(cache, piece, own_hash(piece)).empty()) continue;
+      put(cache, piece, own_hash(piece), {static_cast<int32_t>(pieces.size())});
+      pieces.push_back(std::move(piece));
+    }
+    for (size_t i = 0; i < pieces.size(); ++i)
+      ASSERT_THAT(ids_in(cache, pieces[i], own_hash(pieces[i])), testing::ElementsAre(static_cast<int32_t>(i)));
   }
 }
 
