@@ -277,8 +277,8 @@ void PairTable::build(const std::vector<MergeRule>& merges) {
   std::stable_sort(rules.begin(), rules.end(), less);
   const bool shared = std::adjacent_find(rules.begin(), rules.end(), std::not_fn(less)) != rules.end();
   first_merged_ = rules.empty() ? 0 : rules.front().merged;
-  // A slot in three is taken, or less.
-  const size_t homes = std::bit_ceil(std::max<size_t>(2, rules.size() / 2));
+  // Of eight slots seven are taken, or less: what is further apart is sooner driven from the nearer caches.
+  const size_t homes = std::bit_ceil(std::max<size_t>(2, rules.size() * 2 / 7 + 1));
   buckets_.assign(homes + 1, {kFree, kFree, kFree, kFree});
   mask_ = homes - 1;
   shift_ = 64 - std::countr_zero(homes);
