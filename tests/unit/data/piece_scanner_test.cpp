@@ -39,14 +39,14 @@ std::vector<device::Isa> instruction_sets() {
   return levels;
 }
 
-// By every expression; only that of GPT-2 depends on the instruction set.
+// By every expression and instruction set.
 void expect_equal(std::string_view text) {
-  for (const PreTokenizer kind : {PreTokenizer::llama3, PreTokenizer::whole})
-    ASSERT_EQ(ends_by_scanner(kind, text, device::isa()), ends_one_by_one(kind, text)) << testing::PrintToString(text);
-  const std::vector<size_t> expected = ends_one_by_one(PreTokenizer::gpt2, text);
-  for (const device::Isa isa : instruction_sets())
-    ASSERT_EQ(ends_by_scanner(PreTokenizer::gpt2, text, isa), expected)
-        << device::name_of(isa) << ": " << testing::PrintToString(text);
+  for (const PreTokenizer kind : {PreTokenizer::gpt2, PreTokenizer::llama3, PreTokenizer::qwen2, PreTokenizer::whole}) {
+    const std::vector<size_t> expected = ends_one_by_one(kind, text);
+    for (const device::Isa isa : instruction_sets())
+      ASSERT_EQ(ends_by_scanner(kind, text, isa), expected)
+          << device::name_of(isa) << ", expression " << static_cast<int>(kind) << ": " << testing::PrintToString(text);
+  }
 }
 
 TEST(PieceScanner, EqualsTheScannerOfOnePieceAtEveryAlignmentAndLength) {
