@@ -48,7 +48,10 @@ struct BlockCarry {
   // The class of the byte before the block.
   uint64_t letter = 0, number = 0, space = 0, other = 0, blank = 0;
   // Of a character that begins before the block, the bytes in it: all, and if it is of that class.
-  uint64_t inside = 0, letters = 0, numbers = 0, spaces = 0;
+  struct Begun {
+    uint64_t inside = 0, letters = 0, numbers = 0, spaces = 0;
+  };
+  Begun begun;
   // Bits that a contraction at the end of the block before decides.
   uint64_t no_begins = 0, begins = 0;
 

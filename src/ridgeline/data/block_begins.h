@@ -15,15 +15,15 @@ struct Longer {
 };
 
 // Those that begin in the block before, and those that `sorted` knows; what is left of these goes to the next block.
-RL_INLINED Longer longer_of(const LongerMasks& sorted, BlockCarry& carry) {
+RL_INLINED Longer longer_of(const LongerMasks& sorted, BlockCarry::Begun& begun) {
   const uint64_t first = sorted.two | sorted.three, letters_of_three = sorted.letters & sorted.three;
-  const Longer longer{.letters = carry.letters | sorted.letters | sorted.letters << 1 | letters_of_three << 2,
-                      .numbers = carry.numbers,
-                      .spaces = carry.spaces,
-                      .inside = carry.inside | first << 1 | sorted.three << 2};
-  carry.inside = first >> 63 | sorted.three >> 62;
-  carry.letters = sorted.letters >> 63 | letters_of_three >> 62;
-  carry.numbers = carry.spaces = 0;
+  const Longer longer{.letters = begun.letters | sorted.letters | sorted.letters << 1 | letters_of_three << 2,
+                      .numbers = begun.numbers,
+                      .spaces = begun.spaces,
+                      .inside = begun.inside | first << 1 | sorted.three << 2};
+  begun.inside = first >> 63 | sorted.three >> 62;
+  begun.letters = sorted.letters >> 63 | letters_of_three >> 62;
+  begun.numbers = begun.spaces = 0;
   return longer;
 }
 
@@ -55,8 +55,7 @@ struct Gpt2Pieces {
                           (of.numbers & (of.numbers << 1 | carry.number)) |
                           (of.others & (of.others << 1 | carry.other));
     const uint64_t words = ~of.spaces & ~same & ~(ascii.blanks << 1 | carry.blank);
-    // Of white space with something else behind it the last character is a piece of its own, or a blank of the next
-    // one.
+    // Of white space with something behind it the last character is a piece of its own, or a blank of the next one.
     const uint64_t gaps = of.spaces & (~(of.spaces << 1 | carry.space) | of.last_spaces);
     carry.letter = of.letters >> 63;
     carry.number = of.numbers >> 63;
@@ -107,7 +106,8 @@ struct Llama3Pieces {
                                               BlockCarry& carry, size_t*& to) {
     uint64_t firsts = gaps & ((ends & ~taken) << 1 | carry.line_end);
     const uint64_t sum = gaps + (firsts | carry.open);
-    const bool reaches_end = sum<gaps, closed_there = last> ~gaps;
+    const bool reaches_end = sum < gaps;  // one of them, or the open one, goes on behind the block
+    const bool closed_there = last > ~gaps;
     if (carry.open != 0) {
       const uint64_t behind = ~gaps & (gaps + 1);
       *to = carry.open_place;
@@ -198,12 +198,12 @@ RL_INLINED size_t* begins_with(const char* text, size_t& place, size_t end, cons
     if ((ascii.spaces >> 63) != 0 && behind >= 0x80) break;
     const bool space_behind = behind == ' ' || (behind >= '\t' && behind <= '\r');
     Longer longer;
-    if ((ascii.high | now.inside) != 0) {
+    if ((ascii.high | now.begun.inside) != 0) {
       const LongerMasks sorted = V::longer(block, tables);
-      BlockCarry next = now;
-      longer = longer_of(sorted, next);
+      BlockCarry::Begun begun = now.begun;
+      longer = longer_of(sorted, begun);
       if ((ascii.high & ~(longer.inside | sorted.two | sorted.three)) != 0) break;
-      now = next;
+      now.begun = begun;
     }
     uint64_t begins = begins_of<Pieces>(ascii, longer, space_behind, at, now, to);
     if ((begins & ascii.apostrophes) != 0) {

@@ -27,7 +27,7 @@ bool PieceScanner::space_at(size_t place) const {
 
 Longer PieceScanner::longer_characters(size_t block, const char* bytes, uint64_t high) {
   const LongerMasks sorted = blocks_.longer(bytes, tables_);
-  Longer longer = longer_of(sorted, carry_);
+  Longer longer = longer_of(sorted, carry_.begun);
   add_one_by_one(block, high & ~(longer.inside | sorted.two | sorted.three), longer);
   return longer;
 }
@@ -47,8 +47,8 @@ void PieceScanner::add_one_by_one(size_t block, uint64_t todo, Longer& longer) {
     longer.inside |= bits ^ first;
     if (kind == CharClass::space && !space_at(place + length)) longer.last_spaces |= first;
     if (i + length > kBlock) {
-      carry_.inside = low_bits(i + length - kBlock);
-      add(carry_, kind, carry_.inside);
+      carry_.begun.inside = low_bits(i + length - kBlock);
+      add(carry_.begun, kind, carry_.begun.inside);
     }
     todo &= ~bits;
   }
@@ -79,7 +79,7 @@ uint64_t PieceScanner::begins_in_block(size_t block, size_t*& to) {
   }
   const AsciiMasks ascii = blocks_.masks(bytes);
   Longer longer;
-  if ((ascii.high | carry_.inside) != 0) longer = longer_characters(block, bytes, ascii.high);
+  if ((ascii.high | carry_.begun.inside) != 0) longer = longer_characters(block, bytes, ascii.high);
   const bool space_behind = ascii.spaces >> 63 != 0 && space_at(block + kBlock);
   uint64_t begins = begins_of<Pieces>(ascii, longer, space_behind, block, carry_, to);
   if ((ascii.apostrophes & begins) != 0) begins = with_contractions_in(block, begins, ascii.apostrophes);
