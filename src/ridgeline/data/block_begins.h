@@ -121,8 +121,8 @@ struct Llama3Pieces {
       }
     }
     carry.open = reaches_end && !closed_there ? 1 : 0;
-    // The last of them is the one that reaches the end, if that did not begin before the block.
-    if (carry.open != 0 && firsts > ~gaps) {
+    // The last of them is the one that reaches the end; none, where all of the block is a run that began before it.
+    if (carry.open != 0 && firsts != 0) {
       const int open = 63 - __builtin_clzll(firsts);
       firsts ^= uint64_t{1} << open;
       carry.open_place = place + static_cast<size_t>(open);
@@ -141,7 +141,7 @@ struct Llama3Pieces {
         begins |= next;
       carry.next_number = begins >> 61;
     } else {
-      uint64_t left = carry.next_number >= 4 ? 2 : carry.next_number >> 1;  // numbers that the piece may still have
+      uint64_t left = carry.next_number >> 1;  // numbers that the piece may still have
       for (uint64_t todo = numbers & ~longer.inside; todo != 0; todo &= todo - 1) {
         const uint64_t first = todo & -todo;
         if ((first & before) == 0 || left == 0) {

@@ -155,6 +155,24 @@ TEST(PieceScanner, EqualsItOnRunsThatGoOverBlocks) {
   }
 }
 
+TEST(PieceScanner, EqualsItOnARunFromOneBlockToAnother) {
+  ManyCases cases(7);
+  for (const std::string_view before : {"\n", ".\n", "\n\n", ".\r\n", " \n", "。\n", " .", "a", "2"}) {
+    for (const char of : {' ', '1', '.'}) {
+      for (const std::string_view behind : {"", "x", "\n", ".", "1", "\u3000x"}) {
+        for (const size_t length : {1, 2, 3, 60, 61, 62, 63, 64, 65, 66, 67, 127, 128, 129}) {
+          for (size_t place = 58; place <= 66; ++place) {
+            if (cases.skips()) continue;
+            std::string text(place, 'x');
+            text.append(before).append(length, of).append(behind);
+            ASSERT_NO_FATAL_FAILURE(expect_equal(text));
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(Cut, BothPartsHaveThePiecesOfTheWhole) {
   std::mt19937 random(4);
   size_t cuts = 0;
