@@ -156,7 +156,7 @@ TEST(PieceScanner, EqualsItOnRunsThatGoOverBlocks) {
 }
 
 TEST(PieceScanner, EqualsItOnARunFromOneBlockToAnother) {
-  ManyCases cases(7);
+  ManyCases cases(5);
   for (const std::string_view before : {"\n", ".\n", "\n\n", ".\r\n", " \n", "。\n", " .", "a", "2"}) {
     for (const char of : {' ', '1', '.'}) {
       for (const std::string_view behind : {"", "x", "\n", ".", "1", "\u3000x"}) {
