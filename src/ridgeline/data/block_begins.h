@@ -196,7 +196,6 @@ RL_INLINED size_t* begins_with(const char* text, size_t& place, size_t end, cons
     // What begins behind a block that ends in white space must be ASCII to be known here.
     const auto behind = static_cast<unsigned char>(block[BlockFunctions::kBytes]);
     if ((ascii.spaces >> 63) != 0 && behind >= 0x80) break;
-    const bool space_behind = behind == ' ' || (behind >= '\t' && behind <= '\r');
     Longer longer;
     if ((ascii.high | now.begun.inside) != 0) {
       const LongerMasks sorted = V::longer(block, tables);
@@ -205,6 +204,8 @@ RL_INLINED size_t* begins_with(const char* text, size_t& place, size_t end, cons
       if ((ascii.high & ~(longer.inside | sorted.two | sorted.three)) != 0) break;
       now.begun = begun;
     }
+    // Not earlier, where a byte on the stack would wait to be read as a word.
+    const bool space_behind = behind == ' ' || (behind >= '\t' && behind <= '\r');
     uint64_t begins = begins_of<Pieces>(ascii, longer, space_behind, at, now, to);
     if ((begins & ascii.apostrophes) != 0) {
       Contractions found = V::template contractions<Pieces::kAnyCase>(block);
