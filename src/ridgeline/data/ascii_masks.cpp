@@ -11,13 +11,14 @@ namespace ridgeline::data {
 namespace {
 
 AsciiMasks masks_by_table(const char* block) {
-  enum : uint8_t { letter = 1, digit = 2, space = 4, blank = 8, apostrophe = 16, high = 32 };
+  enum : uint8_t { letter = 1, digit = 2, space = 4, blank = 8, apostrophe = 16, high = 32, line_end = 64 };
   static constexpr auto kKinds = [] {
     std::array<uint8_t, 256> kinds{};
     for (unsigned i = 0; i < 26; ++i) kinds['a' + i] = kinds['A' + i] = letter;
     for (unsigned i = 0; i < 10; ++i) kinds['0' + i] = digit;
     for (const unsigned c : {'\t', '\n', '\v', '\f', '\r'}) kinds[c] = space;
     kinds[' '] = space | blank;
+    kinds['\n'] = kinds['\r'] = space | line_end;
     kinds['\''] = apostrophe;
     for (unsigned i = 0x80; i < 0x100; ++i) kinds[i] = high;
     return kinds;
@@ -31,6 +32,7 @@ AsciiMasks masks_by_table(const char* block) {
     masks.blanks |= (kinds >> 3 & 1) << i;
     masks.apostrophes |= (kinds >> 4 & 1) << i;
     masks.high |= (kinds >> 5 & 1) << i;
+    masks.line_ends |= (kinds >> 6 & 1) << i;
   }
   return masks;
 }
@@ -72,7 +74,7 @@ const CharacterTables& character_tables() {
   return tables;
 }
 
-constexpr BlockFunctions kPortableBlocks{masks_by_table, no_longer_masks, places_one_by_one, nullptr};
+constexpr BlockFunctions kPortableBlocks{masks_by_table, no_longer_masks, places_one_by_one, nullptr, nullptr, nullptr};
 
 const BlockFunctions& block_functions(device::Isa isa) {
 #if defined(__x86_64__)

@@ -1,4 +1,4 @@
-// The characters of 64 bytes by kind, one bit per byte: what the scanner of GPT-2's pieces computes with.
+// The characters of 64 bytes by kind, one bit per byte: what the scanner of pieces computes with.
 // Internal to the room.
 #pragma once
 
@@ -14,6 +14,7 @@ struct AsciiMasks {
   uint64_t letters, digits;
   uint64_t spaces;       // white space: 9 … D and 20
   uint64_t blanks;       // 20 alone
+  uint64_t line_ends;    // A and D
   uint64_t apostrophes;  // 27
   uint64_t high;         // 80 and above: part of a longer character
 };
@@ -42,20 +43,35 @@ struct alignas(64) CharacterTables {
 };
 const CharacterTables& character_tables();
 
-// What one block must know of those before it.
+// What one block must know of those before it, by any expression. One bit each in bit 0, but where bits are named.
 struct BlockCarry {
-  // One bit each, in bit 0: the class of the byte before the block.
+  // The class of the byte before the block.
   uint64_t letter = 0, number = 0, space = 0, other = 0, blank = 0;
   // Of a character that begins before the block, the bytes in it: all, and if it is of that class.
-  uint64_t inside = 0, letters = 0, numbers = 0, spaces = 0;
+  struct Begun {
+    uint64_t inside = 0, letters = 0, numbers = 0, spaces = 0;
+  };
+  Begun begun;
   // Bits that a contraction at the end of the block before decides.
   uint64_t no_begins = 0, begins = 0;
+
+  // Of Llama 3's expression and its kin, of the byte before the block: it is a line's end in a piece of white space; a
+  // piece goes on behind it in a letter, in a character of class other, in a line's end; it is of a character of class
+  // other that begins a piece. `space` is of pieces of white space, without line ends that a piece of others has.
+  uint64_t line_end = 0, before_letter = 0, before_other = 0, before_line_end = 0, first_other = 0;
+  uint64_t numbers_before = 0;  // bits 0 and 1: the last two bytes are of numbers
+  uint64_t next_number = 0;  // bits 0 … 2: the number of one byte that begins a piece, if all up to there are numbers
+  // White space behind a line's end reaches the block; whether a piece begins with it, at open_place, depends on what
+  // comes behind it.
+  uint64_t open = 0;
+  size_t open_place = 0;
 };
 
 // What the scanner does with whole blocks of 64 bytes, for an instruction set.
 struct BlockFunctions {
   static constexpr size_t kBytes = 64;
   static constexpr size_t kReads = 66;       // bytes of a block and behind it that may be read
+  static constexpr size_t kMostPlaces = 65;  // where pieces begin: in a block, and one that was open
   static constexpr size_t kMorePlaces = 23;  // that may be written behind those that count
 
   AsciiMasks (*masks)(const char* block);
@@ -67,8 +83,11 @@ struct BlockFunctions {
   // before `end`, there is room for the places of a block before `room`, and the block holds nothing that must be
   // looked at one by one; moves `place` behind them. Returns the end of what it has written. Null: there is no such
   // quick way.
-  size_t* (*begins)(const char* text, size_t& place, size_t end, const CharacterTables& tables, BlockCarry& carry,
-                    size_t* to, const size_t* room);
+  using Begins = size_t*(const char* text, size_t& place, size_t end, const CharacterTables& tables, BlockCarry& carry,
+                         size_t* to, const size_t* room);
+  Begins* gpt2;
+  Begins* llama3;
+  Begins* qwen2;
 };
 
 extern const BlockFunctions kPortableBlocks;

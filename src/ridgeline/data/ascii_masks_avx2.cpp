@@ -31,6 +31,7 @@ RL_INLINED AsciiMasks masks(const char* block) {
       .digits = bits(in_range(low, '0', 9), in_range(high, '0', 9)),
       .spaces = bits(in_range(low, '\t', 4), in_range(high, '\t', 4)) | blanks,
       .blanks = blanks,
+      .line_ends = equal('\n') | equal('\r'),
       .apostrophes = equal('\''),
       .high = bits(low, high)};
 }
@@ -96,20 +97,24 @@ RL_INLINED size_t places(uint64_t set, size_t first, size_t* to) {
   return static_cast<size_t>(to - begin);
 }
 
+template <bool any_case>
 Contractions contractions(const char* block) {
   uint64_t two = 0, three = 0;
   for (int half = 0; half < 64; half += 32) {
     const auto load = [&](int from) {
       return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block + half + from));
     };
-    const __m256i first = load(1), second = load(2);
     const auto is = [](__m256i bytes, char byte) { return _mm256_cmpeq_epi8(bytes, _mm256_set1_epi8(byte)); };
     const auto either = [](__m256i a, __m256i b) { return _mm256_or_si256(a, b); };
-    const __m256i one = either(either(is(first, 's'), is(first, 't')), either(is(first, 'm'), is(first, 'd')));
-    const __m256i both = either(_mm256_and_si256(either(is(first, 'r'), is(first, 'v')), is(second, 'e')),
-                                _mm256_and_si256(is(first, 'l'), is(second, 'l')));
-    two |= uint64_t{static_cast<uint32_t>(_mm256_movemask_epi8(one))} << half;
-    three |= uint64_t{static_cast<uint32_t>(_mm256_movemask_epi8(both))} << half;
+    const auto both = [](__m256i a, __m256i b) { return _mm256_and_si256(a, b); };
+    const auto small = [](__m256i bytes) { return any_case ? _mm256_or_si256(bytes, _mm256_set1_epi8(0x20)) : bytes; };
+    const __m256i first_byte = load(1), second_byte = load(2), first = small(first_byte), second = small(second_byte);
+    const __m256i of_one = either(either(is(first, 's'), is(first, 't')), either(is(first, 'm'), is(first, 'd')));
+    __m256i of_two =
+        either(both(either(is(first, 'r'), is(first, 'v')), is(second, 'e')), both(is(first, 'l'), is(second, 'l')));
+    if (any_case) of_two = either(of_two, both(is(first_byte, kLongS[0]), is(second_byte, kLongS[1])));
+    two |= uint64_t{static_cast<uint32_t>(_mm256_movemask_epi8(of_one))} << half;
+    three |= uint64_t{static_cast<uint32_t>(_mm256_movemask_epi8(of_two))} << half;
   }
   return {two, three};
 }
@@ -120,16 +125,21 @@ struct Avx2 {
     return data::longer(block, tables);
   }
   static RL_INLINED size_t places(uint64_t set, size_t first, size_t* to) { return data::places(set, first, to); }
-  static Contractions contractions(const char* block) { return data::contractions(block); }
+  template <bool any_case>
+  static Contractions contractions(const char* block) {
+    return data::contractions<any_case>(block);
+  }
 };
 
+template <typename Pieces>
 size_t* begins(const char* text, size_t& place, size_t end, const CharacterTables& tables, BlockCarry& carry,
                size_t* to, const size_t* room) {
-  return begins_with<Avx2>(text, place, end, tables, carry, to, room);
+  return begins_with<Avx2, Pieces>(text, place, end, tables, carry, to, room);
 }
 
 }  // namespace
 
-constexpr BlockFunctions kAvx2Blocks{masks, longer, places, begins};
+constexpr BlockFunctions kAvx2Blocks{
+    masks, longer, places, begins<Gpt2Pieces>, begins<Llama3Pieces<3>>, begins<Llama3Pieces<1>>};
 
 }  // namespace ridgeline::data

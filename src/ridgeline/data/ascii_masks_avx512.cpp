@@ -27,6 +27,8 @@ RL_INLINED AsciiMasks masks_512(const char* block) {
           .digits = within(bytes, '0', 9),
           .spaces = within(bytes, '\t', 4) | blanks,
           .blanks = blanks,
+          .line_ends = _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8('\n')) |
+                       _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8('\r')),
           .apostrophes = _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8('\'')),
           .high = _mm512_movepi8_mask(bytes)};
 }
@@ -107,13 +109,17 @@ RL_INLINED size_t places_512(uint64_t set, size_t first, size_t* to) {
   return count;
 }
 
+template <bool any_case>
 Contractions contractions_512(const char* block) {
-  const __m512i first = load_64(block + 1), second = load_64(block + 2);
   const auto is = [](__m512i bytes, char byte) -> uint64_t {
     return _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8(byte));
   };
+  const auto small = [](__m512i bytes) { return any_case ? _mm512_or_si512(bytes, everywhere(0x20)) : bytes; };
+  const __m512i first_byte = load_64(block + 1), second_byte = load_64(block + 2);
+  const __m512i first = small(first_byte), second = small(second_byte);
+  const uint64_t long_s = any_case ? is(first_byte, kLongS[0]) & is(second_byte, kLongS[1]) : 0;
   return {.two = is(first, 's') | is(first, 't') | is(first, 'm') | is(first, 'd'),
-          .three = ((is(first, 'r') | is(first, 'v')) & is(second, 'e')) | (is(first, 'l') & is(second, 'l'))};
+          .three = ((is(first, 'r') | is(first, 'v')) & is(second, 'e')) | (is(first, 'l') & is(second, 'l')) | long_s};
 }
 
 struct Avx512 {
@@ -122,16 +128,25 @@ struct Avx512 {
     return longer_512(block, tables);
   }
   static RL_INLINED size_t places(uint64_t set, size_t first, size_t* to) { return places_512(set, first, to); }
-  static Contractions contractions(const char* block) { return contractions_512(block); }
+  template <bool any_case>
+  static Contractions contractions(const char* block) {
+    return contractions_512<any_case>(block);
+  }
 };
 
+template <typename Pieces>
 size_t* begins_512(const char* text, size_t& place, size_t end, const CharacterTables& tables, BlockCarry& carry,
                    size_t* to, const size_t* room) {
-  return begins_with<Avx512>(text, place, end, tables, carry, to, room);
+  return begins_with<Avx512, Pieces>(text, place, end, tables, carry, to, room);
 }
 
 }  // namespace
 
-constexpr BlockFunctions kAvx512Blocks{masks_512, longer_512, places_512, begins_512};
+constexpr BlockFunctions kAvx512Blocks{masks_512,
+                                       longer_512,
+                                       places_512,
+                                       begins_512<Gpt2Pieces>,
+                                       begins_512<Llama3Pieces<3>>,
+                                       begins_512<Llama3Pieces<1>>};
 
 }  // namespace ridgeline::data

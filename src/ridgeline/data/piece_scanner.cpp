@@ -27,7 +27,7 @@ bool PieceScanner::space_at(size_t place) const {
 
 Longer PieceScanner::longer_characters(size_t block, const char* bytes, uint64_t high) {
   const LongerMasks sorted = blocks_.longer(bytes, tables_);
-  Longer longer = longer_of(sorted, carry_);
+  Longer longer = longer_of(sorted, carry_.begun);
   add_one_by_one(block, high & ~(longer.inside | sorted.two | sorted.three), longer);
   return longer;
 }
@@ -47,8 +47,8 @@ void PieceScanner::add_one_by_one(size_t block, uint64_t todo, Longer& longer) {
     longer.inside |= bits ^ first;
     if (kind == CharClass::space && !space_at(place + length)) longer.last_spaces |= first;
     if (i + length > kBlock) {
-      carry_.inside = low_bits(i + length - kBlock);
-      add(carry_, kind, carry_.inside);
+      carry_.begun.inside = low_bits(i + length - kBlock);
+      add(carry_.begun, kind, carry_.begun.inside);
     }
     todo &= ~bits;
   }
@@ -65,8 +65,9 @@ uint64_t PieceScanner::with_contractions_in(size_t block, uint64_t begins, uint6
   return with_contractions(begins, found, carry_);
 }
 
-// Bits of the bytes at which pieces begin.
-uint64_t PieceScanner::begins_in_block(size_t block) {
+// Bits of the bytes at which pieces begin; `to` as for Pieces::begins().
+template <typename Pieces>
+uint64_t PieceScanner::begins_in_block(size_t block, size_t*& to) {
   const size_t size = text_.size() - block;
   const char* bytes = text_.data() + block;
   // Behind the end of the text white space goes on.
@@ -78,35 +79,51 @@ uint64_t PieceScanner::begins_in_block(size_t block) {
   }
   const AsciiMasks ascii = blocks_.masks(bytes);
   Longer longer;
-  if ((ascii.high | carry_.inside) != 0) longer = longer_characters(block, bytes, ascii.high);
+  if ((ascii.high | carry_.begun.inside) != 0) longer = longer_characters(block, bytes, ascii.high);
   const bool space_behind = ascii.spaces >> 63 != 0 && space_at(block + kBlock);
-  uint64_t begins = begins_of(ascii, longer, space_behind, carry_);
+  uint64_t begins = begins_of<Pieces>(ascii, longer, space_behind, block, carry_, to);
   if ((ascii.apostrophes & begins) != 0) begins = with_contractions_in(block, begins, ascii.apostrophes);
   return begins & low_bits(size);
 }
 
-size_t PieceScanner::next(Ends& ends) {
-  size_t count = 0;
-  if (kind_ != PreTokenizer::gpt2) {
-    for (; count < kMost && done_ < text_.size(); ++count) ends[count] = done_ = next_piece(kind_, text_, done_);
-    return count;
-  }
-  // A block has at most 64 ends, and the text one more.
-  while (count + kBlock < kMost && done_ < text_.size()) {
-    if (blocks_.begins != nullptr) {
-      const size_t* const behind = blocks_.begins(text_.data(), done_, text_.size(), tables_, carry_,
-                                                  ends.data() + count, ends.data() + kMost - 1);
-      count = static_cast<size_t>(behind - ends.data());
-      if (count + kBlock >= kMost) break;
+template <typename Pieces>
+size_t PieceScanner::next_by_blocks(BlockFunctions::Begins* begins, Ends& ends) {
+  size_t* to = ends.data();
+  // The text has one end more, and may have one that is open up to there.
+  const size_t* const room = ends.data() + kMost - 1;
+  const auto is_room = [&] { return to + BlockFunctions::kMostPlaces <= room; };
+  while (is_room() && done_ < text_.size()) {
+    if (begins != nullptr) {
+      to = begins(text_.data(), done_, text_.size(), tables_, carry_, to, room);
+      if (!is_room()) break;
     }
     const size_t block = done_;
-    uint64_t begins = begins_in_block(block);
-    if (block == 0) begins &= ~uint64_t{1};
-    count += blocks_.places(begins, block, ends.data() + count);
+    uint64_t here = begins_in_block<Pieces>(block, to);
+    if (block == 0) here &= ~uint64_t{1};
+    to += blocks_.places(here, block, to);
     done_ = block + std::min(kBlock, text_.size() - block);
-    if (done_ == text_.size()) ends[count++] = done_;
+    if (done_ == text_.size()) {
+      if (carry_.open != 0 && carry_.open_place < text_.size()) *to++ = carry_.open_place;
+      *to++ = text_.size();
+    }
   }
-  return count;
+  return static_cast<size_t>(to - ends.data());
+}
+
+size_t PieceScanner::next(Ends& ends) {
+  switch (kind_) {
+    case PreTokenizer::gpt2:
+      return next_by_blocks<Gpt2Pieces>(blocks_.gpt2, ends);
+    case PreTokenizer::llama3:
+      return next_by_blocks<Llama3Pieces<3>>(blocks_.llama3, ends);
+    case PreTokenizer::qwen2:
+      return next_by_blocks<Llama3Pieces<1>>(blocks_.qwen2, ends);
+    case PreTokenizer::whole:
+      break;
+  }
+  if (done_ == text_.size()) return 0;
+  ends[0] = done_ = text_.size();
+  return 1;
 }
 
 }  // namespace ridgeline::data

@@ -1,9 +1,9 @@
 // Where the pieces of a text end, many at a time: the fast form of next_piece(), with the same result on every byte
 // string. Internal to the room.
 //
-// GPT-2's pieces are found 64 bytes at once. Every byte has the class of its character, so a class is a mask of bits,
-// and a piece begins where the masks say so: shifted by one they tell of each byte's neighbour. What one block must
-// know of the one before it is a few bits. Other pieces come from next_piece().
+// Pieces are found 64 bytes at once. Every byte has the class of its character, so a class is a mask of bits, and a
+// piece begins where the masks say so: shifted by one they tell of each byte's neighbour. What one block must know of
+// those before it is a few bits. block_begins.h says it for each expression.
 #pragma once
 
 #include <array>
@@ -30,7 +30,10 @@ class PieceScanner {
   size_t next(Ends& ends);
 
  private:
-  uint64_t begins_in_block(size_t block);
+  template <typename Pieces>
+  size_t next_by_blocks(BlockFunctions::Begins* begins, Ends& ends);
+  template <typename Pieces>
+  uint64_t begins_in_block(size_t block, size_t*& to);
   Longer longer_characters(size_t block, const char* bytes, uint64_t high);
   void add_one_by_one(size_t block, uint64_t todo, Longer& longer);
   uint64_t with_contractions_in(size_t block, uint64_t begins, uint64_t apostrophes);

@@ -7,6 +7,7 @@
 #include "ridgeline/data/later_characters.h"
 #include "ridgeline/data/normalizer.h"
 #include "ridgeline/data/pattern_syntax.h"
+#include "ridgeline/data/piece_scanner.h"
 #include "ridgeline/data/pretokenize.h"
 #include "ridgeline/data/unicode.h"
 #include "support.h"
@@ -38,6 +39,17 @@ void append_any_character(std::mt19937& random, uint32_t& near, std::string& tex
   append_utf8(code, text);
 }
 
+std::vector<std::string> scanned_in_blocks(PreTokenizer kind, std::string_view text) {
+  std::vector<std::string> result;
+  PieceScanner scanner(kind, text);
+  PieceScanner::Ends ends;
+  size_t begin = 0;
+  while (const size_t count = scanner.next(ends)) {
+    for (size_t i = 0; i < count; begin = ends[i++]) result.emplace_back(text.substr(begin, ends[i] - begin));
+  }
+  return result;
+}
+
 class ScannedPatterns : public testing::TestWithParam<PreTokenizer> {};
 
 TEST_P(ScannedPatterns, ArePcre2sOnAnyText) {
@@ -47,12 +59,14 @@ TEST_P(ScannedPatterns, ArePcre2sOnAnyText) {
   for (int i = 0; i < 400; ++i) {
     std::string text = test::any_text(random, random() % 300);
     ASSERT_EQ(parts(cut, text), scanned(GetParam(), text)) << testing::PrintToString(text);
+    ASSERT_EQ(parts(cut, text), scanned_in_blocks(GetParam(), text)) << testing::PrintToString(text);
     text.clear();
     for (int c = 0; c < 60; ++c) {
       if (random() % 3 == 0) text += test::kTextParts[random() % test::kTextParts.size()];
       append_any_character(random, near, text);
     }
     ASSERT_EQ(parts(cut, text), scanned(GetParam(), text)) << testing::PrintToString(text);
+    ASSERT_EQ(parts(cut, text), scanned_in_blocks(GetParam(), text)) << testing::PrintToString(text);
   }
 }
 

@@ -39,14 +39,14 @@ std::vector<device::Isa> instruction_sets() {
   return levels;
 }
 
-// By every expression; only that of GPT-2 depends on the instruction set.
+// By every expression and instruction set.
 void expect_equal(std::string_view text) {
-  for (const PreTokenizer kind : {PreTokenizer::llama3, PreTokenizer::whole})
-    ASSERT_EQ(ends_by_scanner(kind, text, device::isa()), ends_one_by_one(kind, text)) << testing::PrintToString(text);
-  const std::vector<size_t> expected = ends_one_by_one(PreTokenizer::gpt2, text);
-  for (const device::Isa isa : instruction_sets())
-    ASSERT_EQ(ends_by_scanner(PreTokenizer::gpt2, text, isa), expected)
-        << device::name_of(isa) << ": " << testing::PrintToString(text);
+  for (const PreTokenizer kind : {PreTokenizer::gpt2, PreTokenizer::llama3, PreTokenizer::qwen2, PreTokenizer::whole}) {
+    const std::vector<size_t> expected = ends_one_by_one(kind, text);
+    for (const device::Isa isa : instruction_sets())
+      ASSERT_EQ(ends_by_scanner(kind, text, isa), expected)
+          << device::name_of(isa) << ", expression " << static_cast<int>(kind) << ": " << testing::PrintToString(text);
+  }
 }
 
 TEST(PieceScanner, EqualsTheScannerOfOnePieceAtEveryAlignmentAndLength) {
@@ -94,9 +94,12 @@ TEST(PieceScanner, EqualsItOnEveryCharacter) {
     append_utf8(code, text);
     text += test::kTextParts[random() % test::kTextParts.size()];
   }
-  for (const device::Isa isa : instruction_sets()) {
-    EXPECT_TRUE(ends_by_scanner(PreTokenizer::gpt2, text, isa) == ends_one_by_one(PreTokenizer::gpt2, text))
-        << device::name_of(isa);
+  for (const PreTokenizer kind : {PreTokenizer::gpt2, PreTokenizer::llama3, PreTokenizer::qwen2}) {
+    const std::vector<size_t> expected = ends_one_by_one(kind, text);
+    for (const device::Isa isa : instruction_sets()) {
+      EXPECT_TRUE(ends_by_scanner(kind, text, isa) == expected)
+          << device::name_of(isa) << ", expression " << static_cast<int>(kind);
+    }
   }
 }
 
@@ -122,6 +125,51 @@ TEST(PieceScanner, EqualsItOnLongTextsAndLongRuns) {
     for (int i = 0; i < 3000; ++i) text += part;
     ASSERT_NO_FATAL_FAILURE(expect_equal(text));
     ASSERT_NO_FATAL_FAILURE(expect_equal(text + "x"));
+  }
+}
+
+TEST(PieceScanner, EqualsItOnRunsThatGoOverBlocks) {
+  // Few kinds of characters at a time, so that runs of each have every length up to some blocks: lines of white space,
+  // numbers in threes, contractions, what stands before letters.
+  const std::vector<std::vector<std::string_view>> alphabets = {
+      {" ", "\n", "x"},
+      {" ", "\t", "\r\n", "\r", "."},
+      {" ", "\n", "\u3000", "\u00a0", "\u2028", ".", "。"},
+      {"1", "2", "a", " ", "\n"},
+      {"1", "²", "٣", "𝟙", "x"},
+      {"'", "s", "L", "l", "V", "e", "ſ", " "},
+      {".", "“", "😀", "\xFF", "\xE6", "a", "é", "漢", "е\u0301"},
+      {" ", ".", "\n", "。", "1"},
+  };
+  std::mt19937 random(5);
+  const ManyCases cases(4);
+  for (const std::vector<std::string_view>& alphabet : alphabets) {
+    for (int i = 0; i < cases.share(300); ++i) {
+      const size_t length = random() % 300, stays = random() % 32;
+      std::string text;
+      for (std::string_view part = alphabet[0]; text.size() < length; text += part) {
+        if (random() % 32 >= stays) part = alphabet[random() % alphabet.size()];
+      }
+      ASSERT_NO_FATAL_FAILURE(expect_equal(text));
+    }
+  }
+}
+
+TEST(PieceScanner, EqualsItOnARunFromOneBlockToAnother) {
+  ManyCases cases(5);
+  for (const std::string_view before : {"\n", ".\n", "\n\n", ".\r\n", " \n", "。\n", " .", "a", "2"}) {
+    for (const char of : {' ', '1', '.'}) {
+      for (const std::string_view behind : {"", "x", "\n", ".", "1", "\u3000x"}) {
+        for (const size_t length : {1, 2, 3, 60, 61, 62, 63, 64, 65, 66, 67, 127, 128, 129}) {
+          for (size_t place = 58; place <= 66; ++place) {
+            if (cases.skips()) continue;
+            std::string text(place, 'x');
+            text.append(before).append(length, of).append(behind);
+            ASSERT_NO_FATAL_FAILURE(expect_equal(text));
+          }
+        }
+      }
+    }
   }
 }
 
