@@ -358,19 +358,25 @@ void BpeModel::finish(std::string_view origin) {
     byte_rules.resize(256 * 256);
     for (size_t i = 0; i < byte_rules.size(); ++i) byte_rules[i] = pairs.find_rule(byte_ids[i >> 8], byte_ids[i & 255]);
   }
-  if (ignore_merges) {
-    for (size_t id = 0; id < tokens.size(); ++id) {
-      if (added[id] == 0 && !tokens[id].empty() && !is_literal(id))
-        by_bytes.emplace(tokens[id], static_cast<int32_t>(id));
-    }
-  }
+  if (ignore_merges) find_unmerged(added);
   find_joins();
   hash = hash_of(*this);
 }
 
+void BpeModel::find_unmerged(const std::vector<uint8_t>& added) {
+  std::vector<int32_t> ids;
+  for (size_t place = 0; place < tokens.size(); ++place) {
+    const std::string& token = tokens[place];
+    if (added[place] != 0 || token.empty() || is_literal(place) || !has_ids_for(token)) continue;
+    const auto id = static_cast<int32_t>(place);
+    ids.resize(token.size());
+    if (merge_piece(token, ids.data()) != 1 || ids.front() != id) unmerged.emplace(token, id);
+  }
+}
+
 void BpeModel::find_joins() {
-  // A whole piece that is a token is emitted as it is; a part of one is not.
-  if (ignore_merges) return joins_.fill(~uint64_t{0});
+  // A whole piece that is such a token is emitted as it is; a part of one is not.
+  if (!unmerged.empty()) return joins_.fill(~uint64_t{0});
   // The bytes with which what a symbol stands for begins and ends; -1: no text leads to it.
   struct Edges {
     int first = -1, last = -1;
@@ -448,12 +454,16 @@ size_t BpeModel::first_ids(std::string_view piece, int32_t* ids) const {
 }
 
 size_t BpeModel::encode_piece(std::string_view piece, int32_t* ids) const {
-  if (ignore_merges) {
-    if (const auto found = by_bytes.find(piece); found != by_bytes.end()) {
+  if (!unmerged.empty()) {
+    if (const auto found = unmerged.find(piece); found != unmerged.end()) {
       *ids = found->second;
       return 1;
     }
   }
+  return merge_piece(piece, ids);
+}
+
+size_t BpeModel::merge_piece(std::string_view piece, int32_t* ids) const {
   if (piece.size() <= 16) return ShortPiece<16>(*this, piece).merge_all(ids);
   if (piece.size() <= 32) return ShortPiece<32>(*this, piece).merge_all(ids);
   if (piece.size() <= 64) return ShortPiece<64>(*this, piece).merge_all(ids);

@@ -153,8 +153,9 @@ struct BpeModel {
   PairTable pairs;
   std::vector<uint32_t> byte_rules;  // of left byte * 256 + right byte: the number of their rule; not of characters
   std::vector<uint8_t> special_ids;  // by id
-  AddedTokenMatcher raw_tokens, normalized_tokens;         // of added_tokens, by index
-  std::unordered_map<std::string_view, int32_t> by_bytes;  // only with ignore_merges
+  AddedTokenMatcher raw_tokens, normalized_tokens;  // of added_tokens, by index
+  // With ignore_merges: the ids of tokens that merging their bytes does not give. (Few files have any.)
+  std::unordered_map<std::string_view, int32_t> unmerged;
   std::string hash;
 
   bool is_literal(size_t id) const { return id < literal.size() && literal[id] != 0; }
@@ -190,6 +191,7 @@ struct BpeModel {
   }
 
  private:
+  size_t merge_piece(std::string_view piece, int32_t* ids) const;  // encode_piece() by merges alone
   bool joins(char last, char first) const {
     const size_t pair = size_t{static_cast<uint8_t>(last)} << 8 | static_cast<uint8_t>(first);
     return (joins_[pair / 64] >> (pair % 64) & 1) != 0;
@@ -199,6 +201,7 @@ struct BpeModel {
     const size_t pair = size_t{last} << 8 | first;
     joins_[pair / 64] |= uint64_t{1} << (pair % 64);
   }
+  void find_unmerged(const std::vector<uint8_t>& added);
   void find_joins();
   void join_characters();
 };

@@ -4,6 +4,7 @@
 #include <limits>
 #include <map>
 #include <set>
+#include <unordered_map>
 
 #include "../many_cases.h"
 #include "any_text.h"
@@ -18,15 +19,20 @@ namespace {
 
 using test::any_text;
 using test::fixture;
+using test::json_fixture;
 
 // Piece by piece, merge by merge, as the definition says.
 std::vector<int32_t> plain_ids(const BpeModel& model, std::string_view text) {
   std::vector<int32_t> all;
+  std::unordered_map<std::string_view, int32_t> whole;
+  for (size_t id = 0; model.ignore_merges && id < model.tokens.size(); ++id) {
+    const auto is_added = [&](const AddedToken& token) { return token.id == static_cast<int32_t>(id); };
+    if (std::none_of(model.added_tokens.begin(), model.added_tokens.end(), is_added))
+      whole.emplace(model.tokens[id], static_cast<int32_t>(id));
+  }
   for_each_piece(model.pre_tokenizer, text, [&](std::string_view piece) {
     std::vector<int32_t> ids;
-    if (const auto whole = model.by_bytes.find(piece); model.ignore_merges && whole != model.by_bytes.end()) {
-      return all.push_back(whole->second);
-    }
+    if (const auto found = whole.find(piece); found != whole.end()) return all.push_back(found->second);
     for (const char byte : piece) ids.push_back(model.byte_ids[static_cast<uint8_t>(byte)]);
     test::merge_all(model, ids);
     all.insert(all.end(), ids.begin(), ids.end());
@@ -105,6 +111,31 @@ TEST_P(EveryTokenizer, MayBeCutWhereNextCutSays) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Encoder, EveryTokenizer, testing::Values("gpt2_tokenizer", "data/llama3_style"));
+
+// Tokens that merges do not give, and some of which merges give parts of, as whole pieces and within others.
+TEST(Encoder, WithIgnoreMergesTokensThatNoMergesGiveAreFoundAsWholePiecesAlone) {
+  nlohmann::json json = json_fixture("data/llama3_style/tokenizer.json");
+  auto& vocabulary = json["model"]["vocab"];
+  auto next = static_cast<int32_t>(vocabulary.size() + json["added_tokens"].size());
+  for (const std::string token : {"zqx", "\u0120zqxzq", "zq", "\u00e4\u00b8\u0143\u00e6\u0138\u0129", "0\u0120"}) {
+    if (!vocabulary.contains(token)) vocabulary[token] = next++;
+  }
+  TokenizerFiles files;
+  files.set("tokenizer.json", json.dump());
+  const BpeModel model = read_bpe_model(files, "test");
+  EXPECT_GE(model.unmerged.size(), 4U);
+  Encoder encoder(Tokenizer::from_files(files, "test"));
+  std::mt19937 random(21);
+  const std::array<std::string_view, 9> words = {"zqx",          " zqxzq", " zqx", "zq", "q",
+                                                 "\u4e2d\u6587", "\u4e2d", " the", "0 "};
+  for (int i = 0; i < 300; ++i) {
+    std::string text;
+    for (size_t n = random() % 12; n > 0; --n) text += words[random() % words.size()];
+    std::vector<int32_t> ids;
+    encoder.encode(text, ids);
+    ASSERT_EQ(ids, plain_ids(model, text)) << text;
+  }
+}
 
 TEST(PairTable, FindsEveryRuleInTheOrderOfRanks) {
   std::mt19937 random(12);
