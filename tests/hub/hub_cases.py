@@ -187,6 +187,10 @@ def folder():
     world.hub.asked.clear()
     world.fetch("model", "tiny/gpt", "--out", "here/gpt", says=["there already"])
     assert not world.asked_for("model.safetensors")
+    # No cache is wanted, so none need be known; where one is, that is an error.
+    homeless = {"HOME": "", "HF_HOME": ""}
+    world.fetch("model", "tiny/gpt", "--out", "here/gpt", says=["there already"], **homeless)
+    world.fetch("model", "tiny/gpt", code=1, says=["neither HF_HOME nor HOME is set", "--out"], **homeless)
     write(f"{top}/config.json", '{"model_type": "mine"}')
     world.fetch("model", "tiny/gpt", "--out", "here/gpt", code=1, says=["here/gpt/config.json", "another folder"])
     assert b"mine" in read(f"{top}/config.json")
@@ -345,6 +349,13 @@ def offline():
     os.remove(os.path.realpath(f"{folder}/model.safetensors"))
     world.fetch("model", "tiny/gpt", code=1, says=["has no weights"], HF_HUB_OFFLINE="1")
     world.fetch("model", "tiny/gpt", "--include", "*.safetensors", code=1, says=["--include"], HF_HUB_OFFLINE="1")
+    # What a command fetched is all that the same command takes.
+    world = World()
+    some = ("model", "tiny/gpt", "--exclude", "*.safetensors")
+    folder, _ = world.fetch(*some)
+    world.hub.stop()
+    assert world.fetch(*some, HF_HUB_OFFLINE="1")[0] == folder
+    world.fetch("model", "tiny/gpt", code=1, says=["has no weights"], HF_HUB_OFFLINE="1")
 
 
 @case

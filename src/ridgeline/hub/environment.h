@@ -21,12 +21,13 @@ struct Environment {
   std::string endpoint = "https://huggingface.co";  // without a slash at its end
   std::string token;                                // empty: none
   std::string token_source;                         // "HF_TOKEN", or the file in quotes
-  std::filesystem::path cache;
+  std::filesystem::path cache;  // empty: no variable says where
   bool offline = false;
   double stall_seconds = 30;
   std::string certificates;  // a file; empty: the system's
 
-  // Error that names the variable and what is wrong with its value.
+  // Error that names the variable and what is wrong with its value. Without HOME, the home is what the system's list of
+  // users says, as it is to Hugging Face's client.
   static Environment read();
   // The same, of variables that `get` knows (nothing: not set); files are read.
   static Environment of(const std::function<std::optional<std::string>(const std::string& name)>& get);

@@ -172,6 +172,12 @@ void require_room(const fs::path& folder, const std::vector<Item>& items, FetchP
               "Free some space there, or choose another place: HF_HOME (the cache) or --out.");
 }
 
+// Whether all of a model is asked for, as the rules of selection.h have it.
+bool is_whole_model(const FetchRequest& request) {
+  return request.repository.kind == RepositoryKind::model && request.wanted.include.empty() &&
+         request.wanted.exclude.empty();
+}
+
 // All pieces that an index of weights names must be among `files`; `place` says where a file lies.
 void require_pieces(const FetchRequest& request, const std::vector<RemoteFile>& files,
                     const std::function<fs::path(const RemoteFile&)>& place) {
@@ -179,8 +185,7 @@ void require_pieces(const FetchRequest& request, const std::vector<RemoteFile>& 
     return std::find_if(files.begin(), files.end(), [&](const RemoteFile& file) { return file.path == path; });
   };
   const auto index = find(kWeightsIndex);
-  const bool by_rule = request.wanted.include.empty() && request.wanted.exclude.empty();
-  if (!by_rule || request.repository.kind != RepositoryKind::model || index == files.end()) return;
+  if (!is_whole_model(request) || index == files.end()) return;
   for (const std::string& piece : indexed_files(read_text(place(*index)), place(*index).string())) {
     if (find(piece) != files.end()) continue;
     throw Error(fmt::format("{} of '{}' names '{}', which is not there", kWeightsIndex, request.repository.name, piece),
@@ -195,12 +200,19 @@ Error not_kept(const Environment& environment, const FetchRequest& request, cons
       "Fetch it without HF_HUB_OFFLINE, or set HF_HOME to where it was fetched.");
 }
 
+Cache cache_for(const Environment& environment, const FetchRequest& request) {
+  if (environment.cache.empty())
+    throw Error("neither HF_HOME nor HOME is set: there is no place for what is fetched",
+                "Set HF_HOME to a folder with enough room, or give --out.");
+  return {environment.cache, request.repository};
+}
+
 // Without a kept list, what is there counts as all; but not a model without weights.
 fs::path from_cache(const Environment& environment, const FetchRequest& request, const FetchReport& report) {
   if (request.out)
     throw Error("--out: HF_HUB_OFFLINE is set, so that nothing can be fetched",
                 "Without --out the folder in the cache is printed, if it was fetched before.");
-  const Cache cache(environment.cache, request.repository);
+  const Cache cache = cache_for(environment, request);
   const std::optional<std::string> commit = cache.commit_of(request.revision);
   if (!commit) throw not_kept(environment, request, "no");
   const std::vector<std::string> there = cache.paths_in(*commit);
@@ -210,7 +222,13 @@ fs::path from_cache(const Environment& environment, const FetchRequest& request,
   const std::optional<std::vector<RemoteFile>> kept = cache.kept_tree(*commit);
   if (kept) listing.files = *kept;
   for (size_t i = 0; i < there.size() && !kept; ++i) listing.files.push_back({there[i], 0, {}});
-  FetchPlan plan = plan_of(request, listing);
+  FetchRequest asked = request;
+  // What they left out when it was fetched is not there to be matched.
+  if (!kept)
+    std::erase_if(asked.wanted.exclude, [&](const std::string& glob) {
+      return std::none_of(there.begin(), there.end(), [&](const std::string& path) { return matches(glob, path); });
+    });
+  FetchPlan plan = plan_of(asked, listing);
   fs::path snapshot = cache.snapshot(plan.commit);
   for (RemoteFile& file : plan.files) {
     if (!std::binary_search(there.begin(), there.end(), file.path))
@@ -218,8 +236,7 @@ fs::path from_cache(const Environment& environment, const FetchRequest& request,
     file.size = static_cast<int64_t>(fs::file_size(snapshot / file.path));
     plan.bytes += file.size;
   }
-  const bool model_by_rule = request.repository.kind == RepositoryKind::model && request.wanted.include.empty();
-  if (model_by_rule && !kept && std::none_of(there.begin(), there.end(), is_weights))
+  if (is_whole_model(request) && !kept && std::none_of(there.begin(), there.end(), is_weights))
     throw not_kept(environment, request, "no weights (--include '*' takes what there is) of");
   plan.bytes_there = plan.bytes;
   require_pieces(request, plan.files, [&](const RemoteFile& file) { return snapshot / file.path; });
@@ -303,7 +320,7 @@ fs::path into_folder(Http& http, const Environment& environment, const FetchRequ
 
 fs::path into_cache(Http& http, const Environment& environment, const FetchRequest& request, FetchPlan& plan,
                     const FetchReport& report, const TransferReport& transfer_report) {
-  const Cache cache(environment.cache, request.repository);
+  const Cache cache = cache_for(environment, request);
   const std::vector<Item> items = cache_items(environment, request, cache, plan);
   require_room(cache.folder(), items, plan);
   report.plan(plan);
@@ -324,7 +341,7 @@ fs::path fetch(const Environment& environment, const FetchRequest& request, cons
   HubRepository hub(environment, request.repository, http);
   const bool dataset = request.repository.kind == RepositoryKind::dataset;
   Listing listing;
-  const auto kept = is_commit(request.revision) && !dataset
+  const auto kept = is_commit(request.revision) && !dataset && !environment.cache.empty()
                         ? Cache(environment.cache, request.repository).kept_tree(request.revision)
                         : std::nullopt;
   if (kept) {
