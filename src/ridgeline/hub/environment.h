@@ -21,7 +21,7 @@ struct Environment {
   std::string endpoint = "https://huggingface.co";  // without a slash at its end
   std::string token;                                // empty: none
   std::string token_source;                         // "HF_TOKEN", or the file in quotes
-  std::filesystem::path cache;  // empty: no variable says where
+  std::filesystem::path cache;                      // empty: no variable says where
   bool offline = false;
   double stall_seconds = 30;
   std::string certificates;  // a file; empty: the system's

@@ -307,8 +307,6 @@ fs::path into_folder(Http& http, const Environment& environment, const FetchRequ
   const std::vector<Item> items = folder_items(environment, request, staging, plan);
   require_room(out, items, plan);
   report.plan(plan);
-  make_folder(staging);
-  for (const Item& item : items) make_folder(item.target.parent_path());
   transfer(http, items, request.transfer, transfer_report);
   remove_parts(staging, items);
   std::error_code ignored;
@@ -324,7 +322,6 @@ fs::path into_cache(Http& http, const Environment& environment, const FetchReque
   const std::vector<Item> items = cache_items(environment, request, cache, plan);
   require_room(cache.folder(), items, plan);
   report.plan(plan);
-  cache.prepare();
   transfer(http, items, request.transfer, transfer_report);
   require_pieces(request, plan.files, [&](const RemoteFile& file) { return cache.blob(file.etag); });
   remove_parts(cache.folder() / "blobs", items);
