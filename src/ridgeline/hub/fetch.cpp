@@ -290,14 +290,12 @@ std::vector<Item> folder_items(const Environment& environment, const FetchReques
 
 // Parts that other hosts left of what is there now. A host that still writes one sees that the whole is there.
 void remove_parts(const fs::path& folder, const std::vector<Item>& items) {
+  std::set<std::string_view> whole;
+  for (const Item& item : items) whole.insert(item.part_of);
   std::error_code ignored;
-  std::vector<fs::path> found;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder, ignored)) {
-    const std::string name = entry.path().filename().string();
-    if (std::any_of(items.begin(), items.end(), [&](const Item& item) { return is_partial_of(name, item.part_of); }))
-      found.push_back(entry.path());
+  for (const fs::path& part : parts_in(folder)) {
+    if (whole.contains(whole_name(part.filename().native()))) fs::remove(part, ignored);
   }
-  for (const fs::path& path : found) fs::remove(path, ignored);
 }
 
 fs::path into_folder(Http& http, const Environment& environment, const FetchRequest& request, FetchPlan& plan,

@@ -24,7 +24,7 @@ struct Item {
   std::filesystem::path target;   // gets its name last
   std::filesystem::path partial;  // what is there of it before; on the file system of `target`
   std::filesystem::path lock;     // a file for the lock of whoever fetches it
-  std::string part_of;            // with which the names of its parts begin, those of other hosts too
+  std::string part_of;            // whole_name() of its parts, those of other hosts too
 };
 
 struct TransferSettings {
