@@ -171,9 +171,13 @@ def dataset():
 @case
 def names_only():
     """A hub that lists names and no more: sizes and hashes come with each file."""
-    world = World(no_tree=True)
-    folder, _ = world.fetch("model", "tiny/gpt")
-    world.check_cache(folder, world.repository(), MODEL)
+    for more in ({}, {"no_sizes": True}):
+        world = World(no_tree=True, **more)
+        folder, _ = world.fetch("model", "tiny/gpt")
+        world.check_cache(folder, world.repository(), MODEL)
+    # The length of a refusal is not that of a file.
+    world = World(no_tree=True, no_sizes=True, no_head=True)
+    world.fetch("model", "tiny/gpt", code=1, says=["403 Forbidden", "model.safetensors"])
 
 
 @case
@@ -333,6 +337,23 @@ def unsafe_names():
         world.fetch("model", "tiny/gpt", "--include", "*", "--out", "out", code=1, says=["no path inside a folder"])
         found = [name for _, _, names in os.walk(world.folder) for name in names if "evil" in name]
         assert not found and not os.path.exists("/tmp/ridgeline_evil.txt"), found
+
+
+@case
+def untrue_sizes():
+    """More bytes than can be counted, each file of a size that one may have."""
+    files = [{"type": "file", "oid": f"{i:040x}", "size": 1 << 50, "path": f"{i}.txt"} for i in range(8200)]
+    world = World(tree=files, page=9000)
+    for out in ([], ["--out", "out"]):
+        world.fetch("model", "tiny/gpt", "--include", "*", *out, code=1, says=["more bytes than any disk"])
+
+
+@case
+def refused():
+    """The hub's own reason is shown, without what would speak to the terminal."""
+    world = World(refuse="Access to this resource is disabled.")
+    _, error = world.fetch("model", "tiny/gpt", code=1, says=["403 Forbidden (Access to this resource is disabled.?[2J)"])
+    assert "\x1b" not in error
 
 
 @case

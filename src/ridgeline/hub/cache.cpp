@@ -112,8 +112,8 @@ std::optional<BlobLock> BlobLock::take(const fs::path& file) {
   constexpr int kMostTries = 100;
   for (int tries = 1;; ++tries) {
     const int descriptor = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0664);
-    if (descriptor < 0 && errno == ENOENT &&
-        tries < kMostTries) {  // or gone again: whoever is done in it may remove it
+    if (descriptor < 0 && errno == ENOENT && tries < kMostTries) {
+      // Not there yet, or gone again: whoever is done in it may remove it.
       make_folder(file.parent_path());
       continue;
     }

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 #include <map>
 #include <set>
 
@@ -56,16 +57,20 @@ class HubRepository {
 
   // Size and etag of a file by its headers.
   void look_up(const std::string& commit, RemoteFile& file) {
-    Reply reply = http_.head(file_url(environment_.endpoint, repository_, commit, file.path));
-    const bool elsewhere = reply.status >= 300 && reply.status < 400;
-    if (!reply.failure.empty() || reply.status < 200 || reply.status >= 400)
-      throw refusal(environment_, repository_, commit, file.path, reply);
+    const auto head = [&](const std::string& url, bool leave) {
+      Reply reply = http_.head(url, leave);
+      if (!reply.failure.empty() || reply.status < 200 || reply.status >= 400)
+        throw refusal(environment_, repository_, commit, file.path, reply);
+      return reply;
+    };
+    const Reply reply = head(file_url(environment_.endpoint, repository_, commit, file.path), false);
     const std::string& linked = reply.header("x-linked-etag");
     file.etag = plain_etag(linked.empty() ? reply.header("etag") : linked);
     std::string size = reply.header("x-linked-size");
-    if (size.empty() && elsewhere) reply = http_.head(reply.header("location"));
-    if (size.empty()) size = reply.header("content-length");
+    const bool elsewhere = reply.status >= 300;
+    if (size.empty()) size = (elsewhere ? head(reply.header("location"), true) : reply).header("content-length");
     file.size = whole_number(size).value_or(-1);
+    if (file.size > kLargestFile) file.size = -1;
     if (file.etag.empty() || file.size < 0) {
       throw Error(fmt::format("{}: {} does not say its {}", file.path, environment_.endpoint,
                               file.etag.empty() ? "ETag" : "size"),
@@ -161,6 +166,8 @@ FetchPlan plan_of(const FetchRequest& request, const Listing& listing) {
 // Counts what is there already, and checks that there is room for the rest.
 void require_room(const fs::path& folder, const std::vector<Item>& items, FetchPlan& plan) {
   for (const Item& item : items) {
+    if (item.file.size > std::numeric_limits<int64_t>::max() - plan.bytes)
+      throw Error("the files together have more bytes than any disk", "Check HF_ENDPOINT, or choose with --include.");
     plan.bytes += item.file.size;
     plan.bytes_there += is_there(item) ? item.file.size : bytes_there(item.partial, item.file.size);
   }

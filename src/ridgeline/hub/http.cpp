@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/hub/names.h"
 #include "ridgeline/hub/retry.h"
 
 namespace ridgeline::hub {
@@ -64,10 +65,12 @@ bool is_hopeless(CURLcode code) {
   return std::find(kCodes.begin(), kCodes.end(), code) != kCodes.end();
 }
 
-std::string trimmed_header(std::string_view text) {
+std::string value_of_header(std::string_view text) {
   const size_t begin = text.find_first_not_of(" \t\r\n");
   if (begin == std::string_view::npos) return {};
-  return std::string(text.substr(begin, text.find_last_not_of(" \t\r\n") - begin + 1));
+  std::string value(text.substr(begin, text.find_last_not_of(" \t\r\n") - begin + 1));
+  std::replace_if(value.begin(), value.end(), is_control, '?');
+  return value;
 }
 
 }  // namespace
@@ -189,7 +192,7 @@ class Http::Transfer {
     std::string name(line.substr(0, colon));
     std::transform(name.begin(), name.end(), name.begin(),
                    [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; });
-    reply_.headers[std::move(name)] = trimmed_header(line.substr(colon + 1));
+    reply_.headers[std::move(name)] = value_of_header(line.substr(colon + 1));
     return true;
   }
 
@@ -324,8 +327,8 @@ Http::Text Http::get(const std::string& url, int tries) {
   return ask(Request{.url = url}, tries);
 }
 
-Reply Http::head(const std::string& url, int tries) {
-  return ask(Request{.url = url, .head = true, .leave = false}, tries).reply;
+Reply Http::head(const std::string& url, bool leave) {
+  return ask(Request{.url = url, .head = true, .leave = leave}, kTries).reply;
 }
 
 double pause_for(const Reply& reply, int failures) {

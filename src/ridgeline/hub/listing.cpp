@@ -16,7 +16,6 @@ namespace {
 using nlohmann::json;
 
 constexpr int kDeepest = 64;
-constexpr int64_t kLargestFile = int64_t{1} << 50;
 constexpr size_t kLongestEtag = 128;
 
 Error unsound(std::string_view where, std::string_view what) {
@@ -68,13 +67,19 @@ std::vector<std::string> patterns_of(const json& value) {
   return result;
 }
 
+// A name that messages may show; "" where it is none.
+std::string name_of(const json& object, const char* key) {
+  std::string name = text_of(object, key);
+  return std::any_of(name.begin(), name.end(), is_control) ? std::string() : name;
+}
+
 // "configs" of a dataset's card: what it does not say well counts as not said.
 void read_card(const json& card, std::vector<DataFiles>& result) {
   const auto configs = card.find("configs");
   if (configs == card.end() || !configs->is_array()) return;
   for (const json& config : *configs) {
     if (!config.is_object()) continue;
-    const std::string name = text_of(config, "config_name");
+    const std::string name = name_of(config, "config_name");
     const std::string folder = text_of(config, "data_dir");
     if (name.empty()) continue;
     const auto files = config.find("data_files");
@@ -89,7 +94,7 @@ void read_card(const json& card, std::vector<DataFiles>& result) {
     }
     for (const json& split : *files) {
       if (!split.is_object() || !split.contains("path")) continue;
-      result.push_back({name, text_of(split, "split"), patterns_of(split["path"])});
+      result.push_back({name, name_of(split, "split"), patterns_of(split["path"])});
     }
   }
 }
@@ -198,7 +203,7 @@ std::vector<std::string> indexed_files(std::string_view text, std::string_view w
   std::set<std::string> names;
   for (const auto& [tensor, name] : map->items()) {
     if (!name.is_string() || !safe_path(name.get<std::string>()))
-      throw unsound(where, fmt::format("the file of '{}' is none", tensor));
+      throw unsound(where, fmt::format("the file of {} is none", json_string(tensor, NotUtf8::replace)));
     names.insert(name.get<std::string>());
   }
   return {names.begin(), names.end()};

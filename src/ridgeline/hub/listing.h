@@ -12,6 +12,9 @@
 
 namespace ridgeline::hub {
 
+// Of a file, in bytes: what a hub says beyond that is refused.
+constexpr int64_t kLargestFile = int64_t{1} << 50;
+
 // A file of a commit.
 struct RemoteFile {
   std::string path;   // safe_path()

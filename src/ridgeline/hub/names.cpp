@@ -71,10 +71,13 @@ std::string page_url(std::string_view endpoint, const Repository& repository) {
   return fmt::format("{}/{}{}", endpoint, prefix_of(repository.kind), repository.name);
 }
 
+bool is_control(char c) {
+  return static_cast<unsigned char>(c) < 0x20 || c == 0x7F;
+}
+
 bool safe_path(std::string_view path) {
   if (path.empty() || path.size() > 1024) return false;
-  if (std::any_of(path.begin(), path.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7F; }))
-    return false;
+  if (std::any_of(path.begin(), path.end(), is_control)) return false;
   for (size_t begin = 0; begin <= path.size();) {
     const size_t end = std::min(path.find('/', begin), path.size());
     const std::string_view part = path.substr(begin, end - begin);

@@ -31,6 +31,9 @@ std::string page_url(std::string_view endpoint, const Repository& repository);
 // `text` for an address, all but letters, digits and "-._~" as %XX; '/' stays where `keep_slashes`.
 std::string percent_encoded(std::string_view text, bool keep_slashes);
 
+// Whether a terminal may take it for a command.
+bool is_control(char c);
+
 // Whether `path` is a relative path that stays below the folder it is put in: no empty component, no "." or "..", no
 // control character, no component past 255 bytes, no more than 1024 bytes.
 bool safe_path(std::string_view path);

@@ -66,6 +66,23 @@ TEST(HubListing, InfoHasTheCommitAndWhatTheCardSays) {
   EXPECT_THROW(parse_info(fmt::format(R"({{"sha":"{}","siblings":[{{"rfilename":"../a"}}]}})", kSha1), "info"), Error);
 }
 
+TEST(HubListing, NamesThatATerminalWouldTakeForCommandsAreNone) {
+  const RepositoryInfo info =
+      parse_info(fmt::format(R"({{"sha":"{}","cardData":{{"configs":[{{"config_name":"\u001b[2J","data_files":"a"}},
+        {{"config_name":"en","data_files":[{{"split":"\u001b]0;x\u0007","path":"b"}}]}}]}}}})",
+                             kSha1),
+                 "info");
+  ASSERT_EQ(info.data.size(), 1);
+  EXPECT_EQ(info.data[0].config, "en");
+  EXPECT_EQ(info.data[0].split, "");
+  try {
+    indexed_files(R"({"weight_map":{"\u001b[2J":5}})", "index");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.message(), R"(index: the file of "\u001b[2J" is none)");
+  }
+}
+
 TEST(HubListing, PagesAndTags) {
   EXPECT_EQ(next_page(R"(<https://h/a?cursor=x>; rel="next")"), "https://h/a?cursor=x");
   EXPECT_EQ(next_page(R"(<https://h/p>; rel="prev", <https://h/n>; rel="next")"), "https://h/n");
