@@ -55,15 +55,14 @@ int64_t size_of(const json& object, std::string_view path, std::string_view wher
   return found->get<int64_t>();
 }
 
-// A pattern, or a list of patterns; nothing of anything else.
-std::vector<std::string> patterns_of(const json& value) {
+// A pattern, or a list of patterns, as seen from a folder (empty: the top); nothing of anything else.
+std::vector<std::string> patterns_of(const json& value, const std::string& folder) {
   std::vector<std::string> result;
-  if (value.is_string()) result.push_back(value.get<std::string>());
-  if (value.is_array()) {
-    for (const json& one : value) {
-      if (one.is_string()) result.push_back(one.get<std::string>());
-    }
-  }
+  const auto add = [&](const json& one) {
+    if (one.is_string()) result.push_back((folder.empty() ? "" : folder + "/") + one.get<std::string>());
+  };
+  if (!value.is_array()) add(value);
+  if (value.is_array()) std::for_each(value.begin(), value.end(), add);
   return result;
 }
 
@@ -84,17 +83,17 @@ void read_card(const json& card, std::vector<DataFiles>& result) {
     if (name.empty()) continue;
     const auto files = config.find("data_files");
     if (files == config.end()) {
-      if (!folder.empty()) result.push_back({name, "", {folder + "/*"}});
+      if (!folder.empty()) result.push_back({name, "", {folder + "/**"}});
       continue;
     }
     const bool splits = files->is_array() && !files->empty() && files->front().is_object();
     if (!splits) {
-      result.push_back({name, "", patterns_of(*files)});
+      result.push_back({name, "", patterns_of(*files, folder)});
       continue;
     }
     for (const json& split : *files) {
       if (!split.is_object() || !split.contains("path")) continue;
-      result.push_back({name, name_of(split, "split"), patterns_of(split["path"])});
+      result.push_back({name, name_of(split, "split"), patterns_of(split["path"], folder)});
     }
   }
 }

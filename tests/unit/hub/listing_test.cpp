@@ -51,16 +51,18 @@ TEST(HubListing, InfoHasTheCommitAndWhatTheCardSays) {
   const RepositoryInfo info = parse_info(
       fmt::format(R"({{"sha":"{}","siblings":[{{"rfilename":"a"}},{{"rfilename":"b/c"}}],"cardData":{{"configs":[
         {{"config_name":"en","data_files":[{{"split":"train","path":["en/*.gz","x"]}},{{"split":"test","path":"t"}}]}},
-        {{"config_name":"de","data_files":"de/*"}},{{"config_name":"fr","data_dir":"fr"}},7,{{"x":1}}]}}}})",
+        {{"config_name":"de","data_files":"de/*"}},{{"config_name":"fr","data_dir":"fr"}},
+        {{"config_name":"it","data_dir":"it","data_files":[{{"split":"train","path":"*.gz"}}]}},7,{{"x":1}}]}}}})",
                   kSha1),
       "info");
   EXPECT_EQ(info.commit, kSha1);
   EXPECT_THAT(info.paths, testing::ElementsAre("a", "b/c"));
-  ASSERT_EQ(info.data.size(), 4);
+  ASSERT_EQ(info.data.size(), 5);
   EXPECT_EQ(info.data[0].split, "train");
   EXPECT_THAT(info.data[0].patterns, testing::ElementsAre("en/*.gz", "x"));
   EXPECT_EQ(info.data[2].config, "de");
-  EXPECT_THAT(info.data[3].patterns, testing::ElementsAre("fr/*"));
+  EXPECT_THAT(info.data[3].patterns, testing::ElementsAre("fr/**"));
+  EXPECT_THAT(info.data[4].patterns, testing::ElementsAre("it/*.gz")) << "as seen from its folder";
   for (const char* text : {"{}", "[]", R"({"sha":"main"})", R"({"sha":5})"})
     EXPECT_THROW(parse_info(text, "info"), Error) << text;
   EXPECT_THROW(parse_info(fmt::format(R"({{"sha":"{}","siblings":[{{"rfilename":"../a"}}]}})", kSha1), "info"), Error);
