@@ -134,7 +134,7 @@ LANGUAGE = [f"unshuffled/deduplicated/af/af{end}" for end in ("_part_1.txt.gz", 
 @case
 def model():
     world = World()
-    folder, error = world.fetch("model", "tiny/gpt", says=["flax_model.msgpack", "onnx/model.onnx", "6.01 MiB"])
+    folder, error = world.fetch("model", "tiny/gpt", says=["flax_model.msgpack", "onnx/model.onnx", "6.01 MiB", "MB/s"])
     world.check_cache(folder, world.repository(), MODEL)
     ranges = [one["range"] for one in world.asked_for("model.safetensors", "elsewhere")]
     assert len(ranges) == 7 and len(set(ranges)) == 7, ranges
@@ -160,7 +160,9 @@ def patterns():
 @case
 def dataset():
     world = World(page=2)  # the list comes in pages
-    folder, _ = world.fetch("dataset", "oscar", "--config", "unshuffled_deduplicated_af")
+    folder, error = world.fetch("dataset", "oscar", "--config", "unshuffled_deduplicated_af",
+                                HF_HUB_DISABLE_PROGRESS_BARS="1")
+    assert "3 files" in error and "MB/s" not in error
     world.check_cache(folder, world.repository("datasets", "oscar"), LANGUAGE)
     world.fetch("dataset", "oscar", "--config", "unshuffled_deduplicated_aff", code=1,
                 says=["unshuffled_deduplicated_aff", "Did you mean unshuffled_deduplicated_af?"])

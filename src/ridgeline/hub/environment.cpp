@@ -134,6 +134,7 @@ Environment Environment::of(const Get& get) {
   result.cache = folder_of(get, "HF_HUB_CACHE", folder_of(get, "HUGGINGFACE_HUB_CACHE", inside(home, "hub")));
   result.offline =
       switched_on(get, value_of(get, "HF_HUB_OFFLINE").empty() ? "TRANSFORMERS_OFFLINE" : "HF_HUB_OFFLINE");
+  result.progress = !switched_on(get, "HF_HUB_DISABLE_PROGRESS_BARS");
   result.stall_seconds = stall_seconds_of(get, result.stall_seconds);
   for (const char* name : {"REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"}) {
     if (result.certificates.empty()) result.certificates = value_of(get, name);

@@ -5,6 +5,7 @@
 //   HF_HOME             where everything is kept             (XDG_CACHE_HOME/huggingface, ~/.cache/huggingface)
 //   HF_HUB_CACHE        where repositories are kept          (HF_HOME/hub)
 //   HF_HUB_OFFLINE      no network: only what is kept
+//   HF_HUB_DISABLE_PROGRESS_BARS
 //   HF_HUB_DOWNLOAD_TIMEOUT   seconds without a byte after which a transfer has stalled
 //   REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE, SSL_CERT_FILE   certificates to trust in place of the system's
 // Proxies (https_proxy, no_proxy, …) are libcurl's business.
@@ -23,6 +24,7 @@ struct Environment {
   std::string token_source;                         // "HF_TOKEN", or the file in quotes
   std::filesystem::path cache;                      // empty: no variable says where
   bool offline = false;
+  bool progress = true;  // is shown
   double stall_seconds = 30;
   std::string certificates;  // a file; empty: the system's
 

@@ -46,6 +46,8 @@ TEST(HubEnvironment, ServersAndSwitches) {
     EXPECT_TRUE(environment_with({{"HF_HUB_OFFLINE", on}}).offline) << on;
   EXPECT_FALSE(environment_with({{"HF_HUB_OFFLINE", "0"}, {"TRANSFORMERS_OFFLINE", "1"}}).offline);
   EXPECT_TRUE(environment_with({{"TRANSFORMERS_OFFLINE", "1"}}).offline);
+  EXPECT_TRUE(environment_with({}).progress);
+  EXPECT_FALSE(environment_with({{"HF_HUB_DISABLE_PROGRESS_BARS", "1"}}).progress);
   EXPECT_EQ(environment_with({{"HF_HUB_DOWNLOAD_TIMEOUT", "5"}}).stall_seconds, 5);
   for (const char* bad : {"0", "x", "5s", "nan", "-1"})
     EXPECT_THROW(environment_with({{"HF_HUB_DOWNLOAD_TIMEOUT", bad}}), Error) << bad;
