@@ -266,6 +266,9 @@ def corrupt():
     empty = world.repository().etag("empty.txt")
     assert all("incomplete" in name or name == empty for name in blobs), blobs
     assert not os.path.exists(f"{world.home}/hub/models--tiny--gpt/snapshots/{world.repository().commit}")
+    # Nothing to fetch anew, and still not what it is to be.
+    world = World(tree=[{"type": "file", "oid": "0" * 40, "size": 0, "path": "empty.txt"}])
+    world.fetch("model", "tiny/gpt", "--include", "*", code=1, says=["git's hash is", "twice"])
 
 
 @case

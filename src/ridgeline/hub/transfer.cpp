@@ -345,6 +345,7 @@ class TransferEngine {
     job.whole = false;
     job.location.clear();
     job.state = State::fetching;
+    if (job.partial->chunks().full()) begin_check(job);  // a file without bytes: no request will end
   }
 
   Http& http_;
