@@ -61,6 +61,7 @@ class Hub:
     cut N            an answer with content breaks after N bytes, `times` times
     stall            as cut, but nothing more comes and the connection stays
     status N         content is answered with this status, `times` times; with `retry_after` in the header of that name
+    limit N          questions about a repository are one too many for N seconds, `times` times
     all              whole files are sent where ranges are asked for
     expire N         a signed address is good for N requests
     corrupt          a byte of the content is another one, `times` times
@@ -117,7 +118,7 @@ class Hub:
             if name not in self.faults or path not in (None, self.faults.get("on", path)):
                 return None
             times = self.faults.get("times")
-            if times is not None and name in ("cut", "stall", "status", "corrupt", "length", "range"):
+            if times is not None and name in ("cut", "stall", "status", "limit", "corrupt", "length", "range"):
                 if times == 0:
                     return None
                 self.faults["times"] = times - 1
@@ -199,6 +200,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.refuse(401, "RepoNotFound")
         if rest == ["refs"]:
             return self.json({"branches": [{"name": "main"}], "tags": [{"name": "v1"}]})
+        limit = self.hub.fault("limit")
+        if limit:
+            return self.plain(429, [("RateLimit", '"api";r=0;t=%d' % limit)])
         if self.hub.fault("refuse"):
             return self.plain(403, [("X-Error-Message", self.hub.fault("refuse") + "\x1b[2J")])
         if len(rest) == 2 and not repository.has(rest[1]):

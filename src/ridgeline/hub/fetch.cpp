@@ -339,7 +339,7 @@ fs::path into_cache(Http& http, const Environment& environment, const FetchReque
 fs::path fetch(const Environment& environment, const FetchRequest& request, const FetchReport& report) {
   check_revision(request.revision);
   if (environment.offline) return from_cache(environment, request, report);
-  Http http(environment);
+  Http http(environment, report.note);
   HubRepository hub(environment, request.repository, http);
   const bool dataset = request.repository.kind == RepositoryKind::dataset;
   Listing listing;

@@ -234,7 +234,8 @@ const std::string& Reply::header(std::string_view name) const {
   return found == headers.end() ? kNone : found->second;
 }
 
-Http::Http(const Environment& environment) : shared_(std::make_unique<Shared>(environment)) {
+Http::Http(const Environment& environment, Note note)
+    : shared_(std::make_unique<Shared>(environment)), note_(std::move(note)) {
   static const CURLcode kStarted = curl_global_init(CURL_GLOBAL_DEFAULT);
   shared_->multi = curl_multi_init();
   RL_REQUIRE(kStarted == CURLE_OK && shared_->multi != nullptr, "libcurl does not start");
@@ -319,7 +320,9 @@ Http::Text Http::ask(const Request& request, int tries) {
                       : reply.failure.empty() ? next_after(reply.status, is_hub(reply.url))
                                               : Next::again;
     if (next == Next::done || next == Next::give_up || ++failures >= tries) return result;
-    std::this_thread::sleep_for(std::chrono::duration<double>(pause_for(reply, failures)));
+    const double pause = pause_for(reply, failures);
+    if (note_) note_(fmt::format("{}: {}; tried again in {:.1f} s", without_query(reply.url), said(reply), pause));
+    std::this_thread::sleep_for(std::chrono::duration<double>(pause));
   }
 }
 
@@ -334,7 +337,8 @@ Reply Http::head(const std::string& url, bool leave) {
 double pause_for(const Reply& reply, int failures) {
   static thread_local std::minstd_rand random{std::random_device{}()};
   const double fraction = std::uniform_real_distribution<double>(0, 1)(random);
-  const std::optional<double> asked = retry_after(reply.header("retry-after"), std::time(nullptr));
+  std::optional<double> asked = retry_after(reply.header("retry-after"), std::time(nullptr));
+  if (!asked && reply.status == 429) asked = limit_reset(reply.header("ratelimit"));
   if (!asked) return pause_after(failures, fraction);
   if (*asked > kLongestPause) {
     throw Error(

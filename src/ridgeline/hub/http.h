@@ -43,8 +43,9 @@ struct Request {
 
 class Http {
  public:
-  // `environment` must outlive it.
-  explicit Http(const Environment& environment);
+  using Note = std::function<void(const std::string&)>;
+  // `environment` must outlive it. `note`, if any, hears why get() and head() wait.
+  explicit Http(const Environment& environment, Note note = {});
   ~Http();
   Http(const Http&) = delete;
   Http& operator=(const Http&) = delete;
@@ -77,10 +78,11 @@ class Http {
   struct Shared;
   Text ask(const Request& request, int tries);
   std::unique_ptr<Shared> shared_;
+  Note note_;
 };
 
-// How long to wait after `reply`: what it asks for (Retry-After), else pause_after(failures, …). Error when it asks for
-// more than ten minutes.
+// How long to wait after `reply`: what it asks for (Retry-After, RateLimit), else pause_after(failures, …). Error when
+// it asks for more than ten minutes.
 double pause_for(const Reply& reply, int failures);
 
 // An address as messages show it: without what follows '?', where signed ones have their signature.
