@@ -468,6 +468,24 @@ def full_disk():
     assert not world.asked_for("model.safetensors"), "it began all the same"
 
 
+@case
+def read_only():
+    """A shared cache that this user cannot write: what is there whole is found, by its branch, too."""
+    world = World()
+    folder, _ = world.fetch("model", "tiny/gpt")
+    if os.geteuid() != 0 or subprocess.call(["unshare", "--mount", "true"], stderr=subprocess.DEVNULL) != 0:
+        skip("needs root (the cache is mounted without leave to write)")
+    mounts = f"mount --bind {world.home} {world.home} && mount -o remount,ro,bind {world.home}"
+    for more in ("", "--revision " + world.repository().commit):
+        command = f"{mounts} && ! touch {world.home}/x 2>/dev/null && exec {PROGRAM} fetch model tiny/gpt {more}"
+        done = subprocess.run(["unshare", "--mount", "--propagation", "private", "sh", "-c", command], text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=world.environment)
+        print(done.stderr)
+        if "mount:" in done.stderr:
+            skip("cannot mount a file system here")
+        assert done.returncode == 0 and done.stdout.strip() == folder
+
+
 def client_python():
     """A Python with huggingface_hub."""
     if os.environ.get("RIDGELINE_HUB_CLIENT"):
