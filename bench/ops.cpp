@@ -1,10 +1,13 @@
 #include "bench/ops.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <chrono>
 
 #include "bench/machine.h"
 #include "bench/operators/operator.h"
+#include "ridgeline/base/error.h"
 #include "ridgeline/device/cpu/worker_team.h"
 
 namespace ridgeline::bench {
@@ -40,6 +43,12 @@ std::vector<Row> op_rows(int threads, int rounds, const std::string& filter) {
   std::vector<Timed> calls;
   for (const operators::MeasuredCall& call : measurement.calls()) {
     if (call.name.find(filter) != std::string::npos) calls.push_back({call, {}});
+  }
+  if (calls.empty()) {
+    std::vector<std::string> names;
+    for (const operators::MeasuredCall& call : measurement.calls()) names.push_back(call.name);
+    throw Error(fmt::format("--filter: no operator's name contains '{}'", filter),
+                fmt::format("There are {}.", fmt::join(names, ", ")));
   }
   run_rounds(calls, rounds);
   const Machine machine = measure_machine(team);

@@ -316,9 +316,10 @@ Http::Text Http::ask(const Request& request, int tries) {
     start(std::move(one));
     while (!ended) poll(1000);
     const Reply& reply = result.reply;
-    const Next next = reply.hopeless          ? Next::give_up
-                      : reply.failure.empty() ? next_after(reply.status, is_hub(reply.url))
-                                              : Next::again;
+    Next next = reply.hopeless          ? Next::give_up
+                : reply.failure.empty() ? next_after(reply.status, is_hub(reply.url))
+                                        : Next::again;
+    if (next == Next::resolve_again && !is_hub(request.url)) next = Next::give_up;  // the hub was not asked
     if (next == Next::done || next == Next::give_up || ++failures >= tries) return result;
     const double pause = pause_for(reply, failures);
     if (note_) note_(fmt::format("{}: {}; tried again in {:.1f} s", without_query(reply.url), said(reply), pause));
