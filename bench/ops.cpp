@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <set>
 
 #include "bench/machine.h"
 #include "bench/operators/operator.h"
@@ -45,10 +46,11 @@ std::vector<Row> op_rows(int threads, int rounds, const std::string& filter) {
     if (call.name.find(filter) != std::string::npos) calls.push_back({call, {}});
   }
   if (calls.empty()) {
-    std::vector<std::string> names;
-    for (const operators::MeasuredCall& call : measurement.calls()) names.push_back(call.name);
+    std::set<std::string> words;  // with which names begin
+    for (const operators::MeasuredCall& call : measurement.calls())
+      words.insert(call.name.substr(0, call.name.find('_')));
     throw Error(fmt::format("--filter: no operator's name contains '{}'", filter),
-                fmt::format("There are {}.", fmt::join(names, ", ")));
+                fmt::format("There are {}.", fmt::join(words, ", ")));
   }
   run_rounds(calls, rounds);
   const Machine machine = measure_machine(team);

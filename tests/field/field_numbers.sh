@@ -118,7 +118,11 @@ try_bench_names() {
   expect 1 "--filter: no operator's name contains 'atention'" attention -- bench ops --filter atention
   now "$(head -1 "$here/said")"
   expect 1 '--bytes: 7 bytes are no number for each of 2 ranks' 'at least 8' -- bench comm --ranks 2 --bytes 7
-  expect 1 '`/nowhere/bin/python .* ended before it answered' 'by hand' -- bench tokenize --rounds 1 --size 1M --peers /nowhere
+  local name
+  prepare
+  for name in english code cjk; do cp "$here/text.txt" "$here/$name.txt"; done
+  expect 1 '`/nowhere/bin/python .* ended before it answered' 'by hand' -- bench tokenize --rounds 1 --corpora "$here" \
+    --tokenizer "$here/tokenizer" --peers /nowhere
 }
 
 run_case
