@@ -306,6 +306,12 @@ def certificates():
     assert not world.hub.asked and time.monotonic() - begun < 5, "what no try mends was tried again"
     folder, _ = world.fetch("model", "tiny/gpt", SSL_CERT_FILE=f"{WORK}/cert.pem")
     world.check_cache(folder, world.repository(), MODEL)
+    # A folder of certificates; and what is not there is not taken for the system's.
+    write(f"{WORK}/trusted/hub.pem", read(f"{WORK}/cert.pem"))
+    subprocess.run(["openssl", "rehash", f"{WORK}/trusted"], check=True)
+    assert world.fetch("model", "tiny/gpt", REQUESTS_CA_BUNDLE=f"{WORK}/trusted")[0] == folder
+    _, error = world.fetch("model", "tiny/gpt", code=1, SSL_CERT_FILE=f"{WORK}/none.pem")
+    assert f"{WORK}/none.pem" in error.splitlines()[0]
     # From https to http, where anyone could listen and answer.
     world = World(certificate=both)
     world.hub.elsewhere = world.hub.elsewhere.replace("https", "http")

@@ -21,9 +21,9 @@ std::string way_in(const Environment& environment) {
 Error not_reached(const Environment& environment, std::string_view what, const Reply& reply) {
   return Error(
       fmt::format("{}: {} cannot be had from {}", said(reply), what, without_query(reply.url)),
-      fmt::format("Check the network, proxies (https_proxy) and HF_ENDPOINT ({}); HF_HUB_OFFLINE=1 uses what was "
-                  "fetched before.",
-                  environment.endpoint));
+      fmt::format("Check the network, proxies (https_proxy), certificates ({}) and HF_ENDPOINT ({}); HF_HUB_OFFLINE=1 "
+                  "uses what was fetched before.",
+                  environment.certificates.empty() ? "SSL_CERT_FILE" : environment.certificates, environment.endpoint));
 }
 
 }  // namespace

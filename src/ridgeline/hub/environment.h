@@ -26,7 +26,7 @@ struct Environment {
   bool offline = false;
   bool progress = true;  // is shown
   double stall_seconds = 30;
-  std::string certificates;  // a file; empty: the system's
+  std::string certificates;  // a file, or a folder as `openssl rehash` makes it; empty: the system's
 
   // Error that names the variable and what is wrong with its value. Without HOME, the home is what the system's list of
   // users says, as it is to Hugging Face's client.

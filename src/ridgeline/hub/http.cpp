@@ -8,6 +8,7 @@
 #include <chrono>
 #include <ctime>
 #include <exception>
+#include <filesystem>
 #include <random>
 #include <thread>
 #include <utility>
@@ -135,7 +136,14 @@ class Http::Transfer {
     curl_easy_setopt(easy_, CURLOPT_CONNECTTIMEOUT, stall);
     curl_easy_setopt(easy_, CURLOPT_LOW_SPEED_LIMIT, kSlowestBytes);
     curl_easy_setopt(easy_, CURLOPT_LOW_SPEED_TIME, stall);
-    if (!environment.certificates.empty()) curl_easy_setopt(easy_, CURLOPT_CAINFO, environment.certificates.c_str());
+    if (const std::string& trusted = environment.certificates; !trusted.empty()) {
+      std::error_code ignored;
+      const bool folder = std::filesystem::is_directory(trusted, ignored);
+      // The other of the two would still be the system's.
+      const char* const none = nullptr;
+      curl_easy_setopt(easy_, CURLOPT_CAINFO, folder ? none : trusted.c_str());
+      curl_easy_setopt(easy_, CURLOPT_CAPATH, folder ? trusted.c_str() : none);
+    }
     if (request_.head) curl_easy_setopt(easy_, CURLOPT_NOBODY, 1L);
     if (!request_.range.empty()) curl_easy_setopt(easy_, CURLOPT_RANGE, request_.range.c_str());
     curl_easy_setopt(easy_, CURLOPT_HEADERFUNCTION, &Transfer::on_header);
