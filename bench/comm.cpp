@@ -5,6 +5,7 @@
 #include <chrono>
 #include <functional>
 
+#include "ridgeline/base/error.h"
 #include "ridgeline/comm/communicator.h"
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/device/machine.h"
@@ -26,6 +27,10 @@ std::vector<Row> comm_rows(int ranks, int64_t bytes, int rounds) {
   const auto body = [&](comm::World& world) {
     const int n = world.size();
     const int64_t shard = bytes / 4 / n, count = shard * n;
+    if (shard == 0) {
+      throw Error(fmt::format("--bytes: {} bytes are no number for each of {} ranks", bytes, n),
+                  fmt::format("Give at least {}.", 4 * n));
+    }
     const std::span<std::byte> memory = world.peer_visible(count * 4);
     const Ref buffer(reinterpret_cast<float*>(memory.data()));
     for (int64_t i = 0; i < count; ++i) buffer.as<float>()[i] = static_cast<float>(i % 1000) * 1e-3F;

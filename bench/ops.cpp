@@ -1,10 +1,14 @@
 #include "bench/ops.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <chrono>
+#include <set>
 
 #include "bench/machine.h"
 #include "bench/operators/operator.h"
+#include "ridgeline/base/error.h"
 #include "ridgeline/device/cpu/worker_team.h"
 
 namespace ridgeline::bench {
@@ -40,6 +44,13 @@ std::vector<Row> op_rows(int threads, int rounds, const std::string& filter) {
   std::vector<Timed> calls;
   for (const operators::MeasuredCall& call : measurement.calls()) {
     if (call.name.find(filter) != std::string::npos) calls.push_back({call, {}});
+  }
+  if (calls.empty()) {
+    std::set<std::string> words;  // with which names begin
+    for (const operators::MeasuredCall& call : measurement.calls())
+      words.insert(call.name.substr(0, call.name.find('_')));
+    throw Error(fmt::format("--filter: no operator's name contains '{}'", filter),
+                fmt::format("There are {}.", fmt::join(words, ", ")));
   }
   run_rounds(calls, rounds);
   const Machine machine = measure_machine(team);

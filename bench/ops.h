@@ -8,7 +8,7 @@
 
 namespace ridgeline::bench {
 
-// Operators whose name contains `filter`; median of `rounds` rounds through the whole list.
+// Operators whose name contains `filter`; median of `rounds` rounds through the whole list. Error when there is none.
 std::vector<Row> op_rows(int threads, int rounds, const std::string& filter);
 
 }  // namespace ridgeline::bench

@@ -17,7 +17,7 @@
 namespace ridgeline::bench {
 
 Process::Process(const std::vector<std::string>& command, const std::vector<std::string>& environment)
-    : name_(command.front()) {
+    : command_(fmt::format("{}", fmt::join(command, " "))) {
   int to_child[2], from_child[2];
   if (::pipe2(to_child, O_CLOEXEC) != 0 || ::pipe2(from_child, O_CLOEXEC) != 0)
     throw system_error("cannot make a pipe", errno);
@@ -47,7 +47,7 @@ Process::Process(const std::vector<std::string>& command, const std::vector<std:
 }
 
 Process::Process(Process&& other) noexcept
-    : name_(std::move(other.name_)),
+    : command_(std::move(other.command_)),
       child_(std::exchange(other.child_, -1)),
       input_(std::exchange(other.input_, -1)),
       output_(std::exchange(other.output_, -1)),
@@ -69,7 +69,7 @@ Process::~Process() {
 void Process::write_line(const std::string& line) {
   const std::string text = line + "\n";
   if (::write(input_, text.data(), text.size()) != static_cast<ssize_t>(text.size())) {
-    throw system_error(fmt::format("'{}' does not listen any more", name_), errno);
+    throw system_error(fmt::format("`{}` does not listen any more", command_), errno);
   }
 }
 
@@ -85,8 +85,7 @@ std::string Process::read_json_line() {
     char buffer[4096];
     const ssize_t got = ::read(output_, buffer, sizeof buffer);
     if (got < 0 && errno == EINTR) continue;
-    if (got <= 0)
-      throw Error(fmt::format("'{}' ended before it answered", name_), "Run the command by hand to see why.");
+    if (got <= 0) throw Error(fmt::format("`{}` ended before it answered", command_), "Run it by hand to see why.");
     pending_.append(buffer, static_cast<size_t>(got));
   }
 }

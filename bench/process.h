@@ -23,7 +23,7 @@ class Process {
   std::string read_json_line();
 
  private:
-  std::string name_;
+  std::string command_;  // for messages
   pid_t child_ = -1;
   int input_ = -1, output_ = -1;
   std::string pending_;

@@ -13,8 +13,8 @@
 #include <string>
 #include <thread>
 
+#include "bench/scratch.h"
 #include "ridgeline/base/error.h"
-#include "ridgeline/base/file.h"
 #include "ridgeline/data/corpus.h"
 #include "ridgeline/data/corpus_inputs.h"
 #include "ridgeline/data/ordered_pipeline.h"
@@ -80,33 +80,14 @@ void encode(const data::Tokenizer& tokenizer, const std::vector<data::DocumentBa
   for (std::thread& other : others) other.join();
 }
 
-// Where a dataset is prepared, gone with this.
-class DatasetFolder {
- public:
-  explicit DatasetFolder(const std::filesystem::path& folder)
-      : path_((folder.empty() ? std::filesystem::temp_directory_path() : folder) /
-              fmt::format("ridgeline_bench_read_{}", ::getpid())) {
-    make_folder(path_);
-  }
-  ~DatasetFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  DatasetFolder(const DatasetFolder&) = delete;
-  DatasetFolder& operator=(const DatasetFolder&) = delete;
-
-  // Of one file.
-  void prepare(const data::Tokenizer& tokenizer, const CorpusFile& file, int threads) const {
-    data::PrepareSettings settings;
-    settings.inputs = {file.path};
-    settings.prefix = path_ / "dataset";
-    settings.threads = threads;
-    data::prepare_dataset(tokenizer, settings);
-  }
-
- private:
-  std::filesystem::path path_;
-};
+// The dataset of one file.
+void prepare(const data::Tokenizer& tokenizer, const CorpusFile& file, const Scratch& scratch, int threads) {
+  data::PrepareSettings settings;
+  settings.inputs = {file.path};
+  settings.prefix = scratch / "dataset";
+  settings.threads = threads;
+  data::prepare_dataset(tokenizer, settings);
+}
 
 std::vector<std::string> tools_for(Compression compression) {
   switch (compression) {
@@ -147,7 +128,7 @@ struct Stages {
   int64_t bytes = 0, text_bytes = 0;
 };
 
-Stages measure(const CorpusFile& file, const data::Tokenizer& tokenizer, const DatasetFolder& folder,
+Stages measure(const CorpusFile& file, const data::Tokenizer& tokenizer, const Scratch& scratch,
                const ReadOptions& options) {
   const int threads = options.threads;
   Stages stages;
@@ -164,7 +145,7 @@ Stages measure(const CorpusFile& file, const data::Tokenizer& tokenizer, const D
     time(stages.unpacking, [&] { stages.bytes = unpack(file); });
     time(stages.reading, [&] { read_documents(file, threads, [](const data::DocumentBatch&) {}); });
     time(stages.encoding, [&] { encode(tokenizer, documents, threads); });
-    time(stages.preparing, [&] { folder.prepare(tokenizer, file, threads); });
+    time(stages.preparing, [&] { prepare(tokenizer, file, scratch, threads); });
     for (const std::string& tool : tools_for(file.compression)) {
       if (const auto seconds = tool_seconds(tool, file.path); seconds && counts) stages.tools[tool].push_back(*seconds);
     }
@@ -214,10 +195,10 @@ std::vector<Row> read_rows(const ReadOptions& options) {
   const data::CorpusInputs looked_at = data::look_at_inputs(options.inputs);
   if (looked_at.standard_input) throw Error("standard input cannot be read twice", "Name files.");
   const data::Tokenizer tokenizer = data::Tokenizer::load(options.tokenizer);
-  const DatasetFolder folder(options.folder);
+  const Scratch scratch(options.folder);
   std::vector<Row> rows;
   for (const CorpusFile& file : looked_at.files)
-    add_rows(file.path.filename().string(), measure(file, tokenizer, folder, options), options.threads, rows);
+    add_rows(file.path.filename().string(), measure(file, tokenizer, scratch, options), options.threads, rows);
   return rows;
 }
 

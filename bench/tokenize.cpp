@@ -1,7 +1,6 @@
 #include "bench/tokenize.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -18,6 +17,7 @@
 #include <utility>
 
 #include "bench/process.h"
+#include "bench/scratch.h"
 #include "bench/text_corpora.h"
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/file.h"
@@ -127,25 +127,6 @@ class Encoding {
   std::vector<Part> parts_;
   std::vector<Worker> workers_;
   std::unique_ptr<device::WorkerTeam> team_;
-};
-
-// The files that peers read, gone with this.
-class Scratch {
- public:
-  Scratch() : path_(std::filesystem::temp_directory_path() / fmt::format("ridgeline_tokenize_{}", ::getpid())) {
-    make_folder(path_);
-  }
-  ~Scratch() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-
-  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
-
- private:
-  std::filesystem::path path_;
 };
 
 // A peer in a process of its own, which remembers nothing when it begins.
@@ -278,7 +259,7 @@ std::string_view beginning(std::string_view text, size_t bytes) {
 std::vector<Row> tokenize_rows(const TokenizeOptions& options) {
   const data::Tokenizer tokenizer = data::Tokenizer::load(options.tokenizer);
   const std::vector<TextCorpus> corpora = text_corpora(options.corpora, options.bytes);
-  const Scratch scratch;
+  const Scratch scratch;  // for the files that peers read
   if (!options.peers.empty()) write_atomically(scratch / "tokenizer.json", tokenizer.to_json());
   std::vector<std::pair<PeerKind, std::string>> peers = peers_of(options, scratch / "tokenizer.json");
   // Ours on the whole of a corpus in any case.

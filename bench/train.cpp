@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -304,48 +305,83 @@ void add_peer(const TrainBenchOptions& options, const std::string& precision, co
        .ratio = ours / their_bytes});
 }
 
+// Rows that come of one race; `name` is what --rows looks for.
+struct NamedRace {
+  std::string name;
+  std::function<void(std::vector<Row>&)> run;
+};
+
+// `options` and `machine`, which may be measured later, outlive the result.
+void add_races(const TrainBenchOptions& options, const std::string& precision, const Machine& machine,
+               std::vector<NamedRace>& races) {
+  using Rows = std::vector<Row>&;
+  const auto add = [&](const std::string& name, std::function<void(Rows)> run) {
+    races.push_back({fmt::format("{}_{}", precision, name), std::move(run)});
+  };
+  add("own", [&options, &machine, precision](Rows rows) { add_own(options, precision, machine, rows); });
+  struct Choice {
+    std::string group, key, value;
+  };
+  for (const Choice& choice : {Choice{"parallel", "shard", "optimizer"},
+                               {"parallel", "shard", "gradients"},
+                               {"parallel", "shard", "parameters"},
+                               {"train", "recompute", "selective"},
+                               {"train", "recompute", "full"}}) {
+    if (options.cpus == 1 && choice.key == "shard") continue;  // nothing to cut
+    add(fmt::format("{}_{}", choice.key, choice.value), [&options, &machine, precision, choice](Rows rows) {
+      add_choice(options, precision, machine, fmt::format("{}.{}", choice.group, choice.key), choice.value, rows);
+    });
+  }
+  if (options.cpus > 1) {
+    add("tensor", [&options, &machine, precision](Rows rows) {
+      add_cut(options, precision, machine, fmt::format("tensor_{}", options.cpus),
+              {fmt::format("parallel.tensor={}", options.cpus)}, rows);
+    });
+    for (const std::string schedule : {"1f1b", "zero-bubble"}) {
+      add("pipeline_" + schedule, [&options, &machine, precision, schedule](Rows rows) {
+        add_pipeline(options, precision, machine, schedule, rows);
+      });
+    }
+  }
+  add("offload_file", [&options, &machine, precision](Rows rows) { add_offload(options, precision, machine, rows); });
+  if (options.peers.empty() || precision == "fp16") return;  // the peers' program has no fp16
+  for (const std::string& mode : options.peer_modes) {
+    add("beside_" + mode,
+        [&options, &machine, precision, mode](Rows rows) { add_peer(options, precision, machine, mode, rows); });
+  }
+}
+
+// Those of which a piece of the name is wanted; without any piece, all.
+void choose(const std::vector<std::string>& pieces, std::vector<NamedRace>& races) {
+  if (pieces.empty()) return;
+  const auto has = [](const NamedRace& race, const std::string& piece) {
+    return race.name.find(piece) != std::string::npos;
+  };
+  for (const std::string& piece : pieces) {
+    if (std::any_of(races.begin(), races.end(), [&](const NamedRace& race) { return has(race, piece); })) continue;
+    std::vector<std::string> names;
+    for (const NamedRace& race : races) names.push_back(race.name);
+    throw Error(fmt::format("--rows: no race's name contains '{}'", piece),
+                fmt::format("With these options there are {}.", fmt::join(names, ", ")));
+  }
+  std::erase_if(races, [&](const NamedRace& race) {
+    return std::none_of(pieces.begin(), pieces.end(), [&](const std::string& piece) { return has(race, piece); });
+  });
+}
+
 }  // namespace
 
 std::vector<Row> train_rows(const TrainBenchOptions& options) {
-  std::vector<Row> rows;
   Machine machine;
+  std::vector<NamedRace> races;
+  for (const std::string& precision : options.precisions) add_races(options, precision, machine, races);
+  choose(options.rows, races);
   {
     device::WorkerTeam team(options.cpus);
     machine = measure_machine(team);
   }
-  const auto wanted = [&](const std::string& name) {
-    if (options.rows.empty()) return true;
-    return std::any_of(options.rows.begin(), options.rows.end(),
-                       [&](const std::string& piece) { return name.find(piece) != std::string::npos; });
-  };
-  for (const std::string& precision : options.precisions) {
-    if (wanted(fmt::format("{}_own", precision))) add_own(options, precision, machine, rows);
-    for (const auto& [key, value] : {std::pair{"parallel.shard", "optimizer"},
-                                     {"parallel.shard", "gradients"},
-                                     {"parallel.shard", "parameters"},
-                                     {"train.recompute", "selective"},
-                                     {"train.recompute", "full"}}) {
-      const std::string_view name = std::string_view(key).substr(std::string_view(key).find('.') + 1);
-      if (options.cpus == 1 && name == "shard") continue;  // nothing to cut
-      if (wanted(fmt::format("{}_{}_{}", precision, name, value)))
-        add_choice(options, precision, machine, key, value, rows);
-    }
-    if (options.cpus > 1) {
-      if (wanted(fmt::format("{}_tensor", precision))) {
-        add_cut(options, precision, machine, fmt::format("tensor_{}", options.cpus),
-                {fmt::format("parallel.tensor={}", options.cpus)}, rows);
-      }
-      for (const std::string schedule : {"1f1b", "zero-bubble"}) {
-        if (wanted(fmt::format("{}_pipeline_{}", precision, schedule)))
-          add_pipeline(options, precision, machine, schedule, rows);
-      }
-    }
-    if (wanted(fmt::format("{}_offload_file", precision))) add_offload(options, precision, machine, rows);
-    if (options.peers.empty() || precision == "fp16") continue;  // the peers' program has no fp16
-    for (const std::string& mode : options.peer_modes) {
-      if (wanted(fmt::format("{}_beside_{}", precision, mode))) add_peer(options, precision, machine, mode, rows);
-    }
-  }
+  std::vector<Row> rows;
+  for (const NamedRace& race : races) race.run(rows);
   return rows;
 }
 

@@ -15,7 +15,7 @@ struct TrainBenchOptions {
   int cpus = 2;
   RaceOptions race;
   // Only the races whose name contains one of these: PRECISION_own, _shard_LEVEL, _recompute_KIND, _tensor,
-  // _pipeline_SCHEDULE, _offload_file, _beside_PEERMODE; empty: all.
+  // _pipeline_SCHEDULE, _offload_file, _beside_PEERMODE; empty: all. Error: one that no race's name contains.
   std::vector<std::string> rows;
   std::string program;  // this executable
   std::string peers;    // environment made by bench/peers/setup.sh; "" for none

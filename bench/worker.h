@@ -1,6 +1,6 @@
 // One of our own training modes as a process that steps when told to: each line N on standard input runs N steps and
-// prints {"step_seconds": [...], "update_seconds": [...], "tokens", "peak_resident_bytes", "planned_bytes",
-// "offloaded_bytes"}.
+// prints {"step_seconds": [...], "update_seconds": [...], "loss" of the last, "tokens", "peak_resident_bytes",
+// "planned_bytes", "offloaded_bytes"}.
 #pragma once
 
 #include <cstdint>

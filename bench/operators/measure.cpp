@@ -6,6 +6,7 @@
 #include <bit>
 #include <utility>
 
+#include "ridgeline/base/error.h"
 #include "ridgeline/base/random.h"
 #include "ridgeline/device/cpu/worker_team.h"
 
@@ -31,6 +32,7 @@ int Measurement::team_size() const {
 
 Ref Measurement::buffer(int64_t elements, DType dtype) {
   const int64_t bytes = (elements * size_of(dtype) + 4095) / 4096 * 4096;
+  RL_CHECK(bytes, <=, memory_.size());
   if (used_ + bytes > memory_.size()) used_ = 0;
   std::byte* const address = memory_.data() + used_;
   used_ += bytes;

@@ -62,12 +62,27 @@ def cut_link(laboratory):
                  TIMEOUT + SLACK)
 
 
+UNSAVED = {"train.save_every": 0, "parallel.timeout": TIMEOUT}
+
+
+def cancelled(laboratory, name, seen, job, folder, ranks, out):
+    """The job, which trains with UNSAVED, is cancelled: it saves, and says no error."""
+    begun = time.monotonic()
+    laboratory.login("scancel", job.number)
+    seen.bound("all out", watch(job, ranks.values(), begun, "stopped at step")[1], out)
+    job.settle()
+    seen.must(not job.errors(), f"said {len(job.errors())} errors")
+    if newest_checkpoint(folder) == 0:
+        raise CaseFailed(f"nothing was saved: {job.said()[-1500:]}")
+    seen.add(f"saved at {newest_checkpoint(folder)}")
+    then(seen, laboratory.resumes_bitwise(name, folder, 4, 4, UNSAVED))
+
+
 @injects("a node's slurmd dies, and is started again")
 def dead_slurmd(laboratory):
     """Ranks are not its children: they train on. Slurm has the job in hand again as soon as it is back."""
     seen = Seen()
-    keys = {"train.save_every": 0, "parallel.timeout": TIMEOUT}
-    job, folder = laboratory.train("dead_slurmd", 4, 4, {**keys, "train.steps": MANY_STEPS})
+    job, folder = laboratory.train("dead_slurmd", 4, 4, {**UNSAVED, "train.steps": MANY_STEPS})
     laboratory.runs_past(job, folder, 30)
     ranks = job.ranks()
     laboratory.cluster("kill-slurmd", "node3")
@@ -75,14 +90,9 @@ def dead_slurmd(laboratory):
     time.sleep(2)  # of the 10 after which Slurm gives a slurmd up
     laboratory.runs_past(job, folder, taken + 10)
     laboratory.cluster("start-slurmd", "node3")
-    begun = time.monotonic()
-    laboratory.login("scancel", job.number)
-    seen.bound("all out", watch(job, ranks.values(), begun, "stopped at step")[1], 2 * OUT)
-    job.settle()
-    seen.must(not job.errors(), f"said {len(job.errors())} errors")
     seen.figures["culprit"] = "nobody: the run goes on"
-    seen.add(f"trained on from {taken}, then cancelled and saved at {newest_checkpoint(folder)}")
-    then(seen, laboratory.resumes_bitwise("dead_slurmd", folder, 4, 4, keys))
+    seen.add(f"trained on from {taken}, then cancelled")
+    cancelled(laboratory, "dead_slurmd", seen, job, folder, ranks, 2 * OUT)
     return seen
 
 
@@ -97,18 +107,10 @@ def dead_slurmd_for_good(laboratory):
 def scancel(laboratory):
     """A stop that was asked for: the run saves, no error."""
     seen = Seen()
-    keys = {"train.save_every": 0, "parallel.timeout": TIMEOUT}
-    job, folder = laboratory.train("scancel", 4, 4, {**keys, "train.steps": MANY_STEPS})
+    job, folder = laboratory.train("scancel", 4, 4, {**UNSAVED, "train.steps": MANY_STEPS})
     laboratory.runs_past(job, folder, 30)
-    ranks, begun = job.ranks(), time.monotonic()
-    laboratory.login("scancel", job.number)
-    seen.bound("all out", watch(job, ranks.values(), begun, "stopped at step")[1], OUT)
-    job.settle()
-    seen.must(not job.errors(), f"said {len(job.errors())} errors")
     seen.figures["culprit"] = "nobody: stopped and saved"
-    if newest_checkpoint(folder) == 0:
-        raise CaseFailed(f"nothing was saved: {job.said()[-1500:]}")
-    then(seen, laboratory.resumes_bitwise("scancel", folder, 4, 4, keys))
+    cancelled(laboratory, "scancel", seen, job, folder, job.ranks(), OUT)
     return seen
 
 

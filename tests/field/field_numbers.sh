@@ -112,4 +112,17 @@ try_every_number_of_the_command_line() {
   tail -3 "$here/said"
 }
 
+# was bench_names: `bench` with a name that nothing has measured the machine, and printed a table of nothing
+try_bench_names() {
+  expect 1 "--rows: no race's name contains 'fp32_onw'" fp32_own,.*bf16_pipeline_1f1b -- bench train --threads 2 --rows fp32_own,fp32_onw
+  expect 1 "--filter: no operator's name contains 'atention'" attention -- bench ops --filter atention
+  now "$(head -1 "$here/said")"
+  expect 1 '--bytes: 7 bytes are no number for each of 2 ranks' 'at least 8' -- bench comm --ranks 2 --bytes 7
+  local name
+  prepare
+  for name in english code cjk; do cp "$here/text.txt" "$here/$name.txt"; done
+  expect 1 '`/nowhere/bin/python .* ended before it answered' 'by hand' -- bench tokenize --rounds 1 --corpora "$here" \
+    --tokenizer "$here/tokenizer" --peers /nowhere
+}
+
 run_case

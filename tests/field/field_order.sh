@@ -176,6 +176,27 @@ P
   now "$(cat "$here/said")"
 }
 
+# was trace_hosts: in a trace of two hosts one lay behind the other by as much as it had been started later
+try_trace_hosts() {
+  tokens data 60
+  unshare --time --monotonic 100000 --fork true 2>"$here/said" || { echo "SKIPPED: no other clock: $(<"$here/said")"; exit 77; }
+  run+=(train.steps=3 train.micro_batch=3 train.global_batch=6 --trace "$here/trace.json" --rendezvous 127.0.0.1:$((20000 + $$ % 12000)))
+  export RIDGELINE_WORLD_SIZE=2
+  RIDGELINE_RANK=1 unshare --time --monotonic 100000 --fork timeout -s KILL 60 "$program" "${run[@]}" >"$here/other" 2>&1 </dev/null &
+  RIDGELINE_RANK=0 expect 0 -- "${run[@]}"
+  wait $! || complain "the other rank: $(<"$here/other")"
+  python3 - "$here/trace.json" >"$here/said" 2>&1 <<'P' || complain "the ranks lie apart"
+import json, sys
+began = {}
+for event in json.load(open(sys.argv[1]))["traceEvents"]:
+    if event["ph"] == "X":
+        began[event["pid"]] = min(event["ts"], began.get(event["pid"], event["ts"]))
+print("begin of each rank, us:", began)
+assert sorted(began) == [0, 1] and max(began.values()) < 60e6, began
+P
+  now "$(cat "$here/said")"
+}
+
 # was tensorboard_list: docs/run_folder.md did not say which metrics TensorBoard holds
 try_tensorboard_list() {
   tokens data 60

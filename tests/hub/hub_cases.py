@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -134,7 +135,7 @@ LANGUAGE = [f"unshuffled/deduplicated/af/af{end}" for end in ("_part_1.txt.gz", 
 @case
 def model():
     world = World()
-    folder, error = world.fetch("model", "tiny/gpt", says=["flax_model.msgpack", "onnx/model.onnx", "6.01 MiB"])
+    folder, error = world.fetch("model", "tiny/gpt", says=["flax_model.msgpack", "onnx/model.onnx", "6.01 MiB", "MB/s"])
     world.check_cache(folder, world.repository(), MODEL)
     ranges = [one["range"] for one in world.asked_for("model.safetensors", "elsewhere")]
     assert len(ranges) == 7 and len(set(ranges)) == 7, ranges
@@ -160,7 +161,9 @@ def patterns():
 @case
 def dataset():
     world = World(page=2)  # the list comes in pages
-    folder, _ = world.fetch("dataset", "oscar", "--config", "unshuffled_deduplicated_af")
+    folder, error = world.fetch("dataset", "oscar", "--config", "unshuffled_deduplicated_af",
+                                HF_HUB_DISABLE_PROGRESS_BARS="1")
+    assert "3 files" in error and "MB/s" not in error
     world.check_cache(folder, world.repository("datasets", "oscar"), LANGUAGE)
     world.fetch("dataset", "oscar", "--config", "unshuffled_deduplicated_aff", code=1,
                 says=["unshuffled_deduplicated_aff", "Did you mean unshuffled_deduplicated_af?"])
@@ -171,9 +174,13 @@ def dataset():
 @case
 def names_only():
     """A hub that lists names and no more: sizes and hashes come with each file."""
-    world = World(no_tree=True)
-    folder, _ = world.fetch("model", "tiny/gpt")
-    world.check_cache(folder, world.repository(), MODEL)
+    for more in ({}, {"no_sizes": True}):
+        world = World(no_tree=True, **more)
+        folder, _ = world.fetch("model", "tiny/gpt")
+        world.check_cache(folder, world.repository(), MODEL)
+    # The length of a refusal is not that of a file.
+    world = World(no_tree=True, no_sizes=True, no_head=True)
+    world.fetch("model", "tiny/gpt", code=1, says=["403 Forbidden", "model.safetensors"])
 
 
 @case
@@ -187,6 +194,10 @@ def folder():
     world.hub.asked.clear()
     world.fetch("model", "tiny/gpt", "--out", "here/gpt", says=["there already"])
     assert not world.asked_for("model.safetensors")
+    # No cache is wanted, so none need be known; where one is, that is an error.
+    homeless = {"HOME": "", "HF_HOME": ""}
+    world.fetch("model", "tiny/gpt", "--out", "here/gpt", says=["there already"], **homeless)
+    world.fetch("model", "tiny/gpt", code=1, says=["neither HF_HOME nor HOME is set", "--out"], **homeless)
     write(f"{top}/config.json", '{"model_type": "mine"}')
     world.fetch("model", "tiny/gpt", "--out", "here/gpt", code=1, says=["here/gpt/config.json", "another folder"])
     assert b"mine" in read(f"{top}/config.json")
@@ -234,6 +245,9 @@ def busy():
     begun = time.monotonic()
     arrives(status=429, times=2, retry_after=2, says=["429 Too Many Requests"])
     assert time.monotonic() - begun > 2, "Retry-After was not kept"
+    _, error = World(limit=1, times=1).fetch("model", "tiny/gpt")
+    pause = re.search(r"429 Too Many Requests; tried again in ([0-9.]+) s", error)
+    assert pause and 1 <= float(pause[1]) <= 2, "RateLimit was not kept"
     arrives(status=503, times=3, says=["503 Service Unavailable"])
     world = World(status=503)
     world.fetch("model", "tiny/gpt", code=1, says=["503 Service Unavailable", "6 tries", "goes on from what is there"])
@@ -256,6 +270,9 @@ def corrupt():
     empty = world.repository().etag("empty.txt")
     assert all("incomplete" in name or name == empty for name in blobs), blobs
     assert not os.path.exists(f"{world.home}/hub/models--tiny--gpt/snapshots/{world.repository().commit}")
+    # Nothing to fetch anew, and still not what it is to be.
+    world = World(tree=[{"type": "file", "oid": "0" * 40, "size": 0, "path": "empty.txt"}])
+    world.fetch("model", "tiny/gpt", "--include", "*", code=1, says=["git's hash is", "twice"])
 
 
 @case
@@ -289,6 +306,12 @@ def certificates():
     assert not world.hub.asked and time.monotonic() - begun < 5, "what no try mends was tried again"
     folder, _ = world.fetch("model", "tiny/gpt", SSL_CERT_FILE=f"{WORK}/cert.pem")
     world.check_cache(folder, world.repository(), MODEL)
+    # A folder of certificates; and what is not there is not taken for the system's.
+    write(f"{WORK}/trusted/hub.pem", read(f"{WORK}/cert.pem"))
+    subprocess.run(["openssl", "rehash", f"{WORK}/trusted"], check=True)
+    assert world.fetch("model", "tiny/gpt", REQUESTS_CA_BUNDLE=f"{WORK}/trusted")[0] == folder
+    _, error = world.fetch("model", "tiny/gpt", code=1, SSL_CERT_FILE=f"{WORK}/none.pem")
+    assert f"{WORK}/none.pem" in error.splitlines()[0]
     # From https to http, where anyone could listen and answer.
     world = World(certificate=both)
     world.hub.elsewhere = world.hub.elsewhere.replace("https", "http")
@@ -332,6 +355,23 @@ def unsafe_names():
 
 
 @case
+def untrue_sizes():
+    """More bytes than can be counted, each file of a size that one may have."""
+    files = [{"type": "file", "oid": f"{i:040x}", "size": 1 << 50, "path": f"{i}.txt"} for i in range(8200)]
+    world = World(tree=files, page=9000)
+    for out in ([], ["--out", "out"]):
+        world.fetch("model", "tiny/gpt", "--include", "*", *out, code=1, says=["more bytes than any disk"])
+
+
+@case
+def refused():
+    """The hub's own reason is shown, without what would speak to the terminal."""
+    world = World(refuse="Access to this resource is disabled.")
+    _, error = world.fetch("model", "tiny/gpt", code=1, says=["403 Forbidden (Access to this resource is disabled.?[2J)"])
+    assert "\x1b" not in error
+
+
+@case
 def offline():
     world = World()
     folder, _ = world.fetch("model", "tiny/gpt")
@@ -345,6 +385,13 @@ def offline():
     os.remove(os.path.realpath(f"{folder}/model.safetensors"))
     world.fetch("model", "tiny/gpt", code=1, says=["has no weights"], HF_HUB_OFFLINE="1")
     world.fetch("model", "tiny/gpt", "--include", "*.safetensors", code=1, says=["--include"], HF_HUB_OFFLINE="1")
+    # What a command fetched is all that the same command takes.
+    world = World()
+    some = ("model", "tiny/gpt", "--exclude", "*.safetensors")
+    folder, _ = world.fetch(*some)
+    world.hub.stop()
+    assert world.fetch(*some, HF_HUB_OFFLINE="1")[0] == folder
+    world.fetch("model", "tiny/gpt", code=1, says=["has no weights"], HF_HUB_OFFLINE="1")
 
 
 @case
@@ -426,6 +473,24 @@ def full_disk():
         skip("cannot mount a file system here")
     assert done.returncode == 1 and "6.3 MB are still to be fetched" in done.stderr and "has room for 2.1 MB" in done.stderr
     assert not world.asked_for("model.safetensors"), "it began all the same"
+
+
+@case
+def read_only():
+    """A shared cache that this user cannot write: what is there whole is found, by its branch, too."""
+    world = World()
+    folder, _ = world.fetch("model", "tiny/gpt")
+    if os.geteuid() != 0 or subprocess.call(["unshare", "--mount", "true"], stderr=subprocess.DEVNULL) != 0:
+        skip("needs root (the cache is mounted without leave to write)")
+    mounts = f"mount --bind {world.home} {world.home} && mount -o remount,ro,bind {world.home}"
+    for more in ("", "--revision " + world.repository().commit):
+        command = f"{mounts} && ! touch {world.home}/x 2>/dev/null && exec {PROGRAM} fetch model tiny/gpt {more}"
+        done = subprocess.run(["unshare", "--mount", "--propagation", "private", "sh", "-c", command], text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=world.environment)
+        print(done.stderr)
+        if "mount:" in done.stderr:
+            skip("cannot mount a file system here")
+        assert done.returncode == 0 and done.stdout.strip() == folder
 
 
 def client_python():

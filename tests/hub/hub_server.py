@@ -61,6 +61,7 @@ class Hub:
     cut N            an answer with content breaks after N bytes, `times` times
     stall            as cut, but nothing more comes and the connection stays
     status N         content is answered with this status, `times` times; with `retry_after` in the header of that name
+    limit N          questions about a repository are one too many for N seconds, `times` times
     all              whole files are sent where ranges are asked for
     expire N         a signed address is good for N requests
     corrupt          a byte of the content is another one, `times` times
@@ -69,6 +70,9 @@ class Hub:
     range            Content-Range is of other bytes, `times` times
     slow             seconds between pieces of content
     on PATH          only content of this file fails
+    refuse           the list of files is refused with this text and an escape in X-Error-Message
+    no_sizes         the hub does not say how long files elsewhere are
+    no_head          the other server does not answer HEAD
     gated, no_tree, page (entries of a page of the list), tree (a list to answer in place of the true one)
     """
 
@@ -114,7 +118,7 @@ class Hub:
             if name not in self.faults or path not in (None, self.faults.get("on", path)):
                 return None
             times = self.faults.get("times")
-            if times is not None and name in ("cut", "stall", "status", "corrupt", "length", "range"):
+            if times is not None and name in ("cut", "stall", "status", "limit", "corrupt", "length", "range"):
                 if times == 0:
                     return None
                 self.faults["times"] = times - 1
@@ -196,6 +200,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.refuse(401, "RepoNotFound")
         if rest == ["refs"]:
             return self.json({"branches": [{"name": "main"}], "tags": [{"name": "v1"}]})
+        limit = self.hub.fault("limit")
+        if limit:
+            return self.plain(429, [("RateLimit", '"api";r=0;t=%d' % limit)])
+        if self.hub.fault("refuse"):
+            return self.plain(403, [("X-Error-Message", self.hub.fault("refuse") + "\x1b[2J")])
         if len(rest) == 2 and not repository.has(rest[1]):
             return self.refuse(404, "RevisionNotFound")
         if rest == [] or rest[0] == "revision":
@@ -228,14 +237,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.content(path, content, [("ETag", '"%s"' % repository.etag(path)), *commit])
         address = "%s/%s/%s/%s?signature=%s" % (self.hub.elsewhere, repository.kind, repository.name,
                                                 urllib.parse.quote(path), self.hub.sign())
-        self.plain(302, [("Location", address), ("X-Linked-Etag", '"%s"' % repository.etag(path)),
-                         ("X-Linked-Size", str(len(content))), *commit])
+        size = [] if self.hub.fault("no_sizes") else [("X-Linked-Size", str(len(content)))]
+        self.plain(302, [("Location", address), ("X-Linked-Etag", '"%s"' % repository.etag(path)), *size, *commit])
 
     def answer_elsewhere(self):
         parts = [urllib.parse.unquote(part) for part in self.url.path.split("/")[1:]]
         repository, rest = self.repository(parts)
         signature = urllib.parse.parse_qs(self.url.query).get("signature", [""])[0]
-        if self.headers.get("Authorization") or not self.hub.use(signature):
+        headless = self.command == "HEAD" and self.hub.fault("no_head")
+        if headless or self.headers.get("Authorization") or not self.hub.use(signature):
             return self.plain(403)
         self.content("/".join(rest), repository.files["/".join(rest)], [])
 

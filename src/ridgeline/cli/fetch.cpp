@@ -23,6 +23,8 @@ struct FetchOptions {
 // Everything but the path goes to standard error, so that `$(ridgeline fetch …)` is the path.
 class FetchScreen {
  public:
+  explicit FetchScreen(bool with_progress) : with_progress_(with_progress) {}
+
   void show_plan(const hub::FetchRequest& request, const hub::FetchPlan& plan) {
     say(fmt::format("{} {} at {} (commit {}): {} files, {}", hub::word_for(request.repository.kind),
                     request.repository.name, request.revision, plan.commit.substr(0, 12), plan.files.size(),
@@ -37,6 +39,7 @@ class FetchScreen {
     }
     for (const std::string& note : plan.notes) say("note: " + note);
     if (plan.bytes_there == plan.bytes) return say("all of it is there already");
+    if (!with_progress_) return;
     observe::ProgressOptions look;
     look.label = "fetch";
     look.unit = "bytes";
@@ -55,6 +58,7 @@ class FetchScreen {
   void finish() { progress_.reset(); }
 
  private:
+  bool with_progress_;
   std::unique_ptr<observe::Progress> progress_;
 };
 
@@ -62,12 +66,13 @@ void run_fetch(FetchOptions& options, hub::RepositoryKind kind) {
   hub::FetchRequest& request = options.request;
   request.repository = hub::repository(kind, options.name);
   if (!options.out.empty()) request.out = options.out;
-  FetchScreen screen;
+  const hub::Environment environment = hub::Environment::read();
+  FetchScreen screen(environment.progress);
   hub::FetchReport report;
   report.plan = [&](const hub::FetchPlan& plan) { screen.show_plan(request, plan); };
   report.progress = [&](const hub::TransferProgress& now) { screen.update(now); };
   report.note = [&](const std::string& line) { screen.say(line); };
-  const std::filesystem::path folder = hub::fetch(hub::Environment::read(), request, report);
+  const std::filesystem::path folder = hub::fetch(environment, request, report);
   screen.finish();
   fmt::print("{}\n", folder.string());
 }
@@ -92,7 +97,7 @@ constexpr const char* kPlaces =
     "on\n"
     "where it was; processes that want the same file fetch it once. Content is checked by its hash.\n\n"
     "HF_ENDPOINT (another server), HF_TOKEN or the file HF_HOME/token, HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE,\n"
-    "HF_HUB_DOWNLOAD_TIMEOUT and https_proxy mean what they mean to huggingface_hub.\n\n";
+    "HF_HUB_DISABLE_PROGRESS_BARS, HF_HUB_DOWNLOAD_TIMEOUT and https_proxy mean what they mean to huggingface_hub.\n\n";
 
 void add_fetch_model(const Command& parent) {
   const auto options = std::make_shared<FetchOptions>();

@@ -21,9 +21,9 @@ std::string way_in(const Environment& environment) {
 Error not_reached(const Environment& environment, std::string_view what, const Reply& reply) {
   return Error(
       fmt::format("{}: {} cannot be had from {}", said(reply), what, without_query(reply.url)),
-      fmt::format("Check the network, proxies (https_proxy) and HF_ENDPOINT ({}); HF_HUB_OFFLINE=1 uses what was "
-                  "fetched before.",
-                  environment.endpoint));
+      fmt::format("Check the network, proxies (https_proxy), certificates ({}) and HF_ENDPOINT ({}); HF_HUB_OFFLINE=1 "
+                  "uses what was fetched before.",
+                  environment.certificates.empty() ? "SSL_CERT_FILE" : environment.certificates, environment.endpoint));
 }
 
 }  // namespace
@@ -31,6 +31,8 @@ Error not_reached(const Environment& environment, std::string_view what, const R
 Error refusal(const Environment& environment, const Repository& repository, std::string_view revision,
               std::string_view what, const Reply& reply) {
   const std::string& code = reply.header("x-error-code");
+  const std::string& message = reply.header("x-error-message");
+  const std::string reason = message.empty() ? said(reply) : fmt::format("{} ({})", said(reply), message);
   const std::string name = fmt::format("{} '{}'", word_for(repository.kind), repository.name);
   const std::string page = page_url(environment.endpoint, repository);
   if (reply.status < 400) return not_reached(environment, what, reply);
@@ -53,12 +55,10 @@ Error refusal(const Environment& environment, const Repository& repository, std:
         fmt::format("Check the name and whether it is a model or a dataset. {}", way_in(environment)));
   }
   if (reply.status == 401 || reply.status == 403) {
-    return Error(fmt::format("{}: {} of {} is not given out ({})", said(reply), what, name, token_said(environment)),
+    return Error(fmt::format("{}: {} of {} is not given out ({})", reason, what, name, token_said(environment)),
                  fmt::format("Does {} ask for something? {}", page, way_in(environment)));
   }
-  const std::string& message = reply.header("x-error-message");
-  return Error(fmt::format("{} says: {}, when asked for {}", without_query(reply.url),
-                           message.empty() ? said(reply) : fmt::format("{} ({})", said(reply), message), what),
+  return Error(fmt::format("{} says: {}, when asked for {}", without_query(reply.url), reason, what),
                reply.status >= 500 || reply.status == 429 ? "Run the same command later: it goes on where it stopped."
                                                           : "Check HF_ENDPOINT.");
 }

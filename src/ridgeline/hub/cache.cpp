@@ -18,20 +18,31 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// A link that is there and says the same stays; anything else in its place gives way to it at once.
-void place_link(const fs::path& link, const std::string& target) {
-  make_folder(link.parent_path());
+bool says(const fs::path& link, const std::string& target) {
   std::error_code code;
-  if (fs::is_symlink(link, code) && fs::read_symlink(link, code) == target) return;
-  const fs::path fresh = link.parent_path() / fmt::format(".{}.{}.tmp", link.filename().string(), ::getpid());
-  fs::remove(fresh, code);
-  if (::symlink(target.c_str(), fresh.c_str()) != 0) {
-    const Error error = system_error(fmt::format("cannot make the link '{}'", link.string()), errno);
-    throw Error(error.message(), "--out DIR fetches into a folder of its own, without links.");
-  }
+  return fs::is_symlink(link, code) && fs::read_symlink(link, code) == target;
+}
+
+Error no_link(const fs::path& link) {
+  const Error error = system_error(fmt::format("cannot make the link '{}'", link.string()), errno);
+  return Error(error.message(), "--out DIR fetches into a folder of its own, without links.");
+}
+
+// A link that is there and says the same stays, whoever made it meanwhile; anything else in its place gives way to it
+// at once.
+void place_link(const fs::path& link, const std::string& target) {
+  if (says(link, target)) return;
+  make_folder(link.parent_path());
+  if (::symlink(target.c_str(), link.c_str()) == 0) return;
+  if (errno != EEXIST) throw no_link(link);
+  if (says(link, target)) return;
+  const fs::path fresh = link.parent_path() / fmt::format(".{}.tmp", ::getpid());
+  std::error_code ignored;
+  fs::remove(fresh, ignored);
+  if (::symlink(target.c_str(), fresh.c_str()) != 0) throw no_link(link);
   if (::rename(fresh.c_str(), link.c_str()) != 0) {
-    const Error error = system_error(fmt::format("cannot make the link '{}'", link.string()), errno);
-    fs::remove(fresh, code);
+    const Error error = no_link(link);
+    fs::remove(fresh, ignored);
     throw error;
   }
 }
@@ -85,26 +96,27 @@ std::optional<std::vector<RemoteFile>> Cache::kept_tree(const std::string& commi
   return parse_kept_tree(read_text(file));
 }
 
-void Cache::prepare() const {
-  make_folder(folder_ / "blobs");
-  make_folder(folder_ / "snapshots");
-  make_folder(folder_ / "refs");
-  make_folder(locks_);
-}
-
 void Cache::publish(const std::string& commit, const std::string& revision,
                     const std::vector<RemoteFile>& files) const {
   for (const RemoteFile& file : files) place_link(snapshot(commit) / file.path, link_target(file.path, file.etag));
   sync_folder(snapshot(commit));
   if (is_commit(revision)) return;
   const fs::path reference = folder_ / "refs" / revision;
+  std::error_code ignored;
+  if (fs::is_regular_file(reference, ignored) && read_text(reference) == commit) return;
   make_folder(reference.parent_path());
   write_atomically(reference, commit);
 }
 
 std::optional<BlobLock> BlobLock::take(const fs::path& file) {
-  for (;;) {
+  constexpr int kMostTries = 100;
+  for (int tries = 1;; ++tries) {
     const int descriptor = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0664);
+    if (descriptor < 0 && errno == ENOENT && tries < kMostTries) {
+      // Not there yet, or gone again: whoever is done in it may remove it.
+      make_folder(file.parent_path());
+      continue;
+    }
     if (descriptor < 0) throw system_error(fmt::format("cannot create '{}'", file.string()), errno);
     BlobLock lock(descriptor, true);
     if (::flock(descriptor, LOCK_EX | LOCK_NB) != 0) {

@@ -37,9 +37,8 @@ class Cache {
   // All files of a commit, where huggingface_hub kept the list of them.
   std::optional<std::vector<RemoteFile>> kept_tree(const std::string& commit) const;
 
-  // Makes the folders.
-  void prepare() const;
   // Links `files` of a commit to their blobs, which are there; then lets `revision` (unless it is the commit) name it.
+  // What says so already stays as it is: a cache that is whole may be one that this user cannot write.
   void publish(const std::string& commit, const std::string& revision, const std::vector<RemoteFile>& files) const;
 
  private:
@@ -55,7 +54,8 @@ std::string link_target(const std::string& path, const std::string& etag);
 class BlobLock {
  public:
   // The lock; nothing while another process (or another BlobLock) has it. Where the file system has no locks (`held()`
-  // is false), two processes may fetch the same: each into a file of its own. Error when the file cannot be made.
+  // is false), two processes may fetch the same: each into a file of its own. The folder is made; an Error when it or
+  // the file cannot be.
   static std::optional<BlobLock> take(const std::filesystem::path& file);
   ~BlobLock();
   BlobLock(BlobLock&& other) noexcept : descriptor_(std::exchange(other.descriptor_, -1)), held_(other.held_) {}

@@ -1,6 +1,8 @@
 #include "ridgeline/hub/environment.h"
 
 #include <fmt/format.h>
+#include <pwd.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -59,14 +61,15 @@ fs::path folder_of(const Get& get, const char* name, const fs::path& otherwise) 
   return value.empty() ? otherwise : written_out(get, value);
 }
 
+// `name` in `folder`; nothing in nothing.
+fs::path inside(const fs::path& folder, const char* name) {
+  return folder.empty() ? folder : folder / name;
+}
+
+// HF_HOME; empty where nothing says where that is.
 fs::path home_of(const Get& get) {
-  const std::string home = value_of(get, "HOME");
-  const fs::path user_cache = folder_of(get, "XDG_CACHE_HOME", home.empty() ? fs::path() : fs::path(home) / ".cache");
-  fs::path result = folder_of(get, "HF_HOME", user_cache.empty() ? fs::path() : user_cache / "huggingface");
-  if (result.empty())
-    throw Error("neither HF_HOME nor HOME is set: there is no place for what is fetched",
-                "Set HF_HOME to a folder with enough room, or give --out.");
-  return result;
+  const fs::path user_cache = folder_of(get, "XDG_CACHE_HOME", inside(value_of(get, "HOME"), ".cache"));
+  return folder_of(get, "HF_HOME", inside(user_cache, "huggingface"));
 }
 
 std::string endpoint_of(const Get& get, std::string otherwise) {
@@ -95,7 +98,7 @@ void find_token(const Get& get, const fs::path& home, Environment& result) {
     result.token_source = name;
     if (!result.token.empty()) break;
   }
-  const fs::path file = folder_of(get, "HF_TOKEN_PATH", home / "token");
+  const fs::path file = folder_of(get, "HF_TOKEN_PATH", inside(home, "token"));
   std::error_code ignored;
   if (result.token.empty() && fs::is_regular_file(file, ignored)) {
     result.token = trimmed(read_text(file));
@@ -128,9 +131,10 @@ Environment Environment::of(const Get& get) {
   Environment result;
   result.endpoint = endpoint_of(get, result.endpoint);
   const fs::path home = home_of(get);
-  result.cache = folder_of(get, "HF_HUB_CACHE", folder_of(get, "HUGGINGFACE_HUB_CACHE", home / "hub"));
+  result.cache = folder_of(get, "HF_HUB_CACHE", folder_of(get, "HUGGINGFACE_HUB_CACHE", inside(home, "hub")));
   result.offline =
       switched_on(get, value_of(get, "HF_HUB_OFFLINE").empty() ? "TRANSFORMERS_OFFLINE" : "HF_HUB_OFFLINE");
+  result.progress = !switched_on(get, "HF_HUB_DISABLE_PROGRESS_BARS");
   result.stall_seconds = stall_seconds_of(get, result.stall_seconds);
   for (const char* name : {"REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"}) {
     if (result.certificates.empty()) result.certificates = value_of(get, name);
@@ -142,6 +146,10 @@ Environment Environment::of(const Get& get) {
 Environment Environment::read() {
   return of([](const std::string& name) -> std::optional<std::string> {
     const char* value = std::getenv(name.c_str());
+    if (value == nullptr && name == "HOME") {
+      const passwd* const user = ::getpwuid(::getuid());
+      value = user == nullptr ? nullptr : user->pw_dir;
+    }
     return value == nullptr ? std::nullopt : std::optional<std::string>(value);
   });
 }

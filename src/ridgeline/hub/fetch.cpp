@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 #include <map>
 #include <set>
 
@@ -56,16 +57,20 @@ class HubRepository {
 
   // Size and etag of a file by its headers.
   void look_up(const std::string& commit, RemoteFile& file) {
-    Reply reply = http_.head(file_url(environment_.endpoint, repository_, commit, file.path));
-    const bool elsewhere = reply.status >= 300 && reply.status < 400;
-    if (!reply.failure.empty() || reply.status < 200 || reply.status >= 400)
-      throw refusal(environment_, repository_, commit, file.path, reply);
+    const auto head = [&](const std::string& url, bool leave) {
+      Reply reply = http_.head(url, leave);
+      if (!reply.failure.empty() || reply.status < 200 || reply.status >= 400)
+        throw refusal(environment_, repository_, commit, file.path, reply);
+      return reply;
+    };
+    const Reply reply = head(file_url(environment_.endpoint, repository_, commit, file.path), false);
     const std::string& linked = reply.header("x-linked-etag");
     file.etag = plain_etag(linked.empty() ? reply.header("etag") : linked);
     std::string size = reply.header("x-linked-size");
-    if (size.empty() && elsewhere) reply = http_.head(reply.header("location"));
-    if (size.empty()) size = reply.header("content-length");
+    const bool elsewhere = reply.status >= 300;
+    if (size.empty()) size = (elsewhere ? head(reply.header("location"), true) : reply).header("content-length");
     file.size = whole_number(size).value_or(-1);
+    if (file.size > kLargestFile) file.size = -1;
     if (file.etag.empty() || file.size < 0) {
       throw Error(fmt::format("{}: {} does not say its {}", file.path, environment_.endpoint,
                               file.etag.empty() ? "ETag" : "size"),
@@ -161,6 +166,8 @@ FetchPlan plan_of(const FetchRequest& request, const Listing& listing) {
 // Counts what is there already, and checks that there is room for the rest.
 void require_room(const fs::path& folder, const std::vector<Item>& items, FetchPlan& plan) {
   for (const Item& item : items) {
+    if (item.file.size > std::numeric_limits<int64_t>::max() - plan.bytes)
+      throw Error("the files together have more bytes than any disk", "Check HF_ENDPOINT, or choose with --include.");
     plan.bytes += item.file.size;
     plan.bytes_there += is_there(item) ? item.file.size : bytes_there(item.partial, item.file.size);
   }
@@ -172,6 +179,12 @@ void require_room(const fs::path& folder, const std::vector<Item>& items, FetchP
               "Free some space there, or choose another place: HF_HOME (the cache) or --out.");
 }
 
+// Whether all of a model is asked for, as the rules of selection.h have it.
+bool is_whole_model(const FetchRequest& request) {
+  return request.repository.kind == RepositoryKind::model && request.wanted.include.empty() &&
+         request.wanted.exclude.empty();
+}
+
 // All pieces that an index of weights names must be among `files`; `place` says where a file lies.
 void require_pieces(const FetchRequest& request, const std::vector<RemoteFile>& files,
                     const std::function<fs::path(const RemoteFile&)>& place) {
@@ -179,8 +192,7 @@ void require_pieces(const FetchRequest& request, const std::vector<RemoteFile>& 
     return std::find_if(files.begin(), files.end(), [&](const RemoteFile& file) { return file.path == path; });
   };
   const auto index = find(kWeightsIndex);
-  const bool by_rule = request.wanted.include.empty() && request.wanted.exclude.empty();
-  if (!by_rule || request.repository.kind != RepositoryKind::model || index == files.end()) return;
+  if (!is_whole_model(request) || index == files.end()) return;
   for (const std::string& piece : indexed_files(read_text(place(*index)), place(*index).string())) {
     if (find(piece) != files.end()) continue;
     throw Error(fmt::format("{} of '{}' names '{}', which is not there", kWeightsIndex, request.repository.name, piece),
@@ -195,12 +207,19 @@ Error not_kept(const Environment& environment, const FetchRequest& request, cons
       "Fetch it without HF_HUB_OFFLINE, or set HF_HOME to where it was fetched.");
 }
 
+Cache cache_for(const Environment& environment, const FetchRequest& request) {
+  if (environment.cache.empty())
+    throw Error("neither HF_HOME nor HOME is set: there is no place for what is fetched",
+                "Set HF_HOME to a folder with enough room, or give --out.");
+  return {environment.cache, request.repository};
+}
+
 // Without a kept list, what is there counts as all; but not a model without weights.
 fs::path from_cache(const Environment& environment, const FetchRequest& request, const FetchReport& report) {
   if (request.out)
     throw Error("--out: HF_HUB_OFFLINE is set, so that nothing can be fetched",
                 "Without --out the folder in the cache is printed, if it was fetched before.");
-  const Cache cache(environment.cache, request.repository);
+  const Cache cache = cache_for(environment, request);
   const std::optional<std::string> commit = cache.commit_of(request.revision);
   if (!commit) throw not_kept(environment, request, "no");
   const std::vector<std::string> there = cache.paths_in(*commit);
@@ -210,7 +229,13 @@ fs::path from_cache(const Environment& environment, const FetchRequest& request,
   const std::optional<std::vector<RemoteFile>> kept = cache.kept_tree(*commit);
   if (kept) listing.files = *kept;
   for (size_t i = 0; i < there.size() && !kept; ++i) listing.files.push_back({there[i], 0, {}});
-  FetchPlan plan = plan_of(request, listing);
+  FetchRequest asked = request;
+  // What they left out when it was fetched is not there to be matched.
+  if (!kept)
+    std::erase_if(asked.wanted.exclude, [&](const std::string& glob) {
+      return std::none_of(there.begin(), there.end(), [&](const std::string& path) { return matches(glob, path); });
+    });
+  FetchPlan plan = plan_of(asked, listing);
   fs::path snapshot = cache.snapshot(plan.commit);
   for (RemoteFile& file : plan.files) {
     if (!std::binary_search(there.begin(), there.end(), file.path))
@@ -218,8 +243,7 @@ fs::path from_cache(const Environment& environment, const FetchRequest& request,
     file.size = static_cast<int64_t>(fs::file_size(snapshot / file.path));
     plan.bytes += file.size;
   }
-  const bool model_by_rule = request.repository.kind == RepositoryKind::model && request.wanted.include.empty();
-  if (model_by_rule && !kept && std::none_of(there.begin(), there.end(), is_weights))
+  if (is_whole_model(request) && !kept && std::none_of(there.begin(), there.end(), is_weights))
     throw not_kept(environment, request, "no weights (--include '*' takes what there is) of");
   plan.bytes_there = plan.bytes;
   require_pieces(request, plan.files, [&](const RemoteFile& file) { return snapshot / file.path; });
@@ -273,14 +297,12 @@ std::vector<Item> folder_items(const Environment& environment, const FetchReques
 
 // Parts that other hosts left of what is there now. A host that still writes one sees that the whole is there.
 void remove_parts(const fs::path& folder, const std::vector<Item>& items) {
+  std::set<std::string_view> whole;
+  for (const Item& item : items) whole.insert(item.part_of);
   std::error_code ignored;
-  std::vector<fs::path> found;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder, ignored)) {
-    const std::string name = entry.path().filename().string();
-    if (std::any_of(items.begin(), items.end(), [&](const Item& item) { return is_partial_of(name, item.part_of); }))
-      found.push_back(entry.path());
+  for (const fs::path& part : parts_in(folder)) {
+    if (whole.contains(whole_name(part.filename().native()))) fs::remove(part, ignored);
   }
-  for (const fs::path& path : found) fs::remove(path, ignored);
 }
 
 fs::path into_folder(Http& http, const Environment& environment, const FetchRequest& request, FetchPlan& plan,
@@ -290,8 +312,6 @@ fs::path into_folder(Http& http, const Environment& environment, const FetchRequ
   const std::vector<Item> items = folder_items(environment, request, staging, plan);
   require_room(out, items, plan);
   report.plan(plan);
-  make_folder(staging);
-  for (const Item& item : items) make_folder(item.target.parent_path());
   transfer(http, items, request.transfer, transfer_report);
   remove_parts(staging, items);
   std::error_code ignored;
@@ -303,11 +323,10 @@ fs::path into_folder(Http& http, const Environment& environment, const FetchRequ
 
 fs::path into_cache(Http& http, const Environment& environment, const FetchRequest& request, FetchPlan& plan,
                     const FetchReport& report, const TransferReport& transfer_report) {
-  const Cache cache(environment.cache, request.repository);
+  const Cache cache = cache_for(environment, request);
   const std::vector<Item> items = cache_items(environment, request, cache, plan);
   require_room(cache.folder(), items, plan);
   report.plan(plan);
-  cache.prepare();
   transfer(http, items, request.transfer, transfer_report);
   require_pieces(request, plan.files, [&](const RemoteFile& file) { return cache.blob(file.etag); });
   remove_parts(cache.folder() / "blobs", items);
@@ -320,11 +339,11 @@ fs::path into_cache(Http& http, const Environment& environment, const FetchReque
 fs::path fetch(const Environment& environment, const FetchRequest& request, const FetchReport& report) {
   check_revision(request.revision);
   if (environment.offline) return from_cache(environment, request, report);
-  Http http(environment);
+  Http http(environment, report.note);
   HubRepository hub(environment, request.repository, http);
   const bool dataset = request.repository.kind == RepositoryKind::dataset;
   Listing listing;
-  const auto kept = is_commit(request.revision) && !dataset
+  const auto kept = is_commit(request.revision) && !dataset && !environment.cache.empty()
                         ? Cache(environment.cache, request.repository).kept_tree(request.revision)
                         : std::nullopt;
   if (kept) {

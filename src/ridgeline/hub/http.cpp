@@ -8,12 +8,14 @@
 #include <chrono>
 #include <ctime>
 #include <exception>
+#include <filesystem>
 #include <random>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "ridgeline/base/error.h"
+#include "ridgeline/hub/names.h"
 #include "ridgeline/hub/retry.h"
 
 namespace ridgeline::hub {
@@ -64,10 +66,12 @@ bool is_hopeless(CURLcode code) {
   return std::find(kCodes.begin(), kCodes.end(), code) != kCodes.end();
 }
 
-std::string trimmed_header(std::string_view text) {
+std::string value_of_header(std::string_view text) {
   const size_t begin = text.find_first_not_of(" \t\r\n");
   if (begin == std::string_view::npos) return {};
-  return std::string(text.substr(begin, text.find_last_not_of(" \t\r\n") - begin + 1));
+  std::string value(text.substr(begin, text.find_last_not_of(" \t\r\n") - begin + 1));
+  std::replace_if(value.begin(), value.end(), is_control, '?');
+  return value;
 }
 
 }  // namespace
@@ -132,7 +136,14 @@ class Http::Transfer {
     curl_easy_setopt(easy_, CURLOPT_CONNECTTIMEOUT, stall);
     curl_easy_setopt(easy_, CURLOPT_LOW_SPEED_LIMIT, kSlowestBytes);
     curl_easy_setopt(easy_, CURLOPT_LOW_SPEED_TIME, stall);
-    if (!environment.certificates.empty()) curl_easy_setopt(easy_, CURLOPT_CAINFO, environment.certificates.c_str());
+    if (const std::string& trusted = environment.certificates; !trusted.empty()) {
+      std::error_code ignored;
+      const bool folder = std::filesystem::is_directory(trusted, ignored);
+      // The other of the two would still be the system's.
+      const char* const none = nullptr;
+      curl_easy_setopt(easy_, CURLOPT_CAINFO, folder ? none : trusted.c_str());
+      curl_easy_setopt(easy_, CURLOPT_CAPATH, folder ? trusted.c_str() : none);
+    }
     if (request_.head) curl_easy_setopt(easy_, CURLOPT_NOBODY, 1L);
     if (!request_.range.empty()) curl_easy_setopt(easy_, CURLOPT_RANGE, request_.range.c_str());
     curl_easy_setopt(easy_, CURLOPT_HEADERFUNCTION, &Transfer::on_header);
@@ -189,7 +200,7 @@ class Http::Transfer {
     std::string name(line.substr(0, colon));
     std::transform(name.begin(), name.end(), name.begin(),
                    [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; });
-    reply_.headers[std::move(name)] = trimmed_header(line.substr(colon + 1));
+    reply_.headers[std::move(name)] = value_of_header(line.substr(colon + 1));
     return true;
   }
 
@@ -231,7 +242,8 @@ const std::string& Reply::header(std::string_view name) const {
   return found == headers.end() ? kNone : found->second;
 }
 
-Http::Http(const Environment& environment) : shared_(std::make_unique<Shared>(environment)) {
+Http::Http(const Environment& environment, Note note)
+    : shared_(std::make_unique<Shared>(environment)), note_(std::move(note)) {
   static const CURLcode kStarted = curl_global_init(CURL_GLOBAL_DEFAULT);
   shared_->multi = curl_multi_init();
   RL_REQUIRE(kStarted == CURLE_OK && shared_->multi != nullptr, "libcurl does not start");
@@ -312,11 +324,14 @@ Http::Text Http::ask(const Request& request, int tries) {
     start(std::move(one));
     while (!ended) poll(1000);
     const Reply& reply = result.reply;
-    const Next next = reply.hopeless          ? Next::give_up
-                      : reply.failure.empty() ? next_after(reply.status, is_hub(reply.url))
-                                              : Next::again;
+    Next next = reply.hopeless          ? Next::give_up
+                : reply.failure.empty() ? next_after(reply.status, is_hub(reply.url))
+                                        : Next::again;
+    if (next == Next::resolve_again && !is_hub(request.url)) next = Next::give_up;  // the hub was not asked
     if (next == Next::done || next == Next::give_up || ++failures >= tries) return result;
-    std::this_thread::sleep_for(std::chrono::duration<double>(pause_for(reply, failures)));
+    const double pause = pause_for(reply, failures);
+    if (note_) note_(fmt::format("{}: {}; tried again in {:.1f} s", without_query(reply.url), said(reply), pause));
+    std::this_thread::sleep_for(std::chrono::duration<double>(pause));
   }
 }
 
@@ -324,14 +339,15 @@ Http::Text Http::get(const std::string& url, int tries) {
   return ask(Request{.url = url}, tries);
 }
 
-Reply Http::head(const std::string& url, int tries) {
-  return ask(Request{.url = url, .head = true, .leave = false}, tries).reply;
+Reply Http::head(const std::string& url, bool leave) {
+  return ask(Request{.url = url, .head = true, .leave = leave}, kTries).reply;
 }
 
 double pause_for(const Reply& reply, int failures) {
   static thread_local std::minstd_rand random{std::random_device{}()};
   const double fraction = std::uniform_real_distribution<double>(0, 1)(random);
-  const std::optional<double> asked = retry_after(reply.header("retry-after"), std::time(nullptr));
+  std::optional<double> asked = retry_after(reply.header("retry-after"), std::time(nullptr));
+  if (!asked && reply.status == 429) asked = limit_reset(reply.header("ratelimit"));
   if (!asked) return pause_after(failures, fraction);
   if (*asked > kLongestPause) {
     throw Error(

@@ -17,9 +17,11 @@
 namespace ridgeline::hub {
 
 struct Reply {
-  int64_t status = 0;                                       // 0: no answer
-  std::string url;                                          // whose answer it is: the last one that was redirected to
-  std::map<std::string, std::string, std::less<>> headers;  // names in lower case; of equal ones the last
+  int64_t status = 0;  // 0: no answer
+  std::string url;     // whose answer it is: the last one that was redirected to
+  // Names in lower case; of equal ones the last. Messages show them: control characters, which would speak to the
+  // user's terminal, are '?'.
+  std::map<std::string, std::string, std::less<>> headers;
   std::string failure;    // what broke the transfer; empty where it went as the answer said it would
   bool hopeless = false;  // a failure that no other try mends: a certificate, an address that is none
 
@@ -41,8 +43,9 @@ struct Request {
 
 class Http {
  public:
-  // `environment` must outlive it.
-  explicit Http(const Environment& environment);
+  using Note = std::function<void(const std::string&)>;
+  // `environment` must outlive it. `note`, if any, hears why get() and head() wait.
+  explicit Http(const Environment& environment, Note note = {});
   ~Http();
   Http(const Http&) = delete;
   Http& operator=(const Http&) = delete;
@@ -60,24 +63,26 @@ class Http {
   // leave https for http.
   static std::string resolved(const std::string& base, const std::string& address);
 
+  static constexpr int kTries = 5;
   struct Text {
     Reply reply;
     std::string body;
   };
-  // A small answer (to 256 MiB) to GET or HEAD, with up to `tries` tries as next_after() says; the last answer,
-  // whatever it is.
-  Text get(const std::string& url, int tries = 5);
-  Reply head(const std::string& url, int tries = 5);
+  // A small answer (to 256 MiB) to GET or HEAD (`leave`: as in Request), with up to `tries` tries as next_after() says;
+  // the last answer, whatever it is.
+  Text get(const std::string& url, int tries = kTries);
+  Reply head(const std::string& url, bool leave);
 
  private:
   class Transfer;
   struct Shared;
   Text ask(const Request& request, int tries);
   std::unique_ptr<Shared> shared_;
+  Note note_;
 };
 
-// How long to wait after `reply`: what it asks for (Retry-After), else pause_after(failures, …). Error when it asks for
-// more than ten minutes.
+// How long to wait after `reply`: what it asks for (Retry-After, RateLimit), else pause_after(failures, …). Error when
+// it asks for more than ten minutes.
 double pause_for(const Reply& reply, int failures);
 
 // An address as messages show it: without what follows '?', where signed ones have their signature.

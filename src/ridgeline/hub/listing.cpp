@@ -16,7 +16,6 @@ namespace {
 using nlohmann::json;
 
 constexpr int kDeepest = 64;
-constexpr int64_t kLargestFile = int64_t{1} << 50;
 constexpr size_t kLongestEtag = 128;
 
 Error unsound(std::string_view where, std::string_view what) {
@@ -56,16 +55,21 @@ int64_t size_of(const json& object, std::string_view path, std::string_view wher
   return found->get<int64_t>();
 }
 
-// A pattern, or a list of patterns; nothing of anything else.
-std::vector<std::string> patterns_of(const json& value) {
+// A pattern, or a list of patterns, as seen from a folder (empty: the top); nothing of anything else.
+std::vector<std::string> patterns_of(const json& value, const std::string& folder) {
   std::vector<std::string> result;
-  if (value.is_string()) result.push_back(value.get<std::string>());
-  if (value.is_array()) {
-    for (const json& one : value) {
-      if (one.is_string()) result.push_back(one.get<std::string>());
-    }
-  }
+  const auto add = [&](const json& one) {
+    if (one.is_string()) result.push_back((folder.empty() ? "" : folder + "/") + one.get<std::string>());
+  };
+  if (!value.is_array()) add(value);
+  if (value.is_array()) std::for_each(value.begin(), value.end(), add);
   return result;
+}
+
+// A name that messages may show; "" where it is none.
+std::string name_of(const json& object, const char* key) {
+  std::string name = text_of(object, key);
+  return std::any_of(name.begin(), name.end(), is_control) ? std::string() : name;
 }
 
 // "configs" of a dataset's card: what it does not say well counts as not said.
@@ -74,22 +78,22 @@ void read_card(const json& card, std::vector<DataFiles>& result) {
   if (configs == card.end() || !configs->is_array()) return;
   for (const json& config : *configs) {
     if (!config.is_object()) continue;
-    const std::string name = text_of(config, "config_name");
+    const std::string name = name_of(config, "config_name");
     const std::string folder = text_of(config, "data_dir");
     if (name.empty()) continue;
     const auto files = config.find("data_files");
     if (files == config.end()) {
-      if (!folder.empty()) result.push_back({name, "", {folder + "/*"}});
+      if (!folder.empty()) result.push_back({name, "", {folder + "/**"}});
       continue;
     }
     const bool splits = files->is_array() && !files->empty() && files->front().is_object();
     if (!splits) {
-      result.push_back({name, "", patterns_of(*files)});
+      result.push_back({name, "", patterns_of(*files, folder)});
       continue;
     }
     for (const json& split : *files) {
       if (!split.is_object() || !split.contains("path")) continue;
-      result.push_back({name, text_of(split, "split"), patterns_of(split["path"])});
+      result.push_back({name, name_of(split, "split"), patterns_of(split["path"], folder)});
     }
   }
 }
@@ -198,7 +202,7 @@ std::vector<std::string> indexed_files(std::string_view text, std::string_view w
   std::set<std::string> names;
   for (const auto& [tensor, name] : map->items()) {
     if (!name.is_string() || !safe_path(name.get<std::string>()))
-      throw unsound(where, fmt::format("the file of '{}' is none", tensor));
+      throw unsound(where, fmt::format("the file of {} is none", json_string(tensor, NotUtf8::replace)));
     names.insert(name.get<std::string>());
   }
   return {names.begin(), names.end()};

@@ -12,6 +12,9 @@
 
 namespace ridgeline::hub {
 
+// Of a file, in bytes: what a hub says beyond that is refused.
+constexpr int64_t kLargestFile = int64_t{1} << 50;
+
 // A file of a commit.
 struct RemoteFile {
   std::string path;   // safe_path()
@@ -21,7 +24,9 @@ struct RemoteFile {
   DigestKind digest() const { return digest_kind(etag); }
 };
 
-// Some files of a dataset, by name: a configuration and a split of it, and patterns of their paths.
+// Some files of a dataset, by name: a configuration and a split of it, and patterns of their paths as its card has
+// them:
+// '*' and '?' stay within a folder or file name, a component "**" is any number of folders (in_folders()).
 struct DataFiles {
   std::string config;
   std::string split;  // empty: of every split

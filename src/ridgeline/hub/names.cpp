@@ -71,17 +71,43 @@ std::string page_url(std::string_view endpoint, const Repository& repository) {
   return fmt::format("{}/{}{}", endpoint, prefix_of(repository.kind), repository.name);
 }
 
-bool safe_path(std::string_view path) {
-  if (path.empty() || path.size() > 1024) return false;
-  if (std::any_of(path.begin(), path.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7F; }))
-    return false;
+bool is_control(char c) {
+  return static_cast<unsigned char>(c) < 0x20 || c == 0x7F;
+}
+
+std::vector<std::string> components_of(std::string_view path) {
+  std::vector<std::string> result;
   for (size_t begin = 0; begin <= path.size();) {
     const size_t end = std::min(path.find('/', begin), path.size());
-    const std::string_view part = path.substr(begin, end - begin);
-    if (part.empty() || part == "." || part == ".." || part.size() > 255) return false;
+    result.emplace_back(path.substr(begin, end - begin));
     begin = end + 1;
   }
-  return true;
+  return result;
+}
+
+bool safe_path(std::string_view path) {
+  if (path.empty() || path.size() > 1024 || std::any_of(path.begin(), path.end(), is_control)) return false;
+  const std::vector<std::string> parts = components_of(path);
+  return std::none_of(parts.begin(), parts.end(), [](const std::string& part) {
+    return part.empty() || part == "." || part == ".." || part.size() > 255;
+  });
+}
+
+bool in_folders(std::string_view pattern, std::string_view path) {
+  const std::vector<std::string> names = components_of(path);
+  // Element i: whether what was looked at of the pattern matches the first i names.
+  std::vector<bool> matched(names.size() + 1);
+  matched[0] = true;
+  for (const std::string& part : components_of(pattern)) {
+    if (part == "**") {
+      for (size_t i = 1; i < matched.size(); ++i) matched[i] = matched[i] || matched[i - 1];
+      continue;
+    }
+    for (size_t i = names.size(); i > 0; --i)
+      matched[i] = matched[i - 1] && ::fnmatch(part.c_str(), names[i - 1].c_str(), 0) == 0;
+    matched[0] = false;
+  }
+  return matched.back();
 }
 
 bool is_commit(std::string_view revision) {

@@ -4,6 +4,7 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace ridgeline::hub {
 
@@ -31,6 +32,9 @@ std::string page_url(std::string_view endpoint, const Repository& repository);
 // `text` for an address, all but letters, digits and "-._~" as %XX; '/' stays where `keep_slashes`.
 std::string percent_encoded(std::string_view text, bool keep_slashes);
 
+// Whether a terminal may take it for a command.
+bool is_control(char c);
+
 // Whether `path` is a relative path that stays below the folder it is put in: no empty component, no "." or "..", no
 // control character, no component past 255 bytes, no more than 1024 bytes.
 bool safe_path(std::string_view path);
@@ -40,6 +44,13 @@ bool is_commit(std::string_view revision);
 
 // Error unless `revision` can be one: a branch, a tag or a commit.
 void check_revision(std::string_view revision);
+
+// What lies between the slashes of a path, in order.
+std::vector<std::string> components_of(std::string_view path);
+
+// Whether `path` matches a pattern, component by component: "**" is any number of them, in any other a shell's
+// characters mean what they do there. At worst the time is the product of the lengths.
+bool in_folders(std::string_view pattern, std::string_view path);
 
 // Whether `path` matches a pattern of a shell, in which '*' also matches '/'; "onnx/" is all of a folder.
 bool matches(const std::string& pattern, const std::string& path);

@@ -26,6 +26,7 @@ struct Head {
 };
 constexpr std::array<char, 8> kMark = {'R', 'L', 'P', 'A', 'R', 'T', '0', '1'};
 constexpr std::string_view kEnding = ".ridgeline.incomplete";
+constexpr size_t kHostLetters = 9;  // with the point before them
 constexpr int64_t kHeadBytes = sizeof(Head);
 constexpr int64_t kCountBytes = sizeof(int64_t);
 constexpr int64_t kWorthCopying = int64_t{1} << 20;
@@ -69,13 +70,12 @@ std::optional<Chunks> read_record(const File& file, int64_t size) {
 fs::path largest_part(const fs::path& path, const std::string& name, int64_t size) {
   fs::path best;
   int64_t most = 0;
-  std::error_code ignored;
-  for (const fs::directory_entry& entry : fs::directory_iterator(path.parent_path(), ignored)) {
-    if (entry.path() == path || !is_partial_of(entry.path().filename().string(), name)) continue;
-    const int64_t there = bytes_there(entry.path(), size);
+  for (const fs::path& part : parts_in(path.parent_path())) {
+    if (part == path || whole_name(part.filename().native()) != name) continue;
+    const int64_t there = bytes_there(part, size);
     if (there <= most) continue;
     most = there;
-    best = entry.path();
+    best = part;
   }
   return best;
 }
@@ -99,10 +99,19 @@ std::string partial_name(const std::string& name) {
   return fmt::format("{}.{:08x}{}", name, hash_name(host.data()) >> 32, kEnding);
 }
 
-bool is_partial_of(std::string_view file, std::string_view name) {
-  constexpr size_t kHostBytes = 9;
-  return file.starts_with(name) && file.size() >= name.size() + kHostBytes + kEnding.size() &&
-         file[name.size()] == '.' && file.substr(name.size() + kHostBytes).starts_with(kEnding);
+std::string_view whole_name(std::string_view file) {
+  const size_t end = file.find(kEnding);
+  const bool sound = end != std::string_view::npos && end > kHostLetters && file[end - kHostLetters] == '.';
+  return sound ? file.substr(0, end - kHostLetters) : std::string_view();
+}
+
+std::vector<fs::path> parts_in(const fs::path& folder) {
+  std::vector<fs::path> parts;
+  std::error_code code;
+  for (fs::directory_iterator at(folder, code), end; !code && at != end; at.increment(code)) {
+    if (!whole_name(at->path().filename().native()).empty()) parts.push_back(at->path());
+  }
+  return parts;
 }
 
 PartialFile::PartialFile(const fs::path& path, int64_t size, int64_t chunk_bytes)
@@ -161,8 +170,12 @@ void PartialFile::restart(int64_t chunk_bytes) {
 int64_t bytes_there(const fs::path& path, int64_t size) {
   std::error_code ignored;
   if (!fs::is_regular_file(path, ignored)) return 0;
-  const std::optional<Chunks> recorded = read_record(File(path, File::Mode::read), size);
-  return recorded ? recorded->bytes_there() : 0;
+  try {
+    const std::optional<Chunks> recorded = read_record(File(path, File::Mode::read), size);
+    return recorded ? recorded->bytes_there() : 0;
+  } catch (const Error&) {  // gone, or cut, since it was looked at; who cannot read it will hear so when it goes on
+    return 0;
+  }
 }
 
 int64_t copy_part_of_another_host(const fs::path& path, const std::string& name, int64_t size) {

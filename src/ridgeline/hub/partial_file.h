@@ -11,6 +11,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "ridgeline/base/file.h"
 #include "ridgeline/hub/chunks.h"
@@ -19,8 +20,11 @@ namespace ridgeline::hub {
 
 // "NAME.HOST.ridgeline.incomplete", HOST being eight digits for this one.
 std::string partial_name(const std::string& name);
-// Whether `file` is a name of some host for a part of `name`, or one made from such a name by adding to its end.
-bool is_partial_of(std::string_view file, std::string_view name);
+// The NAME of which `file` is called a part by some host, or by a name made from such a one by adding to its end; ""
+// where it is no part.
+std::string_view whole_name(std::string_view file);
+// The files of a folder that are parts of something; none where it cannot be read.
+std::vector<std::filesystem::path> parts_in(const std::filesystem::path& folder);
 
 class PartialFile {
  public:
@@ -46,7 +50,8 @@ class PartialFile {
   Chunks chunks_;
 };
 
-// Bytes of the file `path` that are there already, of `size`; 0 where there is no such file.
+// Bytes of the file `path` that are there already, of `size`; 0 where there is no such file, or another process has
+// finished it or begun it anew in this moment.
 int64_t bytes_there(const std::filesystem::path& path, int64_t size);
 
 // Copies to `path`, where nothing is yet, what another host left in its part of `name` beside it: of several the most.

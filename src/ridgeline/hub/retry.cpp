@@ -28,4 +28,17 @@ std::optional<double> retry_after(std::string_view header, int64_t now) {
   return static_cast<double>(std::max<int64_t>(0, date - now));
 }
 
+std::optional<double> limit_reset(std::string_view header) {
+  std::optional<int64_t> left, seconds;
+  for (size_t begin = 0; begin < header.size();) {
+    const size_t end = std::min(header.find(';', begin), header.size());
+    std::string word(header.substr(begin, end - begin));
+    std::erase(word, ' ');
+    if (word.starts_with("r=")) left = whole_number(std::string_view(word).substr(2));
+    if (word.starts_with("t=")) seconds = whole_number(std::string_view(word).substr(2));
+    begin = end + 1;
+  }
+  return left == 0 && seconds ? std::optional<double>(*seconds) : std::nullopt;
+}
+
 }  // namespace ridgeline::hub

@@ -26,4 +26,8 @@ double pause_after(int failures, double random);
 // neither. Never below 0.
 std::optional<double> retry_after(std::string_view header, int64_t now);
 
+// The header RateLimit, by which Hugging Face's hub says the same ('"api";r=0;t=55'): seconds until requests are
+// counted anew, where none is left; nothing otherwise.
+std::optional<double> limit_reset(std::string_view header);
+
 }  // namespace ridgeline::hub

@@ -89,16 +89,6 @@ Paths weights_of(const Paths& top, Paths& notes) {
 
 // ---- datasets
 
-Paths components_of(const std::string& path) {
-  Paths result;
-  for (size_t begin = 0; begin <= path.size();) {
-    const size_t end = std::min(path.find('/', begin), path.size());
-    result.push_back(path.substr(begin, end - begin));
-    begin = end + 1;
-  }
-  return result;
-}
-
 // "af.txt.gz", "af_part_2.txt.gz", "af-train.parquet", "af_sha256.txt" are files of "af"; "af_ZA.txt" is not.
 bool file_is_of(std::string_view file, std::string_view name) {
   if (!file.starts_with(name)) return false;
@@ -147,7 +137,7 @@ Paths oscar_files(const Paths& paths, const std::string& config) {
 }
 
 bool card_names(const std::string& pattern, const std::string& path) {
-  return matches(pattern, path) || path.starts_with(pattern + "/");
+  return in_folders(pattern, path) || path.starts_with(pattern + "/");
 }
 
 // What the card says of `config` (empty: of all) and `split` (empty: of all).

@@ -135,6 +135,8 @@ class TransferEngine {
       progress_.bytes_done += item.file.size;
       return finish(job);
     }
+    make_folder(item.target.parent_path());
+    make_folder(item.partial.parent_path());
     if (item.file.digest() != DigestKind::none) {
       if (const int64_t copied = copy_part_of_another_host(item.partial, item.part_of, item.file.size); copied > 0)
         report_.note(fmt::format("{}: goes on with {} bytes that another host left", item.file.path, copied));
@@ -343,6 +345,7 @@ class TransferEngine {
     job.whole = false;
     job.location.clear();
     job.state = State::fetching;
+    if (job.partial->chunks().full()) begin_check(job);  // a file without bytes: no request will end
   }
 
   Http& http_;

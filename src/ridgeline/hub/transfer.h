@@ -24,7 +24,7 @@ struct Item {
   std::filesystem::path target;   // gets its name last
   std::filesystem::path partial;  // what is there of it before; on the file system of `target`
   std::filesystem::path lock;     // a file for the lock of whoever fetches it
-  std::string part_of;            // with which the names of its parts begin, those of other hosts too
+  std::string part_of;            // whole_name() of its parts, those of other hosts too
 };
 
 struct TransferSettings {
@@ -44,8 +44,9 @@ struct TransferReport {
   std::function<Error(const std::string& path, const Reply&)> refusal;
 };
 
-// All of `items`; on return every target is there, whole and checked (by its size, where the etag is no hash). Error:
-// as refusal() says; a file that is not what its hash says in two whole tries; the network, after `tries`; the disk.
+// All of `items`, whose folders are made; on return every target is there, whole and checked (by its size, where the
+// etag is no hash). Error: as refusal() says; a file that is not what its hash says in two whole tries; the network,
+// after `tries`; the disk.
 void transfer(Http& http, std::vector<Item> items, const TransferSettings& settings, const TransferReport& report);
 
 // Whether `target` is there, of the size that it is to have.

@@ -23,7 +23,7 @@ std::string format_bytes(double bytes) {
   constexpr const char* kUnits[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
   size_t unit = 0;
   // 1023.5 of one unit would print as 1024: it is shown as 1.00 of the next.
-  while (std::abs(bytes) >= (unit == 0 ? 1024.0 : 1023.5) && unit + 1 < std::size(kUnits)) {
+  while (std::abs(bytes) >= 1023.5 && unit + 1 < std::size(kUnits)) {
     bytes /= 1024;
     ++unit;
   }

@@ -113,7 +113,7 @@ void MetricsLog::amend(int64_t step, std::span<const Field> fields) {
   text.resize(text.rfind('}'));
   for (const Field& field : fields) {
     if (record.contains(field.key)) continue;
-    if (!record.empty()) text += ", ";
+    text += ", ";  // behind "step"
     append_field(text, field);
   }
   text += "}\n";

@@ -125,18 +125,6 @@ void Progress::update(int64_t done) {
   if (lock.owns_lock() && due(time) && !finished_) draw(time);
 }
 
-void Progress::add(int64_t more) {
-  if (options_.output == nullptr) {
-    done_.fetch_add(more, std::memory_order_relaxed);
-    return;
-  }
-  done_.fetch_add(more, std::memory_order_relaxed);
-  const double time = now();
-  if (!due(time)) return;
-  const std::unique_lock lock(mutex_, std::try_to_lock);
-  if (lock.owns_lock() && due(time) && !finished_) draw(time);
-}
-
 void Progress::note(std::string_view text) {
   const std::lock_guard lock(mutex_);
   size_t size = std::min(text.size(), sizeof note_ - 1);

@@ -39,7 +39,6 @@ class Progress {
 
   // `done` so far, in units (absolute).
   void update(int64_t done);
-  void add(int64_t more);
   // A few words behind the bar: "loss 3.21". Kept until replaced; cut at 95 bytes.
   void note(std::string_view text);
   // Prints a whole line (newline added) without disturbing the bar.

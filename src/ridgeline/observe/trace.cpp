@@ -30,9 +30,21 @@ std::string_view name_of(Lane lane) {
   return kNames.at(static_cast<size_t>(lane));
 }
 
-int64_t trace_now() {
-  using std::chrono::steady_clock;
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(steady_clock::now().time_since_epoch()).count();
+int64_t steady_to_wall() {
+  const auto nanoseconds = [](auto time) {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count();
+  };
+  constexpr int kTries = 20;  // of which the shortest was disturbed least
+  int64_t shortest = std::numeric_limits<int64_t>::max(), offset = 0;
+  for (int i = 0; i < kTries; ++i) {
+    const int64_t before = nanoseconds(std::chrono::steady_clock::now());
+    const int64_t wall = nanoseconds(std::chrono::system_clock::now());
+    const int64_t took = nanoseconds(std::chrono::steady_clock::now()) - before;
+    if (took >= shortest) continue;
+    shortest = took;
+    offset = wall - (before + took / 2);
+  }
+  return offset;
 }
 
 Trace::Trace(int rank, int64_t capacity_per_lane) : rank_(rank) {
@@ -69,10 +81,10 @@ int64_t Trace::lost() const {
   return lost;
 }
 
-int64_t Trace::earliest() const {
+int64_t Trace::earliest(int64_t clock_offset) const {
   int64_t first = std::numeric_limits<int64_t>::max();
   for (const Ring& ring : rings_) {
-    for_each(ring, [&](const Event& event) { first = std::min(first, event.begin); });
+    for_each(ring, [&](const Event& event) { first = std::min(first, event.begin + clock_offset); });
   }
   return first;
 }
@@ -125,15 +137,6 @@ void write_trace(const std::filesystem::path& path, std::span<const std::string>
   }
   text += "\n]}\n";
   write_output(path, text);
-}
-
-void write_trace(const std::filesystem::path& path, std::span<const Trace* const> ranks) {
-  int64_t origin = std::numeric_limits<int64_t>::max();
-  for (const Trace* trace : ranks) origin = std::min(origin, trace->earliest());
-  if (origin == std::numeric_limits<int64_t>::max()) origin = 0;
-  std::vector<std::string> events;
-  for (const Trace* trace : ranks) events.push_back(trace->events_json(origin));
-  write_trace(path, events);
 }
 
 }  // namespace ridgeline::observe

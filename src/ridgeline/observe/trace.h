@@ -18,8 +18,9 @@ enum class Lane : uint8_t { compute, gather, reduce, exchange, copy };
 constexpr int kLanes = 5;
 std::string_view name_of(Lane lane);
 
-// Nanoseconds on the steady clock.
-int64_t trace_now();
+// What makes nanoseconds of the steady clock, which each host begins at a moment of its own, nanoseconds since 1970,
+// about which hosts agree as well as their clocks are set.
+int64_t steady_to_wall();
 
 // The events of one rank. Lanes are separate rings: each may be written by one thread at a time, different lanes by
 // different threads at once. When a ring is full the oldest events are overwritten.
@@ -31,8 +32,8 @@ class Trace {
   // A number for a name ("forward block.3"); equal names give equal numbers. Before recording: allocates.
   uint32_t intern(std::string_view name);
 
-  // One finished operation, times from trace_now(). `detail` is shown as argument "n" unless negative (micro-batch,
-  // bytes, …). Allocates nothing. Does nothing while recording is off.
+  // One finished operation, times in nanoseconds of the steady clock. `detail` is shown as argument "n" unless negative
+  // (micro-batch, bytes, …). Allocates nothing. Does nothing while recording is off.
   void record(Lane lane, uint32_t name, int64_t begin, int64_t end, int64_t detail = -1);
 
   // Off at first.
@@ -44,10 +45,10 @@ class Trace {
   int64_t lost() const;
 
   // The events as JSON objects separated by commas (no brackets), by lane and time: what one rank sends to the one that
-  // writes the file. `origin` (ns) becomes time 0; `clock_offset` (ns) is added first, to rebase another host's clock.
-  std::string events_json(int64_t origin, int64_t clock_offset = 0) const;
-  // Begin of the earliest event, INT64_MAX when there is none.
-  int64_t earliest() const;
+  // writes the file. `clock_offset` (ns) is added to every time, as steady_to_wall(); `origin` (ns) of that becomes 0.
+  std::string events_json(int64_t origin, int64_t clock_offset) const;
+  // Begin of the earliest event with `clock_offset` added, INT64_MAX when there is none.
+  int64_t earliest(int64_t clock_offset) const;
 
  private:
   struct Event {
@@ -73,7 +74,5 @@ class Trace {
 bool is_trace(std::string_view start);
 // Writes the file from the ranks' events_json().
 void write_trace(const std::filesystem::path& path, std::span<const std::string> events_of_ranks);
-// The same for ranks of this process, rebased to the earliest event of all.
-void write_trace(const std::filesystem::path& path, std::span<const Trace* const> ranks);
 
 }  // namespace ridgeline::observe

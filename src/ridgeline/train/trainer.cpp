@@ -450,10 +450,14 @@ class Trainer {
   // The ranks' events, gathered on rank 0.
   void write_trace_file() {
     comm::Communicator* const ranks = &executor_.ranks();
-    int64_t origin = timer_.trace()->earliest();
-    if (ranks->size() > 1)
+    const observe::Trace& trace = *timer_.trace();
+    const int64_t clock_offset = observe::steady_to_wall();
+    int64_t origin = trace.earliest(clock_offset), lost = trace.lost();
+    if (ranks->size() > 1) {
       ranks->wait(ranks->all_reduce(Ref(&origin), 1, comm::ReduceOp::min, {"begin of the trace", -1, -1}));
-    const std::string mine = timer_.trace()->events_json(origin);
+      ranks->wait(ranks->all_reduce(Ref(&lost), 1, comm::ReduceOp::sum, {"losses of the trace", -1, -1}));
+    }
+    const std::string mine = trace.events_json(origin, clock_offset);
     int64_t longest = static_cast<int64_t>(mine.size());
     if (ranks->size() > 1)
       ranks->wait(ranks->all_reduce(Ref(&longest), 1, comm::ReduceOp::max, {"size of the trace", -1, -1}));
@@ -471,6 +475,12 @@ class Trainer {
     }
     observe::write_trace(*job_.options.trace, events);
     log_->message(fmt::format("trace: '{}' (open it at ui.perfetto.dev)", job_.options.trace->string()));
+    if (lost > 0) {
+      log_->message(
+          fmt::format("trace: the earliest {} operations are missing, more than fit; trace fewer steps (--trace-first, "
+                      "--trace-last)",
+                      observe::format_integer(lost)));
+    }
   }
 
   const Job& job_;

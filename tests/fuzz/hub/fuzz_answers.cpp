@@ -59,6 +59,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (const auto range = hub::content_range(text))
     RL_REQUIRE(0 <= range->first && range->first <= range->last, "{}", text);
   if (const auto pause = hub::retry_after(text.substr(0, 200), 1'700'000'000)) RL_CHECK(*pause, >=, 0.0);
+  if (const auto pause = hub::limit_reset(text)) RL_CHECK(*pause, >=, 0.0);
   return 0;
 }
 
@@ -76,5 +77,6 @@ std::vector<std::string> seeds() {
       R"(<https://h/a?cursor=x>; rel="next")",
       "W/\"" + sha256 + "\"",
       "bytes 5-9/20",
-      "Sun, 06 Nov 1994 08:49:37 GMT"};
+      "Sun, 06 Nov 1994 08:49:37 GMT",
+      R"("api";r=0;t=55)"};
 }

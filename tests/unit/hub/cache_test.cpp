@@ -32,7 +32,7 @@ TEST_F(HubCache, LiesAsTheHubsOwnClientLaysIt) {
 
 TEST_F(HubCache, ASnapshotIsThereWhenItIsPublished) {
   const Cache cache(folder_, {RepositoryKind::dataset, "oscar"});
-  cache.prepare();
+  make_folder(cache.blob("e1").parent_path());
   write_atomically(cache.blob("e1"), "one");
   write_atomically(cache.blob("e2"), "two");
   EXPECT_EQ(cache.commit_of("refs/pr/1"), std::nullopt);
@@ -56,14 +56,37 @@ TEST_F(HubCache, ASnapshotIsThereWhenItIsPublished) {
 
 TEST_F(HubCache, AReferenceThatIsNoCommitIsAnError) {
   const Cache cache(folder_, {RepositoryKind::model, "gpt2"});
-  cache.prepare();
+  make_folder(cache.folder() / "refs");
   write_atomically(cache.folder() / "refs/main", "../../etc");
   EXPECT_THROW(cache.commit_of("main"), Error);
 }
 
+// So that whoever may read a shared cache, and not write it, can fetch what is there.
+TEST_F(HubCache, WhatIsPublishedAlreadyIsNotWrittenAgain) {
+  const Cache cache(folder_, {RepositoryKind::model, "gpt2"});
+  const std::vector<RemoteFile> files = {{"a/b.txt", 3, "e1"}};
+  cache.publish(kCommit, "main", files);
+  const fs::path reference = cache.folder() / "refs/main";
+  const fs::path another_name = folder_ / "reference";
+  fs::create_hard_link(reference, another_name);
+  cache.publish(kCommit, "main", files);
+  EXPECT_TRUE(fs::equivalent(reference, another_name)) << "replaced by a new file";
+  const std::string other_commit(40, 'd');
+  cache.publish(other_commit, "main", files);
+  EXPECT_EQ(read_text(reference), other_commit);
+}
+
+TEST_F(HubCache, ANameMayBeAsLongAsAFileSystemHasIt) {
+  const Cache cache(folder_, {RepositoryKind::model, "gpt2"});
+  const std::string path(255, 'n');
+  cache.publish(kCommit, "main", {{path, 3, "e1"}});
+  EXPECT_EQ(fs::read_symlink(cache.snapshot(kCommit) / path), "../../blobs/e1");
+  cache.publish(kCommit, "main", {{path, 3, "e2"}});
+  EXPECT_EQ(fs::read_symlink(cache.snapshot(kCommit) / path), "../../blobs/e2");
+}
+
 TEST_F(HubCache, ABlobHasOneFetcher) {
-  make_folder(folder_);
-  const fs::path file = folder_ / "e.lock";
+  const fs::path file = folder_ / "not yet there" / "e.lock";
   auto first = BlobLock::take(file);
   ASSERT_TRUE(first && first->held());
   EXPECT_FALSE(BlobLock::take(file));

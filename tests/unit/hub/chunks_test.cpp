@@ -3,9 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <filesystem>
 #include <random>
 #include <string>
+#include <thread>
 
 #include "ridgeline/base/file.h"
 #include "ridgeline/hub/digest.h"
@@ -160,6 +162,35 @@ TEST(HubPartialFile, RecordsThatMakeNoSenseCountForNothing) {
     EXPECT_EQ(bytes_there(path, 10'000), 0);
   }
   fs::remove(path);
+}
+
+TEST(HubPartialFile, PartsAreKnownByTheirNames) {
+  EXPECT_EQ(whole_name(partial_name("e7a6.b")), "e7a6.b");
+  EXPECT_EQ(whole_name(partial_name("e7a6") + ".1234"), "e7a6");
+  for (const char* other : {"", "e7a6", "e7a6.incomplete", "e7a6.ridgeline.incomplete",
+                            ".0badcafe.ridgeline.incomplete", "e7a6.ridgeline.incomplete.0badcafe"})
+    EXPECT_EQ(whole_name(other), "") << other;
+}
+
+TEST(HubPartialFile, MayBeFinishedByAnotherProcessWhileItIsLookedAt) {
+  const fs::path path = fs::path(testing::TempDir()) / "hub_looked_at";
+  const std::string content = pattern_of(10'000);
+  std::atomic<bool> done = false;
+  std::jthread other([&] {
+    for (int time = 0; time < 500; ++time) {
+      PartialFile file(path, 10'000, 4096);
+      file.write(0, bytes_of(std::string_view(content)));
+      file.finish();
+      fs::rename(path, path.string() + ".whole");
+    }
+    done = true;
+  });
+  while (!done) {
+    const int64_t there = bytes_there(path, 10'000);
+    ASSERT_TRUE(there >= 0 && there <= 10'000) << there;
+  }
+  other.join();
+  fs::remove(path.string() + ".whole");
 }
 
 TEST(HubDigest, ContentIsNamedAsGitAndSha256Do) {

@@ -34,7 +34,8 @@ TEST(HubEnvironment, TheCacheIsWhereTheVariablesSay) {
   EXPECT_EQ(environment_with({{"HF_HOME", "$SCRATCH/hf"}, {"SCRATCH", "/s"}}).cache, "/s/hf/hub");
   EXPECT_EQ(environment_with({{"HF_HOME", "${SCRATCH}x/$NONE"}, {"SCRATCH", "/s"}}).cache, "/sx/$NONE/hub");
   EXPECT_EQ(environment_with({{"HF_HUB_CACHE", "/c"}, {"HF_HOME", "/h"}}).cache, "/c");
-  EXPECT_THROW(environment_with({{"HOME", ""}}), Error);
+  EXPECT_EQ(environment_with({{"HF_HUB_CACHE", "/c"}, {"HOME", ""}}).cache, "/c");
+  EXPECT_EQ(environment_with({{"HOME", ""}}).cache, "") << "no error before a cache is wanted";
 }
 
 TEST(HubEnvironment, ServersAndSwitches) {
@@ -45,6 +46,8 @@ TEST(HubEnvironment, ServersAndSwitches) {
     EXPECT_TRUE(environment_with({{"HF_HUB_OFFLINE", on}}).offline) << on;
   EXPECT_FALSE(environment_with({{"HF_HUB_OFFLINE", "0"}, {"TRANSFORMERS_OFFLINE", "1"}}).offline);
   EXPECT_TRUE(environment_with({{"TRANSFORMERS_OFFLINE", "1"}}).offline);
+  EXPECT_TRUE(environment_with({}).progress);
+  EXPECT_FALSE(environment_with({{"HF_HUB_DISABLE_PROGRESS_BARS", "1"}}).progress);
   EXPECT_EQ(environment_with({{"HF_HUB_DOWNLOAD_TIMEOUT", "5"}}).stall_seconds, 5);
   for (const char* bad : {"0", "x", "5s", "nan", "-1"})
     EXPECT_THROW(environment_with({{"HF_HUB_DOWNLOAD_TIMEOUT", bad}}), Error) << bad;

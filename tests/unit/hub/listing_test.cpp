@@ -51,19 +51,38 @@ TEST(HubListing, InfoHasTheCommitAndWhatTheCardSays) {
   const RepositoryInfo info = parse_info(
       fmt::format(R"({{"sha":"{}","siblings":[{{"rfilename":"a"}},{{"rfilename":"b/c"}}],"cardData":{{"configs":[
         {{"config_name":"en","data_files":[{{"split":"train","path":["en/*.gz","x"]}},{{"split":"test","path":"t"}}]}},
-        {{"config_name":"de","data_files":"de/*"}},{{"config_name":"fr","data_dir":"fr"}},7,{{"x":1}}]}}}})",
+        {{"config_name":"de","data_files":"de/*"}},{{"config_name":"fr","data_dir":"fr"}},
+        {{"config_name":"it","data_dir":"it","data_files":[{{"split":"train","path":"*.gz"}}]}},7,{{"x":1}}]}}}})",
                   kSha1),
       "info");
   EXPECT_EQ(info.commit, kSha1);
   EXPECT_THAT(info.paths, testing::ElementsAre("a", "b/c"));
-  ASSERT_EQ(info.data.size(), 4);
+  ASSERT_EQ(info.data.size(), 5);
   EXPECT_EQ(info.data[0].split, "train");
   EXPECT_THAT(info.data[0].patterns, testing::ElementsAre("en/*.gz", "x"));
   EXPECT_EQ(info.data[2].config, "de");
-  EXPECT_THAT(info.data[3].patterns, testing::ElementsAre("fr/*"));
+  EXPECT_THAT(info.data[3].patterns, testing::ElementsAre("fr/**"));
+  EXPECT_THAT(info.data[4].patterns, testing::ElementsAre("it/*.gz")) << "as seen from its folder";
   for (const char* text : {"{}", "[]", R"({"sha":"main"})", R"({"sha":5})"})
     EXPECT_THROW(parse_info(text, "info"), Error) << text;
   EXPECT_THROW(parse_info(fmt::format(R"({{"sha":"{}","siblings":[{{"rfilename":"../a"}}]}})", kSha1), "info"), Error);
+}
+
+TEST(HubListing, NamesThatATerminalWouldTakeForCommandsAreNone) {
+  const RepositoryInfo info =
+      parse_info(fmt::format(R"({{"sha":"{}","cardData":{{"configs":[{{"config_name":"\u001b[2J","data_files":"a"}},
+        {{"config_name":"en","data_files":[{{"split":"\u001b]0;x\u0007","path":"b"}}]}}]}}}})",
+                             kSha1),
+                 "info");
+  ASSERT_EQ(info.data.size(), 1);
+  EXPECT_EQ(info.data[0].config, "en");
+  EXPECT_EQ(info.data[0].split, "");
+  try {
+    indexed_files(R"({"weight_map":{"\u001b[2J":5}})", "index");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.message(), R"(index: the file of "\u001b[2J" is none)");
+  }
 }
 
 TEST(HubListing, PagesAndTags) {

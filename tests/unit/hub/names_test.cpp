@@ -101,5 +101,12 @@ TEST(HubRetry, RetryAfterIsSecondsOrADate) {
   for (const char* text : {"", "soon", "-1"}) EXPECT_EQ(retry_after(text, 0), std::nullopt) << text;
 }
 
+TEST(HubRetry, ALimitThatIsReachedSaysWhenItEnds) {
+  EXPECT_EQ(limit_reset("\"api\";r=0;t=55"), 55);
+  EXPECT_EQ(limit_reset("\"resolvers\"; r = 0 ; t = 5"), 5);
+  for (const char* text : {"", "\"api\";r=3;t=55", "\"api\";r=0", "t=55", "r=0;t=", "r=0;t=-5", ";;", "r=;t=5"})
+    EXPECT_EQ(limit_reset(text), std::nullopt) << text;
+}
+
 }  // namespace
 }  // namespace ridgeline::hub

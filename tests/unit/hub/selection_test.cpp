@@ -141,6 +141,20 @@ TEST(HubDatasets, ACardDecidesBeforeNamesDo) {
   EXPECT_THAT(error_of([&] { dataset(paths, "enn", "", card); }), HasSubstr("Did you mean en?"));
 }
 
+// https://huggingface.co/docs/datasets/repository_structure: the patterns of `data_files`.
+TEST(HubDatasets, ACardsPatternsStayInAFolderUnlessTheySayMore) {
+  const Paths paths = {"data/a.gz", "data/old/b.gz", "data/old/er/c.gz", "data.gz"};
+  const auto taken = [&](const char* pattern) { return dataset(paths, "en", "", {{"en", "", {pattern}}}); };
+  EXPECT_THAT(taken("data/*"), ElementsAre(paths[0]));
+  EXPECT_THAT(taken("data/*/*"), ElementsAre(paths[1]));
+  EXPECT_THAT(taken("data/**"), ElementsAre(paths[0], paths[1], paths[2]));
+  EXPECT_THAT(taken("data/**/*.gz"), ElementsAre(paths[0], paths[1], paths[2]));
+  EXPECT_THAT(taken("**/old/**/?.gz"), ElementsAre(paths[1], paths[2]));
+  EXPECT_THAT(taken("**"), ElementsAre(paths[0], paths[1], paths[2], paths[3]));
+  EXPECT_THAT(taken("*.gz"), ElementsAre(paths[3]));
+  EXPECT_THAT(taken("data/old"), ElementsAre(paths[1], paths[2])) << "a folder's name alone is all of it";
+}
+
 TEST(HubDatasets, ASplitIsAWordOfThePath) {
   const Paths paths = {"wiki/test-00000-of-00001.parquet", "wiki/train-00000-of-00001.parquet"};
   EXPECT_THAT(dataset(paths, "wiki", "train"), ElementsAre(paths[1]));

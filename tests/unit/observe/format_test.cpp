@@ -11,6 +11,7 @@ namespace {
 TEST(Format, BytesHaveThreeDigitsAndNeverShow1024) {
   EXPECT_EQ(format_bytes(0), "0 B");
   EXPECT_EQ(format_bytes(1023), "1023 B");
+  EXPECT_EQ(format_bytes(1023.9), "1.00 KiB");
   EXPECT_EQ(format_bytes(1024), "1.00 KiB");
   EXPECT_EQ(format_bytes(1536), "1.50 KiB");
   EXPECT_EQ(format_bytes(12.34 * 1048576), "12.3 MiB");

@@ -98,7 +98,7 @@ TEST_F(ProgressTest, UnknownTotalShowsCountRateAndTime) {
   given.label = "prepare";
   Progress progress(given);
   time_ += 20;
-  progress.add(1'500'000'000);
+  progress.update(1'500'000'000);
   time_ += 5;
   progress.finish();
   EXPECT_THAT(lines(), ElementsAre("prepare: 1,500 MB, 75.0 MB/s, 0:20", "prepare: 1,500 MB in 25.0 s (60.0 MB/s)"));
@@ -159,7 +159,7 @@ TEST_F(ProgressTest, ThreadsMayReportAtOnce) {
     std::vector<std::jthread> team;
     for (int i = 0; i < 4; ++i) {
       team.emplace_back([&] {
-        for (int k = 0; k < 2000; ++k) progress.add(1);
+        for (int k = 1; k <= 8000; ++k) progress.update(k);
         progress.note("done");
       });
     }

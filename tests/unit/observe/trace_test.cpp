@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <thread>
@@ -23,13 +24,14 @@ TEST(Trace, EventsCarryRankLaneTimesAndNames) {
   const uint32_t reduce = trace.intern("reduce");
   EXPECT_EQ(trace.intern("reduce"), reduce);
   trace.record(Lane::compute, forward, 1, 2);  // still off
-  EXPECT_EQ(trace.earliest(), std::numeric_limits<int64_t>::max());
+  EXPECT_EQ(trace.earliest(5), std::numeric_limits<int64_t>::max());
   trace.enable(true);
   trace.record(Lane::compute, forward, 1'000'000'123, 1'000'001'124, 7);
   trace.record(Lane::reduce, reduce, 999'999'000, 1'000'000'000);
-  EXPECT_EQ(trace.earliest(), 999'999'000);
+  EXPECT_EQ(trace.earliest(0), 999'999'000);
+  EXPECT_EQ(trace.earliest(5), 999'999'005);
   std::vector<json> complete, names;
-  for (const json& event : parsed(trace.events_json(1'000'000'000))) {
+  for (const json& event : parsed(trace.events_json(1'000'000'007, 7))) {
     (event.at("ph") == "X" ? complete : names).push_back(event);
   }
   ASSERT_EQ(complete.size(), 2U);
@@ -54,7 +56,7 @@ TEST(Trace, AFullRingKeepsTheLatest) {
   for (int i = 0; i < 10; ++i) trace.record(Lane::gather, name, 1000 * i, 1000 * i + 500);
   EXPECT_EQ(trace.lost(), 6);
   std::vector<double> begins;
-  for (const json& event : parsed(trace.events_json(0))) {
+  for (const json& event : parsed(trace.events_json(0, 0))) {
     if (event.at("ph") == "X") begins.push_back(event.at("ts"));
   }
   EXPECT_EQ(begins, (std::vector<double>{6, 7, 8, 9}));
@@ -73,7 +75,18 @@ TEST(Trace, LanesMayBeWrittenByDifferentThreads) {
     }
   }
   EXPECT_EQ(trace.lost(), 0);
-  EXPECT_EQ(parsed(trace.events_json(0)).size(), 2U + 2 * kLanes + 1000 * kLanes);
+  EXPECT_EQ(parsed(trace.events_json(0, 0)).size(), 2U + 2 * kLanes + 1000 * kLanes);
+}
+
+TEST(Trace, TheWallClockIsKnownToAMillisecond) {
+  using std::chrono::nanoseconds, std::chrono::duration_cast;
+  for (int i = 0; i < 3; ++i) {  // each may be disturbed
+    const auto offset = nanoseconds(steady_to_wall());
+    const auto steady = duration_cast<nanoseconds>(std::chrono::steady_clock::now().time_since_epoch());
+    const auto wall = duration_cast<nanoseconds>(std::chrono::system_clock::now().time_since_epoch());
+    if (std::chrono::abs(steady + offset - wall) < std::chrono::milliseconds(1)) return;
+  }
+  FAIL();
 }
 
 TEST(Trace, AFileHoldsAllRanksFromTimeZero) {
@@ -84,7 +97,8 @@ TEST(Trace, AFileHoldsAllRanksFromTimeZero) {
     trace->record(Lane::exchange, name, 5'000 + 1'000 * trace->rank(), 9'000);
   }
   const auto path = std::filesystem::temp_directory_path() / "ridgeline_trace_test.json";
-  const std::vector<const Trace*> ranks{&first, &second, &silent};
+  const std::vector<std::string> ranks{first.events_json(5'000, 0), second.events_json(5'000, 0), "",
+                                       silent.events_json(5'000, 0)};
   write_trace(path, ranks);
   const json file = json::parse(read_text(path));
   std::filesystem::remove(path);
