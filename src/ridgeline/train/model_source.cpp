@@ -20,7 +20,8 @@ ModelSource ModelSource::open(const fs::path& path, bool verify) {
   ModelSource source;
   if (!fs::exists(path))
     throw Error(fmt::format("'{}' does not exist", path.string()),
-                "Name a checkpoint, a run's folder or a Hugging Face folder.");
+                "Name a checkpoint, a run's folder or a Hugging Face folder; a relative path is taken from the current "
+                "folder.");
   if (const std::optional<fs::path> folder = checkpoint::checkpoint_of(path)) {
     source.folder_ = *folder;
     checkpoint::verify(*folder, verify ? checkpoint::Check::checksums : checkpoint::Check::sizes);
