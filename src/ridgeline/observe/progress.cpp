@@ -46,7 +46,13 @@ bool counts_bytes(const ProgressOptions& options) {
 
 void add_amount(Writer& out, const ProgressOptions& options, int64_t amount) {
   if (counts_bytes(options)) {
-    out.add("{}", format_integer(amount / 1'000'000));
+    // Two digits of what is little: 0.26 MB and not 0 MB.
+    const double megabytes = static_cast<double>(amount) / 1e6;
+    if (amount >= 1000 && megabytes < 9.95) {
+      out.add("{:.2g}", megabytes);
+    } else {
+      out.add("{}", format_integer((amount + 500'000) / 1'000'000));
+    }
   } else {
     out.add("{}", format_integer(amount));
   }
@@ -243,6 +249,11 @@ std::string_view Progress::compose_last(std::span<char> buffer, double time) con
   } else {
     add_amount(line, options_, done);
     line.add(" {}", counts_bytes(options_) ? std::string_view("MB") : std::string_view(options_.unit));
+  }
+  if (options_.start > 0) {
+    line.add(", ");
+    add_amount(line, options_, done - options_.start);
+    line.add(" of them");
   }
   line.add(" in {} (", format_duration(elapsed));
   add_rate(line, options_, elapsed > 0 ? static_cast<double>(done - options_.start) / elapsed : 0);

@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <initializer_list>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "ridgeline/observe/format.h"
@@ -102,6 +104,31 @@ TEST_F(ProgressTest, UnknownTotalShowsCountRateAndTime) {
   time_ += 5;
   progress.finish();
   EXPECT_THAT(lines(), ElementsAre("prepare: 1,500 MB, 75.0 MB/s, 0:20", "prepare: 1,500 MB in 25.0 s (60.0 MB/s)"));
+}
+
+TEST_F(ProgressTest, AJobThatWentOnSaysHowMuchWasDoneNow) {
+  auto given = options(Style::lines);
+  given.total = 1000;
+  given.start = 600;
+  Progress progress(given);
+  time_ += 100;
+  progress.update(1000);
+  progress.finish();
+  EXPECT_EQ(lines().back(), "train: 1,000 steps, 400 of them in 1 min 40 s (4 steps/s)");
+}
+
+TEST_F(ProgressTest, FewBytesAreNotNoMegabytes) {
+  for (const auto& [bytes, said] : std::initializer_list<std::pair<int64_t, const char*>>{
+           {10, "0 MB"}, {2000, "0.002 MB"}, {260'000, "0.26 MB"}, {9'940'000, "9.9 MB"}, {9'960'000, "10 MB"}}) {
+    auto given = options(Style::lines);
+    given.unit = "bytes";
+    given.label = "export";
+    Progress progress(given);
+    time_ += 1;
+    progress.add(bytes);
+    progress.finish();
+    EXPECT_THAT(lines().back(), StartsWith(std::string("export: ") + said + " in")) << bytes;
+  }
 }
 
 TEST_F(ProgressTest, TheBarIsRedrawnInPlaceAndFitsTheTerminal) {
