@@ -78,15 +78,16 @@ void add_rate(Writer& out, const ProgressOptions& options, double rate) {
   }
 }
 
-// The part of `text` that fits into `columns`, never cutting a UTF-8 character.
+// What of `text` fits into `columns`: whole parts of its list, so that no number is cut; of a single one what fits,
+// never half a UTF-8 character.
 std::string_view fitted(std::string_view text, int columns) {
   if (display_width(text) <= columns) return text;
-  int seen = 0;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const bool begins = (static_cast<unsigned char>(text[i]) & 0xC0U) != 0x80U;
-    if (begins && seen++ == columns) return text.substr(0, i);
+  size_t end = 0;
+  for (int seen = 0; end < text.size(); ++end) {
+    const bool begins = (static_cast<unsigned char>(text[end]) & 0xC0U) != 0x80U;
+    if (begins && seen++ == columns) break;
   }
-  return text;
+  return text.substr(0, std::min(end, text.rfind(", ", end)));
 }
 
 }  // namespace
@@ -200,7 +201,8 @@ void Progress::draw(double time) {
 std::string_view Progress::compose(std::span<char> buffer, double time) const {
   const int64_t done = done_.load(std::memory_order_relaxed);
   const double elapsed = time - begin_;
-  const double rate = elapsed > 0 ? static_cast<double>(done - options_.start) / elapsed : 0;
+  // Of the first drawing's moment a rate would be any number.
+  const double rate = elapsed >= kBarSeconds ? static_cast<double>(done - options_.start) / elapsed : 0;
   char tail_buffer[kLineBytes];
   Writer tail(tail_buffer);
   add_amounts(tail, options_, done, "/");

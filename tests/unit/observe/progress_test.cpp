@@ -155,8 +155,12 @@ TEST_F(ProgressTest, TheBarIsRedrawnInPlaceAndFitsTheTerminal) {
   EXPECT_GE(drawings, 30);  // at most ten a second over 6 seconds
   EXPECT_LE(drawings, 61);
   EXPECT_THAT(drawn, HasSubstr("|==="));
+  EXPECT_THAT(drawn, EndsWith(", 0:06 left\x1b[K")) << "a part that does not fit is left out";
+  progress.note("loss 5.4827, 11123 tokens/s, 12345.6 % MFU");
   progress.print_line("saved");
   EXPECT_THAT(text(), HasSubstr("\r\x1b[Ksaved\n\r"));
+  EXPECT_THAT(text(), EndsWith(", loss 5.4827, 11123 tokens/s\x1b[K")) << "and no number is cut";
+  progress.note(std::string(300, 'x'));
   progress.finish();
   const std::string line = std::string(95, 'x').append("\n");
   EXPECT_THAT(text(), EndsWith(line));
@@ -166,6 +170,15 @@ TEST_F(ProgressTest, TheBarIsRedrawnInPlaceAndFitsTheTerminal) {
   time_ += 10;
   progress.update(160);
   EXPECT_EQ(text().size(), size) << "nothing is drawn after the end";
+}
+
+TEST_F(ProgressTest, ABarThatIsDrawnAtOnceClaimsNoRate) {
+  auto given = options(Style::bar);
+  given.total = 100;
+  Progress progress(given);
+  time_ += 1e-5;
+  progress.update(3);
+  EXPECT_THAT(text(), HasSubstr("3/100 steps, 0 steps/s, ?:?? left"));
 }
 
 TEST_F(ProgressTest, TheShareDoneBeforeAResumeIsNotInTheRate) {
