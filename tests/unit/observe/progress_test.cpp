@@ -125,7 +125,7 @@ TEST_F(ProgressTest, FewBytesAreNotNoMegabytes) {
     given.label = "export";
     Progress progress(given);
     time_ += 1;
-    progress.add(bytes);
+    progress.update(bytes);
     progress.finish();
     EXPECT_THAT(lines().back(), StartsWith(std::string("export: ") + said + " in")) << bytes;
   }
