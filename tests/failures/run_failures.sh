@@ -5,6 +5,7 @@
 #
 #   missing_file empty_corpus invalid_utf8 cut_json_line large_token_id unknown_key indivisible_ranks
 #   logs
+#   ctrl_c                          (once, on a terminal and without one)
 #   full_disk read_only_output      (root: a small file system is mounted in a mount namespace of the test's own)
 #   bounded_document                (a document of 300 MB under a limit on memory)
 #   bounded_memory                  (root: four MPI processes, each in a cgroup of its own)
@@ -481,6 +482,38 @@ try_rendezvous() {
     on_two "$here/hosts" $words --checkpoint "$here/run"
     cmp "$here/threads" "$here/hosts" || complain "$words differs between threads and hosts"
   done
+}
+
+# The first Ctrl-C is answered on a terminal, so that nobody presses again and loses what was to be saved.
+try_ctrl_c() {
+  prepare
+  python3 - "$here" "$program" "${run[@]}" --set train.steps=100000 --set train.save_every=0 >"$here/said" 2>&1 <<'P' ||
+import os, signal, subprocess, sys, time
+here, program, *words = sys.argv[1:]
+def stopped(terminal):
+    ours, theirs = os.openpty() if terminal else os.pipe()
+    out = f'{here}/run_{terminal}'
+    words[words.index('--out') + 1] = out
+    run = subprocess.Popen([program, *words, '--quiet'], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=theirs)
+    os.close(theirs)
+    metrics = out + '/metrics.jsonl'
+    while run.poll() is None and not (os.path.exists(metrics) and os.path.getsize(metrics)): time.sleep(0.01)
+    run.send_signal(signal.SIGINT)
+    said = b''
+    while True:
+        try: more = os.read(ours, 4096)
+        except OSError: break  # a terminal whose last process is gone
+        if not more: break
+        said += more
+    return run.wait(), said.decode()
+code, said = stopped(True)
+print(code, said)
+assert code == 75 and said.count('once more quits at once, without saving') == 1
+code, said = stopped(False)
+print(code, said)
+assert code == 75 and 'Ctrl-C' not in said
+P
+    complain "Ctrl-C is not answered as it should be"
 }
 
 # Several files of a corpus, about a megabyte together.

@@ -267,11 +267,11 @@ P
   expect 0 'note of a token dataset' "inspect $here/data" -- inspect "$here/data.json"
   expect 0 'token dataset' -- inspect "$here/data.idx"
   expect 0 'text, 1 bytes' -- inspect "$here/x.bin"
-  expect 0 '1 text files' -- inspect "$here/texts"
+  expect 0 'and 1 text file$' -- inspect "$here/texts"
   expect 0 'ELF' -- inspect "$program"
   expect 0 -- "${run[@]}" --quiet
   expect 0 'checkpoint' 'step +4' -- inspect "$here/run/checkpoints/step_00000004/manifest.json"
-  expect 1 'does not exist' -- inspect "$here/nothing"
+  expect 1 'does not exist' 'Name a dataset' -- inspect "$here/nothing"
   now "llm.c: $("$program" inspect "$here/llmc.bin" | head -n 2 | tr -s ' \n' ' ')"
 }
 

@@ -102,7 +102,7 @@ try_eval_split() {
   # Of several datasets: each, and the mean over all their tokens.
   cp "$here/data.bin" "$here/other.bin"
   cp "$here/data.idx" "$here/other.idx"
-  expect 0 "$here/data: 959 tokens of 30 documents" "$here/other: 959 tokens of 30 documents" 'all: 1918 tokens of 60 documents' -- \
+  expect 0 "$here/data: 959 tokens of 30 documents" "$here/other: 959 tokens of 30 documents" 'all: 1,918 tokens of 60 documents' -- \
     eval --checkpoint "$here/run" --data "$here/data" "$here/other"
   [ "$(grep -c '^model ' "$here/said")" = 3 ] && [ "$(grep '^model ' "$here/said" | uniq | wc -l)" = 1 ] || complain "losses of the same tokens differ"
   expect 0 '"datasets"' '"nats_per_token"' -- eval --checkpoint "$here/run" --data "$here/data" --data "$here/other" --json

@@ -131,6 +131,28 @@ try_init_from_needed() {
   now "it goes on without"
 }
 
+# was silent_start: nothing was said until the first step had ended; a run without a checkpoint was 'neither … nor a run'
+try_silent_start() {
+  begin train.steps=100000 train.save_every=0
+  "$program" "${run[@]}" >"$here/said" 2>&1 </dev/null &
+  local pid=$!
+  echo $pid >"$here/pid.run"
+  for _ in $(seq 300); do
+    if [ -s "$here/run/metrics.jsonl" ]; then break; fi
+    sleep 0.1
+  done
+  expect 1 'has no checkpoint yet' 'train.save_every steps' -- eval --checkpoint "$here/run" --data "$here/data"
+  expect 1 'neither a checkpoint' 'ridgeline inspect' -- eval --checkpoint "$here/text.txt" --data "$here/data"
+  kill -INT $pid
+  wait $pid
+  [ $? = 75 ] || complain "not stopped"
+  rm "$here/pid.run"
+  run[4]=$here/short
+  expect 0 'parameters in fp32 on 1 rank of 1 thread; 4 steps of 8 sequences of 32 tokens; a checkpoint at the end only' 'finished' -- \
+    "${run[@]}" --set train.steps=4
+  now "what begins is said first; a run without a checkpoint is called so"
+}
+
 # was leftovers: a start left config.toml.*.tmp, a stale failure.txt, and one checkpoint too many of a run that was killed
 try_leftovers() {
   begin train.keep_last=1

@@ -138,8 +138,10 @@ void verify(const fs::path& folder, Check check, int threads) {
   if (const std::optional<int64_t> step = step_of(name); step.has_value()) {
     const fs::path parent = plain.has_parent_path() ? plain.parent_path() : fs::path(".");
     const std::optional<CheckpointEntry> good = newest_good(parent, Check::checksums, step, threads);
-    next = good.has_value() ? fmt::format("The newest good checkpoint before it is '{}' (step {}): use that one.",
-                                          good->folder.string(), good->step)
+    next = good.has_value() ? fmt::format(
+                                  "The newest good checkpoint before it is '{}' (step {}): name that one, to train "
+                                  "with --resume-from, else with --checkpoint.",
+                                  good->folder.string(), good->step)
                             : fmt::format("There is no good checkpoint before it in '{}'.", parent.string());
   }
   throw Error(fmt::format("checkpoint '{}' cannot be used: {}", plain.string(), *problem), next);

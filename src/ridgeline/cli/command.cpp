@@ -237,7 +237,9 @@ Option Option::separated_by(char separator) const {
 }
 
 Command Command::subcommand(const std::string& name, const std::string& help) const {
-  return Command(app_->add_subcommand(name, help));
+  CLI::App* const command = app_->add_subcommand(name, help);
+  command->footer("");  // not the one of the command above it, which CLI11 passes on
+  return Command(command);
 }
 
 Command Command::hidden_subcommand(const std::string& name) const {

@@ -188,7 +188,8 @@ void print(const Losses& losses, const std::string& of) {
     if (losses.bytes_per_token > 0) fmt::print(", {:.4f} bits per byte", losses.bits_per_byte(nats));
     fmt::print("\n");
   };
-  fmt::print("{}{} tokens of {} documents\n", of, losses.tokens, losses.documents);
+  fmt::print("{}{} tokens of {} documents\n", of, observe::format_integer(losses.tokens),
+             observe::format_integer(losses.documents));
   line("model", losses.model);
   if (losses.bigram) line("interpolated bigram", *losses.bigram);
 }

@@ -136,6 +136,10 @@ void add_fetch(const Command& program) {
   const Command command =
       program.subcommand("fetch", "Get models, tokenizers and datasets from a Hugging Face-compatible hub");
   command.needs_subcommand();
+  command.footer(
+      "Examples:\n"
+      "  ridgeline fetch model gpt2-xl --out models/gpt2-xl\n"
+      "  ridgeline fetch dataset oscar --config unshuffled_deduplicated_af --out data/oscar_af");
   add_fetch_model(command);
   add_fetch_dataset(command);
 }

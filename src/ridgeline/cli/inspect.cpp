@@ -80,7 +80,7 @@ void inspect_dataset(const InspectOptions& options) {
   }
 }
 
-// The checkpoints beside one, and those of branches that the run has left.
+// The checkpoints of its run, and those of branches that the run has left.
 void list_run(const fs::path& checkpoint) {
   const fs::path parent = checkpoint.parent_path();
   const auto line = [](const std::string& name, const std::vector<checkpoint::CheckpointEntry>& entries) {
@@ -88,7 +88,7 @@ void list_run(const fs::path& checkpoint) {
     for (const checkpoint::CheckpointEntry& entry : entries) steps.push_back(entry.step);
     if (!steps.empty()) fmt::print("  {:<11} steps {}\n", name, fmt::join(steps, ", "));
   };
-  line("beside it", checkpoint::run_checkpoints(parent));
+  line("saved", checkpoint::run_checkpoints(parent));
   for (const fs::path& aside : checkpoint::branches_aside(parent))
     line(aside.filename().string(), checkpoint::list_checkpoints(aside));
 }
@@ -181,6 +181,12 @@ void add_inspect(const Command& program) {
   command.action([options] {
     if (options->samples > 0) return inspect_samples(*options);
     if (is_dataset(options->path)) return inspect_dataset(*options);
+    if (!fs::exists(options->path)) {
+      throw Error(
+          fmt::format("'{0}' does not exist, and no dataset either ('{0}.idx')", options->path),
+          "Name a dataset without its ending, a run's folder, a checkpoint, a Hugging Face folder, or a file; a "
+          "relative path is taken from the current folder.");
+    }
     options->path = owner_of(options->path).string();
     if (!train::ModelSource::is_model(options->path) && inspect_file(options->path)) return;
     inspect_model(*options);

@@ -122,7 +122,11 @@ bool print_folder(const fs::path& folder) {
   if (datasets.empty() && texts.empty()) return false;
   std::sort(datasets.begin(), datasets.end());
   std::sort(texts.begin(), texts.end());
-  fmt::print("{}: a folder with {} token datasets and {} text files\n", folder.string(), datasets.size(), texts.size());
+  const auto some = [](size_t count, const char* what) {
+    return fmt::format("{} {}{}", count, what, count == 1 ? "" : "s");
+  };
+  fmt::print("{}: a folder with {} and {}\n", folder.string(), some(datasets.size(), "token dataset"),
+             some(texts.size(), "text file"));
   for (const std::string& dataset : datasets) fmt::print("  ridgeline inspect {}\n", dataset);
   for (const std::string& text : texts) fmt::print("  {}\n", text);
   return true;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -39,6 +40,14 @@ struct PlanOptions {
   int64_t memory = 0;         // of a rank's device; 0: this host's
   int ranks_per_host = 0;     // 0: all
 };
+
+// Three digits: "288 TFLOP", "5.57 PFLOP".
+std::string flop_text(double flops) {
+  constexpr std::array kUnits = {"MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP"};
+  size_t unit = 0;
+  for (flops *= 1e-6; flops >= 999.5 && unit + 1 < kUnits.size(); flops *= 1e-3) ++unit;
+  return fmt::format("{:.3g} {}", flops, kUnits[unit]);
+}
 
 // What is planned for ranks that do the same work.
 struct RankPlan {
@@ -403,11 +412,11 @@ void run(const PlanOptions& options) {
   const int64_t tokens = config.train.global_batch * config.train.sequence;
   fmt::print("{}: {} layers, width {}, {} heads, vocabulary {}: {} parameters\n", model.family, model.layers,
              model.width, model.heads, model.vocab, observe::format_integer(model.parameters()));
-  fmt::print(
-      "{} rank{}, {} thread{} each, {}: a step is {} sequences of {} tokens in micro-batches of {}; {:.3g} TFLOP\n\n",
-      options.run.ranks, options.run.ranks == 1 ? "" : "s", shape.batch.team_size,
-      shape.batch.team_size == 1 ? "" : "s", word_of(config.train.precision), config.train.global_batch,
-      config.train.sequence, config.train.micro_batch, flops.per_token() * static_cast<double>(tokens) * 1e-12);
+  fmt::print("{} rank{}, {} thread{} each, {}: a step is {} sequences of {} tokens in micro-batches of {}; {}\n\n",
+             options.run.ranks, options.run.ranks == 1 ? "" : "s", shape.batch.team_size,
+             shape.batch.team_size == 1 ? "" : "s", word_of(config.train.precision), config.train.global_batch,
+             config.train.sequence, config.train.micro_batch,
+             flop_text(flops.per_token() * static_cast<double>(tokens)));
   print_placements(config, mesh, plans.all);
   print_summary(inventory, report);
   if (config.optimizer.offload == train::Offload::host)

@@ -25,6 +25,7 @@
 #include "ridgeline/data/sharing_rounds.h"
 #include "ridgeline/data/token_inputs.h"
 #include "ridgeline/device/machine.h"
+#include "ridgeline/observe/format.h"
 #include "ridgeline/observe/progress.h"
 
 namespace ridgeline::cli {
@@ -52,7 +53,8 @@ class PrepareBar {
       look.output = stderr;
       progress_ = std::make_unique<observe::Progress>(look);
     }
-    progress_->note(fmt::format("{} documents, {} tokens", now.documents, now.tokens));
+    progress_->note(fmt::format("{} documents, {} tokens", observe::format_integer(now.documents),
+                                observe::format_integer(now.tokens)));
     progress_->update(now.bytes_done);
   }
   void finish() {
@@ -175,6 +177,7 @@ void run_prepare(PrepareOptions& options) {
 
 void add_prepare(const Command& program) {
   const auto options = std::make_shared<PrepareOptions>();
+  options->settings.threads = 0;
   const Command command = program.subcommand("prepare", "Turn text files into a token dataset (.bin, .idx, .json)");
   command.footer(
       std::string(kInputHelp) +

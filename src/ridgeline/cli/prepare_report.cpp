@@ -53,19 +53,20 @@ std::string blocks_report(const data::DatasetNote& note) {
 std::string kept_text(const data::PrepareResult& result) {
   if (result.kept_parts == 0) return "";
   return fmt::format("{} of {} parts ({} documents) were done before\n", result.kept_parts, result.parts,
-                     result.kept_documents);
+                     observe::format_integer(result.kept_documents));
 }
 
 }  // namespace
 
 std::string prepare_report(const data::PrepareResult& result, const std::filesystem::path& prefix, double seconds) {
+  using observe::format_integer;
   const data::DatasetNote& note = result.note;
   return fmt::format(
       "{0}.bin, {0}.idx, {0}.json: {1} documents, {2} tokens, {3} bytes of text ({4:.2f} bytes per "
       "token)\n{5}{6:.1f} MB/s of text, {7}\n{8}{9}",
-      prefix.string(), note.documents, note.tokens, note.text_bytes, bytes_per_token(note), blocks_report(note),
-      text_megabytes(result) / seconds, observe::format_duration(seconds), kept_text(result),
-      length_plot(result.lengths));
+      prefix.string(), format_integer(note.documents), format_integer(note.tokens), format_integer(note.text_bytes),
+      bytes_per_token(note), blocks_report(note), text_megabytes(result) / seconds, observe::format_duration(seconds),
+      kept_text(result), length_plot(result.lengths));
 }
 
 std::string prepare_report_json(const data::PrepareResult& result, double seconds) {

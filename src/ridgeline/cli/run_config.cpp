@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
+
+#include "ridgeline/base/error.h"
 #include "ridgeline/checkpoint/manifest.h"
 #include "ridgeline/cli/command.h"
 #include "ridgeline/cli/failures.h"
@@ -25,6 +28,13 @@ train::Config read_config_for_any_ranks(const RunConfigOptions& options, const s
         std::move(config), train::model_config_of(checkpoint::CheckpointReader(resumed).extra(), resumed.string()),
         fmt::format("the checkpoint '{}'", resumed.string()));
   } else if (!config.train.init_from.empty()) {
+    if (!std::filesystem::exists(config.train.init_from)) {
+      throw Error(
+          fmt::format("train.init_from = \"{}\": no such folder", config.train.init_from),
+          fmt::format("It is the folder of a model on this disk; one of a hub is fetched before: ridgeline fetch "
+                      "model NAME --out {}",
+                      config.train.init_from));
+    }
     const train::HuggingFaceFolder folder = train::open_hugging_face(config.train.init_from, false);
     print_notes(folder.notes);
     config = train::with_imported_folder(std::move(config), folder);

@@ -16,6 +16,7 @@
 #include "ridgeline/data/tokenizer.h"
 #include "ridgeline/data/tokenizer_output.h"
 #include "ridgeline/data/tokenizer_trainer.h"
+#include "ridgeline/observe/format.h"
 #include "ridgeline/observe/progress.h"
 
 namespace ridgeline::cli {
@@ -73,7 +74,8 @@ void run_train(const TokenizerTrainOptions& options) {
   trained.tokenizer.save(options.out);
   const int32_t size = trained.tokenizer.vocab_size();
   fmt::print("{}: a vocabulary of {} from {} documents, {} words ({} distinct)\n", options.out, size,
-             trained.corpus.documents, trained.pieces, trained.distinct_pieces);
+             observe::format_integer(trained.corpus.documents), observe::format_integer(trained.pieces),
+             observe::format_integer(trained.distinct_pieces));
   if (size < options.training.vocabulary) {
     fmt::print("fewer than the {} asked for: no pair of tokens occurs twice any more; set model.vocab = {}\n",
                options.training.vocabulary, size);
@@ -109,6 +111,7 @@ void run_decode(CodeOptions& options) {
 
 void add_tokenizer_train(const Command& parent) {
   const auto options = std::make_shared<TokenizerTrainOptions>();
+  options->training.threads = 0;
   const Command command = parent.subcommand("train", "Learn a byte-level BPE vocabulary from text files");
   command.footer(std::string(kInputHelp) +
                  "Writes tokenizer.json, vocab.json and merges.txt, which Hugging Face tools load too. The last id is "
@@ -153,6 +156,11 @@ void add_decode(const Command& parent) {
 void add_tokenizer(const Command& program) {
   const Command command = program.subcommand("tokenizer", "Train and try tokenizers");
   command.needs_subcommand();
+  command.footer(
+      "Examples:\n"
+      "  ridgeline tokenizer train --vocab 4096 --out tokenizer pages.txt\n"
+      "  ridgeline tokenizer encode --tokenizer tokenizer --show \"How are words cut?\"\n"
+      "  ridgeline tokenizer decode --tokenizer tokenizer 464 3290 318");
   add_tokenizer_train(command);
   add_encode(command);
   add_decode(command);

@@ -23,7 +23,10 @@ namespace fs = std::filesystem;
 
 bool is_pair(const fs::path& input) {
   std::error_code code;
-  return fs::is_regular_file(with_suffix(dataset_prefix(input), ".idx"), code);
+  const fs::path prefix = dataset_prefix(input);
+  // A text, though the dataset that was once made of it has its name: web.txt, web.txt.bin, web.txt.idx.
+  if (prefix == input && fs::is_regular_file(input, code)) return false;
+  return fs::is_regular_file(with_suffix(prefix, ".idx"), code);
 }
 
 // Only what was not asked for makes no sense here.

@@ -46,7 +46,13 @@ bool counts_bytes(const ProgressOptions& options) {
 
 void add_amount(Writer& out, const ProgressOptions& options, int64_t amount) {
   if (counts_bytes(options)) {
-    out.add("{}", format_integer(amount / 1'000'000));
+    // Two digits of what is little: 0.26 MB and not 0 MB.
+    const double megabytes = static_cast<double>(amount) / 1e6;
+    if (amount >= 1000 && megabytes < 9.95) {
+      out.add("{:.2g}", megabytes);
+    } else {
+      out.add("{}", format_integer((amount + 500'000) / 1'000'000));
+    }
   } else {
     out.add("{}", format_integer(amount));
   }
@@ -72,15 +78,16 @@ void add_rate(Writer& out, const ProgressOptions& options, double rate) {
   }
 }
 
-// The part of `text` that fits into `columns`, never cutting a UTF-8 character.
+// What of `text` fits into `columns`: whole parts of its list, so that no number is cut; of a single one what fits,
+// never half a UTF-8 character.
 std::string_view fitted(std::string_view text, int columns) {
   if (display_width(text) <= columns) return text;
-  int seen = 0;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const bool begins = (static_cast<unsigned char>(text[i]) & 0xC0U) != 0x80U;
-    if (begins && seen++ == columns) return text.substr(0, i);
+  size_t end = 0;
+  for (int seen = 0; end < text.size(); ++end) {
+    const bool begins = (static_cast<unsigned char>(text[end]) & 0xC0U) != 0x80U;
+    if (begins && seen++ == columns) break;
   }
-  return text;
+  return text.substr(0, std::min(end, text.rfind(", ", end)));
 }
 
 }  // namespace
@@ -182,7 +189,8 @@ void Progress::draw(double time) {
 std::string_view Progress::compose(std::span<char> buffer, double time) const {
   const int64_t done = done_.load(std::memory_order_relaxed);
   const double elapsed = time - begin_;
-  const double rate = elapsed > 0 ? static_cast<double>(done - options_.start) / elapsed : 0;
+  // Of the first drawing's moment a rate would be any number.
+  const double rate = elapsed >= kBarSeconds ? static_cast<double>(done - options_.start) / elapsed : 0;
   char tail_buffer[kLineBytes];
   Writer tail(tail_buffer);
   add_amounts(tail, options_, done, "/");
@@ -231,6 +239,11 @@ std::string_view Progress::compose_last(std::span<char> buffer, double time) con
   } else {
     add_amount(line, options_, done);
     line.add(" {}", counts_bytes(options_) ? std::string_view("MB") : std::string_view(options_.unit));
+  }
+  if (options_.start > 0) {
+    line.add(", ");
+    add_amount(line, options_, done - options_.start);
+    line.add(" of them");
   }
   line.add(" in {} (", format_duration(elapsed));
   add_rate(line, options_, elapsed > 0 ? static_cast<double>(done - options_.start) / elapsed : 0);

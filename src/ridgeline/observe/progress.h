@@ -43,8 +43,8 @@ class Progress {
   void note(std::string_view text);
   // Prints a whole line (newline added) without disturbing the bar.
   void print_line(std::string_view text);
-  // One last line, in place of the bar: "label: 123,456 units in 1 min 02 s (1.99 k units/s)". Only the first call
-  // counts.
+  // One last line, in place of the bar: "label: 123,456 units in 1 min 02 s (1.99 k units/s)"; of a job that went
+  // on "label: 1,200 units, 400 of them in …". Only the first call counts.
   void finish();
 
  private:

@@ -142,7 +142,8 @@ void check_word(const Key& key, const std::string& word) {
   }
   const std::string guess = nearest(word, key.words);
   throw Error(fmt::format("{} = \"{}\": must be {}", key.name, word, allowed_text(key)),
-              fmt::format("The nearest valid value is {}.", guess.empty() ? default_text(key) : in_quotes(guess)));
+              guess.empty() ? fmt::format("The default is {}. {}", default_text(key), key.meaning)
+                            : fmt::format("The nearest valid value is {}.", in_quotes(guess)));
 }
 
 const Key* find_key(std::string_view name) {

@@ -20,8 +20,10 @@ ModelSource ModelSource::open(const fs::path& path, bool verify) {
   ModelSource source;
   if (!fs::exists(path))
     throw Error(fmt::format("'{}' does not exist", path.string()),
-                "Name a checkpoint, a run's folder or a Hugging Face folder.");
-  if (const std::optional<fs::path> folder = checkpoint::checkpoint_of(path)) {
+                "Name a checkpoint, a run's folder or a Hugging Face folder; a relative path is taken from the current "
+                "folder.");
+  const std::optional<fs::path> folder = fs::is_directory(path) ? checkpoint::checkpoint_of(path) : std::nullopt;
+  if (folder) {
     source.folder_ = *folder;
     checkpoint::verify(*folder, verify ? checkpoint::Check::checksums : checkpoint::Check::sizes);
     source.reader_ = std::make_shared<checkpoint::CheckpointReader>(*folder);
@@ -29,10 +31,15 @@ ModelSource ModelSource::open(const fs::path& path, bool verify) {
     return source;
   }
   if (!fs::exists(path / "config.json")) {
+    if (fs::exists(path / "config.toml")) {
+      throw Error(fmt::format("the run in '{}' has no checkpoint yet", path.string()),
+                  "It saves every train.save_every steps, at its end, and when Ctrl-C or SIGTERM stops it.");
+    }
     throw Error(
         fmt::format("'{}' is neither a checkpoint (manifest.json), nor a run (checkpoints/), nor a Hugging Face folder "
                     "(config.json)",
-                    path.string()));
+                    path.string()),
+        "`ridgeline inspect` says what a file or folder is; `ridgeline fetch model` gets models of a hub.");
   }
   HuggingFaceFolder opened = open_hugging_face(path);
   source.folder_ = path;

@@ -17,6 +17,7 @@ namespace {
 constexpr std::array kSignals = {SIGTERM, SIGUSR1, SIGINT};
 std::atomic<int> requested_signal{0};
 std::atomic<int64_t> first_milliseconds{0};  // when SIGTERM or SIGINT came first; 0: not yet
+std::atomic<bool> watched{false};            // somebody reads standard error as it comes: it is a terminal
 std::array<struct sigaction, kSignals.size()> previous;
 
 int64_t milliseconds() {
@@ -45,6 +46,8 @@ extern "C" void on_signal(int number) {
       remove_temporary_files();
       ::_exit(128 + number);
     }
+    if (first == 0 && number == SIGINT && watched.load())
+      say("\nridgeline: Ctrl-C: the running step is finished and saved; once more quits at once, without saving\n");
   }
   requested_signal.store(number);
   errno = error;
@@ -55,6 +58,7 @@ extern "C" void on_signal(int number) {
 StopSignals::StopSignals() {
   requested_signal.store(0);
   first_milliseconds.store(0);
+  watched.store(::isatty(STDERR_FILENO) == 1);
   struct sigaction action {};
   action.sa_handler = on_signal;
   sigemptyset(&action.sa_mask);

@@ -8,7 +8,8 @@ namespace ridgeline::train {
 // SIGTERM or SIGINT ends the process with 128 + its number, the code of a process that the signal itself ended, and one
 // line on stderr. A launcher may pass on what the terminal or the scheduler has sent to the process as well, so what
 // arrives within kSameMilliseconds after the first is the same request; SIGUSR1, which schedulers send as a warning
-// before SIGTERM, counts for none.
+// before SIGTERM, counts for none. The first SIGINT is answered at once where stderr is a terminal: a step may take
+// minutes, and whoever sees nothing presses again.
 class StopSignals {
  public:
   static constexpr int kSameMilliseconds = 100;

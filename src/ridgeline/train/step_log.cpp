@@ -147,7 +147,7 @@ void StepLog::record(const StepRecord& record) {
 
   if (!progress_) return;
   char note[96];
-  const auto end = fmt::format_to_n(note, sizeof note, "loss {:.4f}  {:.0f} tokens/s  {:.1f} % MFU", record.result.loss,
+  const auto end = fmt::format_to_n(note, sizeof note, "loss {:.4f}, {:.0f} tokens/s, {:.1f} % MFU", record.result.loss,
                                     tokens_per_second, 100.0 * mfu);
   progress_->note({note, end.size < sizeof note ? end.size : sizeof note});
   progress_->update(record.step);

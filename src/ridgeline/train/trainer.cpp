@@ -5,12 +5,14 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <numbers>
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/file.h"
 #include "ridgeline/base/random.h"
+#include "ridgeline/base/words.h"
 #include "ridgeline/checkpoint/lineage.h"
 #include "ridgeline/comm/failure.h"
 #include "ridgeline/device/cpu/worker_team.h"
@@ -50,6 +52,24 @@ parallel::Executor::Options executor_options(const Job& job) {
 device::WorkerTeam::Place place_of(const Job& job, const comm::World& world) {
   if (std::string_view(world.backend()) != "threads") return {};
   return job.machine.place_of_rank(world.rank(), world.size(), job.threads_per_rank);
+}
+
+// What begins, before memory is taken and weights are made or read, which takes minutes for a large model.
+void announce(const Job& job, int ranks) {
+  const Config& config = job.config;
+  const Config::Train& train = config.train;
+  const auto some = [](int count, const char* what) {
+    return fmt::format("{} {}{}", count, what, count == 1 ? "" : "s");
+  };
+  fmt::print(job.options.console, "{}: {} parameters in {} on {} of {}; {} steps of {}{} sequences of {} tokens; {}\n",
+             config.model.transformer.family, observe::format_integer(config.model.transformer.parameters()),
+             word_of(train.precision), some(ranks, "rank"), some(job.threads_per_rank, "thread"),
+             observe::format_integer(train.steps), train.batch_ramp_start > 0 ? "up to " : "",
+             observe::format_integer(train.global_batch), train.sequence,
+             train.save_every > 0
+                 ? fmt::format("checkpoints every {} steps and at the end", observe::format_integer(train.save_every))
+                 : "a checkpoint at the end only (train.save_every = 0)");
+  std::fflush(job.options.console);
 }
 
 class Trainer {
@@ -515,6 +535,7 @@ TrainingResult run_training(const Job& job, comm::World& world) {
     if (world.rank() == 0) tidy_finished(job.options.out);
     return {.step = job.from->step, .nothing_to_do = true};
   }
+  if (world.rank() == 0 && job.options.console != nullptr) announce(job, world.size());
   if (job.options.verify_data) verify_data(world, job.config, job.options.console);
   return Trainer(job, world).run();
 }

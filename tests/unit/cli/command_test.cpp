@@ -170,6 +170,14 @@ TEST(Command, HelpShowsDefaultsRangesAndChoices) {
   EXPECT_THAT(help, testing::Not(HasSubstr("=-1")));
 }
 
+// The one of the program tells of the program.
+TEST(Command, ACommandHasNoOthersFooter) {
+  Values values;
+  testing::internal::CaptureStdout();
+  run(values, {"group", "--help"});
+  EXPECT_THAT(testing::internal::GetCapturedStdout(), AllOf(HasSubstr("Has more"), testing::Not(HasSubstr("Footer."))));
+}
+
 TEST(Command, WordsBehindTheMarkAreNoOptionsAlsoAfterAList) {
   EXPECT_THAT(parse({"--count", "3", "--", "4", "5"}).ids, ElementsAre(4, 5));
   const Values values = parse({"--set", "a", "b", "--", "4"});

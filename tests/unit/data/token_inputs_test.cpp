@@ -67,6 +67,9 @@ TEST(TokenInputs, AreKnownByWhatTheyHold) {
   EXPECT_TRUE(are_token_inputs(std::vector<fs::path>{llmc, pair, folder / "pair.bin"}));
   EXPECT_FALSE(are_token_inputs(std::vector<fs::path>{text, "-", folder / "nothing"}));
   EXPECT_ERROR("'" + text.string() + "' does not", are_token_inputs(std::vector<fs::path>{llmc, text}));
+  write_pair(text, {{1}});  // a.txt.bin and a.txt.idx
+  EXPECT_FALSE(are_token_inputs(std::vector<fs::path>{text}));
+  EXPECT_TRUE(are_token_inputs(std::vector<fs::path>{text.string() + ".idx"}));
 }
 
 TEST(TokenInputs, OfLlmCGoOnInTheNextFile) {

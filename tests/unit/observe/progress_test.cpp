@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <initializer_list>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "ridgeline/observe/format.h"
@@ -104,6 +106,31 @@ TEST_F(ProgressTest, UnknownTotalShowsCountRateAndTime) {
   EXPECT_THAT(lines(), ElementsAre("prepare: 1,500 MB, 75.0 MB/s, 0:20", "prepare: 1,500 MB in 25.0 s (60.0 MB/s)"));
 }
 
+TEST_F(ProgressTest, AJobThatWentOnSaysHowMuchWasDoneNow) {
+  auto given = options(Style::lines);
+  given.total = 1000;
+  given.start = 600;
+  Progress progress(given);
+  time_ += 100;
+  progress.update(1000);
+  progress.finish();
+  EXPECT_EQ(lines().back(), "train: 1,000 steps, 400 of them in 1 min 40 s (4 steps/s)");
+}
+
+TEST_F(ProgressTest, FewBytesAreNotNoMegabytes) {
+  for (const auto& [bytes, said] : std::initializer_list<std::pair<int64_t, const char*>>{
+           {10, "0 MB"}, {2000, "0.002 MB"}, {260'000, "0.26 MB"}, {9'940'000, "9.9 MB"}, {9'960'000, "10 MB"}}) {
+    auto given = options(Style::lines);
+    given.unit = "bytes";
+    given.label = "export";
+    Progress progress(given);
+    time_ += 1;
+    progress.update(bytes);
+    progress.finish();
+    EXPECT_THAT(lines().back(), StartsWith(std::string("export: ") + said + " in")) << bytes;
+  }
+}
+
 TEST_F(ProgressTest, TheBarIsRedrawnInPlaceAndFitsTheTerminal) {
   auto given = options(Style::bar);
   given.total = 200;
@@ -128,8 +155,12 @@ TEST_F(ProgressTest, TheBarIsRedrawnInPlaceAndFitsTheTerminal) {
   EXPECT_GE(drawings, 30);  // at most ten a second over 6 seconds
   EXPECT_LE(drawings, 61);
   EXPECT_THAT(drawn, HasSubstr("|==="));
+  EXPECT_THAT(drawn, EndsWith(", 0:06 left\x1b[K")) << "a part that does not fit is left out";
+  progress.note("loss 5.4827, 11123 tokens/s, 12345.6 % MFU");
   progress.print_line("saved");
   EXPECT_THAT(text(), HasSubstr("\r\x1b[Ksaved\n\r"));
+  EXPECT_THAT(text(), EndsWith(", loss 5.4827, 11123 tokens/s\x1b[K")) << "and no number is cut";
+  progress.note(std::string(300, 'x'));
   progress.finish();
   const std::string line = std::string(95, 'x').append("\n");
   EXPECT_THAT(text(), EndsWith(line));
@@ -139,6 +170,15 @@ TEST_F(ProgressTest, TheBarIsRedrawnInPlaceAndFitsTheTerminal) {
   time_ += 10;
   progress.update(160);
   EXPECT_EQ(text().size(), size) << "nothing is drawn after the end";
+}
+
+TEST_F(ProgressTest, ABarThatIsDrawnAtOnceClaimsNoRate) {
+  auto given = options(Style::bar);
+  given.total = 100;
+  Progress progress(given);
+  time_ += 1e-5;
+  progress.update(3);
+  EXPECT_THAT(text(), HasSubstr("3/100 steps, 0 steps/s, ?:?? left"));
 }
 
 TEST_F(ProgressTest, TheShareDoneBeforeAResumeIsNotInTheRate) {

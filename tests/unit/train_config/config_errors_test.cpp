@@ -165,7 +165,12 @@ const BadInput kBadInputs[] = {
     {"far_word",
      "[optimizer]\nschedule = \"triangular\"\n",
      "",
-     {"optimizer.schedule = \"triangular\"", "constant | linear | cosine", "nearest valid value is \"cosine\""}},
+     {"optimizer.schedule = \"triangular\"", "constant | linear | cosine", "default is \"cosine\""}},
+    // Another program's word is like none of ours: what ours mean is said, and not that "none" is the nearest.
+    {"word_from_elsewhere",
+     "[parallel]\nshard = \"fsdp\"\n",
+     "",
+     {"parallel.shard = \"fsdp\": must be none | optimizer", "default is \"none\"", "(ZeRO-3, FSDP)"}},
     {"unknown_preset",
      "[model]\npreset = \"gpt2-xxl\"\n",
      "",
