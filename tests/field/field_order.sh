@@ -215,23 +215,27 @@ P
   now "$(cat "$here/said")"
 }
 
-# on_four ARGUMENTS...: trains on four processes, in folder $here/$1; prints how many bytes they read together.
+# on_four NAME ARGUMENTS...: trains on four processes, as if two and two were hosts, in $here/NAME; ranks of the second
+# host get the arguments, too. Sets read: how many bytes they read together.
 on_four() {
-  local rank place=127.0.0.1:$((20000 + RANDOM % 10000)) bytes total=0
-  local -a ranks=()
+  local name=$1 rank place=127.0.0.1:$((20000 + RANDOM % 10000)) bytes total=0
+  local -a ranks=() own=()
+  shift
   for rank in 0 1 2 3; do
+    if [ $rank = 2 ]; then own=("$@"); fi
     # The bytes of a shell are those of what it waited for, too.
     # shellcheck disable=SC2016
-    RIDGELINE_RANK=$rank RIDGELINE_WORLD_SIZE=4 timeout -s KILL 60 bash -c '
+    RIDGELINE_RANKS_PER_HOST=2 RIDGELINE_RANK=$rank RIDGELINE_WORLD_SIZE=4 timeout -s KILL 60 bash -c '
       "${@:2}"
       code=$?
       read -r _ bytes </proc/$$/io
       echo "$bytes" >"$1"
-      exit $code' - "$here/read.$rank" "$program" "${run[@]}" --out "$here/$1" --rendezvous "$place" >"$here/said.$rank" 2>&1 </dev/null &
+      exit $code' - "$here/read.$rank" "$program" "${run[@]}" "${own[@]}" --out "$here/$name" --rendezvous "$place" \
+      >"$here/said.$rank" 2>&1 </dev/null &
     ranks+=($!)
   done
   for rank in 0 1 2 3; do
-    wait "${ranks[rank]}" || { cp "$here/said.$rank" "$here/said"; complain "rank $rank of $1 did not train"; }
+    wait "${ranks[rank]}" || { cp "$here/said.$rank" "$here/said"; complain "rank $rank of $name did not train"; }
     read -r bytes <"$here/read.$rank"
     total=$((total + bytes))
   done
@@ -260,6 +264,11 @@ P
   [ "$read" -lt $((bytes / 2)) ] || complain "the second start read $read bytes of files of $bytes"
   exact "losses" "$(grep -o '"loss":[^,]*' "$here/first/metrics.jsonl")" "$(grep -o '"loss":[^,]*' "$here/second/metrics.jsonl")"
   now "of files of $bytes bytes four processes read $first together, and $read when they start again"
+  mkdir "$here/disk2"
+  cp "$here"/x_?.bin "$here/disk2"
+  on_four third --set data.train="$here/disk2/x_*.bin"
+  if [ "$read" -lt $bytes ] || [ "$read" -gt $((2 * bytes)) ]; then complain "a host with a disk of its own read $read bytes of files of $bytes"; fi
+  now "and $read when one of two hosts has them on a disk of its own"
 }
 
 run_case
