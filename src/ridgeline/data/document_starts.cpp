@@ -198,7 +198,7 @@ class StartsSearch {
   void load_all(std::vector<size_t>& list) {
     std::erase_if(list, [&](size_t i) {
       if (!load(i, Loud::no)) return false;
-      advance(files_[i].stamp.bytes);
+      all_ -= files_[i].stamp.bytes;
       return true;
     });
   }
