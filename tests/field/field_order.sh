@@ -236,4 +236,60 @@ P
   now "$(cat "$here/said")"
 }
 
+# on_four NAME ARGUMENTS...: trains on four processes, as if two and two were hosts, in $here/NAME; ranks of the second
+# host get the arguments, too. Sets read: how many bytes they read together.
+on_four() {
+  local name=$1 rank place=127.0.0.1:$((20000 + RANDOM % 10000)) bytes total=0
+  local -a ranks=() own=()
+  shift
+  for rank in 0 1 2 3; do
+    if [ $rank = 2 ]; then own=("$@"); fi
+    # The bytes of a shell are those of what it waited for, too.
+    # shellcheck disable=SC2016
+    RIDGELINE_RANKS_PER_HOST=2 RIDGELINE_RANK=$rank RIDGELINE_WORLD_SIZE=4 timeout -s KILL 60 bash -c '
+      "${@:2}"
+      code=$?
+      read -r _ bytes </proc/$$/io
+      echo "$bytes" >"$1"
+      exit $code' - "$here/read.$rank" "$program" "${run[@]}" "${own[@]}" --out "$here/$name" --rendezvous "$place" \
+      >"$here/said.$rank" 2>&1 </dev/null &
+    ranks+=($!)
+  done
+  for rank in 0 1 2 3; do
+    wait "${ranks[rank]}" || { cp "$here/said.$rank" "$here/said"; complain "rank $rank of $name did not train"; }
+    read -r bytes <"$here/read.$rank"
+    total=$((total + bytes))
+  done
+  read=$total
+}
+
+# was llmc_read_by_all: each process read all token files of llm.c at every start
+try_llmc_read_by_all() {
+  [ -r /proc/self/io ] || { echo "SKIPPED: $case: no /proc/self/io"; exit 77; }
+  python3 - "$here" <<'P'
+import array, struct, sys
+for name in "ab":
+    tokens = array.array("H", [50256] + [7] * 999) * 4000
+    with open(f"{sys.argv[1]}/x_{name}.bin", "wb") as file:
+        file.write(struct.pack("<256i", 20240520, 1, len(tokens), *[0] * 253) + tokens.tobytes())
+P
+  local bytes first
+  bytes=$(($(stat -c %s "$here/x_a.bin") + $(stat -c %s "$here/x_b.bin")))
+  run=(train --set data.train="$here/x_*.bin" model.layers=1 model.width=16 model.heads=2 model.vocab=50257 model.context=32
+    train.sequence=32 train.global_batch=4 train.micro_batch=1 train.threads=1 train.steps=1 train.save_every=0 train.eval_every=0
+    data.split=1,0,0 optimizer.warmup_steps=0)
+  on_four first
+  first=$read
+  on_four second
+  if [ "$first" -lt $bytes ] || [ "$first" -gt $((2 * bytes)) ]; then complain "the first start read $first bytes of files of $bytes"; fi
+  [ "$read" -lt $((bytes / 2)) ] || complain "the second start read $read bytes of files of $bytes"
+  exact "losses" "$(grep -o '"loss":[^,]*' "$here/first/metrics.jsonl")" "$(grep -o '"loss":[^,]*' "$here/second/metrics.jsonl")"
+  now "of files of $bytes bytes four processes read $first together, and $read when they start again"
+  mkdir "$here/disk2"
+  cp "$here"/x_?.bin "$here/disk2"
+  on_four third --set data.train="$here/disk2/x_*.bin"
+  if [ "$read" -lt $bytes ] || [ "$read" -gt $((2 * bytes)) ]; then complain "a host with a disk of its own read $read bytes of files of $bytes"; fi
+  now "and $read when one of two hosts has them on a disk of its own"
+}
+
 run_case

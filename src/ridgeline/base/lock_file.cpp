@@ -177,7 +177,8 @@ bool beats(const fs::path& file, const Holder& seen, milliseconds beat) {
   const std::string who = holder ? fmt::format("process {} on host {} ({}) since {}", holder->process, holder->host,
                                                holder->command, holder->since)
                                  : "another process that has just begun";
-  throw Error(fmt::format("{} is being written by {}", what, who), "Wait for it or stop it; or choose another --out.");
+  throw LockHeld(fmt::format("{} is being written by {}", what, who),
+                 "Wait for it or stop it; or choose another --out.");
 }
 
 }  // namespace

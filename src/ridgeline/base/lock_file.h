@@ -21,7 +21,14 @@
 #include <optional>
 #include <string>
 
+#include "ridgeline/base/error.h"
+
 namespace ridgeline {
+
+// Another process holds the lock.
+class LockHeld : public Error {
+  using Error::Error;
+};
 
 // How tests put other file systems in the place of this one.
 struct LockSettings {
@@ -34,8 +41,8 @@ struct LockSettings {
 class LockFile {
  public:
   // Creates `file` in a folder that exists, and locks it. `what` it protects, in words: "the run in 'runs/a'";
-  // `command` says to others what this process does: "ridgeline train". Error when another process holds it, or when
-  // the file cannot be made.
+  // `command` says to others what this process does: "ridgeline train". LockHeld when another process holds it; Error
+  // when the file cannot be made.
   LockFile(const std::filesystem::path& file, const std::string& what, const std::string& command,
            const LockSettings& settings = {});
   // Removes the file and releases the lock.

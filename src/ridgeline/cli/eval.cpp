@@ -22,6 +22,7 @@
 #include "ridgeline/data/sampler.h"
 #include "ridgeline/device/machine.h"
 #include "ridgeline/train/evaluator.h"
+#include "ridgeline/train/find_documents.h"
 #include "ridgeline/train/held_out.h"
 #include "ridgeline/train/model_cut.h"
 #include "ridgeline/train/run_tokenizer.h"
@@ -76,6 +77,7 @@ Subject open_subject(const EvalOptions& options) {
   std::optional<train::RunState> state;
   if (source.reader() != nullptr)
     state = train::run_state_from_json(source.reader()->extra(), source.folder().string());
+  train::find_documents(options.data, device::Machine::read(), stderr);
   std::vector<Part> parts;
   for (const std::string& name : options.data) {
     const auto dataset = data::IndexedDataset::open(name);

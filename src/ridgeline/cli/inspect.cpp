@@ -12,8 +12,10 @@
 #include "ridgeline/cli/failures.h"
 #include "ridgeline/cli/inspect_file.h"
 #include "ridgeline/data/indexed_dataset.h"
+#include "ridgeline/device/machine.h"
 #include "ridgeline/model/declarations.h"
 #include "ridgeline/observe/format.h"
+#include "ridgeline/train/find_documents.h"
 #include "ridgeline/train/model_source.h"
 #include "ridgeline/train/sample_listing.h"
 #include "ridgeline/train/state.h"
@@ -40,6 +42,7 @@ bool is_dataset(const fs::path& path) {
 }
 
 void inspect_dataset(const InspectOptions& options) {
+  train::find_documents({options.path}, device::Machine::read(), stderr);
   const std::shared_ptr<const data::IndexedDataset> dataset = data::IndexedDataset::open(options.path);
   std::vector<int32_t> lengths(dataset->lengths().begin(), dataset->lengths().end());
   std::sort(lengths.begin(), lengths.end());

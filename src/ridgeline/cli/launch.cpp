@@ -13,7 +13,9 @@
 #include "ridgeline/base/temporary_file.h"
 #include "ridgeline/cli/run_config.h"
 #include "ridgeline/comm/communicator.h"
+#include "ridgeline/device/machine.h"
 #include "ridgeline/launch/job_script.h"
+#include "ridgeline/train/find_documents.h"
 
 namespace ridgeline::cli {
 namespace {
@@ -142,7 +144,9 @@ std::string script_of(LaunchOptions& options) {
   if (options.submit && site.slurm.needs_account && options.job.account.empty() && site.slurm.account.empty())
     throw Error(fmt::format("--submit: {} wants to know whose allocation pays", site.name), "Give --account PROJECT.");
   RunConfigOptions run{.config = options.job.config, .overrides = options.job.overrides};
-  return launch::job_script(site, launch::make_job(site, options.job, read_config_for_any_ranks(run)));
+  const train::Config config = read_config_for_any_ranks(run);
+  train::find_documents(train::dataset_names(config), device::Machine::read(), stderr);
+  return launch::job_script(site, launch::make_job(site, options.job, config));
 }
 
 void run_launch(LaunchOptions& options) {

@@ -25,6 +25,7 @@
 #include "ridgeline/plan/program_listing.h"
 #include "ridgeline/plan/schedule_picture.h"
 #include "ridgeline/plan/traffic.h"
+#include "ridgeline/train/find_documents.h"
 #include "ridgeline/train/remedy.h"
 #include "ridgeline/train/sample_order.h"
 #include "ridgeline/train/trainer.h"
@@ -391,6 +392,7 @@ void run(const PlanOptions& options) {
                      "Ranks of the layout that the configuration has: --ranks N");
   const device::Machine machine = device::Machine::read();
   const train::Config config = read_run_config(options.run);
+  train::find_documents(train::dataset_names(config), machine, stderr);
   const comm::Mesh mesh = train::mesh_of(config, options.run.ranks);
   const Plans plans = plans_of(config, machine, mesh);
   const auto& [ranks, shape, programs, inventory, report] = plans.most();

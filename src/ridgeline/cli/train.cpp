@@ -28,6 +28,7 @@
 #include "ridgeline/observe/trace.h"
 #include "ridgeline/plan/memory_report.h"
 #include "ridgeline/train/agreement.h"
+#include "ridgeline/train/find_documents.h"
 #include "ridgeline/train/output_folder.h"
 #include "ridgeline/train/remedy.h"
 #include "ridgeline/train/run_folder.h"
@@ -146,6 +147,7 @@ void train_on(comm::World& ranks, const train::Job& job, TrainOptions& options) 
 void run_threads(TrainOptions& options, const device::Machine& machine) {
   const train::Config config = read_options(options, machine, {options.run.ranks, false});
   admit_order(options, config, machine, {options.run.ranks, false});
+  train::find_documents(train::dataset_names(config), machine, options.job.console);
   const train::Job job = train::prepare_job(config, options.job, machine, train::mesh_of(config, options.run.ranks));
   const train::StopSignals signals;
   comm::run_threads(options.run.ranks, world_options(options, machine, config.parallel),
@@ -165,8 +167,10 @@ void run_as_rank(TrainOptions& options, device::Machine machine, comm::World& ra
                  admit_order(options, config, machine, here);
                  train::require_data(config);
                  if (options.job.writes) options.job.lock = train::lock_run(options.job.out);
-                 return train::facts_of(config, options.job);
+                 return std::vector<train::Fact>();
                }));
+  train::find_documents(ranks, config, machine, options.job.console);
+  train::agree(ranks, train::standing_of([&] { return train::facts_of(config, options.job); }));
   if (ranks.hosts() > 1) {
     const std::string slow = slow_links_text(comm::check_links(ranks, comm::LinkCheck::quick));
     if (ranks.rank() == 0 && !slow.empty()) fmt::print(stderr, "note: {}", slow);

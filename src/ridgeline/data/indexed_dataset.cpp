@@ -285,7 +285,7 @@ std::vector<fs::path> llmc_files(const fs::path& path) {
 }  // namespace
 
 IndexedDataset::IndexedDataset(const fs::path& prefix, bool repair) : prefix_(prefix) {
-  pieces_.push_back({MappedFile(with_suffix(prefix, ".bin"))});
+  pieces_.push_back({.file = MappedFile(with_suffix(prefix, ".bin")), .checksums = {}});
   const fs::path path = with_suffix(prefix, ".idx");
   const MappedFile file(path, MappedFile::Access::sequential);
   Index index = IndexParser(file.bytes(), path).parse(pieces_.front().file.bytes().size(), repair);
@@ -309,9 +309,9 @@ IndexedDataset::IndexedDataset(const fs::path& name, LlmcTokens tokens)
   }
   begins_.push_back(tokens_);
   int64_t first = 0;
-  for (MappedFile& file : tokens.files) {
-    const int64_t held = static_cast<int64_t>(file.bytes().size()) - tokens.begin;
-    pieces_.push_back({std::move(file), tokens.begin, first});
+  for (size_t i = 0; i < tokens.files.size(); ++i) {
+    const int64_t held = std::ssize(tokens.files[i].bytes()) - tokens.begin;
+    pieces_.push_back({std::move(tokens.files[i]), tokens.begin, first, std::move(tokens.checksums[i])});
     first += held / size_of(type_);
   }
   RL_CHECK(first, ==, tokens_);
@@ -345,6 +345,12 @@ std::shared_ptr<const IndexedDataset> IndexedDataset::open_repairing(const fs::p
 
 bool IndexedDataset::is_there(const fs::path& path) {
   return has_index(path) || !llmc_files(path).empty();
+}
+
+void IndexedDataset::find_documents(const fs::path& path, const FindingStarts& finding) {
+  if (has_index(path)) return;
+  if (const std::vector<fs::path> files = llmc_files(path); !files.empty())
+    document_starts(llmc_headers(files), finding);
 }
 
 std::shared_ptr<const IndexedDataset> IndexedDataset::of_llmc(const fs::path& name, std::span<const fs::path> files) {
@@ -392,6 +398,10 @@ std::vector<fs::path> IndexedDataset::files() const {
   std::vector<fs::path> paths;
   for (const Piece& piece : pieces_) paths.push_back(piece.file.path());
   return paths;
+}
+
+const std::vector<uint32_t>& IndexedDataset::checksums(size_t file) const {
+  return note_ ? note_->checksums : pieces_[file].checksums;
 }
 
 void IndexedDataset::read(int64_t position, std::span<int32_t> tokens, int64_t vocabulary) const {

@@ -29,6 +29,7 @@ class TemporaryFile;
 namespace ridgeline::data {
 
 struct LlmcTokens;
+struct FindingStarts;
 
 enum class TokenType : uint8_t { u8 = 1, i8 = 2, i16 = 3, i32 = 4, i64 = 5, u16 = 8 };  // the codes of the .idx format
 
@@ -87,10 +88,14 @@ class IndexedDataset {
  public:
   // A pair by its prefix, with or without ".bin" / ".idx"; where there is no such index, a token file of llm.c by its
   // name, or several by a pattern (* ? [): all that match, sorted, in a row, as `prepare` joins them. Each of their
-  // documents begins with their separator; they are read whole to find it, once for every opening. Error: missing or
-  // cut files, foreign magic, impossible lengths; files whose lengths omit the end-of-document tokens (written by
-  // preprocess_data.py --append-eod before August 2023) are named as such; a pattern that matches other files.
+  // documents begins with their separator; where nothing kept says where, they are read whole to find it, and it is
+  // kept (document_starts.h; find_documents() does so on several threads). Error: missing or cut files, foreign magic,
+  // impossible lengths; files whose lengths omit the end-of-document tokens (written by preprocess_data.py --append-eod
+  // before August 2023) are named as such; a pattern that matches other files.
   static std::shared_ptr<const IndexedDataset> open(const std::filesystem::path& path);
+  // Before open(): where it would read files of llm.c whole, that is done now, and what is found is kept. Nothing of a
+  // pair, or where nothing is. Error as of open().
+  static void find_documents(const std::filesystem::path& path, const FindingStarts& finding);
   // Whether open() would find files there. They may be damaged.
   static bool is_there(const std::filesystem::path& path);
   // Files of llm.c in this order, of which one at least; `name` is theirs in messages.
@@ -124,6 +129,9 @@ class IndexedDataset {
   void visit_bytes(ByteRange range, const std::function<void(std::span<const std::byte>)>& visit) const;
   // Those files: PREFIX.bin, or llm.c's, in order.
   std::vector<std::filesystem::path> files() const;
+  // CRC-32C of every kChecksumBlock bytes of files()[file]: of llm.c's, as they were when it was read whole; of a pair
+  // those of its note. None where they are not known.
+  const std::vector<uint32_t>& checksums(size_t file) const;
 
   // Absent when there is no PREFIX.json (a dataset of Megatron's own tools).
   const std::optional<DatasetNote>& note() const { return note_; }
@@ -139,8 +147,9 @@ class IndexedDataset {
   // A file, and its tokens.
   struct Piece {
     MappedFile file;
-    int64_t begin = 0;  // byte of the first one
-    int64_t first = 0;  // its position among those of all files
+    int64_t begin = 0;                // byte of the first one
+    int64_t first = 0;                // its position among those of all files
+    std::vector<uint32_t> checksums;  // of llm.c
   };
 
   IndexedDataset(const std::filesystem::path& prefix, bool repair);

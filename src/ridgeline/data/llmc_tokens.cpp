@@ -2,50 +2,38 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <cstring>
 #include <limits>
 #include <string>
 
 #include "ridgeline/base/error.h"
-#include "ridgeline/base/output.h"
-#include "ridgeline/data/token_file.h"
 
 namespace ridgeline::data {
 namespace {
 
 namespace fs = std::filesystem;
 
-TokenFile header_of(const fs::path& file) {
-  const auto tokens = token_file(start_of(file), static_cast<int64_t>(fs::file_size(file)), file);
-  if (!tokens || tokens->separator < 0)
+LlmcFile header_of(const fs::path& file) {
+  std::optional<LlmcFile> header = llmc_file(file);
+  if (!header)
     throw Error(fmt::format("'{}' is no token file of llm.c", file.string()), "Name only such files together.");
-  if (!tokens->problem.empty())
-    throw Error(fmt::format("'{}', {}: {}", file.string(), tokens->kind, tokens->problem),
+  if (!header->tokens.problem.empty())
+    throw Error(fmt::format("'{}', {}: {}", file.string(), header->tokens.kind, header->tokens.problem),
                 "Get the file again: what is there is not whole.");
-  return *tokens;
+  return std::move(*header);
 }
 
 // Documents as their beginnings come.
 class DocumentLengths {
  public:
-  // `count` more ids as they lie in a file.
-  template <typename Id>
-  void add(const std::byte* from, int64_t count, Id separator) {
-    // Documents have hundreds of tokens: most blocks hold no separator, and the compiler compares those as vectors.
-    constexpr int64_t kBlock = 256;
-    for (int64_t first = 0; first < count; first += kBlock) {
-      const std::byte* const block = from + first * static_cast<int64_t>(sizeof(Id));
-      const int64_t size = std::min(kBlock, count - first);
-      if (!holds(block, size, separator)) {
-        open_ += size;
-        continue;
-      }
-      for (int64_t i = 0; i < size; ++i) {
-        if (id_at<Id>(block, i) == separator) end();
-        ++open_;
-      }
+  // A file of `count` tokens more.
+  void add(std::span<const uint32_t> starts, int64_t count) {
+    int64_t before = 0;
+    for (const uint32_t start : starts) {
+      open_ += start - before;
+      before = start;
+      end();
     }
+    open_ += count - before;
   }
 
   std::vector<int32_t> take() {
@@ -54,20 +42,6 @@ class DocumentLengths {
   }
 
  private:
-  template <typename Id>
-  static Id id_at(const std::byte* from, int64_t i) {
-    Id id;
-    std::memcpy(&id, from + i * static_cast<int64_t>(sizeof id), sizeof id);
-    return id;
-  }
-
-  template <typename Id>
-  static bool holds(const std::byte* from, int64_t count, Id separator) {
-    Id found = 0;
-    for (int64_t i = 0; i < count; ++i) found |= static_cast<Id>(id_at<Id>(from, i) == separator);
-    return found != 0;
-  }
-
   void end() {
     if (open_ > std::numeric_limits<int32_t>::max())
       throw Error(fmt::format("document {} of these files of llm.c has {} tokens, more than can be counted",
@@ -84,36 +58,35 @@ class DocumentLengths {
 }  // namespace
 
 bool is_llmc_file(const fs::path& file) {
-  std::error_code code;
-  if (!fs::is_regular_file(file, code)) return false;
-  const auto tokens = token_file(start_of(file), static_cast<int64_t>(fs::file_size(file)), file);
-  return tokens && tokens->separator >= 0;
+  return llmc_file(file).has_value();
+}
+
+std::vector<LlmcFile> llmc_headers(std::span<const fs::path> files) {
+  std::vector<LlmcFile> headers;
+  for (const fs::path& file : files) {
+    headers.push_back(header_of(file));
+    const TokenFile &first = headers.front().tokens, &tokens = headers.back().tokens;
+    if (tokens.separator == first.separator) continue;
+    throw Error(fmt::format("'{}' is {}, and '{}' {}", files.front().string(), first.kind, file.string(), tokens.kind),
+                "An id must mean the same in all of them: name those of one tokenizer.");
+  }
+  return headers;
 }
 
 LlmcTokens open_llmc(std::span<const fs::path> files) {
   RL_CHECK(files.empty(), ==, false);
-  const TokenFile first = header_of(files.front());
-  LlmcTokens all{.type = first.item_bytes == 2 ? TokenType::u16 : TokenType::i32,
-                 .begin = first.begin,
-                 .separator = first.separator};
+  const std::vector<LlmcFile> headers = llmc_headers(files);
+  std::vector<DocumentStarts> found = document_starts(headers);
+  const TokenFile& first = headers.front().tokens;
+  LlmcTokens all{.type = first.item_bytes == 2 ? TokenType::u16 : TokenType::i32, .begin = first.begin};
   DocumentLengths documents;
-  for (const fs::path& file : files) {
-    const TokenFile tokens = header_of(file);
-    if (tokens.separator != first.separator)
-      throw Error(
-          fmt::format("'{}' is {}, and '{}' {}", files.front().string(), first.kind, file.string(), tokens.kind),
-          "An id must mean the same in all of them: name those of one tokenizer.");
-    all.files.emplace_back(file);
-    const MappedFile scanned(file, MappedFile::Access::sequential);  // once, while samples are read in any order
-    const std::byte* const from = scanned.bytes().data() + tokens.begin;
-    const auto bytes = static_cast<size_t>(tokens.begin + tokens.count * tokens.item_bytes);
-    if (scanned.bytes().size() != bytes || all.files.back().bytes().size() != bytes)
-      throw Error(fmt::format("'{}' changes while it is read", file.string()), "Wait until it is whole.");
-    if (all.type == TokenType::u16) {
-      documents.add(from, tokens.count, static_cast<uint16_t>(tokens.separator));
-    } else {
-      documents.add(from, tokens.count, static_cast<uint32_t>(tokens.separator));
-    }
+  for (size_t i = 0; i < files.size(); ++i) {
+    all.files.emplace_back(files[i]);
+    if (std::ssize(all.files.back().bytes()) != headers[i].stamp.bytes)
+      throw Error(fmt::format("'{}' changes while it is read", files[i].string()), "Wait until it is whole.");
+    documents.add(found[i].starts, headers[i].tokens.count);
+    const bool kept = headers[i].stamp.bytes >= kLeastKept;
+    all.checksums.push_back(kept ? std::move(found[i].checksums) : std::vector<uint32_t>());
   }
   all.lengths = documents.take();
   return all;

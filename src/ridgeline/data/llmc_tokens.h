@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "ridgeline/base/file.h"
+#include "ridgeline/data/document_starts.h"
 #include "ridgeline/data/indexed_dataset.h"
 
 namespace ridgeline::data {
@@ -17,13 +18,17 @@ bool is_llmc_file(const std::filesystem::path& file);
 struct LlmcTokens {
   TokenType type{};
   std::vector<MappedFile> files;  // in the order given; tokens stand from byte `begin` to the end
+  // Of each file its DocumentStarts::checksums; none of files so small that they are read every time.
+  std::vector<std::vector<uint32_t>> checksums;
   int64_t begin = 0;
-  int32_t separator = 0;         // with which each document begins
   std::vector<int32_t> lengths;  // of all documents: what a file's end cut is one, which goes on in the next file
 };
 
-// Files that are is_llmc_file, at least one. Reads them whole, once. Error: a file that is cut, of an unknown version,
-// or of another tokenizer's ids than the first one; a document that is too long to count.
+// Files that are is_llmc_file, at least one, by their headers. Error: a file that is cut, of an unknown version, or of
+// another tokenizer's ids than the first one.
+std::vector<LlmcFile> llmc_headers(std::span<const std::filesystem::path> files);
+
+// Such files. Error: as llmc_headers and document_starts; a document that is too long to count.
 LlmcTokens open_llmc(std::span<const std::filesystem::path> files);
 
 }  // namespace ridgeline::data

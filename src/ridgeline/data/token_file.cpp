@@ -12,8 +12,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// llm.c: 256 int32, of which [0] is the magic, [1] the version, [2] the number of tokens.
-constexpr int64_t kLlmcHeader = 1024;
 constexpr uint32_t kLlmcGpt2 = 20240520, kLlmcLlama3 = 20240801;
 constexpr uint32_t kVersionGpt2 = 1, kVersionLlama3 = 7;
 constexpr int32_t kSeparatorGpt2 = 50256, kSeparatorLlama3 = 128000;
@@ -36,7 +34,24 @@ void examine(TokenFile& tokens, std::string_view start) {
   }
 }
 
-std::optional<TokenFile> llm_c(std::string_view start, int64_t bytes) {
+// Bytes without order give ids far beyond any vocabulary; text was recognised before.
+std::optional<TokenFile> without_header(std::string_view start, int64_t bytes) {
+  if (start.size() < kFewestBytes) return std::nullopt;
+  for (const int64_t size : {4, 2}) {
+    if (bytes % size != 0) continue;
+    TokenFile tokens{
+        .kind = fmt::format("probably token ids of {} bits without a header, as nanoGPT writes them", 8 * size),
+        .item_bytes = size,
+        .count = bytes / size};
+    examine(tokens, start);
+    if (tokens.largest >= 256 && tokens.largest <= (size == 4 ? kPlausibleIds32 : kPlausibleIds16)) return tokens;
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::optional<TokenFile> llmc_header(std::string_view start, int64_t bytes) {
   const uint32_t magic = start.size() < 4 ? 0 : number_at(start, 0, 4);
   if (magic != kLlmcGpt2 && magic != kLlmcLlama3) return std::nullopt;
   TokenFile tokens{.kind = fmt::format("a token file of llm.c ({} ids)", magic == kLlmcGpt2 ? "GPT-2" : "Llama-3"),
@@ -59,26 +74,9 @@ std::optional<TokenFile> llm_c(std::string_view start, int64_t bytes) {
   return tokens;
 }
 
-// Bytes without order give ids far beyond any vocabulary; text was recognised before.
-std::optional<TokenFile> without_header(std::string_view start, int64_t bytes) {
-  if (start.size() < kFewestBytes) return std::nullopt;
-  for (const int64_t size : {4, 2}) {
-    if (bytes % size != 0) continue;
-    TokenFile tokens{
-        .kind = fmt::format("probably token ids of {} bits without a header, as nanoGPT writes them", 8 * size),
-        .item_bytes = size,
-        .count = bytes / size};
-    examine(tokens, start);
-    if (tokens.largest >= 256 && tokens.largest <= (size == 4 ? kPlausibleIds32 : kPlausibleIds16)) return tokens;
-  }
-  return std::nullopt;
-}
-
-}  // namespace
-
 std::optional<TokenFile> token_file(std::string_view start, int64_t bytes, const fs::path& file) {
   start = start.substr(0, kKindBytes);
-  std::optional<TokenFile> tokens = llm_c(start, bytes);
+  std::optional<TokenFile> tokens = llmc_header(start, bytes);
   if (tokens) {
     examine(*tokens, start);
     tokens->next =

@@ -24,4 +24,9 @@ struct TokenFile {
 // without a header are a guess, which `kind` says. A pure function of its arguments.
 std::optional<TokenFile> token_file(std::string_view start, int64_t bytes, const std::filesystem::path& file);
 
+// The same of a file of llm.c, of which `start` needs to hold no more than its header; none of any other.
+inline constexpr int64_t kLlmcHeader =
+    1024;  // bytes: 256 int32, of which [0] is the magic, [1] the version, [2] tokens
+std::optional<TokenFile> llmc_header(std::string_view start, int64_t bytes);
+
 }  // namespace ridgeline::data

@@ -9,7 +9,6 @@
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/file.h"
-#include "ridgeline/base/output.h"
 #include "ridgeline/data/dataset_output.h"
 #include "ridgeline/data/dataset_writer.h"
 #include "ridgeline/data/llmc_tokens.h"
@@ -124,7 +123,11 @@ class TokenJoin {
 
   void add_llmc(std::span<const fs::path> files) {
     for (const fs::path& file : files) {
-      const TokenFile tokens = *token_file(start_of(file), static_cast<int64_t>(fs::file_size(file)), file);
+      const std::optional<LlmcFile> header = llmc_file(file);
+      if (!header)
+        throw Error(fmt::format("'{}' is no token file of llm.c", file.string()),
+                    "It was one: wait until it is whole.");
+      const TokenFile& tokens = header->tokens;
       if (tokens.separator < tokenizer_.vocab_size() && tokenizer_.is_special(tokens.separator)) continue;
       throw Error(fmt::format("'{}' is {}, and in tokenizer '{}' id {} ends or begins no document", file.string(),
                               tokens.kind, settings_.tokenizer.string(), tokens.separator),

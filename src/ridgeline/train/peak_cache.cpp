@@ -3,10 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "ridgeline/base/cache_folder.h"
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/file.h"
 #include "ridgeline/base/json.h"
@@ -18,14 +18,6 @@ namespace ridgeline::train {
 namespace {
 
 namespace fs = std::filesystem;
-
-fs::path cache_file() {
-  const char* const cache = std::getenv("XDG_CACHE_HOME");
-  const char* const home = std::getenv("HOME");
-  if (cache != nullptr && *cache != '\0') return fs::path(cache) / "ridgeline" / "peak.json";
-  if (home != nullptr && *home != '\0') return fs::path(home) / ".cache" / "ridgeline" / "peak.json";
-  return {};
-}
 
 nlohmann::json read_cache(const fs::path& file) {
   std::error_code ignored;
@@ -44,7 +36,7 @@ double peak_flops_per_thread(DType dtype, const device::Machine& machine, bool a
   const int cpus = machine.count();
   const std::string key =
       fmt::format("{}, {} CPUs, {}, {}", machine.model_name, cpus, device::name_of(device::isa()), name_of(dtype));
-  const fs::path file = cache_file();
+  const fs::path folder = cache_folder(), file = folder.empty() ? fs::path() : folder / "peak.json";
   nlohmann::json cache = read_cache(file);
   const double known = cache.contains(key) && cache[key].is_number() ? cache[key].get<double>() : 0.0;
   if (known > 0 && !again) return known / cpus;

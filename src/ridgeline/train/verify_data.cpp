@@ -28,9 +28,11 @@ std::vector<int> ranks_of_own_host(const comm::World& world) {
   return ranks;
 }
 
-// Where two lists of checksums differ: "bytes 0 to 67,108,863 and 2 more blocks"; "" when they are the same.
+// Where two lists of checksums of a file of so many bytes differ: "bytes 0 to 67,108,863 and 2 more blocks"; "" when
+// they are the same.
 std::string differing_bytes(const std::vector<uint32_t>& found, const std::vector<uint32_t>& expected,
                             int64_t file_bytes) {
+  if (found.size() != expected.size()) return "all bytes";  // it has grown or shrunk
   int64_t first = -1, last = -1, more = 0;
   for (size_t i = 0; i < found.size(); ++i) {
     if (found[i] == expected[i]) continue;
@@ -63,15 +65,21 @@ class Verification {
     const auto dataset = data::IndexedDataset::open(prefix);
     const bool noted = dataset->note() && !dataset->note()->checksums.empty();
     int64_t bytes = 0;
-    for (const std::filesystem::path& path : dataset->files())
-      bytes += verify(key, path, noted ? dataset->note()->checksums : std::vector<uint32_t>());
-    if (console_ != nullptr) conclude(key, bytes, noted);
+    bool known = true;  // of every file
+    const std::vector<std::filesystem::path> files = dataset->files();
+    for (size_t i = 0; i < files.size(); ++i) {
+      const std::vector<uint32_t>& sums = dataset->checksums(i);
+      bytes += noted ? verify(key, files[i], sums, {}) : verify(key, files[i], {}, sums);
+      known = known && !sums.empty();
+    }
+    if (console_ != nullptr) conclude(key, bytes, noted, known);
   }
 
  private:
   // `expected`: checksums of the file's blocks from its note; none: those of rank 0's host are what all must have.
-  // Returns how many bytes it has.
-  int64_t verify(std::string_view key, const std::filesystem::path& path, std::vector<uint32_t> expected) {
+  // `known`: those of this host's file when its documents were found; or none. Returns how many bytes it has.
+  int64_t verify(std::string_view key, const std::filesystem::path& path, std::vector<uint32_t> expected,
+                 const std::vector<uint32_t>& known) {
     const File file(path, File::Mode::read);
     const int64_t bytes = file.size();
     const std::vector<uint32_t> found = read(key, file, bytes);
@@ -91,6 +99,12 @@ class Verification {
     if (!where.empty()) {
       mine.trouble = Error(fmt::format("{}: {} of '{}' are not {}", key, where, path.string(), whose),
                            "The file was changed or damaged after it was prepared: copy it anew, or prepare it again.");
+    } else if (!known.empty()) {
+      const std::string changed = differing_bytes(found, known, bytes);
+      if (!changed.empty())
+        mine.trouble = Error(fmt::format("{}: {} of '{}' are not what they were when its documents were found", key,
+                                         changed, path.string()),
+                             "The file was changed or damaged since: copy it anew; where it is right, touch it.");
     }
     agree(world_, mine);
     return bytes;
@@ -118,11 +132,13 @@ class Verification {
     return sums;
   }
 
-  void conclude(std::string_view key, int64_t bytes, bool noted) const {
+  void conclude(std::string_view key, int64_t bytes, bool noted, bool known) const {
     const std::string size = observe::format_bytes(static_cast<double>(bytes));
     const std::string hosts = world_.hosts() == 1 ? "" : fmt::format(" on each of {} hosts", world_.hosts());
     if (noted) {
       fmt::print(console_, "{}: all {} are what prepare wrote{}\n", key, size, hosts);
+    } else if (known) {
+      fmt::print(console_, "{}: all {} are what they were when their documents were found{}\n", key, size, hosts);
     } else {
       fmt::print(console_, "{}: prepare left no checksums beside it; all {} {}\n", key, size,
                  hosts.empty() ? "can be read" : "are the same" + hosts);

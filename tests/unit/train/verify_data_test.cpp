@@ -10,6 +10,7 @@
 #include "ridgeline/base/file.h"
 #include "ridgeline/comm/failure.h"
 #include "ridgeline/data/block_checksums.h"
+#include "ridgeline/data/document_starts.h"
 #include "ridgeline/data/indexed_dataset.h"
 
 namespace ridgeline::train {
@@ -99,6 +100,21 @@ TEST_F(VerifyData, ReadsAllFilesOfLlmC) {
   }
   config_.data.train = (folder_ / "a*.bin").string();
   EXPECT_THAT(said(2), HasSubstr("data.train: prepare left no checksums beside it; all 21.5 KiB can be read\n"));
+}
+
+TEST_F(VerifyData, ComparesFilesOfLlmCWithWhatTheyWere) {
+  constexpr int64_t kTokens = data::kLeastKept / 2;
+  const std::filesystem::path file = folder_ / "data.bin";
+  std::string bytes(1024 + 2 * kTokens, '\0');
+  const int32_t header[3] = {20240520, 1, kTokens};
+  std::memcpy(bytes.data(), header, sizeof header);
+  write_atomically(file, bytes);
+  config_.data.train = file.string();
+  EXPECT_THAT(said(2), HasSubstr("data.train: all 1.00 MiB are what they were when their documents were found\n"));
+  const std::filesystem::file_time_type time = std::filesystem::last_write_time(file);
+  damage(2 * kTokens);
+  std::filesystem::last_write_time(file, time);  // as a disk would
+  EXPECT_THAT(said(2), HasSubstr("data.bin' are not what they were when its documents were found"));
 }
 
 TEST_F(VerifyData, ReadsTheDataForValidationToo) {
