@@ -14,6 +14,7 @@
 #   tcp_kill tcp_stop               (the same on two hosts that are pretended, without MPI)
 #   rendezvous                      (ranks that do not come together; evaluation and text of those that do)
 #   mpi_verify mpi_links            (pretended hosts of two ranks, before anything begins)
+#   cut_while_read                  (an input loses its end while it is read)
 #   prepare_kill                    (SIGKILL at 20 moments; what was done is kept, the bytes are those of no kill)
 #   prepare_ranks                   (several processes share a corpus; one meets a bad line)
 #   prepare_hang                    (one of two that share a corpus gets SIGSTOP)
@@ -512,6 +513,23 @@ same_dataset() {
   rm -f "$1".bin "$1".idx "$1".json
 }
 
+# Standard input comes first, and keeps the file behind it, which is mapped by then, waiting.
+try_cut_while_read() {
+  prepare
+  for _ in $(seq 1500); do cat "$here/text.txt"; done >"$here/a.txt"
+  mkfifo "$here/pipe"
+  "$program" prepare --tokenizer "$here/tokenizer" --threads 2 --out "$here/d" - "$here/a.txt" \
+    <"$here/pipe" >"$here/said" 2>&1 &
+  local process=$! status=0
+  exec 3>"$here/pipe"
+  head -c 200000 "$here/a.txt" >&3
+  until grep -qs "$here/a.txt" "/proc/$process/maps" || ! kill -0 $process 2>/dev/null; do sleep 0.01; done
+  truncate -s 100 "$here/a.txt"
+  exec 3>&-
+  wait $process 2>/dev/null || status=$?
+  [ $status -eq 135 ] || complain "exit $status"
+  grep -q 'error: a file became shorter while it was read' "$here/said" || complain "it does not say why"
+}
 try_prepare_kill() {
   several_files
   python3 "$(dirname "$self")/kill_prepare.py" "$program" "$here" "${made[@]}" >"$here/said" 2>&1 || complain "see above"
