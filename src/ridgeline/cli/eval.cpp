@@ -52,6 +52,18 @@ struct Subject {
   data::DocumentRules rules;  // the run's
 };
 
+// What would be silently without effect, or found out after the work.
+void require_sense(const EvalOptions& options) {
+  if (!options.whole) return;
+  const char* const chooses = !options.split.empty()        ? "--split"
+                              : !options.split_rule.empty() ? "--split-rule"
+                                                            : nullptr;
+  if (chooses != nullptr)
+    throw UsageError(fmt::format("{}: with --whole all documents are evaluated", chooses), "Leave out one of the two.");
+  if (options.bigram)
+    throw UsageError("--bigram needs training documents", "Leave --whole away, so that --split says which they are.");
+}
+
 void require_windows(const EvalOptions& options, const data::IndexedDataset& dataset, int64_t context) {
   const int64_t block = dataset.block();
   if (block == 0) return;
@@ -66,6 +78,7 @@ void require_windows(const EvalOptions& options, const data::IndexedDataset& dat
 }
 
 Subject open_subject(const EvalOptions& options) {
+  require_sense(options);
   train::ModelSource source = train::ModelSource::open(options.checkpoint);
   print_notes(source.notes());
   const int64_t context = source.config().context;
@@ -82,6 +95,9 @@ Subject open_subject(const EvalOptions& options) {
     require_windows(options, *dataset, context);
     const train::DocumentsAsked asked{.split = options.split, .split_rule = options.split_rule, .whole = options.whole};
     parts.push_back({name, dataset, train::choose_documents(*dataset, state, asked)});
+    if (options.bigram && parts.back().chosen.train.empty())
+      throw Error(fmt::format("--bigram needs training documents, and of '{}' there are none", name),
+                  "Say with --split which they are.");
   }
   std::vector<std::string> notes;
   std::optional<data::Tokenizer> tokenizer = source.tokenizer_if_readable(options.tokenizer, notes);
@@ -91,6 +107,10 @@ Subject open_subject(const EvalOptions& options) {
     tokenizer = std::move(noted.tokenizer);
   }
   print_notes(notes);
+  for (const Part& part : parts) {
+    if (tokenizer)
+      part.dataset->require_tokenizer(tokenizer->hash(), tokenizer->vocab_size(), tokenizer->end_of_document());
+  }
   const data::DocumentRules rules = state ? train::config_of(*state).data.rules : data::DocumentRules{};
   return {std::move(source), std::move(parts), std::move(tokenizer), rules};
 }
@@ -137,8 +157,6 @@ Losses losses_on(const EvalOptions& options, const Subject& subject, const Part&
                 .model = result.loss,
                 .bytes_per_token = train::text_bytes_per_prediction(*part.dataset, documents, subject.tokenizer)};
   if (!options.bigram) return losses;
-  if (part.chosen.train.empty())
-    throw Error("--bigram needs training documents", "Leave --whole away, so that --split says which they are.");
   losses.bigram = data::BigramModel::fit(*part.dataset, part.chosen.train, subject.source.config().vocab)
                       .evaluate(*part.dataset, documents)
                       .nats_per_token();
