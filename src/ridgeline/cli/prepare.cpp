@@ -6,6 +6,7 @@
 #include <array>
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -21,6 +22,7 @@
 #include "ridgeline/cli/prepare_report.h"
 #include "ridgeline/cli/ranks.h"
 #include "ridgeline/comm/communicator.h"
+#include "ridgeline/data/dataset_output.h"
 #include "ridgeline/data/prepare.h"
 #include "ridgeline/data/sharing_rounds.h"
 #include "ridgeline/data/token_inputs.h"
@@ -32,6 +34,7 @@ namespace {
 
 struct PrepareOptions {
   std::string tokenizer, json, rendezvous;
+  std::filesystem::path out;
   data::PrepareSettings settings;  // without its corpus
   CorpusArguments corpus;
   bool no_end_of_document = false;
@@ -76,6 +79,9 @@ void say_now(const std::string& text) {
 // Before anything is made of them; each rank reads some.
 void verify_before(const data::PrepareSettings& settings) {
   const data::PrepareSharing& sharing = settings.sharing;
+  if (data::are_token_inputs(settings.inputs))
+    throw UsageError("--verify: the inputs are token ids, and checksums are looked for beside files of text",
+                     "Leave it out, and compare them with sha256sum -c.");
   if (std::find(settings.inputs.begin(), settings.inputs.end(), data::kStandardInput) != settings.inputs.end())
     throw UsageError("--verify: standard input (-) has no checksum", "Leave out one of the two.");
   const std::vector<std::filesystem::path> files = data::look_at_inputs(settings.inputs).paths();
@@ -84,7 +90,7 @@ void verify_before(const data::PrepareSettings& settings) {
       verify_inputs(files, settings.threads, sharing.index, sharing.count, [&] { rounds.go_on(); });
   rounds.finish();
   std::array<int64_t, 2> counts = {checked.verified, static_cast<int64_t>(checked.without.size())};
-  if (sharing.count > 1) sharing.add_up(counts);
+  sharing.sum(counts);
   if (counts[0] == 0) {
     throw Error(
         "--verify: the input files have no checksums beside them",
@@ -151,10 +157,17 @@ void run_prepare(PrepareOptions& options) {
   data::PrepareSettings& settings = options.settings;
   settings.inputs = options.corpus.inputs;
   settings.corpus = options.corpus.with_filters();
+  settings.prefix = data::dataset_prefix(options.out);
   settings.tokenizer = options.tokenizer;
   settings.end_of_document = !options.no_end_of_document;
   settings.specials = options.specials ? data::Specials::recognise : data::Specials::as_text;
-  if (!options.json.empty()) require_writable(options.json, "--json", settings.inputs, is_prepare_report);
+  if (!options.json.empty()) {
+    if (data::is_of_dataset(options.json, settings.prefix))
+      throw UsageError(
+          fmt::format("--json {}: a file of the dataset '{}' has that name", options.json, settings.prefix.string()),
+          "Choose another name for the report.");
+    require_writable(options.json, "--json", settings.inputs, is_prepare_report);
+  }
   const data::Tokenizer tokenizer = data::Tokenizer::load(options.tokenizer);
   std::optional<Prepared> prepared;
   if (comm::launched(options.rendezvous)) {
@@ -168,7 +181,7 @@ void run_prepare(PrepareOptions& options) {
   const data::PrepareResult& result = prepared->result;
   fmt::print("{}", prepare_report(result, settings.prefix, prepared->seconds));
   if (!options.json.empty()) write_output(options.json, prepare_report_json(result, prepared->seconds));
-  report_corpus(result.corpus_options, result.corpus, result.passed_over);
+  report_corpus(result.corpus_options, result.corpus, {result.passed_over, result.repeated});
 }
 
 }  // namespace
@@ -194,7 +207,7 @@ void add_prepare(const Command& program) {
               "Folder with tokenizer.json, vocab.json and merges.txt, or tokenizer.model")
       .required()
       .placeholder("DIR");
-  command.option("--out", options->settings.prefix, "Files to write, without .bin").required().placeholder("PREFIX");
+  command.option("--out", options->out, "Files to write, without .bin").required().placeholder("PREFIX");
   add_corpus_arguments(command, options->corpus);
   command.option("--json", options->json, "Also write what is reported at the end").placeholder("FILE");
   command
