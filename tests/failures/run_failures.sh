@@ -475,6 +475,12 @@ try_rendezvous() {
   # What both compute is what threads compute.
   on_two "$here/out" "${run[@]}" --quiet
   grep -q 'finished at step 4' "$here/out" || complain "two hosts do not finish"
+  status=0
+  # shellcheck disable=SC2016
+  timeout -s KILL 120 "$start_ranks" -n 2 bash -c 'if [ "$RIDGELINE_RANK" = 1 ]; then set -- "$@" --checkpoint /nowhere; else set -- "$@" --checkpoint "$0"; fi; exec "$@"' \
+    "$here/run" "$program" eval --data "$here/data" >"$here/said" 2>&1 </dev/null || status=$?
+  [ $status -eq 1 ] || complain "exit $status of eval with another checkpoint"
+  [ "$(grep -c "^ridgeline: error: .*'/nowhere' does not exist" "$here/said")" -eq 1 ] || complain "the checkpoint is not named once"
   for words in "eval --data $here/data --ranks 2 --json" "generate --tensor 2 --prompt w1 --tokens 12"; do
     # shellcheck disable=SC2086
     "$program" $words --checkpoint "$here/run" >"$here/threads" 2>"$here/said" || complain "$words: exit $?"
@@ -567,6 +573,13 @@ try_prepare_ranks() {
   expect 1 'there were 7 input files, and are 6' '--fresh' -- "${made[@]}" --strict --out "$here/d" "$here/corpus"
   expect 0 -- "${made[@]}" --fresh --out "$here/d" "$here/corpus"
   same_dataset "$here/d"
+  # One has no tokenizer: the others hear of it, and do not wait for it to come.
+  local begun=$SECONDS
+  # shellcheck disable=SC2016
+  timeout -s KILL 120 "$start_ranks" -n 2 bash -c 'if [ "$RIDGELINE_RANK" = 1 ]; then set -- "$@" --tokenizer /nowhere; else set -- "$@" --tokenizer "$0"; fi; exec "$@"' \
+    "$here/tokenizer" "$program" prepare --out "$here/n" "$here/corpus" >"$here/said" 2>&1 </dev/null
+  [ $((SECONDS - begun)) -le "$seconds_allowed" ] || complain "they ended after $((SECONDS - begun)) s"
+  [ "$(grep -c "^ridgeline: error: .*no tokenizer in '/nowhere'" "$here/said")" -eq 1 ] || complain "the tokenizer is not named once"
   # Standard input has no parts to share.
   status=0
   shared 2 "${made[@]}" --out "$here/d" - || status=$?

@@ -248,21 +248,28 @@ void report(const EvalOptions& options, const Subject& subject, const std::vecto
   if (several) print(all, "all: ");
 }
 
+void evaluate_on(comm::World& world, const EvalOptions& options, const Subject& subject,
+                 const train::EvaluationSettings& settings) {
+  std::vector<train::Evaluation> results;
+  for (const Part& part : subject.parts)
+    results.push_back(train::evaluate(world, subject.source, part.dataset, part.chosen.documents, settings));
+  if (world.rank() == 0) report(options, subject, results);
+}
+
 void run(const EvalOptions& options) {
+  device::Machine machine = device::Machine::read();
+  if (comm::launched(options.rendezvous)) {
+    // As a rank first: of what one of them cannot open the others hear, who would wait for it.
+    return run_ranks(1, options.rendezvous, [&](comm::World& world) {
+      const Subject subject = open_subject(options);
+      machine.ranks_on_processors = world.ranks_on_processors();  // of this process alone
+      evaluate_on(world, options, subject, settings_of(options, subject, machine, world.size(), 1));
+    });
+  }
   const Subject subject = open_subject(options);
   const int ranks = options.ranks > 0 ? options.ranks : options.cut.ranks();
-  std::optional<train::EvaluationSettings> on_threads;
-  device::Machine machine = device::Machine::read();
-  if (!comm::launched(options.rendezvous)) on_threads = settings_of(options, subject, machine, ranks, ranks);
-  run_ranks(ranks, options.rendezvous, [&](comm::World& world) {
-    if (!on_threads) machine.ranks_on_processors = world.ranks_on_processors();  // of this process alone
-    const train::EvaluationSettings settings =
-        on_threads ? *on_threads : settings_of(options, subject, machine, world.size(), 1);
-    std::vector<train::Evaluation> results;
-    for (const Part& part : subject.parts)
-      results.push_back(train::evaluate(world, subject.source, part.dataset, part.chosen.documents, settings));
-    if (world.rank() == 0) report(options, subject, results);
-  });
+  const train::EvaluationSettings settings = settings_of(options, subject, machine, ranks, ranks);
+  run_ranks(ranks, options.rendezvous, [&](comm::World& world) { evaluate_on(world, options, subject, settings); });
 }
 
 }  // namespace

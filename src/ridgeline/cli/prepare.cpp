@@ -105,10 +105,11 @@ void verify_before(const data::PrepareSettings& settings) {
 }
 
 // As rank `settings.sharing.index`; the first shows its own progress.
-Prepared prepare_as(const data::Tokenizer& tokenizer, data::PrepareSettings settings, bool verify) {
+Prepared prepare_as(const PrepareOptions& options, const data::PrepareSettings& settings) {
   const data::PrepareSharing& sharing = settings.sharing;
-  if (verify) verify_before(settings);
-  settings.say = say_now;
+  if (!options.json.empty()) require_writable(options.json, "--json", settings.inputs, is_prepare_report);
+  const data::Tokenizer tokenizer = data::Tokenizer::load(options.tokenizer);
+  if (options.verify) verify_before(settings);
   const auto begin = std::chrono::steady_clock::now();
   Prepared prepared;
   if (data::are_token_inputs(settings.inputs)) {
@@ -126,8 +127,9 @@ Prepared prepare_as(const data::Tokenizer& tokenizer, data::PrepareSettings sett
   return prepared;
 }
 
-// All ranks share the files. Nothing on those that are not the first.
-std::optional<Prepared> prepare_on_ranks(const data::Tokenizer& tokenizer, const PrepareOptions& options) {
+// All ranks share the files. Nothing on those that are not the first. Whatever one of them may lack, its tokenizer,
+// say, is looked for when they know each other: else the others would wait for it to come.
+std::optional<Prepared> prepare_on_ranks(const PrepareOptions& options) {
   std::optional<Prepared> first;
   const std::chrono::milliseconds patience = std::chrono::seconds(options.rank_timeout);
   run_ranks(
@@ -146,7 +148,7 @@ std::optional<Prepared> prepare_on_ranks(const data::Tokenizer& tokenizer, const
           all->wait(all->all_reduce(values.data(), static_cast<int64_t>(values.size()), comm::ReduceOp::sum,
                                     {"parts of the dataset"}));
         };
-        Prepared prepared = prepare_as(tokenizer, std::move(settings), options.verify);
+        Prepared prepared = prepare_as(options, settings);
         if (world.rank() == 0) first = std::move(prepared);
       },
       patience);
@@ -160,23 +162,20 @@ void run_prepare(PrepareOptions& options) {
   settings.prefix = data::dataset_prefix(options.out);
   settings.tokenizer = options.tokenizer;
   settings.end_of_document = !options.no_end_of_document;
+  settings.say = say_now;
   settings.specials = options.specials ? data::Specials::recognise : data::Specials::as_text;
-  if (!options.json.empty()) {
-    if (data::is_of_dataset(options.json, settings.prefix))
-      throw UsageError(
-          fmt::format("--json {}: a file of the dataset '{}' has that name", options.json, settings.prefix.string()),
-          "Choose another name for the report.");
-    require_writable(options.json, "--json", settings.inputs, is_prepare_report);
-  }
-  const data::Tokenizer tokenizer = data::Tokenizer::load(options.tokenizer);
+  if (!options.json.empty() && data::is_of_dataset(options.json, settings.prefix))
+    throw UsageError(
+        fmt::format("--json {}: a file of the dataset '{}' has that name", options.json, settings.prefix.string()),
+        "Choose another name for the report.");
   std::optional<Prepared> prepared;
   if (comm::launched(options.rendezvous)) {
-    prepared = prepare_on_ranks(tokenizer, options);
+    prepared = prepare_on_ranks(options);
     if (!prepared) return;
   } else {
     comm::require_company();
     settings.threads = threads_or_all(settings.threads);
-    prepared = prepare_as(tokenizer, settings, options.verify);
+    prepared = prepare_as(options, settings);
   }
   const data::PrepareResult& result = prepared->result;
   fmt::print("{}", prepare_report(result, settings.prefix, prepared->seconds));
