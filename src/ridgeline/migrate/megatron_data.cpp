@@ -23,7 +23,7 @@ std::string list_of(const std::vector<std::string>& values) {
 
 // PREFIX, WEIGHT PREFIX WEIGHT PREFIX ..., or prefixes alone, which Megatron takes by their sizes.
 Datasets datasets_of(const std::vector<std::string>& values) {
-  const Datasets none, alone{toml(std::string_view(values.back())), "the prefix"};
+  Datasets none, alone{toml(std::string_view(values.back())), "the prefix"};
   if (values.size() == 1) return alone;
   std::vector<std::string> prefixes, pairs;
   for (size_t i = 0; i < values.size(); ++i) {
