@@ -15,6 +15,7 @@
 #   tcp_kill tcp_stop               (the same on two hosts that are pretended, without MPI)
 #   rendezvous                      (ranks that do not come together; evaluation and text of those that do)
 #   mpi_verify mpi_links            (pretended hosts of two ranks, before anything begins)
+#   cut_while_read                  (an input loses its end while it is read)
 #   prepare_kill                    (SIGKILL at 20 moments; what was done is kept, the bytes are those of no kill)
 #   prepare_ranks                   (several processes share a corpus; one meets a bad line)
 #   prepare_hang                    (one of two that share a corpus gets SIGSTOP)
@@ -475,6 +476,15 @@ try_rendezvous() {
   # What both compute is what threads compute.
   on_two "$here/out" "${run[@]}" --quiet
   grep -q 'finished at step 4' "$here/out" || complain "two hosts do not finish"
+  # One rank has no checkpoint: said once, for both.
+  for words in "eval --data $here/data" "generate --tensor 2 --prompt w1"; do
+    status=0
+    # shellcheck disable=SC2016,SC2086
+    timeout -s KILL 120 "$start_ranks" -n 2 bash -c 'if [ "$RIDGELINE_RANK" = 1 ]; then set -- "$@" --checkpoint /nowhere; else set -- "$@" --checkpoint "$0"; fi; exec "$@"' \
+      "$here/run" "$program" $words >"$here/said" 2>&1 </dev/null || status=$?
+    [ $status -eq 1 ] || complain "exit $status of $words with another checkpoint"
+    [ "$(grep -c "^ridgeline: error: .*'/nowhere' does not exist" "$here/said")" -eq 1 ] || complain "the checkpoint is not named once"
+  done
   for words in "eval --data $here/data --ranks 2 --json" "generate --tensor 2 --prompt w1 --tokens 12"; do
     # shellcheck disable=SC2086
     "$program" $words --checkpoint "$here/run" >"$here/threads" 2>"$here/said" || complain "$words: exit $?"
@@ -545,6 +555,23 @@ same_dataset() {
   rm -f "$1".bin "$1".idx "$1".json
 }
 
+# Standard input comes first, and keeps the file behind it, which is mapped by then, waiting.
+try_cut_while_read() {
+  prepare
+  for _ in $(seq 1500); do cat "$here/text.txt"; done >"$here/a.txt"
+  mkfifo "$here/pipe"
+  "$program" prepare --tokenizer "$here/tokenizer" --threads 2 --out "$here/d" - "$here/a.txt" \
+    <"$here/pipe" >"$here/said" 2>&1 &
+  local process=$! status=0
+  exec 3>"$here/pipe"
+  head -c 200000 "$here/a.txt" >&3
+  until grep -qs "$here/a.txt" "/proc/$process/maps" || ! kill -0 $process 2>/dev/null; do sleep 0.01; done
+  truncate -s 100 "$here/a.txt"
+  exec 3>&-
+  wait $process 2>/dev/null || status=$?
+  [ $status -eq 135 ] || complain "exit $status"
+  grep -q 'error: a file became shorter while it was read' "$here/said" || complain "it does not say why"
+}
 try_prepare_kill() {
   several_files
   python3 "$(dirname "$self")/kill_prepare.py" "$program" "$here" "${made[@]}" >"$here/said" 2>&1 || complain "see above"
@@ -582,6 +609,13 @@ try_prepare_ranks() {
   expect 1 'there were 7 input files, and are 6' '--fresh' -- "${made[@]}" --strict --out "$here/d" "$here/corpus"
   expect 0 -- "${made[@]}" --fresh --out "$here/d" "$here/corpus"
   same_dataset "$here/d"
+  # One has no tokenizer: the others hear of it, and do not wait for it to come.
+  local begun=$SECONDS
+  # shellcheck disable=SC2016
+  timeout -s KILL 120 "$start_ranks" -n 2 bash -c 'if [ "$RIDGELINE_RANK" = 1 ]; then set -- "$@" --tokenizer /nowhere; else set -- "$@" --tokenizer "$0"; fi; exec "$@"' \
+    "$here/tokenizer" "$program" prepare --out "$here/n" "$here/corpus" >"$here/said" 2>&1 </dev/null
+  [ $((SECONDS - begun)) -le "$seconds_allowed" ] || complain "they ended after $((SECONDS - begun)) s"
+  [ "$(grep -c "^ridgeline: error: .*no tokenizer in '/nowhere'" "$here/said")" -eq 1 ] || complain "the tokenizer is not named once"
   # Standard input has no parts to share.
   status=0
   shared 2 "${made[@]}" --out "$here/d" - || status=$?

@@ -12,7 +12,7 @@ namespace {
 
 // At most this many markers are named: a chat corpus may hold a dozen.
 constexpr size_t kMostMarkers = 5;
-constexpr size_t kMostPassedOver = 10;
+constexpr size_t kMostFiles = 10;  // that are listed
 
 void print_markers(const data::CorpusOptions& options, const data::CorpusCounts& counts) {
   size_t named = 0;
@@ -30,18 +30,18 @@ void print_markers(const data::CorpusOptions& options, const data::CorpusCounts&
   if (named > kMostMarkers) fmt::print("  (and {} more names of special tokens)\n", named - kMostMarkers);
 }
 
-void print_passed_over(const std::vector<std::string>& passed_over) {
-  if (passed_over.empty()) return;
-  fmt::print("{} files of the input folders are no corpus and were passed over:\n", passed_over.size());
-  for (size_t i = 0; i < std::min(passed_over.size(), kMostPassedOver); ++i) fmt::print("  {}\n", passed_over[i]);
-  if (passed_over.size() > kMostPassedOver) fmt::print("  (and {} more)\n", passed_over.size() - kMostPassedOver);
+void print_files(const std::vector<std::string>& files, const char* what) {
+  if (files.empty()) return;
+  fmt::print("{} {}:\n", files.size(), what);
+  for (size_t i = 0; i < std::min(files.size(), kMostFiles); ++i) fmt::print("  {}\n", files[i]);
+  if (files.size() > kMostFiles) fmt::print("  (and {} more)\n", files.size() - kMostFiles);
 }
 
 }  // namespace
 
-void report_corpus(const data::CorpusOptions& options, const data::CorpusCounts& counts,
-                   const std::vector<std::string>& passed_over) {
-  print_passed_over(passed_over);
+void report_corpus(const data::CorpusOptions& options, const data::CorpusCounts& counts, const InputRemarks& inputs) {
+  print_files(inputs.passed_over, "files of the input folders are no corpus and were passed over");
+  print_files(inputs.repeated, "of the input files are the same as another one before them, and were read once more");
   for (const auto& [name, count] : counts.filtered) fmt::print("{} documents were dropped: {}\n", count, name);
   for (const auto& [name, count] : counts.unjudged)
     fmt::print("{} documents were kept although their metadata cannot tell: {}\n", count, name);

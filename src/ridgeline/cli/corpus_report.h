@@ -8,9 +8,13 @@
 
 namespace ridgeline::cli {
 
-// What was passed over, dropped, replaced, left out or looks like a mistake, on stdout. Incomplete when lines were
-// skipped. `passed_over`: of CorpusInputs.
-void report_corpus(const data::CorpusOptions& options, const data::CorpusCounts& counts,
-                   const std::vector<std::string>& passed_over);
+// Of CorpusInputs.
+struct InputRemarks {
+  const std::vector<std::string>&passed_over, &repeated;
+};
+
+// What was passed over, read twice, dropped, replaced, left out or looks like a mistake, on stdout. Incomplete when
+// lines were skipped.
+void report_corpus(const data::CorpusOptions& options, const data::CorpusCounts& counts, const InputRemarks& inputs);
 
 }  // namespace ridgeline::cli

@@ -53,6 +53,18 @@ struct Subject {
   data::DocumentRules rules;  // the run's
 };
 
+// What would be silently without effect, or found out after the work.
+void require_sense(const EvalOptions& options) {
+  if (!options.whole) return;
+  const char* const chooses = !options.split.empty()        ? "--split"
+                              : !options.split_rule.empty() ? "--split-rule"
+                                                            : nullptr;
+  if (chooses != nullptr)
+    throw UsageError(fmt::format("{}: with --whole all documents are evaluated", chooses), "Leave out one of the two.");
+  if (options.bigram)
+    throw UsageError("--bigram needs training documents", "Leave --whole away, so that --split says which they are.");
+}
+
 void require_windows(const EvalOptions& options, const data::IndexedDataset& dataset, int64_t context) {
   const int64_t block = dataset.block();
   if (block == 0) return;
@@ -67,6 +79,7 @@ void require_windows(const EvalOptions& options, const data::IndexedDataset& dat
 }
 
 Subject open_subject(const EvalOptions& options) {
+  require_sense(options);
   train::ModelSource source = train::ModelSource::open(options.checkpoint);
   print_notes(source.notes());
   const int64_t context = source.config().context;
@@ -84,6 +97,9 @@ Subject open_subject(const EvalOptions& options) {
     require_windows(options, *dataset, context);
     const train::DocumentsAsked asked{.split = options.split, .split_rule = options.split_rule, .whole = options.whole};
     parts.push_back({name, dataset, train::choose_documents(*dataset, state, asked)});
+    if (options.bigram && parts.back().chosen.train.empty())
+      throw Error(fmt::format("--bigram needs training documents, and of '{}' there are none", name),
+                  "Say with --split which they are.");
   }
   std::vector<std::string> notes;
   std::optional<data::Tokenizer> tokenizer = source.tokenizer_if_readable(options.tokenizer, notes);
@@ -93,6 +109,10 @@ Subject open_subject(const EvalOptions& options) {
     tokenizer = std::move(noted.tokenizer);
   }
   print_notes(notes);
+  for (const Part& part : parts) {
+    if (tokenizer)
+      part.dataset->require_tokenizer(tokenizer->hash(), tokenizer->vocab_size(), tokenizer->end_of_document());
+  }
   const data::DocumentRules rules = state ? train::config_of(*state).data.rules : data::DocumentRules{};
   return {std::move(source), std::move(parts), std::move(tokenizer), rules};
 }
@@ -139,8 +159,6 @@ Losses losses_on(const EvalOptions& options, const Subject& subject, const Part&
                 .model = result.loss,
                 .bytes_per_token = train::text_bytes_per_prediction(*part.dataset, documents, subject.tokenizer)};
   if (!options.bigram) return losses;
-  if (part.chosen.train.empty())
-    throw Error("--bigram needs training documents", "Leave --whole away, so that --split says which they are.");
   losses.bigram = data::BigramModel::fit(*part.dataset, part.chosen.train, subject.source.config().vocab)
                       .evaluate(*part.dataset, documents)
                       .nats_per_token();
@@ -233,21 +251,28 @@ void report(const EvalOptions& options, const Subject& subject, const std::vecto
   if (several) print(all, "all: ");
 }
 
+void evaluate_on(comm::World& world, const EvalOptions& options, const Subject& subject,
+                 const train::EvaluationSettings& settings) {
+  std::vector<train::Evaluation> results;
+  for (const Part& part : subject.parts)
+    results.push_back(train::evaluate(world, subject.source, part.dataset, part.chosen.documents, settings));
+  if (world.rank() == 0) report(options, subject, results);
+}
+
 void run(const EvalOptions& options) {
+  device::Machine machine = device::Machine::read();
+  if (comm::launched(options.rendezvous)) {
+    // As a rank first: of what one of them cannot open the others hear, who would wait for it.
+    return run_ranks(1, options.rendezvous, [&](comm::World& world) {
+      const Subject subject = open_subject(options);
+      machine.ranks_on_processors = world.ranks_on_processors();  // of this process alone
+      evaluate_on(world, options, subject, settings_of(options, subject, machine, world.size(), 1));
+    });
+  }
   const Subject subject = open_subject(options);
   const int ranks = options.ranks > 0 ? options.ranks : options.cut.ranks();
-  std::optional<train::EvaluationSettings> on_threads;
-  device::Machine machine = device::Machine::read();
-  if (!comm::launched(options.rendezvous)) on_threads = settings_of(options, subject, machine, ranks, ranks);
-  run_ranks(ranks, options.rendezvous, [&](comm::World& world) {
-    if (!on_threads) machine.ranks_on_processors = world.ranks_on_processors();  // of this process alone
-    const train::EvaluationSettings settings =
-        on_threads ? *on_threads : settings_of(options, subject, machine, world.size(), 1);
-    std::vector<train::Evaluation> results;
-    for (const Part& part : subject.parts)
-      results.push_back(train::evaluate(world, subject.source, part.dataset, part.chosen.documents, settings));
-    if (world.rank() == 0) report(options, subject, results);
-  });
+  const train::EvaluationSettings settings = settings_of(options, subject, machine, ranks, ranks);
+  run_ranks(ranks, options.rendezvous, [&](comm::World& world) { evaluate_on(world, options, subject, settings); });
 }
 
 }  // namespace

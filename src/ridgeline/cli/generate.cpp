@@ -100,16 +100,19 @@ void run(const GenerateOptions& options) {
   train::check(options.sampling);
   const int ranks = options.cut.ranks();
   device::Machine machine = device::Machine::read();
-  std::optional<int> on_threads;
-  if (!comm::launched(options.rendezvous)) on_threads = threads_of_rank(machine, options.threads, ranks);
   const DType dtype = options.precision == "bf16" ? DType::bf16 : DType::f32;
+  if (comm::launched(options.rendezvous)) {
+    // As a rank first: of what one of them cannot open the others hear, who would wait for it.
+    return run_ranks(1, options.rendezvous, [&](comm::World& world) {
+      const Work work = open_work(options);
+      machine.ranks_on_processors = world.ranks_on_processors();  // of this process alone
+      run_as_rank(options, work, world, threads_of_rank(machine, options.threads, 1), dtype);
+    });
+  }
+  const int threads = threads_of_rank(machine, options.threads, ranks);
   const Work work = open_work(options);
   train::sharding_of(options.cut, work.source.config(), ranks, dtype);  // before any rank starts
-  run_ranks(ranks, options.rendezvous, [&](comm::World& world) {
-    if (!on_threads) machine.ranks_on_processors = world.ranks_on_processors();  // of this process alone
-    const int threads = on_threads ? *on_threads : threads_of_rank(machine, options.threads, 1);
-    run_as_rank(options, work, world, threads, dtype);
-  });
+  run_ranks(ranks, options.rendezvous, [&](comm::World& world) { run_as_rank(options, work, world, threads, dtype); });
 }
 
 }  // namespace

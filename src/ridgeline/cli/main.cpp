@@ -40,6 +40,13 @@ bool is_command(const char* word) {
   return false;
 }
 
+bool waits_for_ranks(const char* word) {
+  for (const char* command : {"train", "prepare", "eval", "generate"}) {
+    if (std::strcmp(word, command) == 0) return true;
+  }
+  return false;
+}
+
 // Ranks whose command line makes sense wait for this one: it joins them to say what is wrong with its own.
 [[noreturn]] void release_ranks(const std::string& rendezvous, const UsageError& error) {
   comm::run_launched({.on_failure = print_failure}, rendezvous,
@@ -60,8 +67,7 @@ int run(int argc, char** argv) {
     line.run(argc, argv);
   } catch (const UsageError& error) {
     const std::string rendezvous = rendezvous_of(argc, argv);
-    const bool waits = std::strcmp(argv[1], "train") == 0 || std::strcmp(argv[1], "prepare") == 0;
-    if (waits && comm::launched(rendezvous)) release_ranks(rendezvous, error);
+    if (waits_for_ranks(argv[1]) && comm::launched(rendezvous)) release_ranks(rendezvous, error);
     throw;
   }
   return 0;

@@ -6,6 +6,7 @@
 #include <array>
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -21,6 +22,7 @@
 #include "ridgeline/cli/prepare_report.h"
 #include "ridgeline/cli/ranks.h"
 #include "ridgeline/comm/communicator.h"
+#include "ridgeline/data/dataset_output.h"
 #include "ridgeline/data/prepare.h"
 #include "ridgeline/data/sharing_rounds.h"
 #include "ridgeline/data/token_inputs.h"
@@ -33,6 +35,7 @@ namespace {
 
 struct PrepareOptions {
   std::string tokenizer, json, rendezvous;
+  std::filesystem::path out;
   data::PrepareSettings settings;  // without its corpus
   CorpusArguments corpus;
   bool no_end_of_document = false;
@@ -78,6 +81,9 @@ void say_now(const std::string& text) {
 // Before anything is made of them; each rank reads some.
 void verify_before(const data::PrepareSettings& settings) {
   const data::PrepareSharing& sharing = settings.sharing;
+  if (data::are_token_inputs(settings.inputs))
+    throw UsageError("--verify: the inputs are token ids, and checksums are looked for beside files of text",
+                     "Leave it out, and compare them with sha256sum -c.");
   if (std::find(settings.inputs.begin(), settings.inputs.end(), data::kStandardInput) != settings.inputs.end())
     throw UsageError("--verify: standard input (-) has no checksum", "Leave out one of the two.");
   const std::vector<std::filesystem::path> files = data::look_at_inputs(settings.inputs).paths();
@@ -86,7 +92,7 @@ void verify_before(const data::PrepareSettings& settings) {
       verify_inputs(files, settings.threads, sharing.index, sharing.count, [&] { rounds.go_on(); });
   rounds.finish();
   std::array<int64_t, 2> counts = {checked.verified, static_cast<int64_t>(checked.without.size())};
-  if (sharing.count > 1) sharing.add_up(counts);
+  sharing.sum(counts);
   if (counts[0] == 0) {
     throw Error(
         "--verify: the input files have no checksums beside them",
@@ -101,10 +107,11 @@ void verify_before(const data::PrepareSettings& settings) {
 }
 
 // As rank `settings.sharing.index`; the first shows its own progress.
-Prepared prepare_as(const data::Tokenizer& tokenizer, data::PrepareSettings settings, bool verify) {
+Prepared prepare_as(const PrepareOptions& options, const data::PrepareSettings& settings) {
   const data::PrepareSharing& sharing = settings.sharing;
-  if (verify) verify_before(settings);
-  settings.say = say_now;
+  if (!options.json.empty()) require_writable(options.json, "--json", settings.inputs, is_prepare_report);
+  const data::Tokenizer tokenizer = data::Tokenizer::load(options.tokenizer);
+  if (options.verify) verify_before(settings);
   const auto begin = std::chrono::steady_clock::now();
   Prepared prepared;
   if (data::are_token_inputs(settings.inputs)) {
@@ -122,8 +129,9 @@ Prepared prepare_as(const data::Tokenizer& tokenizer, data::PrepareSettings sett
   return prepared;
 }
 
-// All ranks share the files. Nothing on those that are not the first.
-std::optional<Prepared> prepare_on_ranks(const data::Tokenizer& tokenizer, const PrepareOptions& options) {
+// All ranks share the files. Nothing on those that are not the first. Whatever one of them may lack, its tokenizer,
+// say, is looked for when they know each other: else the others would wait for it to come.
+std::optional<Prepared> prepare_on_ranks(const PrepareOptions& options) {
   std::optional<Prepared> first;
   const std::chrono::milliseconds patience = std::chrono::seconds(options.rank_timeout);
   run_ranks(
@@ -142,7 +150,7 @@ std::optional<Prepared> prepare_on_ranks(const data::Tokenizer& tokenizer, const
           all->wait(all->all_reduce(values.data(), static_cast<int64_t>(values.size()), comm::ReduceOp::sum,
                                     {"parts of the dataset"}));
         };
-        Prepared prepared = prepare_as(tokenizer, std::move(settings), options.verify);
+        Prepared prepared = prepare_as(options, settings);
         if (world.rank() == 0) first = std::move(prepared);
       },
       patience);
@@ -153,24 +161,28 @@ void run_prepare(PrepareOptions& options) {
   data::PrepareSettings& settings = options.settings;
   settings.inputs = options.corpus.inputs;
   settings.corpus = options.corpus.with_filters();
+  settings.prefix = data::dataset_prefix(options.out);
   settings.tokenizer = options.tokenizer;
   settings.end_of_document = !options.no_end_of_document;
+  settings.say = say_now;
   settings.specials = options.specials ? data::Specials::recognise : data::Specials::as_text;
-  if (!options.json.empty()) require_writable(options.json, "--json", settings.inputs, is_prepare_report);
-  const data::Tokenizer tokenizer = data::Tokenizer::load(options.tokenizer);
+  if (!options.json.empty() && data::is_of_dataset(options.json, settings.prefix))
+    throw UsageError(
+        fmt::format("--json {}: a file of the dataset '{}' has that name", options.json, settings.prefix.string()),
+        "Choose another name for the report.");
   std::optional<Prepared> prepared;
   if (comm::launched(options.rendezvous)) {
-    prepared = prepare_on_ranks(tokenizer, options);
+    prepared = prepare_on_ranks(options);
     if (!prepared) return;
   } else {
     comm::require_company();
     settings.threads = threads_or_all(settings.threads);
-    prepared = prepare_as(tokenizer, settings, options.verify);
+    prepared = prepare_as(options, settings);
   }
   const data::PrepareResult& result = prepared->result;
   fmt::print("{}", prepare_report(result, settings.prefix, prepared->seconds));
   if (!options.json.empty()) write_output(options.json, prepare_report_json(result, prepared->seconds));
-  report_corpus(result.corpus_options, result.corpus, result.passed_over);
+  report_corpus(result.corpus_options, result.corpus, {result.passed_over, result.repeated});
 }
 
 }  // namespace
@@ -197,7 +209,7 @@ void add_prepare(const Command& program) {
               "Folder with tokenizer.json, vocab.json and merges.txt, or tokenizer.model")
       .required()
       .placeholder("DIR");
-  command.option("--out", options->settings.prefix, "Files to write, without .bin").required().placeholder("PREFIX");
+  command.option("--out", options->out, "Files to write, without .bin").required().placeholder("PREFIX");
   add_corpus_arguments(command, options->corpus);
   command.option("--json", options->json, "Also write what is reported at the end").placeholder("FILE");
   command

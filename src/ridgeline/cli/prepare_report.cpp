@@ -92,7 +92,8 @@ std::string prepare_report_json(const data::PrepareResult& result, double second
                                  {"empty_documents", corpus.empty_documents},
                                  {"replaced_sequences", corpus.replaced},
                                  {"problems", problems},
-                                 {"passed_over", result.passed_over}};
+                                 {"passed_over", result.passed_over},
+                                 {"repeated", result.repeated}};
   if (const data::BlocksNote& blocks = result.note.blocks; blocks.tokens != 0) {
     json["blocks"] = {{"tokens", blocks.tokens},
                       {"corpus_documents", blocks.corpus_documents},

@@ -19,10 +19,11 @@ void say(const char* text) {
 }
 
 // Only what a handler may do. Whatever other threads are in the middle of, the process does not live on.
-extern "C" void on_stop(int signal) {
+void end_by(int signal, const char* what, const char* who) {
   remove_temporary_files();
-  say("\nridgeline: stopped by ");
-  say(name_of(signal));
+  say("\nridgeline: ");
+  say(what);
+  say(who);
   say("\n");
   std::signal(signal, SIG_DFL);
   sigset_t only;
@@ -31,6 +32,15 @@ extern "C" void on_stop(int signal) {
   ::pthread_sigmask(SIG_UNBLOCK, &only, nullptr);
   ::raise(signal);
   ::_exit(128 + signal);
+}
+
+extern "C" void on_stop(int signal) {
+  end_by(signal, "stopped by ", name_of(signal));
+}
+
+extern "C" void on_lost_file(int signal) {
+  end_by(signal, "error: a file became shorter while it was read, or its disk fails (SIGBUS)",
+         "\n  Start again when nobody writes to the input files any more.");
 }
 
 }  // namespace
@@ -44,6 +54,12 @@ void end_cleanly_when_stopped() {
     ::sigfillset(&action.sa_mask);
     ::sigaction(signal, &action, nullptr);
   }
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // which have words of their own
+  // Inputs are read where they lie (MappedFile). Libraries below MPI have taken this signal already, for a backtrace.
+  struct sigaction action {};
+  action.sa_handler = on_lost_file;
+  ::sigaction(SIGBUS, &action, nullptr);
+#endif
 }
 
 }  // namespace ridgeline::cli

@@ -80,7 +80,7 @@ void run_train(const TokenizerTrainOptions& options) {
     fmt::print("fewer than the {} asked for: no pair of tokens occurs twice any more; set model.vocab = {}\n",
                options.training.vocabulary, size);
   }
-  report_corpus(training.corpus, trained.corpus, trained.passed_over);
+  report_corpus(training.corpus, trained.corpus, {trained.passed_over, trained.repeated});
 }
 
 void run_encode(const CodeOptions& options) {

@@ -15,8 +15,14 @@ ByteRange checksum_block(int64_t file_bytes, int64_t block) {
   return {first, std::min(kChecksumBlock, file_bytes - first)};
 }
 
+int64_t count_block_pieces(ByteRange range) {
+  if (range.bytes <= 0) return 0;
+  return (range.first + range.bytes - 1) / kChecksumBlock - range.first / kChecksumBlock + 1;
+}
+
 std::vector<ByteRange> block_pieces(ByteRange range) {
   std::vector<ByteRange> pieces;
+  pieces.reserve(static_cast<size_t>(count_block_pieces(range)));
   const int64_t end = range.first + range.bytes;
   for (int64_t at = range.first; at < end;) {
     const int64_t next = std::min(end, (at / kChecksumBlock + 1) * kChecksumBlock);

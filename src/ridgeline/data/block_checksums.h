@@ -19,8 +19,9 @@ constexpr int64_t kChecksumBlock = int64_t{64} << 20;
 int64_t checksum_blocks(int64_t file_bytes);
 ByteRange checksum_block(int64_t file_bytes, int64_t block);
 
-// `range` of a file, cut where its blocks end; none of an empty range.
+// `range` of a file, cut where its blocks end; none of an empty range. How many those are.
 std::vector<ByteRange> block_pieces(ByteRange range);
+int64_t count_block_pieces(ByteRange range);
 
 // CRC-32C of a range of `file`, read piece by piece. Error that names the file when it cannot be read.
 uint32_t checksum_of(const File& file, ByteRange range);

@@ -90,6 +90,11 @@ CorpusReader::CorpusReader(const std::vector<fs::path>& inputs, CorpusOptions op
   RL_CHECK(files_ahead, >=, 0);
   RL_CHECK(options_.longest_record, >, 0);
   begin_counts();
+  const auto has_keys = [](const CorpusFile& file) { return file.format == RecordFormat::json_lines; };
+  if (!options_.key.empty() && std::none_of(inputs_.files.begin(), inputs_.files.end(), has_keys)) {
+    throw Error(fmt::format("--key {}: none of the inputs has JSON lines", options_.key),
+                "Leave it out: documents of text stand between blank lines.");
+  }
   std::vector<CorpusRange> all;
   for (const CorpusFile& file : inputs_.files) {
     all.push_back({all.size(), 0, file.bytes});

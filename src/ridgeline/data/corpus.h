@@ -40,7 +40,8 @@
 namespace ridgeline::data {
 
 struct CorpusOptions {
-  // Of JSON lines; "": "content" for a file whose first object has that and no "text", else "text".
+  // Of JSON lines, of which some must be there; "": "content" for a file whose first object has that and no "text",
+  // else "text".
   std::string key;
   bool strict = false;               // refuse invalid UTF-8 and bad JSON lines
   std::vector<std::string> markers;  // strings to count in the documents: names of special tokens

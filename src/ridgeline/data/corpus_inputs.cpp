@@ -2,10 +2,13 @@
 
 #include <fmt/format.h>
 #include <glob.h>
+#include <sys/stat.h>
 
 #include <algorithm>
+#include <map>
 #include <optional>
 #include <system_error>
+#include <utility>
 
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/output.h"
@@ -91,6 +94,10 @@ std::string look_at(CorpusFile& file, std::unique_ptr<ByteSource>& source) {
   return text;
 }
 
+int64_t ticks_of(fs::file_time_type time) {
+  return time.time_since_epoch().count();
+}
+
 CorpusFile look_at_file(const fs::path& path, std::string& start) {
   CorpusFile file{path, path.string()};
   if (fs::exists(path) && !fs::is_regular_file(path)) {
@@ -99,6 +106,7 @@ CorpusFile look_at_file(const fs::path& path, std::string& start) {
   }
   std::unique_ptr<ByteSource> source = read_file(path);
   file.bytes = static_cast<int64_t>(fs::file_size(path));
+  file.modified = ticks_of(fs::last_write_time(path));
   start = look_at(file, source);
   return file;
 }
@@ -209,6 +217,18 @@ std::vector<fs::path> CorpusInputs::paths() const {
   return result;
 }
 
+std::vector<std::string> repeated_files(std::span<const fs::path> files) {
+  std::map<std::pair<dev_t, ino_t>, const fs::path*> first;
+  std::vector<std::string> repeated;
+  for (const fs::path& file : files) {
+    struct stat found {};
+    if (file == kStandardInput || ::stat(file.c_str(), &found) != 0) continue;
+    const auto [known, is_new] = first.try_emplace({found.st_dev, found.st_ino}, &file);
+    if (!is_new) repeated.push_back(fmt::format("{} ({})", file.string(), known->second->string()));
+  }
+  return repeated;
+}
+
 CorpusInputs look_at_inputs(std::span<const fs::path> named) {
   if (named.empty()) throw Error("no input files", "Name one or more .txt or .jsonl files, or their folder.");
   CorpusInputs inputs;
@@ -227,7 +247,21 @@ CorpusInputs look_at_inputs(std::span<const fs::path> named) {
   } catch (const fs::filesystem_error& error) {
     throw system_error(fmt::format("cannot look at '{}'", error.path1().string()), error.code().value());
   }
+  inputs.repeated = repeated_files(inputs.paths());
   return inputs;
+}
+
+void require_unchanged(const CorpusFile& file) {
+  if (file.path == kStandardInput) return;
+  std::error_code code;
+  const auto bytes = static_cast<int64_t>(fs::file_size(file.path, code));
+  const fs::file_time_type modified = code ? fs::file_time_type() : fs::last_write_time(file.path, code);
+  if (!code && bytes == file.bytes && ticks_of(modified) == file.modified) return;
+  throw Error(fmt::format("'{}' was changed while it was read: {}", file.name,
+                          code                  ? "it is not there any more"
+                          : bytes == file.bytes ? "it was written to"
+                                                : fmt::format("it had {} bytes, and has {}", file.bytes, bytes)),
+              "Start again when nobody writes to the inputs any more; --fresh removes what was made of them before.");
 }
 
 }  // namespace ridgeline::data

@@ -1,4 +1,4 @@
-// Where a token dataset may be written. Internal to the room.
+// Where a token dataset may be written. Internal to the room, and for the command that writes one.
 #pragma once
 
 #include <filesystem>
@@ -9,6 +9,10 @@ namespace ridgeline::data {
 
 // `path` without .bin or .idx.
 std::filesystem::path dataset_prefix(const std::filesystem::path& path);
+
+// Whether a file called `path` would be one of those that `prepare` writes for `prefix`: .bin, .idx, .json, .lock or
+// .partial.
+bool is_of_dataset(const std::filesystem::path& path, const std::filesystem::path& prefix);
 
 // Whether a file that begins so is PREFIX.json as `prepare` writes it.
 bool is_dataset_note(std::string_view start);

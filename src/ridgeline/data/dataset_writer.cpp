@@ -137,9 +137,14 @@ void place_dataset(const fs::path& prefix, TokenType type, int64_t documents, co
                    const std::optional<DatasetNote>& note, const std::function<void()>& place_tokens) {
   const fs::path note_file = with_suffix(prefix, ".json"), bin = with_suffix(prefix, ".bin"),
                  idx = with_suffix(prefix, ".idx");
-  TemporaryFile index(idx);  // whole, before anything has its name
+  TemporaryFile index(idx);  // whole as the note is, before anything has its name: for lack of room nothing is lost
   write_index(index.file(), type, documents, lengths);
   index.file().sync();
+  std::optional<TemporaryFile> whole_note;
+  if (note) {
+    whole_note.emplace(note_file).file().write_at(0, bytes_of(note_text(*note)));
+    whole_note->file().sync();
+  }
   // A process that is stopped from here on leaves all files of a new dataset or none.
   const bool is_new = !fs::exists(bin);
   const std::array<fs::path, 3> files = {note_file, bin, idx};
@@ -149,8 +154,8 @@ void place_dataset(const fs::path& prefix, TokenType type, int64_t documents, co
   // so that at any moment it says whose they are.
   std::error_code ignored;
   fs::remove(idx, ignored);
-  if (note) {
-    write_atomically(note_file, note_text(*note));
+  if (whole_note) {
+    whole_note->place();
   } else {
     fs::remove(note_file, ignored);
   }

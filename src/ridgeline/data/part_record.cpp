@@ -106,8 +106,8 @@ PartRecord record_from_json(const nlohmann::json& json, int64_t token_bytes) {
                     .counts = counts_from_json(json.at("counts"))};
   for (const auto& sum : json.at("sums")) record.sums.push_back(parse_checksum(sum.get<std::string>(), ""));
   if (record.tokens > kMost / token_bytes || record.documents > kMost / 4) throw std::out_of_range("tokens");
-  const auto pieces = block_pieces({record.tokens_begin, record.tokens * token_bytes});
-  if (record.sums.size() != pieces.size()) throw std::out_of_range("sums");
+  const int64_t pieces = count_block_pieces({record.tokens_begin, record.tokens * token_bytes});
+  if (std::ssize(record.sums) != pieces) throw std::out_of_range("sums");
   return record;
 }
 

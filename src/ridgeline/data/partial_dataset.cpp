@@ -299,4 +299,8 @@ PartRecord PartialStream::finish_part(int64_t part, CorpusCounts counts, int64_t
   return finished;
 }
 
+void PartialStream::close() {
+  for (File* file : {&tokens_file_, &lengths_file_, &parts_file_}) file->close();
+}
+
 }  // namespace ridgeline::data

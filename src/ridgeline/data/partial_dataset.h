@@ -80,6 +80,8 @@ class PartialStream {
   void end_document();
   // The documents since the last part was finished.
   PartRecord finish_part(int64_t part, CorpusCounts counts, int64_t lines);
+  // After the last part. Error: what a file system says no earlier than when a file is closed (a full disk, over NFS).
+  void close();
 
   int64_t documents() const { return documents_; }  // of the dataset, since it was opened
   int64_t tokens() const { return tokens_; }

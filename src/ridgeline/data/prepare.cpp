@@ -89,11 +89,8 @@ CorpusOptions corpus_options(const Tokenizer& tokenizer, const PrepareSettings& 
 nlohmann::json state_of(const Tokenizer& tokenizer, const PrepareSettings& settings, const CorpusReader& reader,
                         int32_t end_of_document) {
   nlohmann::json inputs = nlohmann::json::array();
-  for (const CorpusFile& file : reader.inputs().files) {
-    std::error_code code;
-    const auto modified = fs::last_write_time(file.path, code).time_since_epoch().count();
-    inputs.push_back({{"name", file.name}, {"bytes", file.bytes}, {"modified", code ? 0 : modified}});
-  }
+  for (const CorpusFile& file : reader.inputs().files)
+    inputs.push_back({{"name", file.name}, {"bytes", file.bytes}, {"modified", file.modified}});
   const CorpusOptions& corpus = reader.options();
   const CorpusFilters& filters = corpus.filters;
   const auto number_or_null = [](const std::optional<double>& value) {
@@ -154,13 +151,6 @@ class Preparation {
  private:
   bool alone() const { return sharing_.count == 1; }
   bool leads() const { return sharing_.index == 0; }
-  void add_up(std::span<int64_t> values) const {
-    if (!alone()) sharing_.add_up(values);
-  }
-  void meet() const {
-    int64_t one = 1;
-    add_up({&one, 1});
-  }
   void say(const std::string& text) const {
     if (settings_.say) settings_.say(text);
   }
@@ -176,6 +166,7 @@ class Preparation {
     places_[2 * part + 1] = record.tokens_begin;
   }
   std::optional<StoredPart> find(const std::vector<StoredPart>& stored, size_t part) const;
+  std::vector<StoredPart> await_stored() const;
 
   void open();
   void let_it_go();
@@ -186,7 +177,6 @@ class Preparation {
   void write_long(std::string_view document, SharingRounds& rounds);
   void finish_part();
   PrepareResult finish();
-  std::vector<StoredPart> all_stored() const;
   PrepareResult result_of(std::vector<StoredPart>& parts) const;
   void leave();
 
@@ -233,7 +223,7 @@ void Preparation::open() {
     dataset_.begin(state, settings_.fresh);
     token = crc32c(bytes_of(lock_->token()));
   }
-  add_up({&token, 1});
+  sharing_.sum({&token, 1});
   if (leads()) return;
   // The same folder as the first process's, not one of that name.
   const auto until = std::chrono::steady_clock::now() + kVisibleWithin;
@@ -271,15 +261,14 @@ void Preparation::find_kept() {
     if (mine && place(part).stream_and_one == 0 && dataset_.verify(one)) set_place(part, one.stream, one.record);
   }
   rounds.finish();
-  add_up(places_);
+  sharing_.sum(places_);
+  // What is missing all must see alike, or a part is done by two of them, or by none.
   std::vector<size_t> missing;
   for (size_t part = 0; part < parts_.size(); ++part) {
-    if (const auto one = find(stored, part)) {
-      kept_.push_back(*one);
-    } else {
-      missing.push_back(part);
-    }
+    if (place(part).stream_and_one == 0) missing.push_back(part);
   }
+  kept_ = await_stored();
+  sharing_.meet();  // nobody writes to these files before all have read them
   if (leads() && !stored.empty()) {
     say(fmt::format("going on: {} of {} parts are done and verified in '{}'{}", kept_.size(), parts_.size(),
                     dataset_.folder().string(),
@@ -353,6 +342,8 @@ void Preparation::write(const TokenizedBatch& batch, SharingRounds& rounds) {
 
 void Preparation::finish_part() {
   const size_t part = share_[done_];
+  // All of it has been read: what is written down is of the files as they were looked at, and cut.
+  for (const CorpusRange& range : parts_[part].ranges) require_unchanged(reader_.inputs().files[range.file]);
   const PartRecord record =
       stream_->finish_part(static_cast<int64_t>(part), reader_.take_counts(), reader_.range_lines());
   set_place(part, sharing_.index, record);
@@ -394,19 +385,21 @@ void Preparation::tokenize(const std::function<void(const PrepareProgress&)>& pr
         if (progress) progress({reader_.bytes_done(), reader_.bytes_total(), stream_->documents(), stream_->tokens()});
       });
   while (done_ < share_.size()) finish_part();
+  stream_->close();
   stream_.reset();
   if (!leads()) lock_.reset();
   rounds.finish();
 }
 
-// What every part has a line of by now; another host's may not be seen yet.
-std::vector<StoredPart> Preparation::all_stored() const {
+// The parts that have a place, in order; the line that another host wrote of one may not be seen here yet.
+std::vector<StoredPart> Preparation::await_stored() const {
   const auto until = std::chrono::steady_clock::now() + kVisibleWithin;
   while (true) {
     std::vector<StoredPart> parts;
     const std::vector<StoredPart> stored = dataset_.stored();
     size_t part = 0;
     for (; part < parts_.size(); ++part) {
+      if (place(part).stream_and_one == 0) continue;
       std::optional<StoredPart> one = find(stored, part);
       if (!one) break;
       parts.push_back(std::move(*one));
@@ -445,6 +438,7 @@ PrepareResult Preparation::result_of(std::vector<StoredPart>& parts) const {
   result.kept_parts = static_cast<int64_t>(kept_.size());
   result.corpus_options = reader_.options();
   result.passed_over = reader_.inputs().passed_over;
+  result.repeated = reader_.inputs().repeated;
   result.note.text_bytes = settings_.block > 0 ? blocks.text_bytes : result.corpus.text_bytes;
   result.note.blocks = {.tokens = settings_.block,
                         .corpus_documents = blocks.documents,
@@ -464,13 +458,14 @@ PrepareResult Preparation::finish() {
     done[2 * part] = places_[2 * part];
     done[2 * part + 1] = places_[2 * part + 1];
   }
-  add_up(done);
+  sharing_.sum(done);
   for (size_t i = 0; i < done.size(); ++i) places_[i] = std::max(places_[i], done[i]);
 
-  std::vector<StoredPart> parts = all_stored();
+  std::vector<StoredPart> parts = await_stored();
+  RL_CHECK(parts.size(), ==, parts_.size());
   const PrepareResult result = result_of(parts);
   if (result.note.documents == 0) {
-    meet();  // nobody reads there any more
+    sharing_.meet();  // nobody reads there any more
     if (leads()) dataset_.remove();
     int64_t bytes = 0;
     for (const CorpusPart& part : parts_) bytes += part.bytes;
@@ -478,7 +473,7 @@ PrepareResult Preparation::finish() {
     require_a_block(settings_.block, parts);
   }
   merge_parts(dataset_, parts, prefix_, result.note, sharing_);
-  meet();
+  sharing_.meet();
   if (leads()) dataset_.remove();
   goes_.reset();
   return leads() ? result : PrepareResult();

@@ -35,6 +35,16 @@ struct PrepareSharing {
   std::chrono::milliseconds round{60'000};
   // In place: the sums over all processes. It returns when all have called it. Not called where there is one process.
   std::function<void(std::span<int64_t>)> add_up;
+
+  // Likewise; with one process alone nothing is to be done.
+  void sum(std::span<int64_t> values) const {
+    if (count > 1) add_up(values);
+  }
+  // Returns when all processes are here.
+  void meet() const {
+    int64_t one = 1;
+    sum({&one, 1});
+  }
 };
 
 struct PrepareSettings {
@@ -64,6 +74,7 @@ struct PrepareResult {
   CorpusCounts corpus;
   CorpusOptions corpus_options;          // as used: with the names of the tokenizer's special tokens to be counted
   std::vector<std::string> passed_over;  // files of the input folders that are no corpus: "path (why)"
+  std::vector<std::string> repeated;     // inputs that are the same file as one before: "path (that one)"
   // lengths[k]: documents of 2^k … 2^(k+1) - 1 tokens, end-of-document included, before they are cut into blocks. The
   // last is not 0.
   std::vector<int64_t> lengths;
@@ -76,8 +87,8 @@ struct PrepareResult {
 // where a part was finished, and not all of the input is one part; nothing else is. Error: as CorpusReader,
 // IndexedDatasetWriter; no document in the inputs; a tokenizer without an end-of-document token when one is to be
 // appended; files of `prefix` that are inputs, or that `prepare` did not write; PREFIX.partial of other inputs or
-// arguments; standard input among the inputs of several processes; no document as
-// long as a block.
+// arguments; an input that has changed since it was looked at; standard input among the inputs of several processes; no
+// document as long as a block.
 PrepareResult prepare_dataset(const Tokenizer& tokenizer, const PrepareSettings& settings,
                               const std::function<void(const PrepareProgress&)>& progress = {});
 

@@ -75,7 +75,7 @@ class Merge {
 
   std::vector<uint32_t> copied_sums() {
     if (sharing_.index == 0) File(dataset_.joined(), File::Mode::create).resize(bytes_);
-    meet();
+    sharing_.meet();
     std::vector<int64_t> sums(pieces_.size());
     File out(dataset_.joined(), File::Mode::update);
     SharingRounds rounds(sharing_);
@@ -89,7 +89,7 @@ class Merge {
     out.sync();
     out.close();
     rounds.finish();
-    if (sharing_.count > 1) sharing_.add_up(sums);
+    sharing_.sum(sums);
     std::vector<uint32_t> result;
     for (const int64_t sum : sums) result.push_back(static_cast<uint32_t>(sum));
     return result;
@@ -121,11 +121,6 @@ class Merge {
     throw Error(fmt::format("'{}' does not hold the tokens that were written to it (part {})", in.path().string(),
                             part.record.part),
                 "Is its disk sound? The same command makes the part again.");
-  }
-
-  void meet() const {
-    int64_t one = 1;
-    if (sharing_.count > 1) sharing_.add_up({&one, 1});
   }
 
   const PartialDataset& dataset_;

@@ -28,16 +28,22 @@ bool is_pair(const fs::path& input) {
   return fs::is_regular_file(with_suffix(prefix, ".idx"), code);
 }
 
+// The file that holds an input's tokens.
+fs::path tokens_of(const fs::path& input) {
+  return is_pair(input) ? with_suffix(dataset_prefix(input), ".bin") : input;
+}
+
 // Only what was not asked for makes no sense here.
 void require_no_text_options(const PrepareSettings& settings) {
   const CorpusOptions& corpus = settings.corpus;
-  const char* option = !corpus.key.empty()                        ? "--key"
-                       : corpus.strict                            ? "--strict"
-                       : corpus.filters.any()                     ? "filters of metadata"
-                       : settings.specials == Specials::recognise ? "--specials"
-                       : !settings.end_of_document                ? "--no-eod"
-                       : settings.block > 0                       ? "--blocks"
-                                                                  : nullptr;
+  const char* option = !corpus.key.empty()                                       ? "--key"
+                       : corpus.strict                                           ? "--strict"
+                       : corpus.filters.any()                                    ? "filters of metadata"
+                       : settings.specials == Specials::recognise                ? "--specials"
+                       : !settings.end_of_document                               ? "--no-eod"
+                       : settings.block > 0                                      ? "--blocks"
+                       : corpus.longest_record != CorpusOptions().longest_record ? "--max-document"
+                                                                                 : nullptr;
   if (option == nullptr) return;
   throw Error(fmt::format("{}: the inputs are token ids, which are taken as they are", option),
               "Leave it out, or name files of text.");
@@ -53,9 +59,10 @@ class TokenJoin {
         end_(tokenizer.end_of_document().value_or(-1)),
         text_bytes_(tokenizer.text_bytes_of_ids()),
         writer_(settings.prefix, tokenizer.vocab_size()) {
-    for (const fs::path& input : settings.inputs)
-      now_.bytes_total +=
-          static_cast<int64_t>(fs::file_size(is_pair(input) ? with_suffix(dataset_prefix(input), ".bin") : input));
+    std::vector<fs::path> files;
+    for (const fs::path& input : settings.inputs) files.push_back(tokens_of(input));
+    for (const fs::path& file : files) now_.bytes_total += static_cast<int64_t>(fs::file_size(file));
+    result_.repeated = repeated_files(files);
   }
 
   PrepareResult run() {

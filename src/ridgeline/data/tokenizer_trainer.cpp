@@ -47,8 +47,12 @@ TrainedTokenizer train_tokenizer(const TokenizerTraining& settings, const Traine
   for (size_t i = 1; i < counts.size(); ++i) counts[0].merge(counts[i]);
   int64_t pieces = 0;
   for (const PieceCounts::Entry& entry : counts[0].entries()) pieces += entry.count;
-  return {train_tokenizer(counts[0], settings.vocabulary, progress), reader.counts(), reader.inputs().passed_over,
-          pieces, static_cast<int64_t>(counts[0].size())};
+  return {train_tokenizer(counts[0], settings.vocabulary, progress),
+          reader.counts(),
+          reader.inputs().passed_over,
+          reader.inputs().repeated,
+          pieces,
+          static_cast<int64_t>(counts[0].size())};
 }
 
 }  // namespace ridgeline::data

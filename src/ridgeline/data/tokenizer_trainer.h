@@ -39,7 +39,7 @@ struct TokenizerTraining {
 struct TrainedTokenizer {
   Tokenizer tokenizer;
   CorpusCounts corpus;
-  std::vector<std::string> passed_over;  // CorpusInputs
+  std::vector<std::string> passed_over, repeated;  // CorpusInputs
   int64_t pieces = 0, distinct_pieces = 0;
 };
 

@@ -24,7 +24,7 @@ class Trainer {
       original_.world = 1;
       draft_.say(Section::fill_in, "Ranks: no launcher says how many; taken as 1. Otherwise: --world N");
     }
-    translate_rows(trainer_flags(), "The Trainer's", original_, draft_);
+    translate_rows(trainer_flags(), kTrainers, original_, draft_);
     for (const char* name : {"deepspeed", "deepspeed_config"}) flags_.find(name);
     model();
     sequence();
@@ -44,10 +44,7 @@ class Trainer {
   }
 
  private:
-  std::string where(const char* name) {
-    const Flag* const flag = flags_.find(name);
-    return flag == nullptr ? fmt::format("The Trainer's default of --{}", name) : flag->where();
-  }
+  std::string where(std::string_view name) { return original_.where(name, kTrainers); }
   DeepSpeedJson& json() { return *original_.json; }
   bool deepspeed() const { return original_.json != nullptr; }
 

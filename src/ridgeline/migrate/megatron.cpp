@@ -30,7 +30,7 @@ class Megatron {
     original_.joint = '-';
     complete_abbreviations(megatron_flags(), original_, draft_);
     find_deepspeed();
-    translate_rows(megatron_flags(), "Megatron's", original_, draft_);
+    translate_rows(megatron_flags(), kMegatrons, original_, draft_);
     model_options();
     layout();
     vocabulary();
@@ -41,7 +41,7 @@ class Megatron {
     clipping();
     recomputation();
     evaluation_and_checkpoints();
-    data();
+    translate_megatron_data(original_, draft_);
     uneven_stages();
     starting_program();
     report_flags(megatron_flags(), original_, draft_);
@@ -51,10 +51,7 @@ class Megatron {
   }
 
  private:
-  std::string where(const char* name) {
-    const Flag* const flag = flags_.find(name);
-    return flag == nullptr ? fmt::format("Megatron's default of {}", original_.spelled(name)) : flag->where();
-  }
+  std::string where(std::string_view name) { return original_.where(name, kMegatrons); }
   DeepSpeedJson& json() { return *original_.json; }
   bool deepspeed() const { return original_.json != nullptr; }
 
@@ -480,77 +477,6 @@ class Megatron {
     }
     if (const auto minutes = flags_.number("distributed_timeout_minutes"))
       draft_.set("parallel.timeout", toml(*minutes * 60), where("distributed_timeout_minutes"));
-  }
-
-  void data() {
-    const char* const train = flags_.has("train_data_path") ? "train_data_path" : "data_path";
-    prefix(train, "data.train");
-    if (flags_.has("valid_data_path")) prefix("valid_data_path", "data.valid");
-    std::string split = flags_.word("split").value_or("969, 30, 1");
-    if (split.find_first_of(",/") != std::string::npos)  // else spaces separate
-      split.erase(std::remove(split.begin(), split.end(), ' '), split.end());
-    draft_.set("data.split", toml(std::string_view(split)), where("split"));
-    if (deepspeed()) {
-      draft_.set("data.split_rule", toml("per_share"), "Megatron-DeepSpeed's rule");
-    } else {
-      draft_.set("data.split_rule", toml("cumulative"), "Megatron-LM's rule since November 2023");
-      draft_.alternative("data.split_rule", toml("per_share"), "Megatron-LM before, and Megatron-DeepSpeed");
-    }
-    if (const std::string type = flags_.word("dataloader_type").value_or("single"); type != "single")
-      draft_.say(Section::no_equivalent,
-                 fmt::format("{}: the order of samples is that of `single`", where("dataloader_type")));
-    for (const char* const flag : {"reset_attention_mask", "reset_position_ids", "eod_mask_loss"}) {
-      if (flags_.truth(flag)) draft_.set(fmt::format("data.{}", flag), toml(true), where(flag));
-    }
-  }
-
-  void prefix(const char* name, const char* key) {
-    const Flag* const flag = flags_.find(name);
-    if (flag == nullptr || flag->values.empty()) {
-      draft_.say(Section::fill_in,
-                 fmt::format("{}: no --{} with a value that is known here; the prefix of a .bin/.idx pair, "
-                             "as Megatron's preprocessing or `ridgeline prepare` writes it",
-                             key, name));
-      return;
-    }
-    const std::string list = datasets(flag->values);
-    if (list.empty()) {
-      draft_.say(Section::no_equivalent,
-                 fmt::format("{}: weights and prefixes that do not take turns; {} = [[WEIGHT, \"PREFIX\"], ...]",
-                             flag->where(), key));
-      return;
-    }
-    draft_.set(key, list, flag->where());
-    draft_.say(Section::fill_in, fmt::format("{} = {}: {} of .bin/.idx pairs; Megatron's own files are read as they "
-                                             "are. Say where yours lie",
-                                             key, list,
-                                             list.starts_with("[[")  ? "weights and prefixes"
-                                             : list.starts_with('[') ? "prefixes, weighed by their sizes,"
-                                                                     : "the prefix"));
-  }
-
-  // PREFIX, WEIGHT PREFIX WEIGHT PREFIX ..., or prefixes alone, which Megatron takes by their sizes, as the value of a
-  // key; "" for what is neither.
-  static std::string datasets(const std::vector<std::string>& values) {
-    if (values.size() == 1) return toml(std::string_view(values.front()));
-    std::string list;
-    size_t weights = 0;
-    for (size_t i = 0; i < values.size(); i += 2) {
-      double weight = 0;
-      if (read_number(values[i], weight)) ++weights;
-    }
-    if (weights == 0) {
-      for (const std::string& value : values) list += (list.empty() ? "" : ", ") + toml(std::string_view(value));
-      return fmt::format("[{}]", list);
-    }
-    if (values.size() % 2 != 0) return {};
-    for (size_t i = 0; i < values.size(); i += 2) {
-      double weight = 0;
-      if (!read_number(values[i], weight)) return {};
-      list += fmt::format("{}[{}, {}]", list.empty() ? "" : ", ", toml(weight), toml(std::string_view(values[i + 1])));
-    }
-    // Of one alone the weight says nothing.
-    return values.size() == 2 ? toml(std::string_view(values[1])) : fmt::format("[{}]", list);
   }
 
   // Megatron gives every stage the same number of blocks; Ridgeline balances, with embedding and loss counted.

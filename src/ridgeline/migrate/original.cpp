@@ -49,14 +49,17 @@ std::string Original::spelled(std::string_view flag) const {
   return text;
 }
 
+std::string Original::where(std::string_view flag, std::string_view default_of) {
+  const Flag* const given = flags.find(flag);
+  return given == nullptr ? fmt::format("{} default of {}", default_of, spelled(flag)) : given->where();
+}
+
 void translate_rows(std::span<const FlagRow> rows, std::string_view default_of, Original& original, Draft& draft) {
   for (const FlagRow& row : rows) {
     if (row.translation == Translation::combined) continue;
     const Flag* const flag = original.flags.find(row.name);
     if (flag == nullptr) {
-      if (!row.fallback.empty())
-        draft.set(row.target, std::string(row.fallback),
-                  fmt::format("{} default of {}", default_of, original.spelled(row.name)));
+      if (!row.fallback.empty()) draft.set(row.target, std::string(row.fallback), original.where(row.name, default_of));
     } else if (row.translation == Translation::nothing) {
       draft.say(Section::no_equivalent, fmt::format("{}: {}", flag->where(), row.target));
     } else {

@@ -25,7 +25,11 @@ struct Original {
 
   // As the original's users write it.
   std::string spelled(std::string_view flag) const;
+  // Where a flag's value comes from: "`--min-lr 0` (launch.sh:31)"; of one that was not given, or is not known,
+  // "Megatron's default of --min-lr", by whose it is. Counts as reading it.
+  std::string where(std::string_view flag, std::string_view default_of);
 };
+inline constexpr std::string_view kMegatrons = "Megatron's", kTrainers = "The Trainer's";
 
 // How a flag becomes a key, a row for each that needs no other. Flags that are read together with others have a row too
 // (`combined`), so that a table is the list of all names that are known.
@@ -55,6 +59,9 @@ void translate_optimizer_block(Original& original, Draft& draft);
 bool translate_scheduler_block(Original& original, int64_t steps, Draft& draft);
 // Whatever else the JSON holds: known without an equivalent, or unknown.
 void report_json(Original& original, Draft& draft);
+
+// Datasets, splits, and how documents are kept apart, out of Megatron's flags.
+void translate_megatron_data(Original& original, Draft& draft);
 
 // The three kinds of original.
 bool is_megatron(const Arguments& flags);

@@ -54,13 +54,16 @@ DocumentsChosen choose_documents(const data::IndexedDataset& dataset, const std:
   if (asked.whole) {
     chosen.text = range_text(chosen.documents, all);
   } else if (asked.split.empty() && !config.data.valid.empty()) {
+    if (!asked.split_rule.empty())
+      throw Error("--split-rule: the run was validated on data.valid, and there is no split that it could be of",
+                  "Add --split A,B,C, or leave it out.");
     if (!trained.empty()) {
       const std::string& valid = config.data.valid.entries.front().prefix;
       throw Error(fmt::format("'{}': the run trained on all {} documents; it was validated on data.valid = '{}'",
                               dataset.prefix().string(), all, valid),
                   fmt::format("--data {}; or --split A,B,C or --whole for documents that it trained on.", valid));
     }
-    chosen.text = range_text(chosen.documents, all) + ": the run held out none of this data, and trained on none";
+    chosen.text = range_text(chosen.documents, all) + ": the run trained on none of this data";
   } else {
     const std::string& split = asked.split.empty() ? config.data.split : asked.split;
     const data::SplitRule rule =

@@ -70,13 +70,18 @@ std::optional<int32_t> ModelSource::end_of_document() const {
 
 std::optional<data::Tokenizer> ModelSource::tokenizer_if_readable(const fs::path& given,
                                                                   std::vector<std::string>& notes) const {
+  if (!given.empty()) return tokenizer(given);
+  std::optional<data::Tokenizer> tokenizer;
   try {
-    return tokenizer(given);
+    const data::TokenizerFiles files = tokenizer_files();
+    if (files.empty()) return std::nullopt;
+    tokenizer = data::Tokenizer::from_files(files, folder_);
   } catch (const Error& error) {
-    if (!given.empty()) throw;
     notes.push_back("the tokenizer beside the model cannot be read: " + error.message());
     return std::nullopt;
   }
+  require_same_end(end_of_document(), *tokenizer);
+  return tokenizer;
 }
 
 void ModelSource::read(std::string_view name, const std::vector<int64_t>& shape, int64_t first, int64_t count,

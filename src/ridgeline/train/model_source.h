@@ -39,8 +39,8 @@ class ModelSource {
   // The id that ended each document of the training data, of a checkpoint that knows.
   std::optional<int32_t> end_of_document() const;
 
-  // The same for whoever can do without: a tokenizer beside the model that this version cannot read is none, and a
-  // note.
+  // The same for whoever can do without: a tokenizer beside the model that cannot be read is none, and a note. One that
+  // was read and ends documents otherwise is an Error here, too.
   std::optional<data::Tokenizer> tokenizer_if_readable(const std::filesystem::path& given,
                                                        std::vector<std::string>& notes) const;
 

@@ -155,7 +155,8 @@ void require_same_end(std::optional<int32_t> trained, const data::Tokenizer& tok
   if (!trained || !now || *trained == *now) return;
   throw Error(fmt::format("the model learned to end a document with id {}, this tokenizer's eos_token is id {} ('{}')",
                           *trained, *now, tokenizer.token_bytes(*now)),
-              "Use the tokenizer with which the data was prepared (the checkpoint keeps it: leave --tokenizer away).");
+              "Use the tokenizer with which the data was prepared: leave --tokenizer away where the checkpoint keeps "
+              "it, or name it there.");
 }
 
 ExportedIds exported_ids(const data::TokenizerFiles& files, const std::optional<data::Tokenizer>& tokenizer,

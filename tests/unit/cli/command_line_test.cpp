@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -162,6 +163,32 @@ TEST(CommandLine, UsageErrorsExitWithTwoAndNameTheNearest) {
   expect("tokenizer", "say which: train | encode | decode", "ridgeline tokenizer --help");
   expect("tokenizer trian", "trian", "Did you mean train?");
   expect("--verison", "--verison", "Did you mean --version?");
+}
+
+TEST(CommandLine, EvalRefusesWhatAsksForNothing) {
+  const std::string eval = "eval --checkpoint none --data none --whole ";
+  for (const char* option : {"--split 1,1", "--split-rule per_share", "--bigram"}) {
+    const Outcome outcome = ridgeline(eval + option + " 2>&1");
+    EXPECT_EQ(outcome.code, 2) << outcome.text;
+    EXPECT_THAT(outcome.text, HasSubstr("--whole"));
+  }
+}
+
+// Before it works, not after it: of two mistakes it says the one that was found late once.
+TEST(CommandLine, EvalComparesTheTokenizerFirst) {
+  const std::string data = RIDGELINE_TEST_DATA,
+                    folder = testing::TempDir() + "eval_first_" + std::to_string(::getpid());
+  std::filesystem::create_directories(folder);
+  write_atomically(folder + "/a.txt", "one two three four five six seven eight");
+  const std::string prefix = folder + "/d";
+  EXPECT_EQ(
+      ridgeline("prepare --tokenizer " + data + "/gpt2_tokenizer --out " + prefix + " " + folder + "/a.txt 2>&1").code,
+      0);
+  const Outcome outcome = ridgeline("eval --checkpoint " + data + "/reference/gpt2 --data " + prefix +
+                                    " --whole --threads 4096 --tokenizer " + data + "/data/llama3_style 2>&1");
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_THAT(outcome.text, HasSubstr("was prepared with"));
+  std::filesystem::remove_all(folder);
 }
 
 TEST(CommandLine, FailuresExitWithOneAndSayWhatToDo) {

@@ -27,6 +27,13 @@ TEST(BlockChecksums, BlocksCoverTheFile) {
   }
 }
 
+TEST(BlockChecksums, PiecesAreAsManyAsCounted) {
+  for (const int64_t first : {int64_t{0}, kChecksumBlock - 2, kChecksumBlock, 3 * kChecksumBlock + 7}) {
+    for (const int64_t bytes : {int64_t{0}, int64_t{1}, int64_t{2}, int64_t{3}, kChecksumBlock, 2 * kChecksumBlock + 1})
+      EXPECT_EQ(count_block_pieces({first, bytes}), std::ssize(block_pieces({first, bytes}))) << first << " " << bytes;
+  }
+}
+
 // Whatever the pieces in which it was written.
 TEST(BlockChecksums, AreThoseOfTheFile) {
   const TemporaryFolder folder;

@@ -1,6 +1,8 @@
 // The commands `tokenizer` and `prepare`, called as the program calls them.
 #include <gmock/gmock.h>
 
+#include <nlohmann/json.hpp>
+
 #include "ridgeline/cli/command.h"
 #include "ridgeline/cli/input_checksums.h"
 #include "ridgeline/cli/prepare.h"
@@ -188,6 +190,48 @@ TEST(DataCommands, ATokenizerOfOthersIsNotReplaced) {
   const std::string own = folder / "own";
   run({"tokenizer", "train", "--vocab", "260", "--out", own, text});
   run({"tokenizer", "train", "--vocab", "261", "--out", own, text});
+}
+
+TEST(DataCommands, TheReportIsNoFileOfTheDataset) {
+  const TemporaryFolder folder;
+  const std::string tokenizer = data::test::fixture("gpt2_tokenizer"), text = folder.write("a.txt", "a");
+  const auto prepare = [&](const std::filesystem::path& out, const std::filesystem::path& json) {
+    return run({"prepare", "--tokenizer", tokenizer, "--out", out, "--json", json, text});
+  };
+  for (const char* suffix : {".bin", ".idx", ".json", ".lock"}) {
+    EXPECT_ERROR("a file of the dataset", prepare(folder / "d", folder / ("./d" + std::string(suffix))));
+    EXPECT_EQ(folder.files(), 1U) << "nothing was begun";
+  }
+  EXPECT_THAT(prepare(folder / "d.bin", folder / "r.json"), HasSubstr((folder / "d").string() + ".bin, "))
+      << "not d.bin.bin";
+  EXPECT_EQ(data::IndexedDataset::open(folder / "d")->documents(), 1);
+  std::filesystem::create_symlink(folder / "d.idx", folder / "link");
+  EXPECT_ERROR("a file of the dataset", prepare(folder / "d", folder / "link"));
+}
+
+TEST(DataCommands, FilesThatAreNamedTwiceAreSaid) {
+  const TemporaryFolder folder;
+  const std::string tokenizer = data::test::fixture("gpt2_tokenizer"), text = folder.write("a.txt", "a");
+  const std::string json = folder / "r.json";
+  const auto expect_said = [&](const std::string& said) {
+    EXPECT_THAT(said, HasSubstr("2 documents"));
+    EXPECT_THAT(said, HasSubstr("1 of the input files are the same as another one before them"));
+    EXPECT_EQ(nlohmann::json::parse(read_text(json))["repeated"].size(), 1U);
+  };
+  expect_said(run({"prepare", "--tokenizer", tokenizer, "--out", folder / "d", "--json", json, text, text}));
+  run({"prepare", "--tokenizer", tokenizer, "--out", folder / "d", text});
+  expect_said(run(
+      {"prepare", "--tokenizer", tokenizer, "--out", folder / "e", "--json", json, folder / "d", folder / "d.bin"}));
+}
+
+TEST(DataCommands, OptionsOfTextAreNoneOfTokenIds) {
+  const TemporaryFolder folder;
+  const std::string tokenizer = data::test::fixture("gpt2_tokenizer"), text = folder.write("a.txt", "a");
+  run({"prepare", "--tokenizer", tokenizer, "--out", folder / "d", text});
+  EXPECT_ERROR("--verify: the inputs are token ids",
+               run({"prepare", "--tokenizer", tokenizer, "--out", folder / "e", "--verify", folder / "d"}));
+  EXPECT_ERROR("--max-document: the inputs are token ids",
+               run({"prepare", "--tokenizer", tokenizer, "--out", folder / "e", "--max-document", "5", folder / "d"}));
 }
 
 TEST(DataCommands, ErrorsReachTheCaller) {

@@ -125,6 +125,19 @@ TEST(CorpusInputs, FoldersAreReadInOrderAndWhatIsPassedOverIsSaid) {
   EXPECT_ERROR("is a folder with 0 files, and none is a corpus", all_documents({folder / "empty"}));
 }
 
+TEST(CorpusInputs, FilesThatAreNamedTwiceAreReadTwiceAndSaid) {
+  const TemporaryFolder folder;
+  folder.write("1.txt", "one");
+  folder.write("2.txt", "two");
+  fs::create_symlink("1.txt", folder / "3.txt");
+  fs::create_hard_link(folder / "2.txt", folder / "4.txt");
+  const std::vector<fs::path> named = {folder / "", folder / "./1.txt"};
+  const CorpusInputs inputs = look_at_inputs(named);
+  EXPECT_EQ(inputs.files.size(), 5U);
+  EXPECT_THAT(inputs.repeated, ElementsAre(HasSubstr("3.txt ("), HasSubstr("4.txt ("), HasSubstr("./1.txt (")));
+  EXPECT_THAT(inputs.repeated[1], HasSubstr("2.txt)"));
+}
+
 TEST(CorpusInputs, PatternsAreExpandedWhenNoFileHasThatName) {
   const TemporaryFolder folder;
   for (const char* name : {"p2.txt", "p1.txt", "p10.txt", "q.txt", "p[1].txt"}) folder.write(name, name);

@@ -354,6 +354,8 @@ TEST(CorpusReader, RefusesWhatItCannotRead) {
   EXPECT_ERROR("is a folder with 0 files, and none is a corpus", CorpusReader({folder / ""}, {}));
   EXPECT_ERROR("is cut: it ends at byte 4", CorpusReader({folder.write("a.txt", "\x1f\x8b\x08\x01")}, {}));
   EXPECT_ERROR("is not compressed, whatever its name says", CorpusReader({folder.write("a.txt.gz", "x")}, {}));
+  EXPECT_ERROR("--key body: none of the inputs has JSON lines",
+               CorpusReader({folder.write("b.txt", "x")}, {.key = "body"}));
   EXPECT_ERROR("not from '.pdf'", CorpusReader({folder.write("a.pdf", "x")}, {}));
 }
 

@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 #include <gmock/gmock.h>
+#include <sys/resource.h>
 
+#include <csignal>
 #include <cstring>
 
 #include "support.h"
@@ -59,6 +61,40 @@ TEST(IndexedDataset, ReadsWhatWasWritten) {
       EXPECT_FALSE(dataset->note());
     }
   }
+}
+
+// Files of this process are no longer than so many bytes while it lives: the next one fails, as on a full disk.
+class ShortFiles {
+ public:
+  explicit ShortFiles(rlim_t bytes) : signal_(std::signal(SIGXFSZ, SIG_IGN)) {
+    ::getrlimit(RLIMIT_FSIZE, &before_);
+    const rlimit limit{bytes, before_.rlim_max};
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+  }
+  ~ShortFiles() {
+    ::setrlimit(RLIMIT_FSIZE, &before_);
+    std::signal(SIGXFSZ, signal_);
+  }
+  ShortFiles(const ShortFiles&) = delete;
+  ShortFiles& operator=(const ShortFiles&) = delete;
+
+ private:
+  rlimit before_{};
+  void (*signal_)(int);
+};
+
+TEST(IndexedDataset, ANoteForWhichThereIsNoRoomCostsNothing) {
+  const TemporaryFolder folder;
+  write_small(folder / "d");
+  IndexedDatasetWriter writer(folder / "d", 100);
+  writer.add_document(std::vector<int32_t>{5});
+  std::string error;
+  {
+    const ShortFiles limit(100);  // the index has 62
+    error = test::error_of([&] { writer.finish(DatasetNote{.tokens = 1, .documents = 1, .vocabulary = 100}); });
+  }
+  EXPECT_NE(error.find("d.json"), std::string::npos) << error;
+  EXPECT_EQ(IndexedDataset::open(folder / "d")->documents(), 2) << "the dataset of before";
 }
 
 TEST(IndexedDataset, EmptyDocumentsAndLargeOnesSurvive) {

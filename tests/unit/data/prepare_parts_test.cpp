@@ -3,7 +3,10 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <barrier>
+#include <fstream>
+#include <functional>
 #include <mutex>
 #include <random>
 #include <thread>
@@ -101,9 +104,14 @@ void prepare_some(const PrepareSettings& settings, size_t parts) {
   EXPECT_THROW(prepare_dataset(gpt2(), settings, stop), Killed);
 }
 
+// Before and after each time that the processes meet, numbered from 1, on the one called `index`.
+struct Meetings {
+  std::function<void(int index, int meeting)> before, after;
+};
+
 // `count` processes, as threads, in rounds of so long. Returns what the first made, or throws what one did.
 PrepareResult prepare_shared(PrepareSettings settings, int count,
-                             std::chrono::milliseconds round = PrepareSharing().round) {
+                             std::chrono::milliseconds round = PrepareSharing().round, const Meetings& meetings = {}) {
   std::barrier meet(count);
   std::mutex mutex;
   std::vector<int64_t> sums;
@@ -112,7 +120,10 @@ PrepareResult prepare_shared(PrepareSettings settings, int count,
   for (int index = 0; index < count; ++index) {
     threads.emplace_back([&, index] {
       PrepareSettings own = settings;
+      int meeting = 0;
       own.sharing = {.index = index, .count = count, .round = round, .add_up = [&](std::span<int64_t> values) {
+                       ++meeting;
+                       if (meetings.before) meetings.before(index, meeting);
                        {
                          const std::lock_guard lock(mutex);
                          sums.resize(values.size());
@@ -126,6 +137,7 @@ PrepareResult prepare_shared(PrepareSettings settings, int count,
                          sums.clear();
                        }
                        meet.arrive_and_wait();
+                       if (meetings.after) meetings.after(index, meeting);
                      }};
       results[static_cast<size_t>(index)] = prepare_dataset(gpt2(), own);
     });
@@ -249,6 +261,44 @@ TEST(PrepareParts, AreSharedInRounds) {
   for (const int count : {2, 5}) expect_whole(settings, prepare_shared(settings, count, std::chrono::milliseconds(0)));
   prepare_some(settings, 2);
   expect_whole(settings, prepare_shared(settings, 3, std::chrono::milliseconds(0)));
+}
+
+// A host may see late what another one wrote. What is missing all must see alike, or parts are done twice, or by
+// nobody.
+TEST(PrepareParts, AreSharedAlikeWhateverAHostSeesOfThem) {
+  PrepareSettings settings = at_once().settings;
+  prepare_some(settings, 4);
+  const fs::path lines = settings.prefix.string() + ".partial/parts-0000", hidden = at_once().folder / "hidden";
+  std::atomic<bool> gone = false;
+  const Meetings meetings = {.before =
+                                 [&](int index, int meeting) {
+                                   if (index != 0) return;
+                                   if (meeting == 2) fs::rename(lines, hidden);  // which this one has read by now
+                                   if (meeting == 2) gone = true;
+                                   if (meeting == 3) fs::rename(hidden, lines);
+                                 },
+                             .after =
+                                 [&](int index, int meeting) {
+                                   while (index == 1 && meeting == 1 && !gone) std::this_thread::yield();
+                                 }};
+  const PrepareResult result = prepare_shared(settings, 2, PrepareSharing().round, meetings);
+  expect_whole(settings, result);
+  EXPECT_GE(result.kept_parts, 2) << "of those that the first one verified";
+}
+
+TEST(PrepareParts, OfInputsThatChangeMeanwhileAreRefused) {
+  const TemporaryFolder folder;
+  PrepareSettings settings;
+  settings.inputs = {folder.write("a.txt", "one\n\ntwo\n"), folder.write("b.txt", "three\n")};
+  settings.prefix = folder / "d";
+  const auto append = [&](const PrepareProgress&) { std::ofstream(folder / "b.txt", std::ios::app) << "more\n"; };
+  EXPECT_ERROR("b.txt' was changed while it was read: it had 6 bytes, and has",
+               prepare_dataset(gpt2(), settings, append));
+  EXPECT_EQ(folder.files(), 2U) << "only the inputs";
+  const auto touch = [&](const PrepareProgress&) { fs::last_write_time(folder / "a.txt", fs::file_time_type()); };
+  EXPECT_ERROR("a.txt' was changed while it was read: it was written to", prepare_dataset(gpt2(), settings, touch));
+  const auto remove = [&](const PrepareProgress&) { fs::remove(folder / "a.txt"); };
+  EXPECT_ERROR("a.txt' was changed while it was read: it is not there", prepare_dataset(gpt2(), settings, remove));
 }
 
 TEST(PrepareParts, LeadNowhereWithoutDocuments) {

@@ -134,6 +134,12 @@ TEST(Prepare, NothingIsOverwrittenThatItDidNotWrite) {
   std::filesystem::remove(folder / "new.idx");
   EXPECT_EQ(prepare_dataset(gpt2(), settings).note.documents, 2);
   EXPECT_EQ(IndexedDataset::open(folder / "new")->documents(), 2);
+  // Also one so large that the checksums in its note are more than is looked at.
+  const std::string note = read_text(folder / "new.json");
+  std::string sums;
+  for (int i = 0; i < 6000; ++i) sums += "\"01234567\",\n";
+  folder.write("new.json", note.substr(0, note.rfind('[') + 1) + sums + note.substr(note.rfind('[') + 1));
+  EXPECT_EQ(prepare_dataset(gpt2(), settings).note.documents, 2);
   // A dataset of other tools has no note.
   std::filesystem::remove(folder / "new.json");
   refused(folder / "new", "Ridgeline did not write it");

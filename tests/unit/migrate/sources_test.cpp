@@ -59,6 +59,11 @@ TEST(Sources, ABlendOfDatasetsIsTranslated) {
   EXPECT_EQ(of_each.data.train.entries.front().weight, 2);
   EXPECT_EQ(of_each.data.valid, "c");
 
+  const train::Config all = train::parse_config_text(migrated(small + "--train-data-path a").toml, "migrated");
+  EXPECT_EQ(all.data.split, "1,0,0") << "there is no split of data that is named for training alone";
+  EXPECT_EQ(all.train.eval_every, 0);
+  EXPECT_THAT(item_with(migrated(small), Section::fill_in, "data.train"), HasSubstr("no --data-path with a value"));
+
   for (const char* const unweighted : {"a b", "a b c"}) {
     const Migration migration = migrated(small + "--data-path " + unweighted);
     const train::DatasetList list = train::parse_config_text(migration.toml, "migrated").data.train;

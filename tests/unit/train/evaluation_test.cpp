@@ -3,9 +3,12 @@
 #include <array>
 #include <cmath>
 
+#include "ridgeline/base/file.h"
+#include "ridgeline/checkpoint/manifest.h"
 #include "ridgeline/device/cpu/worker_team.h"
 #include "ridgeline/parallel/executor.h"
 #include "ridgeline/train/evaluator.h"
+#include "ridgeline/train/model_source.h"
 #include "ridgeline/train/state.h"
 #include "small_run.h"
 
@@ -127,6 +130,30 @@ TEST_F(SmallRun, documents_are_kept_apart_in_training_validation_and_evaluation)
   EXPECT_NEAR(evaluate(source, dataset, kHeldOut, settings).loss, *apart.validation_loss, 1e-6);
   settings.rules = {};
   EXPECT_GT(std::fabs(evaluate(source, dataset, kHeldOut, settings).loss - *apart.validation_loss), 1e-5);
+}
+
+// One that cannot be read is a note, since the loss needs none; one that the data contradicts is a mistake.
+TEST_F(SmallRun, the_tokenizer_of_a_checkpoint_ends_documents_as_its_data) {
+  run(config(), 1, "run");
+  const std::filesystem::path folder = folder_ / "run" / "checkpoints" / "step_00000008",
+                              manifest = folder / checkpoint::kManifestName;
+  nlohmann::json extra = checkpoint::parse_manifest(read_text(manifest), "manifest").extra;
+  std::vector<std::string> notes;
+  const auto tokenizer = [&](const std::string& file, const nlohmann::json& end_of_document) {
+    extra["tokenizer"] = file;  // as checkpoints of before have it
+    extra["end_of_document"] = end_of_document;
+    checkpoint::replace_extra(folder, extra);
+    notes.clear();
+    return ModelSource::open(folder).tokenizer_if_readable({}, notes);
+  };
+  const std::string file = read_text(std::filesystem::path(RIDGELINE_TEST_DATA) / "data/llama3_style/tokenizer.json");
+  const auto read = tokenizer(file, nullptr);
+  ASSERT_TRUE(read && read->end_of_document());
+  EXPECT_TRUE(tokenizer(file, *read->end_of_document()));
+  EXPECT_TRUE(notes.empty());
+  EXPECT_THROW(tokenizer(file, *read->end_of_document() - 1), Error);
+  EXPECT_FALSE(tokenizer("{", *read->end_of_document()));
+  EXPECT_EQ(notes.size(), 1U);
 }
 
 TEST_F(SmallRun, what_follows_a_document_is_not_learned_where_its_end_is_masked) {

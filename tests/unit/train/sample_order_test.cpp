@@ -328,6 +328,8 @@ TEST_F(OrderOfSamples, an_evaluation_without_held_out_documents_is_an_error) {
   expect_error([&] { choose_documents(*dataset, state, {}); }, {"trained on all 40 documents", "--data"});
   const auto valid = data::IndexedDataset::open(folder_ / "valid");
   EXPECT_EQ(choose_documents(*valid, state, {}).documents, (data::DocumentRange{0, 3}));
+  expect_error([&] { choose_documents(*valid, state, {.split = "", .split_rule = "per_share", .whole = false}); },
+               {"--split-rule", "no split"});
 }
 
 }  // namespace
