@@ -7,13 +7,17 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <fstream>
 #include <map>
+#include <thread>
 #include <tuple>
 
 namespace ridgeline::comm::detail {
 namespace {
+
+constexpr std::chrono::milliseconds kForOthersWords{300};
 
 // Processors by their numbers; those beyond kMost count as one.
 struct ProcessorSet {
@@ -129,6 +133,8 @@ void agree(Wire& wire, const Host& host, const Hosts& hosts, const std::optional
   } else {
     host.keep_quiet();
   }
+  // A launcher ends all ranks when one has left, some of them before their last words are through.
+  if (culprit != wire.rank()) std::this_thread::sleep_for(kForOthersWords);
   host.throw_failure();
 }
 
