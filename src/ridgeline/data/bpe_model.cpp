@@ -346,8 +346,10 @@ void BpeModel::finish(std::string_view origin) {
     every_byte = false;
     if (of_characters()) continue;
     if (never_in_utf8(static_cast<uint8_t>(byte))) continue;
-    throw Error(fmt::format("{}: the vocabulary has no token for the single byte 0x{:02x}", origin, byte),
-                "Only byte-level BPE vocabularies, which can write any text, are supported.");
+    throw UnsupportedTokenizer(
+        fmt::format("{}: the vocabulary has no token for the single byte 0x{:02x}", origin, byte),
+        "Characters with it would be left away: only byte-level BPE vocabularies that can write any text are "
+        "supported.");
   }
   if (std::ssize(tokens) > PairTable::kMostIds || std::ssize(merges) > PairTable::kMostRules) {
     throw Error(fmt::format("{}: {} tokens and {} merges", origin, tokens.size(), merges.size()),

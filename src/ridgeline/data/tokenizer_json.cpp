@@ -168,6 +168,8 @@ Vocabulary read_bpe(BpeModel& model, const json& bpe, VocabularyForm form, std::
 
   const json* vocab = member(bpe, "vocab");
   const json* merges = member(bpe, "merges");
+  // Older files name no type.
+  if (type.empty() && vocab != nullptr && vocab->is_array()) unsupported(name, "model 'Unigram'");
   if (vocab == nullptr || merges == nullptr || !merges->is_array()) malformed(name, "model BPE lacks vocab or merges");
   Vocabulary vocabulary = read_vocabulary(model, *vocab, name, form, flag_of(bpe, "byte_fallback", false));
   if (form == VocabularyForm::characters) {
@@ -251,6 +253,23 @@ BpeModel read_tokenizer_json(const json& root, const std::string& name) {
   return model;
 }
 
+// Whether these are lines of tiktoken's form, "base64 rank", as Llama 3's tokenizer.model is. (A SentencePiece model
+// begins with a line's end: the tag of its first field.)
+bool is_tiktoken(std::string_view bytes) {
+  const std::string_view line = bytes.substr(0, bytes.find('\n'));
+  const size_t space = line.find(' ');
+  constexpr std::string_view kBase64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=";
+  return space != 0 && space != std::string_view::npos && line.find_first_not_of(kBase64) == space &&
+         space + 1 < line.size() && line.find_first_not_of("0123456789\r", space + 1) == std::string_view::npos;
+}
+
+[[noreturn]] void tiktoken(std::string_view name) {
+  throw UnsupportedTokenizer(fmt::format("{}: a vocabulary in tiktoken's form is not supported: it says neither by "
+                                         "which pattern text is cut nor which tokens are special",
+                                         name),
+                             "Give the folder with the tokenizer.json that is published with the same model.");
+}
+
 }  // namespace
 
 json parse_file(const TokenizerFiles& files, const fs::path& where, const char* name) {
@@ -321,10 +340,13 @@ int32_t find_token(const BpeModel& model, std::string_view content) {
     const auto found = std::find(model.names.begin(), model.names.end(), content);
     return found == model.names.end() ? -1 : static_cast<int32_t>(found - model.names.begin());
   }
-  // As an entry of the vocabulary is spelled there.
-  const std::string bytes = from_printable(content).value_or(std::string(content));
-  const auto found = std::find(model.tokens.begin(), model.tokens.end(), bytes);
-  return found == model.tokens.end() ? -1 : static_cast<int32_t>(found - model.tokens.begin());
+  // As an entry of the vocabulary is spelled there: two spaces, and the name of the bytes of two, are two entries.
+  const std::optional<std::string> bytes = from_printable(content);
+  const std::string_view token = bytes ? std::string_view(*bytes) : content;
+  for (size_t id = 0; id < model.tokens.size(); ++id) {
+    if (model.tokens[id] == token && model.is_literal(id) == !bytes) return static_cast<int32_t>(id);
+  }
+  return -1;
 }
 
 BpeModel read_bpe_model(const TokenizerFiles& files, const fs::path& where) {
@@ -339,6 +361,7 @@ BpeModel read_bpe_model(const TokenizerFiles& files, const fs::path& where) {
   } else if (const std::string* bytes = files.find("tokenizer.model");
              bytes != nullptr && files.vocabulary_file() == "tokenizer.model") {
     name = (where / "tokenizer.model").string();
+    if (is_tiktoken(*bytes)) tiktoken(name);
     model = read_sentencepiece(*bytes, name);
   } else if (files.empty()) {
     throw Error(
@@ -346,6 +369,7 @@ BpeModel read_bpe_model(const TokenizerFiles& files, const fs::path& where) {
                     where.string()),
         "Give the folder of a tokenizer, or make one: ridgeline tokenizer train --vocab 4096 --out DIR INPUT.");
   } else {
+    if (files.vocabulary_file().ends_with(".tiktoken")) tiktoken((where / files.vocabulary_file()).string());
     unsupported(where.string(), fmt::format("a tokenizer that is given by {}", files.vocabulary_file()));
   }
   const json configuration = parse_file(files, where, "tokenizer_config.json");

@@ -123,10 +123,18 @@ class PreTokenizerReader {
     model_.cuts.push_back({Pattern::regex(expression)});
   }
 
+  // The kind whose scanner cuts by this expression; whole: none does.
+  static PreTokenizer scanner_of(std::string_view expression) {
+    for (const PreTokenizer kind : {PreTokenizer::gpt2, PreTokenizer::llama3, PreTokenizer::qwen2}) {
+      if (expression == pattern_of(kind)) return kind;
+    }
+    return PreTokenizer::whole;
+  }
+
   void split(const json& step) {
-    const Cut::Behavior behavior = behavior_of(step);
     const bool inverted = flag_of(step, "invert", false);
     if (const std::string text = pattern_text(step, "String"); !text.empty()) {
+      const Cut::Behavior behavior = behavior_of(step);
       if (!spaces_are_marks_) return cut(Pattern::literal(text), behavior, inverted);
       // Of the marked text there is none with a space.
       if (text.find(' ') == std::string::npos) return cut(Pattern::literal(without_marks(text)), behavior, inverted);
@@ -137,14 +145,16 @@ class PreTokenizerReader {
     if (expression.empty()) malformed(file_, "a Split without a pattern");
     if (spaces_are_marks_) unsupported(file_, "a Split by Regex where '▁' stands for spaces");
     settle_known();
-    if (behavior == Cut::Behavior::isolated && !inverted) {
-      for (const PreTokenizer kind : {PreTokenizer::gpt2, PreTokenizer::llama3, PreTokenizer::qwen2}) {
-        if (expression != pattern_of(kind)) continue;
-        known_ = kind;
-        return;
-      }
+    const PreTokenizer scanner = scanner_of(expression);
+    if (scanner == PreTokenizer::whole) {
+      return cut(regex_of(expression, "pre_tokenizer", file_), behavior_of(step), inverted);
     }
-    cut(regex_of(expression, "pre_tokenizer", file_), behavior, inverted);
+    // These expressions take every character of every text: what they leave, which "Removed" removes when it is
+    // inverted and "Isolated" keeps as pieces, is nothing.
+    const bool removes_nothing = inverted && text_of(step, "behavior") == "Removed";
+    const Cut::Behavior behavior = removes_nothing ? Cut::Behavior::isolated : behavior_of(step);
+    if (behavior != Cut::Behavior::isolated) return cut(Pattern::regex(expression), behavior, inverted);
+    known_ = scanner;
   }
 
   void byte_level(const json& step) {
@@ -241,6 +251,8 @@ void read_character_decoder(BpeModel& model, const json& root, std::string_view 
       if (stop != nullptr && *stop != 0) unsupported(file, "decoder 'Strip' at the end");
       if (start == nullptr || !start->is_number_unsigned()) malformed(file, "a Strip without a number 'start'");
       model.decode_start.spaces += start->get<size_t>();
+    } else if (type == "Strip" && !fused) {
+      unsupported(file, "decoder 'Strip' before 'Fuse', which takes spaces from every token,");
     } else if (type == "Metaspace") {
       require_mark(*step, file);
       spaces = true;

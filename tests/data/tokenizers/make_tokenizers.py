@@ -121,6 +121,7 @@ def families(bases):
         ("codegen", "bytes", {"added_tokens": bases["bytes"]["added_tokens"] + [added(end + i, " " * (32 - i), special=False) for i in range(1, 31)] + [
             added(end + 31, "\t\t", special=False)]}),
         ("llama3", "bytes", of(split(LLAMA3), BYTES, model={"ignore_merges": True}, post_processor=bos("<|endoftext|>", end))),
+        ("dolma2", "bytes", of(split(LLAMA3, "Removed", invert=True), BYTES)),
         ("qwen2", "bytes", of(split(QWEN2), BYTES, added_tokens=bases["bytes"]["added_tokens"] + [added(end + 1 + i, n) for i, n in enumerate(names)]) | nfc),
         ("starcoder", "bytes", of({"type": "Digits", "individual_digits": True}, GPT2)),
         ("digits", "bytes", of({"type": "Digits", "individual_digits": False}, GPT2)),
@@ -154,6 +155,11 @@ def refused():
         ("a pattern with {n,m}+", "bytes", {"pre_tokenizer": sequence(split(r"\p{N}{1,3}+"), BYTES)}, "a '+' behind '{…}'"),
         ("a pattern with (?m:", "bytes", {"pre_tokenizer": sequence(split(r"(?m:.)"), BYTES)}, "'(?m'"),
         ("a Split that removes", "bytes", {"pre_tokenizer": sequence(split(r"\s", "Removed"), BYTES)}, "behavior 'Removed'"),
+        ("a Split that removes what it does not match", "bytes", {"pre_tokenizer": sequence(split(CL100K, "Removed", invert=True), BYTES)}, "behavior 'Removed'"),
+        ("SmolLM: no tokens for some control characters", "bytes", {"model": {"vocab": {"\u0104": None}}}, "no token for the single byte 0x04"),
+        ("Yi, its `tokenizer.json`", "marks", {"decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}, {"type": "ByteFallback"}, {"type": "Fuse"}]}},
+         "decoder 'Strip' before 'Fuse'"),
         ("NFKD", "bytes", {"normalizer": {"type": "NFKD"}}, "normalizer 'NFKD'"),
         ("Precompiled", "marks", {"normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}, "pre_tokenizer": {"type": "Metaspace", "replacement": "▁"}}, "normalizer 'Precompiled'"),
         ("dropout", "bytes", {"model": {"dropout": 0.1}}, "dropout"),

@@ -160,6 +160,20 @@ TEST(AddedTokens, WhatTheyAskForIsWrittenBackAndInTheHash) {
   EXPECT_EQ(again.encode_prompt("<|im_end|>    [x] b"), tokenizer.encode_prompt("<|im_end|>    [x] b"));
 }
 
+// As GPT-NeoX's 24 spaces: the vocabulary has a token of these bytes, too, which is spelled otherwise.
+TEST(AddedTokens, WhiteSpaceIsNoNameOfAnEntryOfTheVocabulary) {
+  const TemporaryFolder folder;
+  for (const char* name : {"vocab.json", "merges.txt"}) {
+    std::filesystem::copy(std::filesystem::path(fixture("gpt2_tokenizer")) / name, folder / name);
+  }
+  EXPECT_THAT(Tokenizer::load(folder / "").encode("\n\n"), ElementsAre(628));
+  folder.write("tokenizer_config.json",
+               R"({"added_tokens_decoder": {"50257": {"content": "\n\n", "special": false}}})");
+  const Tokenizer tokenizer = Tokenizer::load(folder / "");
+  EXPECT_THAT(tokenizer.encode("\n\n"), ElementsAre(50257));
+  EXPECT_EQ(Tokenizer::from_json(tokenizer.to_json(), "again").hash(), tokenizer.hash());
+}
+
 TEST(AddedTokens, TextOfNonSpecialOnesCounts) {
   const Tokenizer codegen = load(golden("codegen"));
   EXPECT_TRUE(codegen.is_special(50256));

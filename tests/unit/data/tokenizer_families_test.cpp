@@ -218,6 +218,14 @@ TEST(SentencePieceModels, OthersAndDamagedOnesAreRefusedByName) {
   EXPECT_THAT(error(""), testing::HasSubstr("no pieces"));
   EXPECT_THAT(error("\x0F"), testing::HasSubstr("wire type 7"));
   EXPECT_THAT(error(std::string(12, '\xFF')), testing::HasSubstr("more than 64 bits"));
+  EXPECT_THAT(error("IQ== 0\nIg== 1\n"), testing::HasSubstr("tiktoken's form"));
+  EXPECT_THROW(Tokenizer::load(folder / ""), UnsupportedTokenizer);
+  EXPECT_THAT(error("SQ== 0"), testing::HasSubstr("tiktoken's form"));
+  EXPECT_THAT(error(" 0\n"), testing::Not(testing::HasSubstr("tiktoken")));
+  EXPECT_THAT(error("IQ== x\n"), testing::Not(testing::HasSubstr("tiktoken")));
+  std::filesystem::remove(folder / "tokenizer.model");
+  folder.write("qwen.tiktoken", "IQ== 0\n");
+  EXPECT_ERROR("qwen.tiktoken: a vocabulary in tiktoken's form", Tokenizer::load(folder / ""));
   // A piece "ab" of type UNUSED.
   EXPECT_THAT(error(whole + std::string("\x0A\x06\x0A\x02\x61\x62\x18\x05", 8)),
               testing::HasSubstr("UNUSED pieces ('ab')"));

@@ -194,6 +194,10 @@ TEST_F(BadTokenizer, UnsupportedFeaturesAreNamed) {
   expect("normalizer 'NFKD' is not supported", [](Json& j) { j["normalizer"] = {{"type", "NFKD"}}; });
   expect("decoder 'Metaspace' is not supported", [](Json& j) { j["decoder"] = {{"type", "Metaspace"}}; });
   expect("model 'Unigram' is not supported", [](Json& j) { j["model"]["type"] = "Unigram"; });
+  expect("model 'Unigram' is not supported", [](Json& j) {
+    j["model"].erase("type");
+    j["model"]["vocab"] = Json::array({Json::array({"a", -1.5})});
+  });
   expect("continuing_subword_prefix", [](Json& j) { j["model"]["continuing_subword_prefix"] = "##"; });
   expect("pre_tokenizer 'Whitespace'", [](Json& j) { j["pre_tokenizer"] = {{"type", "Whitespace"}}; });
   expect("pattern '\\w+'", [](Json& j) { j["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "\\w+"; });
