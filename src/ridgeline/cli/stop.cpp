@@ -39,8 +39,8 @@ extern "C" void on_stop(int signal) {
 }
 
 extern "C" void on_lost_file(int signal) {
-  end_by(signal, "error: a file became shorter while it was read, or its disk fails (SIGBUS)",
-         "\n  Start again when nobody writes to the input files any more.");
+  end_by(signal, "error: a file became shorter while it was read, its disk fails, or /dev/shm is full (SIGBUS)",
+         "\n  Start again when nobody writes to the input files any more; df /dev/shm tells of the last.");
 }
 
 }  // namespace
