@@ -21,6 +21,7 @@
 #include "ridgeline/data/bigram.h"
 #include "ridgeline/data/sampler.h"
 #include "ridgeline/device/machine.h"
+#include "ridgeline/observe/format.h"
 #include "ridgeline/train/evaluator.h"
 #include "ridgeline/train/find_documents.h"
 #include "ridgeline/train/held_out.h"

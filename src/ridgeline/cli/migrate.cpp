@@ -77,6 +77,9 @@ void run_migrate(MigrateOptions& options) {
   }
   if (!options.report.empty()) {
     write_output(options.report, report);
+    if (!options.out.empty())
+      fmt::print("{}: the configuration; {}: what became of each setting\n", options.out.string(),
+                 options.report.string());
   } else {
     fmt::print(options.out.empty() ? stderr : stdout, "{}", report);
   }

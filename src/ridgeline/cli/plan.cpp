@@ -335,6 +335,7 @@ void print_traffic(const train::Config& config, const device::Machine& machine, 
 // Of the device that --memory names, else of this host.
 void require_memory(const PlanOptions& options, const train::Config& config, const device::Machine& machine,
                     const comm::Mesh& mesh, const plan::MemoryReport& report, int64_t order_bytes) {
+  const auto bytes = [](auto value) { return observe::format_bytes(static_cast<double>(value)); };
   const int ranks = mesh.world_size();
   const int together = options.ranks_per_host == 0 ? ranks : std::min(ranks, options.ranks_per_host);
   plan::Limit limit = plan::host_limit(machine, together);
@@ -345,8 +346,7 @@ void require_memory(const PlanOptions& options, const train::Config& config, con
   plan::require_fits(
       report, limit, [&] { return train::nearest_remedy(config, machine, mesh, limit); },
       train::most_of_it(config, report) +
-          (options.memory != 0 ? fmt::format(" (--memory {})", options.memory) : std::string()));
-  const auto bytes = [](auto value) { return observe::format_bytes(static_cast<double>(value)); };
+          (options.memory != 0 ? fmt::format(" (--memory of {})", bytes(options.memory)) : std::string()));
   const double of_all = static_cast<double>(report.total) * together;
   if (options.memory != 0) {
     fmt::print("fits: {} of a device's {}", bytes(report.total), bytes(limit.bytes));
