@@ -225,7 +225,7 @@ TEST(CommandLine, MigrateWritesAConfigurationThatPlanAccepts) {
   const std::string command = "migrate " RIDGELINE_SCRIPTS "/gpt2_xl_ddp.sh --out " + out + " --report " + report;
   const Outcome migrated = ridgeline(command + " 2>&1");
   EXPECT_EQ(migrated.code, 0) << migrated.text;
-  EXPECT_THAT(migrated.text, IsEmpty());
+  EXPECT_THAT(migrated.text, HasSubstr(out + ": the configuration; " + report + ": "));
   EXPECT_THAT(read_text(report), HasSubstr("Gradient accumulation: "));
   EXPECT_EQ(ridgeline("plan --config " + out + " --ranks 16 --memory 64GiB 2>&1").code, 0);
   // What it wrote it replaces; what others wrote, and its inputs, it does not.
