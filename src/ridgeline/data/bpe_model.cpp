@@ -377,8 +377,6 @@ void BpeModel::find_unmerged(const std::vector<uint8_t>& added) {
 }
 
 void BpeModel::find_joins() {
-  // A whole piece that is such a token is emitted as it is; a part of one is not.
-  if (!unmerged.empty()) return joins_.fill(~uint64_t{0});
   // The bytes with which what a symbol stands for begins and ends; -1: no text leads to it.
   struct Edges {
     int first = -1, last = -1;
@@ -455,16 +453,6 @@ size_t BpeModel::first_ids(std::string_view piece, int32_t* ids) const {
   return count;
 }
 
-size_t BpeModel::encode_piece(std::string_view piece, int32_t* ids) const {
-  if (!unmerged.empty()) {
-    if (const auto found = unmerged.find(piece); found != unmerged.end()) {
-      *ids = found->second;
-      return 1;
-    }
-  }
-  return merge_piece(piece, ids);
-}
-
 size_t BpeModel::merge_piece(std::string_view piece, int32_t* ids) const {
   if (piece.size() <= 16) return ShortPiece<16>(*this, piece).merge_all(ids);
   if (piece.size() <= 32) return ShortPiece<32>(*this, piece).merge_all(ids);
@@ -472,10 +460,10 @@ size_t BpeModel::merge_piece(std::string_view piece, int32_t* ids) const {
   return merge_long(*this, piece, ids);
 }
 
-void BpeModel::encode_piece(std::string_view piece, std::vector<int32_t>& ids) const {
+void BpeModel::merge_piece(std::string_view piece, std::vector<int32_t>& ids) const {
   const size_t before = ids.size();
   ids.resize(before + piece.size());
-  ids.resize(before + encode_piece(piece, ids.data() + before));
+  ids.resize(before + merge_piece(piece, ids.data() + before));
 }
 
 }  // namespace ridgeline::data

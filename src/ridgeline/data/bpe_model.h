@@ -154,7 +154,7 @@ struct BpeModel {
   std::vector<uint32_t> byte_rules;  // of left byte * 256 + right byte: the number of their rule; not of characters
   std::vector<uint8_t> special_ids;  // by id
   AddedTokenMatcher raw_tokens, normalized_tokens;  // of added_tokens, by index
-  // With ignore_merges: the ids of tokens that merging their bytes does not give. (Few files have any.)
+  // With ignore_merges: the ids of tokens that merging their bytes does not give (588 of Llama 3's 128,000).
   std::unordered_map<std::string_view, int32_t> unmerged;
   std::string hash;
 
@@ -175,11 +175,18 @@ struct BpeModel {
   // The ids with which a piece begins, before anything is merged; at most one per byte. Returns how many.
   size_t first_ids(std::string_view piece, int32_t* ids) const;
 
-  // Writes the ids of one pre-token, each of whose bytes has an id unless it is a model of characters, and returns how
-  // many: at most one per byte.
-  size_t encode_piece(std::string_view piece, int32_t* ids) const;
+  // The token that a whole pre-token is without merging; -1: none.
+  int32_t unmerged_token(std::string_view piece) const {
+    if (unmerged.empty()) return -1;
+    const auto found = unmerged.find(piece);
+    return found == unmerged.end() ? -1 : found->second;
+  }
+
+  // Writes the ids that merging makes of a pre-token, each of whose bytes has an id unless it is a model of characters,
+  // or of a part of one, and returns how many: at most one per byte.
+  size_t merge_piece(std::string_view piece, int32_t* ids) const;
   // The same, appended.
-  void encode_piece(std::string_view piece, std::vector<int32_t>& ids) const;
+  void merge_piece(std::string_view piece, std::vector<int32_t>& ids) const;
 
   // The end of the part of a piece that begins at `begin`: there, or at the piece's end, is the next place where no
   // merge ever joins what stands before it with what stands behind it. The ids of a piece are those of its parts, one
@@ -191,7 +198,6 @@ struct BpeModel {
   }
 
  private:
-  size_t merge_piece(std::string_view piece, int32_t* ids) const;  // encode_piece() by merges alone
   bool joins(char last, char first) const {
     const size_t pair = size_t{static_cast<uint8_t>(last)} << 8 | static_cast<uint8_t>(first);
     return (joins_[pair / 64] >> (pair % 64) & 1) != 0;

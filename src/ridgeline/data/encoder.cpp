@@ -49,6 +49,8 @@ struct Encoder::State {
   // Both write the ids of a piece of at most kLongestPiece bytes to `to` and return how many. merge: that is not in the
   // cache; `hash` is of its key, or hash_piece().
   size_t find(const BpeModel& model, std::string_view piece, int32_t* to);
+  // The same of a part of a piece, which is found by merges alone.
+  size_t find_part(const BpeModel& model, std::string_view part, int32_t* to);
   size_t merge(const BpeModel& model, std::string_view piece, uint64_t hash, int32_t* to);
   void insert(const BpeModel& model, std::string_view piece, uint64_t hash, std::span<const int32_t> ids);
 };
@@ -101,14 +103,23 @@ size_t Encoder::State::find(const BpeModel& model, std::string_view piece, int32
   return found != 0 ? found : merge(model, piece, hash, to);
 }
 
+size_t Encoder::State::find_part(const BpeModel& model, std::string_view part, int32_t* to) {
+  // What is remembered of such a text is what a whole piece of it is.
+  return model.unmerged_token(part) >= 0 ? model.merge_piece(part, to) : find(model, part, to);
+}
+
 size_t Encoder::State::merge(const BpeModel& model, std::string_view piece, uint64_t hash, int32_t* to) {
   size_t count = 0;
-  for (size_t begin = 0, end = 0; begin < piece.size(); begin = end) {
-    end = model.part_end(piece, begin);
-    if (end - begin < piece.size()) {
-      count += find(model, piece.substr(begin, end - begin), to + count);
-    } else {
-      count = model.encode_piece(piece, to);
+  if (const int32_t whole = model.unmerged_token(piece); whole >= 0) {
+    to[count++] = whole;
+  } else {
+    for (size_t begin = 0, end = 0; begin < piece.size(); begin = end) {
+      end = model.part_end(piece, begin);
+      if (end - begin < piece.size()) {
+        count += find_part(model, piece.substr(begin, end - begin), to + count);
+      } else {
+        count = model.merge_piece(piece, to);
+      }
     }
   }
   if (remembers) insert(model, piece, hash, {to, count});
@@ -145,15 +156,20 @@ void Encoder::encode_words(std::string_view text, std::vector<int32_t>& ids) {
   };
   // Of more bytes than may be kept: by its parts.
   const auto encode_longest = [&](std::string_view piece) {
+    if (const int32_t whole = model.unmerged_token(piece); whole >= 0) {
+      room_for(piece);
+      *to++ = whole;
+      return;
+    }
     for (size_t begin = 0, end = 0; begin < piece.size(); begin = end) {
       end = model.part_end(piece, begin);
       const std::string_view part = piece.substr(begin, end - begin);
       if (part.size() <= PieceCache::kLongestPiece) {
         room_for(part);
-        to += state.find(model, part, to);
+        to += state.find_part(model, part, to);
       } else {
         flush();
-        model.encode_piece(part, ids);
+        model.merge_piece(part, ids);
       }
     }
   };
