@@ -15,8 +15,8 @@ struct TextCorpus {
 
 // english: perl's pages (perl-doc) and what packages say of themselves (/usr/share/doc); code: /usr/include and
 // Python's library; cjk: the Chinese, Japanese and Korean messages of all programs (/usr/share/locale). About `bytes`
-// of each; what is shorter than half of that is repeated up to it. With a `folder`: its english.txt, code.txt and
-// cjk.txt instead, whole. Error: nothing to read there, naming what to install.
+// of each, no file's text twice; what is shorter than half of that is repeated up to it. With a `folder`: its
+// english.txt, code.txt and cjk.txt instead, whole. Error: nothing to read there, naming what to install.
 std::vector<TextCorpus> text_corpora(const std::filesystem::path& folder, int64_t bytes);
 
 }  // namespace ridgeline::bench
