@@ -16,34 +16,53 @@ inline __m128i load_16(const void* from) {
   return _mm_loadu_si128(static_cast<const __m128i*>(from));
 }
 
+inline size_t same_key(__m128i key, const char* slot, __m128i key_bits) {  // 1 or 0
+  return static_cast<size_t>(_mm_testz_si128(_mm_xor_si128(key, load_16(slot)), key_bits));
+}
+
+// Of a pair the slot that holds the key, if one does. Without a branch: which of the two it is is as good as random.
+inline size_t offset_of(__m128i key, const char* pair, __m128i key_bits) {
+  return same_key(key, pair + PieceTable::kSlot, key_bits) * PieceTable::kSlot;
+}
+
+// What the loop below does seldom is called, so that the rest lies in one piece: 3 % of all encoding.
+
+// The slot that holds the key in the pair behind `pair`, or null.
+[[gnu::noinline, gnu::cold]] const char* slot_behind(const char* pair, const char* end, __m128i key, __m128i key_bits) {
+  const char* const next = pair + PieceTable::kPair;
+  if (next == end) return nullptr;
+  const char* const slot = next + offset_of(key, next, key_bits);
+  return same_key(key, slot, key_bits) != 0 ? slot : nullptr;
+}
+
+// Copies the ids of a slot that says where they are; returns how many.
+[[gnu::noinline]] size_t ids_in_store(const char* slot, const int32_t* store, int32_t* out) {
+  uint32_t held[2];
+  std::memcpy(held, slot + PieceTable::kHeld, sizeof held);
+  const size_t ids = held[1] != 0 ? held[1] : static_cast<size_t>(static_cast<unsigned char>(slot[15])) >> 4;
+  std::memcpy(out, store + held[0], ids * sizeof(int32_t));
+  return ids;
+}
+
 template <bool narrow>
 size_t ids_avx2(const PiecePlace* places, size_t count, const PieceTable& table, int32_t*& to) {
   const __m128i key_bits = _mm_set_epi64x(static_cast<int64_t>(PieceTable::kKeyBits), -1);
-  const auto same = [&](__m128i key, const char* slot) {  // 1 or 0
-    return _mm_testz_si128(_mm_xor_si128(key, load_16(slot)), key_bits);
-  };
-  // Of a pair the slot that holds the key, if one does. Without a branch: which of the two it is is as good as random.
-  const auto slot_of = [&](__m128i key, const char* pair) {
-    return pair + static_cast<size_t>(same(key, pair + PieceTable::kSlot)) * PieceTable::kSlot;
-  };
   int32_t* out = to;
   size_t i = 0;
   for (; i < count; ++i) {
     const __m128i key = load_16(&places[i].key);
-    const char* slot = slot_of(key, places[i].pair);
-    if (same(key, slot) == 0) [[unlikely]] {
-      const char* const next = places[i].pair + PieceTable::kPair;
-      if (next == table.end) break;
-      slot = slot_of(key, next);
-      if (same(key, slot) == 0) break;
+    const char* slot = places[i].pair;
+    const size_t offset = offset_of(key, slot, key_bits);
+    if (same_key(key, slot + offset, key_bits) == 0) [[unlikely]] {
+      slot = slot_behind(slot, table.end, key, key_bits);
+      if (slot == nullptr) break;
+    } else {
+      slot += offset;
     }
     const __m128i held = load_16(slot + PieceTable::kHeld);
     size_t ids = static_cast<size_t>(static_cast<unsigned char>(slot[15])) >> 4;
     if (ids > (narrow ? 8 : 4)) [[unlikely]] {
-      const auto place = static_cast<uint32_t>(_mm_cvtsi128_si32(held));
-      const auto more = static_cast<uint32_t>(_mm_extract_epi32(held, 1));
-      if (more != 0) ids = more;
-      std::memcpy(out, table.store + place, ids * sizeof(int32_t));
+      ids = ids_in_store(slot, table.store, out);
     } else if (narrow) {
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_cvtepu16_epi32(held));
     } else {
