@@ -21,10 +21,10 @@ struct TokenizeOptions {
 };
 
 // Rows {english,code,cjk}_{first,warm}_{1,2}: MB/s on one and two threads. first: nothing is remembered of any text,
-// and the memory of ids is new, in huge pages as gigatoken's is; our encoders are made in it, too. warm: the best of
-// some passes over the same text after it. Their ratio is to gigatoken. Rows …_beside_tiktoken and …_beside_tokenizers:
-// ours and that peer's on the first 2 MiB of each corpus. A peer that the environment does not have is said on stderr,
-// and has no rows. Error: ids that are not the peer's.
+// and the memory of ids is new, ours in huge pages (gigatoken 0.10 took small ones for a string); our encoders are made
+// in it, too. warm: the best of some passes over the same text after it. Their ratio is to gigatoken. Rows
+// …_beside_tiktoken and …_beside_tokenizers: ours and that peer's on the first 2 MiB of each corpus. A peer that the
+// environment does not have is said on stderr, and has no rows. Error: ids that are not the peer's.
 std::vector<Row> tokenize_rows(const TokenizeOptions& options);
 
 }  // namespace ridgeline::bench

@@ -122,11 +122,9 @@ bool print_folder(const fs::path& folder) {
   if (datasets.empty() && texts.empty()) return false;
   std::sort(datasets.begin(), datasets.end());
   std::sort(texts.begin(), texts.end());
-  const auto some = [](size_t count, const char* what) {
-    return fmt::format("{} {}{}", count, what, count == 1 ? "" : "s");
-  };
-  fmt::print("{}: a folder with {} and {}\n", folder.string(), some(datasets.size(), "token dataset"),
-             some(texts.size(), "text file"));
+  fmt::print("{}: a folder with {} and {}\n", folder.string(),
+             observe::format_counted(std::ssize(datasets), "token dataset"),
+             observe::format_counted(std::ssize(texts), "text file"));
   for (const std::string& dataset : datasets) fmt::print("  ridgeline inspect {}\n", dataset);
   for (const std::string& text : texts) fmt::print("  {}\n", text);
   return true;

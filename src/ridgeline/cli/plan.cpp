@@ -183,7 +183,7 @@ void print_placements(const train::Config& config, const comm::Mesh& mesh, const
     print_bubble(shape, config, use);
   } else {
     for (const RankPlan& plan : plans) {
-      fmt::print("  {} rank{} as rank {}: {} each\n", plan.ranks.ranks, plan.ranks.ranks == 1 ? "" : "s",
+      fmt::print("  {} as rank {}: {} each\n", observe::format_counted(plan.ranks.ranks, "rank"),
                  plan.ranks.first.rank(), observe::format_bytes(static_cast<double>(plan.report.total)));
     }
   }
@@ -378,7 +378,7 @@ std::string epochs_text(const train::Config& config, const train::OrderSize& ord
   std::string text;
   for (size_t i = 0; i < order.datasets.size(); ++i) {
     const int64_t epochs = order.datasets[i].epochs;
-    text += fmt::format("{}{} epoch{}", i == 0 ? "" : ", ", epochs, epochs == 1 ? "" : "s");
+    text += fmt::format("{}{}", i == 0 ? "" : ", ", observe::format_counted(epochs, "epoch"));
     if (config.data.train.is_blend())
       text += fmt::format(" of {:.1f} % '{}'", 100 * order.weights[i], config.data.train.entries[i].prefix);
   }
@@ -414,10 +414,10 @@ void run(const PlanOptions& options) {
   const int64_t tokens = config.train.global_batch * config.train.sequence;
   fmt::print("{}: {} layers, width {}, {} heads, vocabulary {}: {} parameters\n", model.family, model.layers,
              model.width, model.heads, model.vocab, observe::format_integer(model.parameters()));
-  fmt::print("{} rank{}, {} thread{} each, {}: a step is {} sequences of {} tokens in micro-batches of {}; {}\n\n",
-             options.run.ranks, options.run.ranks == 1 ? "" : "s", shape.batch.team_size,
-             shape.batch.team_size == 1 ? "" : "s", word_of(config.train.precision), config.train.global_batch,
-             config.train.sequence, config.train.micro_batch,
+  fmt::print("{}, {} each, {}: a step is {} sequences of {} tokens in micro-batches of {}; {}\n\n",
+             observe::format_counted(options.run.ranks, "rank"),
+             observe::format_counted(shape.batch.team_size, "thread"), word_of(config.train.precision),
+             config.train.global_batch, config.train.sequence, config.train.micro_batch,
              flop_text(flops.per_token() * static_cast<double>(tokens)));
   print_placements(config, mesh, plans.all);
   print_summary(inventory, report);

@@ -423,7 +423,6 @@ void BpeModel::join_characters() {
   }
 }
 
-// In the order of ids, which is mostly that of how often they occur: what is common is found at once.
 bool BpeModel::has_ids_for(std::string_view text) const {
   return std::all_of(text.begin(), text.end(), [&](char c) { return byte_ids[static_cast<uint8_t>(c)] >= 0; });
 }

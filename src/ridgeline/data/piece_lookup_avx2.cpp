@@ -25,7 +25,7 @@ inline size_t offset_of(__m128i key, const char* pair, __m128i key_bits) {
   return same_key(key, pair + PieceTable::kSlot, key_bits) * PieceTable::kSlot;
 }
 
-// What the loop below does seldom is called, so that the rest lies in one piece: 3 % of all encoding.
+// What the loop below does seldom is called, so that the rest lies in one piece: 2 % of all encoding.
 
 // The slot that holds the key in the pair behind `pair`, or null.
 [[gnu::noinline, gnu::cold]] const char* slot_behind(const char* pair, const char* end, __m128i key, __m128i key_bits) {

@@ -42,8 +42,8 @@ std::string slurm_time(double seconds) {
 std::string facts(const Site& site, const Job& job) {
   const auto rank = static_cast<double>(job.rank_bytes), order = static_cast<double>(job.order_bytes);
   std::string text = comment(fmt::format("{}. By {}.", site.about, site.source));
-  text += comment(fmt::format("{} node{} x {} ranks of {} cores. A rank takes {}, those of a node {} of its {}.",
-                              job.request.nodes, job.request.nodes == 1 ? "" : "s", job.ranks_per_node,
+  text += comment(fmt::format("{} x {} ranks of {} cores. A rank takes {}, those of a node {} of its {}.",
+                              observe::format_counted(job.request.nodes, "node"), job.ranks_per_node,
                               job.cores_per_rank, bytes(rank), bytes((rank + order) * job.ranks_per_node),
                               bytes(static_cast<double>(site.bytes()))));
   if (site.node.devices > 0) {

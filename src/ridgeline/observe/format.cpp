@@ -52,6 +52,10 @@ std::string format_integer(int64_t value) {
   return text;
 }
 
+std::string format_counted(int64_t number, std::string_view what) {
+  return fmt::format("{} {}{}", format_integer(number), what, number == 1 ? "" : "s");
+}
+
 std::string format_duration(double seconds) {
   if (!std::isfinite(seconds) || seconds < 0) return "?";
   if (seconds < 999.5e-9) return fmt::format("{:.0f} ns", seconds * 1e9);

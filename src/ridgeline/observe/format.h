@@ -17,6 +17,9 @@ std::string format_count(double value);
 // "1,234,567".
 std::string format_integer(int64_t value);
 
+// "1 rank", "12,345 ranks": of one, or of so many, `what` with an s.
+std::string format_counted(int64_t number, std::string_view what);
+
 // Seconds: "850 us", "12.3 ms", "4.21 s", "3 min 05 s", "2 h 07 min", "3 d 04 h". Negative or not finite: "?".
 std::string format_duration(double seconds);
 

@@ -58,14 +58,11 @@ device::WorkerTeam::Place place_of(const Job& job, const comm::World& world) {
 void announce(const Job& job, int ranks) {
   const Config& config = job.config;
   const Config::Train& train = config.train;
-  const auto some = [](int count, const char* what) {
-    return fmt::format("{} {}{}", count, what, count == 1 ? "" : "s");
-  };
   fmt::print(job.options.console, "{}: {} parameters in {} on {} of {}; {} steps of {}{} sequences of {} tokens; {}\n",
              config.model.transformer.family, observe::format_integer(config.model.transformer.parameters()),
-             word_of(train.precision), some(ranks, "rank"), some(job.threads_per_rank, "thread"),
-             observe::format_integer(train.steps), train.batch_ramp_start > 0 ? "up to " : "",
-             observe::format_integer(train.global_batch), train.sequence,
+             word_of(train.precision), observe::format_counted(ranks, "rank"),
+             observe::format_counted(job.threads_per_rank, "thread"), observe::format_integer(train.steps),
+             train.batch_ramp_start > 0 ? "up to " : "", observe::format_integer(train.global_batch), train.sequence,
              train.save_every > 0
                  ? fmt::format("checkpoints every {} steps and at the end", observe::format_integer(train.save_every))
                  : "a checkpoint at the end only (train.save_every = 0)");
