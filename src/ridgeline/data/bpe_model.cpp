@@ -148,7 +148,7 @@ class ShortPiece {
       c = std::min(c, order_[i + 2]);
       d = std::min(d, order_[i + 3]);
     }
-    return PairTable::lower(PairTable::lower(a, b), PairTable::lower(c, d));
+    return std::min(std::min(a, b), std::min(c, d));
   }
 
   void merge_at(size_t place) {
@@ -260,56 +260,6 @@ std::optional<std::string> from_printable(std::string_view text) {
   return out;
 }
 
-void PairTable::build(const std::vector<MergeRule>& merges) {
-  RL_CHECK(static_cast<int64_t>(merges.size()), <=, kMostRules);
-  std::unordered_map<uint64_t, size_t> last;  // rule for each pair
-  last.reserve(merges.size());
-  for (size_t i = 0; i < merges.size(); ++i) {
-    RL_CHECK(std::min(merges[i].left, merges[i].right), >=, 0);
-    RL_CHECK(std::max(merges[i].left, merges[i].right), <, kMostIds);
-    last[pair_of(merges[i].left, merges[i].right)] = i;
-  }
-  std::vector<MergeRule> rules;
-  for (size_t i = 0; i < merges.size(); ++i) {
-    if (last.at(pair_of(merges[i].left, merges[i].right)) == i) rules.push_back(merges[i]);
-  }
-  const auto less = [](const MergeRule& a, const MergeRule& b) { return a.rank < b.rank; };
-  std::stable_sort(rules.begin(), rules.end(), less);
-  const bool shared = std::adjacent_find(rules.begin(), rules.end(), std::not_fn(less)) != rules.end();
-  first_merged_ = rules.empty() ? 0 : rules.front().merged;
-  // Of eight slots seven are taken, or less: what is further apart is sooner driven from the nearer caches.
-  const size_t homes = std::bit_ceil(std::max<size_t>(2, rules.size() * 2 / 7 + 1));
-  buckets_.assign(homes + 1, {kFree, kFree, kFree, kFree});
-  mask_ = homes - 1;
-  shift_ = 64 - std::countr_zero(homes);
-  // Of eight bits one is set, or less.
-  const size_t bits = std::bit_ceil(std::max<size_t>(64, 8 * rules.size()));
-  filter_.assign(bits / 64, 0);
-  filter_shift_ = 64 - std::countr_zero(bits);
-  ranks_.clear();
-  merged_.clear();
-  for (size_t number = 0; number < rules.size(); ++number) {
-    const MergeRule& rule = rules[number];
-    if (shared) ranks_.push_back(rule.rank);
-    merged_.push_back(rule.merged);
-    const uint64_t pair = pair_of(rule.left, rule.right);
-    free_slot(pair) = pair << kNumberBits | number;
-    const uint64_t bit = hash_of(pair) >> filter_shift_;
-    filter_[bit / 64] |= uint64_t{1} << (bit % 64);
-  }
-  merged_is_number_ = std::adjacent_find(merged_.begin(), merged_.end(),
-                                         [](int32_t a, int32_t b) { return b != a + 1; }) == merged_.end();
-  if (merged_is_number_) merged_.clear();
-}
-
-uint64_t& PairTable::free_slot(uint64_t pair) {
-  for (size_t bucket = hash_of(pair) >> shift_;; bucket = (bucket + 1) & mask_) {
-    for (uint64_t& slot : buckets_[bucket]) {
-      if (slot == kFree) return slot;
-    }
-  }
-}
-
 std::string BpeModel::name_of(int32_t id) const {
   const auto place = static_cast<size_t>(id);
   if (of_characters()) return place < names.size() ? names[place] : tokens[place];
@@ -355,7 +305,7 @@ void BpeModel::finish(std::string_view origin) {
     throw Error(fmt::format("{}: {} tokens and {} merges", origin, tokens.size(), merges.size()),
                 fmt::format("At most {} and {} are supported.", PairTable::kMostIds, PairTable::kMostRules));
   }
-  pairs.build(merges);
+  pairs.build(merges, std::max<int64_t>(1, std::ssize(tokens)));
   if (!of_characters()) {
     byte_rules.resize(256 * 256);
     for (size_t i = 0; i < byte_rules.size(); ++i) byte_rules[i] = pairs.find_rule(byte_ids[i >> 8], byte_ids[i & 255]);

@@ -12,17 +12,13 @@
 
 #include "ridgeline/data/added_tokens.h"
 #include "ridgeline/data/normalizer.h"
+#include "ridgeline/data/pair_table.h"
 #include "ridgeline/data/piece_cache.h"
 #include "ridgeline/data/pretokenize.h"
 #include "ridgeline/data/tokenizer.h"
 #include "ridgeline/data/tokenizer_files.h"
 
 namespace ridgeline::data {
-
-struct MergeRule {
-  int32_t left, right, merged;
-  uint32_t rank;  // the lowest is merged first; equal ones from left to right
-};
 
 // The spaces that decode() leaves away, as the decoders of the files do, while there is nothing else yet: at most so
 // many at the begin of the text; all of its first token; one of each token that is neither a byte nor unknown.
@@ -35,95 +31,6 @@ struct DecodeStart {
 // Which stretches of text get a space before them, unless they begin with one: none, each, or the one with which the
 // text begins.
 enum class PrefixSpace : uint8_t { none, each, first };
-
-// (left id, right id) -> the rule that merges them. Rules are numbered from the lowest rank on.
-//
-// What lookups cost is waiting for memory and branches that nobody can foresee: most pairs that are asked for do not
-// merge. So a few bits for each rule, which stay near, tell for most of those that there is none; a slot holds a pair
-// and the number of its rule in 64 bits; and four slots are compared without a branch.
-class PairTable {
- public:
-  struct Merge {
-    uint32_t rank;
-    int32_t merged;
-  };
-  static constexpr uint32_t kNone = UINT32_MAX;
-  static constexpr int64_t kMostIds = (int64_t{1} << 21) - 1, kMostRules = int64_t{1} << 22;
-
-  PairTable() { build({}); }
-  // A later rule for the same pair replaces an earlier one, as in Hugging Face tokenizers. Of at most kMostRules, whose
-  // ids are below kMostIds.
-  void build(const std::vector<MergeRule>& merges);
-
-  // Ids are below kMostIds. Rank kNone: they do not merge.
-  Merge find(int32_t left, int32_t right) const {
-    const uint32_t number = find_rule(left, right);
-    if (number == kNone) return {kNone, -1};
-    return {order_of(number), merged_by(number)};
-  }
-
-  // The number of the pair's rule; kNone when they do not merge.
-  uint32_t find_rule(int32_t left, int32_t right) const { return find_rule_if(true, left, right); }
-  // kNone where nothing is `there`, without a branch.
-  uint32_t find_rule_if(bool there, int32_t left, int32_t right) const {
-    const uint64_t pair = pair_of(left, right), slot = pair << kNumberBits;
-    for (size_t bucket = bucket_of(pair, there);; bucket = (bucket + 1) & mask_) {
-      const Bucket& of = buckets_[bucket];
-      // Where the pair is the same, the number remains, and what is lower than in any other slot.
-      const uint64_t lowest = lower(lower(of[0] ^ slot, of[1] ^ slot), lower(of[2] ^ slot, of[3] ^ slot));
-      const bool other = lowest >> kNumberBits != 0;
-      if (other & (of[3] != kFree)) [[unlikely]]
-        continue;
-      return static_cast<uint32_t>(lowest) | (uint32_t{0} - other);
-    }
-  }
-  // The lower of two, without a branch: std::min, which takes references, is compiled with one here.
-  static uint64_t lower(uint64_t a, uint64_t b) { return b ^ ((a ^ b) & (uint64_t{0} - (a < b))); }
-  // What the rule makes of its pair; in most files without a look at memory.
-  int32_t merged_by(uint32_t number) const {
-    return merged_is_number_ ? static_cast<int32_t>(number) + first_merged_ : merged_[number];
-  }
-  // Has the processor fetch what find_rule() will look at.
-  void prefetch(int32_t left, int32_t right) const {
-    __builtin_prefetch(&buckets_[bucket_of(pair_of(left, right), true)]);
-  }
-  // The rank of a rule, or what orders them as their ranks do.
-  uint32_t order_of(uint32_t number) const {
-    if (ranks_.empty()) [[likely]]
-      return number;
-    return number == kNone ? kNone : ranks_[number];
-  }
-
- private:
-  using Bucket = std::array<uint64_t, 4>;  // filled from the first slot on; where all are taken, the next goes on
-  static constexpr int kIdBits = 21, kNumberBits = 22;
-  static constexpr uint64_t kFree = UINT64_MAX;  // of no pair: both of its ids would be kMostIds
-
-  static uint64_t pair_of(int32_t left, int32_t right) {
-    return uint64_t{static_cast<uint32_t>(left)} << kIdBits | static_cast<uint32_t>(right);
-  }
-  uint64_t& free_slot(uint64_t pair);
-  static uint64_t hash_of(uint64_t pair) { return pair * 0x9E3779B97F4A7C15U; }
-  // Where the pair's rule is if there is one; else that or a bucket that is always free. Without a branch.
-  size_t bucket_of(uint64_t pair, bool there) const {
-    const uint64_t hash = hash_of(pair), bit = hash >> filter_shift_;
-    const bool may_be = (filter_[bit / 64] >> (bit % 64) & there) != 0;
-    const size_t free = mask_ + 1;
-    return free ^ ((free ^ hash >> shift_) & (uint64_t{0} - may_be));
-  }
-
-  std::vector<Bucket> buckets_;   // the last is the free one
-  std::vector<uint64_t> filter_;  // a bit for each hash's first bits: whether any rule has them
-  int filter_shift_ = 58;
-  size_t mask_ = 1;
-  int shift_ = 63;
-  std::vector<uint32_t> ranks_;  // by number; empty where they order rules as their numbers do
-  // By number; empty where it is the number and first_merged_ more: in GPT-2's files, and wherever tokens are in the
-  // order of merges.
-  std::vector<int32_t> merged_;
-  bool merged_is_number_ = false;
-  int32_t first_merged_ = 0;
-};
 
 struct BpeModel {
   // What the files say.

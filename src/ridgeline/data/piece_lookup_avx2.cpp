@@ -27,8 +27,10 @@ inline size_t offset_of(__m128i key, const char* pair, __m128i key_bits) {
 
 // What the loop below does seldom is called, so that the rest lies in one piece: 2 % of all encoding.
 
-// The slot that holds the key in the pair behind `pair`, or null.
+// The slot that holds the key in the pair behind `pair`, or null. Where that one has a free slot nothing goes on, and
+// the next, which nobody has fetched, is left alone: a new piece waits for memory no more than once.
 [[gnu::noinline, gnu::cold]] const char* slot_behind(const char* pair, const char* end, __m128i key, __m128i key_bits) {
+  if (pair[PieceTable::kPair - PieceTable::kSlot + 15] == 0) return nullptr;
   const char* const next = pair + PieceTable::kPair;
   if (next == end) return nullptr;
   const char* const slot = next + offset_of(key, next, key_bits);

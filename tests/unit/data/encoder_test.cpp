@@ -164,7 +164,7 @@ TEST(PairTable, FindsEveryRuleInTheOrderOfRanks) {
     if (shared > 1) std::reverse(rules.begin(), rules.end());
     for (const MergeRule& rule : rules) last[{rule.left, rule.right}] = rule;
     PairTable table;
-    table.build(rules);
+    table.build(rules, PairTable::kMostIds);
     std::map<uint32_t, uint32_t> order;  // what the table says, by rank
     const auto check = [&](int32_t left, int32_t right) {
       const auto rule = last.find({left, right});
