@@ -17,6 +17,7 @@
 #include "ridgeline/base/error.h"
 #include "ridgeline/data/corpus.h"
 #include "ridgeline/data/corpus_inputs.h"
+#include "ridgeline/data/indexed_dataset.h"
 #include "ridgeline/data/ordered_pipeline.h"
 #include "ridgeline/data/prepare.h"
 #include "ridgeline/data/tokenizer.h"
@@ -64,11 +65,13 @@ std::vector<data::DocumentBatch> documents_of(const CorpusFile& file, int thread
   return all;
 }
 
-void encode(const data::Tokenizer& tokenizer, const std::vector<data::DocumentBatch>& batches, int threads) {
+// As `prepare` does, to ids as a dataset keeps them.
+template <typename Id>
+void encode_as(const data::Tokenizer& tokenizer, const std::vector<data::DocumentBatch>& batches, int threads) {
   std::atomic<size_t> next = 0;
   const auto work = [&] {
-    data::Encoder encoder(tokenizer);
-    std::vector<int32_t> ids;
+    data::EncoderOf<Id> encoder(tokenizer);
+    std::vector<Id> ids;
     for (size_t i = next++; i < batches.size(); i = next++) {
       ids.clear();
       for (size_t k = 0; k < batches[i].size(); ++k) encoder.encode(batches[i][k], ids);
@@ -78,6 +81,11 @@ void encode(const data::Tokenizer& tokenizer, const std::vector<data::DocumentBa
   for (int i = 1; i < threads; ++i) others.emplace_back(work);
   work();
   for (std::thread& other : others) other.join();
+}
+
+void encode(const data::Tokenizer& tokenizer, const std::vector<data::DocumentBatch>& batches, int threads) {
+  const bool two_bytes = data::size_of(data::token_type_for(tokenizer.vocab_size())) == sizeof(uint16_t);
+  two_bytes ? encode_as<uint16_t>(tokenizer, batches, threads) : encode_as<int32_t>(tokenizer, batches, threads);
 }
 
 // The dataset of one file.

@@ -1,6 +1,7 @@
 #include "bench/tokenize.h"
 
 #include <fmt/format.h>
+#include <malloc.h>
 
 #include <algorithm>
 #include <array>
@@ -22,16 +23,17 @@
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/file.h"
 #include "ridgeline/base/json.h"
+#include "ridgeline/data/indexed_dataset.h"
 #include "ridgeline/data/pretokenize.h"
 #include "ridgeline/data/tokenizer.h"
 #include "ridgeline/device/cpu/worker_team.h"
-#include "ridgeline/device/huge_pages.h"
 
 namespace ridgeline::bench {
 namespace {
 
 constexpr int kWarmPasses = 5;  // of each round
 constexpr size_t kChunk = size_t{1} << 18;
+constexpr int kNewMemory = 1 << 20;  // so many bytes and more are asked of the system each time
 
 // A module of the peers' environment, and how much of each corpus it encodes (ours beside it as much): of all of it
 // some would take minutes.
@@ -58,11 +60,23 @@ double cpu_now() {
   return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
 }
 
-// A text cut where that changes nothing, encoded as `prepare` does: an encoder per thread, parts handed out in order.
-// The threads stay, as gigatoken's do.
+// A text cut where that changes nothing, encoded as `prepare` does: an encoder per thread, parts handed out in order,
+// ids of the type in which a dataset keeps them. The threads stay, as gigatoken's do.
 class Encoding {
  public:
-  Encoding(const data::Tokenizer& tokenizer, std::string_view text, int threads)
+  Encoding() = default;
+  Encoding(const Encoding&) = delete;
+  Encoding& operator=(const Encoding&) = delete;
+  virtual ~Encoding() = default;
+  virtual Taken first() = 0;
+  virtual Taken warm() = 0;
+  virtual std::vector<int32_t> ids() const = 0;
+};
+
+template <typename Id>
+class EncodingAs final : public Encoding {
+ public:
+  EncodingAs(const data::Tokenizer& tokenizer, std::string_view text, int threads)
       : tokenizer_(tokenizer),
         bytes_(text.size()),
         workers_(static_cast<size_t>(threads)),
@@ -74,12 +88,12 @@ class Encoding {
     }
   }
 
-  Taken first() {
+  Taken first() override {
     workers_ = std::vector<Worker>(workers_.size());
     return warm();
   }
 
-  Taken warm() {
+  Taken warm() override {
     const double cpu = cpu_now();
     const auto begin = std::chrono::steady_clock::now();
     std::atomic<size_t> next = 0;
@@ -87,7 +101,7 @@ class Encoding {
     return {std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(), cpu_now() - cpu};
   }
 
-  std::vector<int32_t> ids() const {
+  std::vector<int32_t> ids() const override {
     std::vector<int32_t> all;
     for (const Part& part : parts_) {
       const auto begin = workers_[part.worker].ids.begin();
@@ -98,8 +112,8 @@ class Encoding {
 
  private:
   struct alignas(128) Worker {  // of a line of its own: its ids grow all the time
-    std::optional<data::Encoder> encoder;
-    std::vector<int32_t> ids;  // of its parts, one after another
+    std::optional<data::EncoderOf<Id>> encoder;
+    std::vector<Id> ids;  // of its parts, one after another
   };
   struct Part {
     std::string_view text;
@@ -112,8 +126,6 @@ class Encoding {
     if (!worker.encoder) {
       worker.encoder.emplace(tokenizer_);
       worker.ids.reserve(bytes_);  // never more, and what is not written costs nothing
-      device::prefer_huge_pages(worker.ids.data(),
-                                bytes_ * sizeof(int32_t));  // in small ones an English first pass takes a quarter more
     }
     worker.ids.clear();
     for (size_t i = next++; i < parts_.size(); i = next++) {
@@ -129,6 +141,12 @@ class Encoding {
   std::vector<Worker> workers_;
   std::unique_ptr<device::WorkerTeam> team_;
 };
+
+std::unique_ptr<Encoding> encoding(const data::Tokenizer& tokenizer, std::string_view text, int threads) {
+  if (data::size_of(data::token_type_for(tokenizer.vocab_size())) == sizeof(uint16_t))
+    return std::make_unique<EncodingAs<uint16_t>>(tokenizer, text, threads);
+  return std::make_unique<EncodingAs<int32_t>>(tokenizer, text, threads);
+}
 
 // A peer in a process of its own, which remembers nothing when it begins.
 class Peer {
@@ -176,7 +194,7 @@ struct Race {
   int threads;
   std::string_view module;  // the peer's, "" for none
   std::string peer;         // with its version
-  Encoding ours;
+  std::unique_ptr<Encoding> ours;
   // Round by round.
   std::vector<Taken> first = {}, warm = {}, peer_first = {}, peer_warm = {};
 };
@@ -184,15 +202,15 @@ struct Race {
 void run_round(const TokenizeOptions& options, const Scratch& scratch, Race& race) {
   std::optional<Peer> peer;
   if (!race.module.empty()) peer.emplace(options, race.module, scratch / "tokenizer.json", race.threads);
-  race.first.push_back(race.ours.first());
+  race.first.push_back(race.ours->first());
   if (peer) {
     const std::filesystem::path ids = race.first.size() == 1 ? scratch / "ids" : std::filesystem::path();
     race.peer_first.push_back(peer->run(race.file, ids));
-    if (!ids.empty()) require_same(race.ours.ids(), ids, race.corpus, race.peer);
+    if (!ids.empty()) require_same(race.ours->ids(), ids, race.corpus, race.peer);
   }
   // One behind the other: who goes on encoding has the processor's caches to itself.
   Taken warm, peer_warm;
-  for (int pass = 0; pass < kWarmPasses; ++pass) warm.keep_best(race.ours.warm());
+  for (int pass = 0; pass < kWarmPasses; ++pass) warm.keep_best(race.ours->warm());
   for (int pass = 0; peer && pass < kWarmPasses; ++pass) peer_warm.keep_best(peer->run(race.file, ""));
   race.warm.push_back(warm);
   if (peer) race.peer_warm.push_back(peer_warm);
@@ -258,6 +276,8 @@ std::string_view beginning(std::string_view text, size_t bytes) {
 }  // namespace
 
 std::vector<Row> tokenize_rows(const TokenizeOptions& options) {
+  // Memory for the ids of a first pass is new, as in the peers' processes, and not that of the pass before.
+  ::mallopt(M_MMAP_THRESHOLD, kNewMemory);
   const data::Tokenizer tokenizer = data::Tokenizer::load(options.tokenizer);
   const std::vector<TextCorpus> corpora = text_corpora(options.corpora, options.bytes);
   const Scratch scratch;  // for the files that peers read
@@ -273,7 +293,7 @@ std::vector<Row> tokenize_rows(const TokenizeOptions& options) {
       const std::filesystem::path file = scratch / fmt::format("{}_{}.txt", corpus.name, text.size());
       if (!kind.module.empty()) write_atomically(file, std::string(text));
       for (const int threads : {1, 2})
-        races.push_back({corpus.name, text, file, threads, kind.module, name, Encoding(tokenizer, text, threads)});
+        races.push_back({corpus.name, text, file, threads, kind.module, name, encoding(tokenizer, text, threads)});
     }
   }
   for (int round = 0; round < options.rounds; ++round) {

@@ -85,17 +85,17 @@ void write_index(File& file, TokenType type, int64_t documents, const LengthSour
 }
 
 // Writes `tokens` as T to `to`; returns the largest of them, where a negative one counts as larger than any.
-template <typename T>
-uint32_t narrow(std::span<const int32_t> tokens, std::byte* to) {
+template <typename T, typename Id>
+uint32_t write_as(std::span<const Id> tokens, std::byte* to) {
   constexpr size_t kBlock = 64;  // of a fixed size, for which compilers use vectors
   uint32_t largest = 0;
-  const auto some = [&](const int32_t* from, size_t count) __attribute__((always_inline)) {
-    T narrowed[kBlock];
+  const auto some = [&](const Id* from, size_t count) __attribute__((always_inline)) {
+    T written[kBlock];
     for (size_t i = 0; i < count; ++i) {
-      narrowed[i] = static_cast<T>(from[i]);
+      written[i] = static_cast<T>(from[i]);
       largest = std::max(largest, static_cast<uint32_t>(from[i]));
     }
-    std::memcpy(to, narrowed, count * sizeof(T));  // little-endian
+    std::memcpy(to, written, count * sizeof(T));  // little-endian
     to += count * sizeof(T);
   };
   size_t done = 0;
@@ -112,20 +112,26 @@ fs::path with_suffix(const fs::path& prefix, std::string_view suffix) {
   return path;
 }
 
-void append_tokens(std::span<const int32_t> tokens, TokenType type, int64_t vocabulary, int64_t document,
+template <typename Id>
+void append_tokens(std::span<const Id> tokens, TokenType type, int64_t vocabulary, int64_t document,
                    std::vector<std::byte>& to) {
   if (tokens.empty()) return;
   const size_t before = to.size();
   to.resize(before + tokens.size() * static_cast<size_t>(size_of(type)));
   std::byte* const begin = to.data() + before;
   RL_CHECK((size_of(type) == 2 || size_of(type) == 4), ==, true);
-  const uint32_t largest = size_of(type) == 2 ? narrow<uint16_t>(tokens, begin) : narrow<int32_t>(tokens, begin);
+  const uint32_t largest = size_of(type) == 2 ? write_as<uint16_t>(tokens, begin) : write_as<int32_t>(tokens, begin);
   if (int64_t{largest} < vocabulary) return;
   to.resize(before);
   const auto bad =
-      std::find_if(tokens.begin(), tokens.end(), [&](int32_t token) { return token < 0 || token >= vocabulary; });
+      std::find_if(tokens.begin(), tokens.end(), [&](int64_t token) { return token < 0 || token >= vocabulary; });
   throw Error(fmt::format("document {}: token id {} is outside the vocabulary of {}", document, *bad, vocabulary));
 }
+
+template void append_tokens(std::span<const uint16_t> tokens, TokenType type, int64_t vocabulary, int64_t document,
+                            std::vector<std::byte>& to);
+template void append_tokens(std::span<const int32_t> tokens, TokenType type, int64_t vocabulary, int64_t document,
+                            std::vector<std::byte>& to);
 
 void require_countable(int64_t tokens, int64_t document) {
   if (tokens <= std::numeric_limits<int32_t>::max()) return;

@@ -22,7 +22,8 @@ static_assert(kChecksumBlock == int64_t{64} << 20);
 std::filesystem::path with_suffix(const std::filesystem::path& prefix, std::string_view suffix);
 
 // Appends `tokens` as `type` has them. Error naming `document`: a token outside [0, vocabulary).
-void append_tokens(std::span<const int32_t> tokens, TokenType type, int64_t vocabulary, int64_t document,
+template <typename Id>  // uint16_t or int32_t
+void append_tokens(std::span<const Id> tokens, TokenType type, int64_t vocabulary, int64_t document,
                    std::vector<std::byte>& to);
 
 // Error naming `document` when it has more tokens than the format counts.

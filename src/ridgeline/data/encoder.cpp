@@ -1,4 +1,5 @@
 #include <cstring>
+#include <limits>
 #include <memory>
 
 #include "ridgeline/data/bpe_model.h"
@@ -14,7 +15,8 @@ namespace ridgeline::data {
 // A text is encoded some hundred pieces at a time: first where they end, then their keys, whose places in the cache are
 // fetched meanwhile, then their ids, which wait for the others before they are appended to the caller's. Most pieces
 // are short and known: only the others leave the loops of LookupFunctions.
-struct Encoder::State {
+template <typename Id>
+struct EncoderOf<Id>::State {
   // Bytes of a long piece that is looked up with the short ones; ids of those, and of longer ones, that may wait.
   static constexpr size_t kAmongShort = 64;
   static constexpr size_t kShortIds = PieceScanner::kMost * kAmongShort;
@@ -24,40 +26,39 @@ struct Encoder::State {
   static constexpr size_t kFirstPieces = size_t{1} << 14;
 
   // What is found is remembered here, unless nothing is.
-  PieceCache known;
+  PieceCache<Id> known;
   bool remembers;
   const char* text_end = nullptr;
-  const LookupFunctions& lookups = lookup_functions(device::isa());
+  const LookupFunctions<Id>& lookups = lookup_functions<Id>(device::isa());
   PieceScanner::Ends ends;
   std::array<PiecePlace, PieceScanner::kMost> places;
   std::array<uint32_t, PieceScanner::kMost> longs;
   // What the places of long pieces name: a slot and a free one.
-  struct alignas(PieceTable::kPair) Pair {
-    std::array<PieceCache::Slot, 2> slots;
+  struct alignas(PieceSlots::kPair) Pair {
+    std::array<typename PieceCache<Id>::Slot, 2> slots;
   };
   std::array<Pair, PieceScanner::kMost> long_pairs;
-  std::array<int32_t, kLongIds + kShortIds> waiting;
+  std::array<Id, kLongIds + kShortIds> waiting;
   std::string prefixed;
 
-  State(const BpeModel& model, Memory memory) : known(fresh(model, memory)), remembers(memory == Memory::pieces) {}
-  static PieceCache fresh(const BpeModel& model, Memory memory) {
-    return PieceCache(memory == Memory::pieces ? kFirstPieces : 0, model.tokens.size());
-  }
+  explicit State(Memory memory)
+      : known(memory == Memory::pieces ? kFirstPieces : 0), remembers(memory == Memory::pieces) {}
 
   // The places of pieces `from` to `to`, the first of which begins at `begin`; has the processor fetch them.
   void fetch_places(std::string_view text, size_t begin, size_t from, size_t to);
-  // Both write the ids of a piece of at most kLongestPiece bytes to `to` and return how many. merge: that is not in the
-  // cache; `hash` is of its key, or hash_piece().
-  size_t find(const BpeModel& model, std::string_view piece, int32_t* to);
+  // Both write the ids of a piece of at most kLongestKeptPiece bytes to `to` and return how many. merge: that is not in
+  // the cache; `hash` is of its key, or hash_piece().
+  size_t find(const BpeModel& model, std::string_view piece, Id* to);
   // The same of a part of a piece, which is found by merges alone.
-  size_t find_part(const BpeModel& model, std::string_view part, int32_t* to);
-  size_t merge(const BpeModel& model, std::string_view piece, uint64_t hash, int32_t* to);
-  void insert(const BpeModel& model, std::string_view piece, uint64_t hash, std::span<const int32_t> ids);
+  size_t find_part(const BpeModel& model, std::string_view part, Id* to);
+  size_t merge(const BpeModel& model, std::string_view piece, uint64_t hash, Id* to);
+  void insert(std::string_view piece, uint64_t hash, std::span<const Id> ids);
 };
 
-void Encoder::State::fetch_places(std::string_view text, size_t begin, size_t from, size_t to) {
+template <typename Id>
+void EncoderOf<Id>::State::fetch_places(std::string_view text, size_t begin, size_t from, size_t to) {
   const auto begin_of = [&](size_t piece) { return piece == from ? begin : ends[piece - 1]; };
-  const PieceTable table = known.table();
+  const PieceTable<Id> table = known.table();
   // Behind the last few pieces of a text there are no 16 bytes to read.
   size_t readable = to;
   while (readable > from && text.size() - begin_of(readable - 1) < 16) --readable;
@@ -69,7 +70,7 @@ void Encoder::State::fetch_places(std::string_view text, size_t begin, size_t fr
   };
   for (size_t i = 0; i < long_ones; ++i) {
     const std::string_view piece = long_piece(i);
-    const uint64_t hash = piece.size() <= PieceCache::kLongestPiece ? hash_piece(piece) : 0;
+    const uint64_t hash = piece.size() <= kLongestKeptPiece ? hash_piece(piece) : 0;
     places[from + longs[i]].key.low = hash;
     known.prefetch_long(hash);
   }
@@ -84,17 +85,18 @@ void Encoder::State::fetch_places(std::string_view text, size_t begin, size_t fr
   }
   for (size_t i = readable; i < to; ++i) {
     const std::string_view piece = text.substr(begin_of(i), ends[i] - begin_of(i));
-    places[i].key = PieceCache::key_of(piece, text.data() + text.size());
+    places[i].key = key_of_piece(piece, text.data() + text.size());
     places[i].pair = table.pair_of(places[i].key);
   }
 }
 
-size_t Encoder::State::find(const BpeModel& model, std::string_view piece, int32_t* to) {
+template <typename Id>
+size_t EncoderOf<Id>::State::find(const BpeModel& model, std::string_view piece, Id* to) {
   size_t found = 0;
   uint64_t hash = 0;
-  if (piece.size() <= PieceCache::kLongestKey) {
-    const PieceCache::Key key = PieceCache::key_of(piece, text_end);
-    hash = PieceCache::hash_of(key);
+  if (piece.size() <= kLongestPieceKey) {
+    const PieceKey key = key_of_piece(piece, text_end);
+    hash = hash_of_key(key);
     found = known.find(key, hash, to);
   } else {
     hash = hash_piece(piece);
@@ -103,15 +105,17 @@ size_t Encoder::State::find(const BpeModel& model, std::string_view piece, int32
   return found != 0 ? found : merge(model, piece, hash, to);
 }
 
-size_t Encoder::State::find_part(const BpeModel& model, std::string_view part, int32_t* to) {
+template <typename Id>
+size_t EncoderOf<Id>::State::find_part(const BpeModel& model, std::string_view part, Id* to) {
   // What is remembered of such a text is what a whole piece of it is.
   return model.unmerged_token(part) >= 0 ? model.merge_piece(part, to) : find(model, part, to);
 }
 
-size_t Encoder::State::merge(const BpeModel& model, std::string_view piece, uint64_t hash, int32_t* to) {
+template <typename Id>
+size_t EncoderOf<Id>::State::merge(const BpeModel& model, std::string_view piece, uint64_t hash, Id* to) {
   size_t count = 0;
   if (const int32_t whole = model.unmerged_token(piece); whole >= 0) {
-    to[count++] = whole;
+    to[count++] = static_cast<Id>(whole);
   } else {
     for (size_t begin = 0, end = 0; begin < piece.size(); begin = end) {
       end = model.part_end(piece, begin);
@@ -122,31 +126,39 @@ size_t Encoder::State::merge(const BpeModel& model, std::string_view piece, uint
       }
     }
   }
-  if (remembers) insert(model, piece, hash, {to, count});
+  if (remembers) insert(piece, hash, {to, count});
   return count;
 }
 
-void Encoder::State::insert(const BpeModel& model, std::string_view piece, uint64_t hash,
-                            std::span<const int32_t> ids) {
-  if (known.full()) known = fresh(model, Memory::pieces);
-  if (piece.size() <= PieceCache::kLongestKey) {
-    known.insert(PieceCache::key_of(piece, text_end), hash, ids);
+template <typename Id>
+void EncoderOf<Id>::State::insert(std::string_view piece, uint64_t hash, std::span<const Id> ids) {
+  if (known.full()) known = PieceCache<Id>(kFirstPieces);
+  if (piece.size() <= kLongestPieceKey) {
+    known.insert(key_of_piece(piece, text_end), hash, ids);
   } else {
     known.insert_long(piece, hash, ids);
   }
 }
 
-Encoder::Encoder(const Tokenizer& tokenizer, Memory memory)
-    : model_(tokenizer.model_), state_(new State(*model_, memory)) {}
-Encoder::~Encoder() = default;
-Encoder::Encoder(Encoder&&) noexcept = default;
-Encoder& Encoder::operator=(Encoder&&) noexcept = default;
+template <typename Id>
+EncoderOf<Id>::EncoderOf(const Tokenizer& tokenizer, Memory memory)
+    : model_(tokenizer.model_), state_(new State(memory)) {
+  // Every id there may be is one of an Id.
+  RL_CHECK(std::ssize(model_->tokens) - 1, <=, int64_t{std::numeric_limits<Id>::max()});
+}
+template <typename Id>
+EncoderOf<Id>::~EncoderOf() = default;
+template <typename Id>
+EncoderOf<Id>::EncoderOf(EncoderOf&&) noexcept = default;
+template <typename Id>
+EncoderOf<Id>& EncoderOf<Id>::operator=(EncoderOf&&) noexcept = default;
 
-void Encoder::encode_words(std::string_view text, std::vector<int32_t>& ids) {
+template <typename Id>
+void EncoderOf<Id>::encode_words(std::string_view text, std::vector<Id>& ids) {
   const BpeModel& model = *model_;
   State& state = *state_;
   PieceScanner scanner(model.pre_tokenizer, text);
-  int32_t* to = state.waiting.data();
+  Id* to = state.waiting.data();
   const auto flush = [&] {
     ids.insert(ids.end(), state.waiting.data(), to);
     to = state.waiting.data();
@@ -158,13 +170,13 @@ void Encoder::encode_words(std::string_view text, std::vector<int32_t>& ids) {
   const auto encode_longest = [&](std::string_view piece) {
     if (const int32_t whole = model.unmerged_token(piece); whole >= 0) {
       room_for(piece);
-      *to++ = whole;
+      *to++ = static_cast<Id>(whole);
       return;
     }
     for (size_t begin = 0, end = 0; begin < piece.size(); begin = end) {
       end = model.part_end(piece, begin);
       const std::string_view part = piece.substr(begin, end - begin);
-      if (part.size() <= PieceCache::kLongestPiece) {
+      if (part.size() <= kLongestKeptPiece) {
         room_for(part);
         to += state.find_part(model, part, to);
       } else {
@@ -174,14 +186,14 @@ void Encoder::encode_words(std::string_view text, std::vector<int32_t>& ids) {
     }
   };
   state.text_end = text.data() + text.size();
-  const PieceCache& known = state.known;
+  const PieceCache<Id>& known = state.known;
   // One that is not where its place says.
-  const auto encode_further = [&](std::string_view piece, const PieceCache::Key& key) {
-    if (piece.size() <= PieceCache::kLongestKey) {
-      const uint64_t hash = PieceCache::hash_of(key);
+  const auto encode_further = [&](std::string_view piece, const PieceKey& key) {
+    if (piece.size() <= kLongestPieceKey) {
+      const uint64_t hash = hash_of_key(key);
       const size_t found = known.find(key, hash, to);
       to += found != 0 ? found : state.merge(model, piece, hash, to);
-    } else if (piece.size() <= PieceCache::kLongestPiece) {
+    } else if (piece.size() <= kLongestKeptPiece) {
       room_for(piece);
       const size_t found = known.find_long(piece, key.low, to);
       to += found != 0 ? found : state.merge(model, piece, key.low, to);
@@ -192,17 +204,18 @@ void Encoder::encode_words(std::string_view text, std::vector<int32_t>& ids) {
   size_t begin = 0;
   while (const size_t count = scanner.next(state.ends)) {
     state.fetch_places(text, begin, 0, count);
-    PieceTable table = known.table();
+    PieceTable<Id> table = known.table();
     // Where their ids will go, about.
-    const size_t lines = std::min(2 * count, ids.capacity() - ids.size()) / 16;
-    for (size_t i = 0; i < lines; ++i) __builtin_prefetch(ids.data() + ids.size() + 16 * i, 1);
+    constexpr size_t kIdsOfLine = 64 / sizeof(Id);
+    const size_t lines = std::min(2 * count, ids.capacity() - ids.size()) / kIdsOfLine;
+    for (size_t i = 0; i < lines; ++i) __builtin_prefetch(ids.data() + ids.size() + kIdsOfLine * i, 1);
     for (size_t i = 0;; ++i) {
       i += state.lookups.ids(state.places.data() + i, count - i, table, to);
       if (i == count) break;
       if (i != 0) begin = state.ends[i - 1];
       encode_further(text.substr(begin, state.ends[i] - begin), state.places[i].key);
       // A piece that was new may have moved the others.
-      const PieceTable now = known.table();
+      const PieceTable<Id> now = known.table();
       if (now.pairs != table.pairs || now.shift != table.shift) state.fetch_places(text, state.ends[i], i + 1, count);
       table = now;
     }
@@ -211,7 +224,8 @@ void Encoder::encode_words(std::string_view text, std::vector<int32_t>& ids) {
   }
 }
 
-void Encoder::encode_stretch(std::string_view text, bool begins, size_t cut, std::vector<int32_t>& ids) {
+template <typename Id>
+void EncoderOf<Id>::encode_stretch(std::string_view text, bool begins, size_t cut, std::vector<Id>& ids) {
   if (cut < model_->cuts.size()) {
     model_->cuts[cut].for_each_part(
         text, [&](std::string_view part) { encode_stretch(part, begins && part.data() == text.data(), cut + 1, ids); });
@@ -224,13 +238,14 @@ void Encoder::encode_stretch(std::string_view text, bool begins, size_t cut, std
   encode_words(state_->prefixed.assign(1, ' ').append(text), ids);
 }
 
-void Encoder::encode(std::string_view text, std::vector<int32_t>& ids, Specials specials) {
+template <typename Id>
+void EncoderOf<Id>::encode(std::string_view text, std::vector<Id>& ids, Specials specials) {
   std::string repaired, normal, words_normal;
   if (!model_->every_byte && valid_utf8_prefix(text) != text.size() && !model_->has_ids_for(text)) {
     append_as_utf8(text, repaired);
     text = repaired;
   }
-  const auto found = [&](const AddedToken& token) { ids.push_back(token.id); };
+  const auto found = [&](const AddedToken& token) { ids.push_back(static_cast<Id>(token.id)); };
   split_at_added(
       model_->raw_tokens, model_->added_tokens, text, specials,
       [&](std::string_view stretch) {
@@ -243,5 +258,8 @@ void Encoder::encode(std::string_view text, std::vector<int32_t>& ids, Specials 
       },
       found);
 }
+
+template class EncoderOf<uint16_t>;
+template class EncoderOf<int32_t>;
 
 }  // namespace ridgeline::data

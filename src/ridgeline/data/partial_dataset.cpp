@@ -234,9 +234,10 @@ void PartialStream::flush() {
   lengths_.clear();
 }
 
-void PartialStream::write(std::span<const int32_t> tokens) {
+template <typename Id>
+void PartialStream::write(std::span<const Id> tokens) {
   for (size_t done = 0; done < tokens.size();) {
-    const std::span<const int32_t> some = tokens.subspan(done, std::min<size_t>(tokens.size() - done, 1 << 16));
+    const std::span<const Id> some = tokens.subspan(done, std::min<size_t>(tokens.size() - done, 1 << 16));
     append_tokens(some, dataset_.type(), vocabulary_, record_.documents, buffer_);
     done += some.size();
     if (buffer_.size() >= kBufferBytes) flush();
@@ -253,13 +254,14 @@ void PartialStream::write_length(int64_t tokens) {
 }
 
 void PartialStream::write_block() {
-  write(block_);
+  write(std::span<const int32_t>(block_));
   write_length(cut_.tokens);
   for (const int32_t id : block_) record_.blocks.text_bytes += cut_.bytes_of_ids[static_cast<size_t>(id)];
   block_.clear();
 }
 
-void PartialStream::append(std::span<const int32_t> tokens) {
+template <typename Id>
+void PartialStream::append(std::span<const Id> tokens) {
   length_ += static_cast<int64_t>(tokens.size());
   if (cut_.tokens == 0) return write(tokens);
   while (!tokens.empty()) {
@@ -269,6 +271,9 @@ void PartialStream::append(std::span<const int32_t> tokens) {
     if (std::ssize(block_) == cut_.tokens) write_block();
   }
 }
+
+template void PartialStream::append(std::span<const uint16_t> tokens);
+template void PartialStream::append(std::span<const int32_t> tokens);
 
 void PartialStream::end_document() {
   add_length(record_.lengths, length_);

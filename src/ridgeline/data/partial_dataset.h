@@ -75,7 +75,8 @@ class PartialStream {
                 BlockCut cut = {});
 
   // Tokens of the document that is being written. Error: one outside the vocabulary.
-  void append(std::span<const int32_t> tokens);
+  template <typename Id>  // uint16_t or int32_t
+  void append(std::span<const Id> tokens);
   // Error: more than 2^31-1 tokens.
   void end_document();
   // The documents since the last part was finished.
@@ -87,7 +88,8 @@ class PartialStream {
   int64_t tokens() const { return tokens_; }
 
  private:
-  void write(std::span<const int32_t> tokens);
+  template <typename Id>
+  void write(std::span<const Id> tokens);
   void write_length(int64_t tokens);
   void write_block();
   void flush();

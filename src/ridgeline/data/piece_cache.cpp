@@ -7,23 +7,25 @@
 
 namespace ridgeline::data {
 
-PieceCache::PieceCache(size_t pieces, size_t ids)
+template <typename Id>
+PieceCache<Id>::PieceCache(size_t pieces)
     : memory_(device::Arena::reserved(static_cast<int64_t>(kMostBuckets * 2 * sizeof(Slot)))),
       slots_(reinterpret_cast<Slot*>(memory_.data())),
-      narrow_(ids <= size_t{1} << 16),
       long_slots_(16) {
   RL_CHECK(pieces, <=, kMostPieces);
   use(std::bit_ceil(std::max<size_t>(2 * pieces, 2)));
 }
 
 // So many buckets from now on, of which those above the ones before are free.
-void PieceCache::use(size_t buckets) {
+template <typename Id>
+void PieceCache<Id>::use(size_t buckets) {
   buckets_ = buckets;
   shift_ = 64 - std::countr_zero(buckets);
   device::prefer_huge_pages(slots_, buckets * 2 * sizeof(Slot));
 }
 
-size_t PieceCache::find_further(Key key, uint64_t hash, int32_t* ids) const {
+template <typename Id>
+size_t PieceCache<Id>::find_further(PieceKey key, uint64_t hash, Id* ids) const {
   size_t at = hash >> shift_;
   for (size_t looked = 0; looked < kBuckets; ++looked, at = (at + 1) & (buckets_ - 1)) {
     for (const Slot* slot = slots_ + at * 2; slot != slots_ + at * 2 + 2; ++slot) {
@@ -34,7 +36,8 @@ size_t PieceCache::find_further(Key key, uint64_t hash, int32_t* ids) const {
   return 0;
 }
 
-PieceCache::Slot* PieceCache::free_slot(uint64_t hash) const {
+template <typename Id>
+typename PieceCache<Id>::Slot* PieceCache<Id>::free_slot(uint64_t hash) const {
   size_t at = hash >> shift_;
   for (size_t looked = 0; looked < kBuckets; ++looked, at = (at + 1) & (buckets_ - 1)) {
     for (Slot* slot = slots_ + at * 2; slot != slots_ + at * 2 + 2; ++slot) {
@@ -44,7 +47,8 @@ PieceCache::Slot* PieceCache::free_slot(uint64_t hash) const {
   return nullptr;
 }
 
-uint32_t PieceCache::keep(std::span<const int32_t> ids) {
+template <typename Id>
+uint32_t PieceCache<Id>::keep(std::span<const Id> ids) {
   const size_t place = store_.size();
   make_room(ids.size());
   store_.insert(store_.end(), ids.begin(), ids.end());
@@ -52,23 +56,21 @@ uint32_t PieceCache::keep(std::span<const int32_t> ids) {
 }
 
 // A store that grows takes all that it may ever need, which costs nothing until it is written.
-void PieceCache::make_room(size_t more) {
+template <typename Id>
+void PieceCache<Id>::make_room(size_t more) {
   if (store_.size() + more <= store_.capacity()) return;
-  store_.reserve(kMostStored + 2 * kLongestPiece);
-  device::prefer_huge_pages(store_.data(), store_.capacity() * sizeof(int32_t));
+  store_.reserve(kMostStored + 2 * kLongestKeptPiece);
+  device::prefer_huge_pages(store_.data(), store_.capacity() * sizeof(Id));
 }
 
-void PieceCache::insert(Key key, uint64_t hash, std::span<const int32_t> ids) {
-  RL_CHECK(ids.size(), <=, kLongestKey);
+template <typename Id>
+void PieceCache<Id>::insert(PieceKey key, uint64_t hash, std::span<const Id> ids) {
+  RL_CHECK(ids.size(), <=, kLongestPieceKey);
   // Most often there is room in a bucket, since a second one costs time to look at; but so does memory that is new.
   if (pieces_ * 4 >= 3 * buckets_) grow();
   Slot entry{.low = key.low, .high = key.high | uint64_t{ids.size()} << 60, .held = {}};
-  if (ids.size() > most_held()) {
-    entry.held[0] = keep(ids);
-  } else if (narrow_) {
-    std::array<uint16_t, 8> narrow{};
-    std::transform(ids.begin(), ids.end(), narrow.begin(), [](int32_t id) { return static_cast<uint16_t>(id); });
-    entry.held = std::bit_cast<std::array<uint32_t, 4>>(narrow);
+  if (ids.size() > Table::kMostHeld) {
+    entry.set({keep(ids), 0});
   } else {
     std::copy(ids.begin(), ids.end(), entry.held.begin());
   }
@@ -83,14 +85,17 @@ void PieceCache::insert(Key key, uint64_t hash, std::span<const int32_t> ids) {
 
 // To twice the buckets, in place: a new table would cost memory that the system has to clear first. What finds no free
 // slot there is forgotten.
-void PieceCache::grow() {
+template <typename Id>
+void PieceCache<Id>::grow() {
   RL_CHECK(buckets_, <, kMostBuckets);
   const size_t before = buckets_;
   use(2 * before);
   pieces_ = 0;
-  const auto home_of = [&](const Slot& entry) { return hash_of({entry.low, entry.high & kKeyBits}) >> (shift_ + 1); };
+  const auto home_of = [&](const Slot& entry) {
+    return hash_of_key({entry.low, entry.high & PieceSlots::kKeyBits}) >> (shift_ + 1);
+  };
   const auto put = [&](const Slot& entry) {
-    Slot* const slot = free_slot(hash_of({entry.low, entry.high & kKeyBits}));
+    Slot* const slot = free_slot(hash_of_key({entry.low, entry.high & PieceSlots::kKeyBits}));
     if (slot == nullptr) return;
     *slot = entry;
     ++pieces_;
@@ -141,7 +146,8 @@ bool same_bytes(const void* a, const void* b, size_t size) {
 
 }  // namespace
 
-const PieceCache::LongSlot* PieceCache::long_slot(std::string_view piece, uint64_t hash) const {
+template <typename Id>
+const typename PieceCache<Id>::LongSlot* PieceCache<Id>::long_slot(std::string_view piece, uint64_t hash) const {
   size_t at = long_home(hash);
   for (size_t looked = 0; looked < kLongSlots; ++looked, at = (at + 1) & (long_slots_.size() - 1)) {
     const LongSlot& slot = long_slots_[at];
@@ -152,36 +158,41 @@ const PieceCache::LongSlot* PieceCache::long_slot(std::string_view piece, uint64
   return nullptr;
 }
 
-size_t PieceCache::find_long(std::string_view piece, uint64_t hash, int32_t* ids) const {
+template <typename Id>
+size_t PieceCache<Id>::find_long(std::string_view piece, uint64_t hash, Id* ids) const {
   const LongSlot* const slot = long_slot(piece, hash);
   if (slot == nullptr) return 0;
-  std::memcpy(ids, store_.data() + slot->place, slot->count * sizeof(int32_t));
+  std::memcpy(ids, store_.data() + slot->place, slot->count * sizeof(Id));
   return slot->count;
 }
 
-bool PieceCache::slot_of_long(std::string_view piece, uint64_t hash, Slot& slot) const {
+template <typename Id>
+bool PieceCache<Id>::slot_of_long(std::string_view piece, uint64_t hash, Slot& slot) const {
   const LongSlot* const known = long_slot(piece, hash);
   if (known == nullptr) return false;
-  slot = {.low = hash, .high = kNoPieceKey | uint64_t{0xF} << 60, .held = {known->place, known->count}};
+  slot = {.low = hash, .high = kNoPieceKey | uint64_t{0xF} << 60, .held = {}};
+  slot.set({known->place, known->count});
   return true;
 }
 
-void PieceCache::insert_long(std::string_view piece, uint64_t hash, std::span<const int32_t> ids) {
-  RL_CHECK(ids.size(), <=, kLongestPiece);
+template <typename Id>
+void PieceCache<Id>::insert_long(std::string_view piece, uint64_t hash, std::span<const Id> ids) {
+  RL_CHECK(ids.size(), <=, kLongestKeptPiece);
   if (long_pieces_ * 2 >= long_slots_.size()) grow_long();
   const LongSlot entry{.hash = hash,
                        .place = keep(ids),
                        .length = static_cast<uint16_t>(piece.size()),
                        .count = static_cast<uint16_t>(ids.size())};
   const size_t bytes_at = store_.size();
-  make_room(kLongestPiece / sizeof(int32_t));
-  store_.resize(bytes_at + (piece.size() + sizeof(int32_t) - 1) / sizeof(int32_t));
+  make_room(kLongestKeptPiece / sizeof(Id));
+  store_.resize(bytes_at + (piece.size() + sizeof(Id) - 1) / sizeof(Id));
   std::memcpy(store_.data() + bytes_at, piece.data(), piece.size());
   put_long(entry);
 }
 
 // Into the first free slot of those that a lookup looks at, else over the first of them.
-void PieceCache::put_long(const LongSlot& entry) {
+template <typename Id>
+void PieceCache<Id>::put_long(const LongSlot& entry) {
   const size_t home = long_home(entry.hash);
   for (size_t looked = 0; looked < kLongSlots; ++looked) {
     LongSlot& slot = long_slots_[(home + looked) & (long_slots_.size() - 1)];
@@ -193,7 +204,8 @@ void PieceCache::put_long(const LongSlot& entry) {
   long_slots_[home] = entry;
 }
 
-void PieceCache::grow_long() {
+template <typename Id>
+void PieceCache<Id>::grow_long() {
   std::vector<LongSlot> old(long_slots_.size() * 2);
   old.swap(long_slots_);
   long_pieces_ = 0;
@@ -201,5 +213,8 @@ void PieceCache::grow_long() {
     if (slot.length != 0) put_long(slot);
   }
 }
+
+template class PieceCache<uint16_t>;
+template class PieceCache<int32_t>;
 
 }  // namespace ridgeline::data

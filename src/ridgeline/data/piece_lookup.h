@@ -54,20 +54,24 @@ RL_INLINED uint64_t hash_of_key(PieceKey key) {
 }
 
 // A cache's table of short pieces: pairs of slots, each pair a line of the processor's cache. A slot: a key with the
-// number of ids in the last four bits of `high` (all 0: free), then 16 bytes with the ids (8 of 16 bits each where the
-// table is narrow, else 4 of 32) or, where they do not fit, their place in the store as 32 bits, then 32 bits with
-// their number if that may be more than the four bits say.
-struct PieceTable {
+// number of ids in the last four bits of `high` (all 0: free), then 16 bytes with the ids (8 uint16_t or 4 int32_t) or,
+// where they do not fit, their place in the store as 32 bits, then 32 bits with their number if that may be more than
+// the four bits say. Of a pair the second is taken after the first, and one in the next pair after both.
+struct PieceSlots {
   static constexpr size_t kSlot = 32, kPair = 64, kHeld = 16;  // bytes; where the ids lie
   static constexpr uint64_t kKeyBits = ~uint64_t{0} >> 4;
+  RL_INLINED static bool free(const char* slot) { return slot[15] == 0; }
+};
+
+template <typename Id>
+struct PieceTable : PieceSlots {
+  static constexpr size_t kMostHeld = (kSlot - kHeld) / sizeof(Id);
 
   const char *pairs, *end;  // the first, and behind the last
-  const int32_t* store;
+  const Id* store;
   int shift;  // of a key's hash to the number of its pair
-  bool narrow;
 
   RL_INLINED const char* pair_of(PieceKey key) const { return pairs + (hash_of_key(key) >> shift) * kPair; }
-  size_t most_held() const { return narrow ? 8 : 4; }
 };
 
 // Where a piece is in a table if it is there: in this pair of slots, or in the next. Of a long piece (kNoPieceKey)
@@ -78,29 +82,32 @@ struct alignas(32) PiecePlace {
   const char* pair;
 };
 
+template <typename Id>
 struct LookupFunctions {
   // The places of the pieces that end at text + ends[i], i < count, the first of which begins at text + begin; of each
   // 16 bytes may be read. Has the processor fetch them. Writes the numbers of the long pieces to `longs` (room for
   // count), and returns how many.
-  size_t (*places)(const char* text, size_t begin, const size_t* ends, size_t count, const PieceTable& table,
+  size_t (*places)(const char* text, size_t begin, const size_t* ends, size_t count, const PieceTable<Id>& table,
                    PiecePlace* places, uint32_t* longs);
   // Writes the ids of pieces, one after another, to `to`, and moves it behind them, until one is not where its place
-  // says; returns how many were. Up to 8 ids more may be written.
-  size_t (*ids)(const PiecePlace* places, size_t count, const PieceTable& table, int32_t*& to);
+  // says; returns how many were. Up to kMostHeld ids more may be written.
+  size_t (*ids)(const PiecePlace* places, size_t count, const PieceTable<Id>& table, Id*& to);
 };
 
-extern const LookupFunctions kPortableLookups;
 #if defined(__x86_64__)
-extern const LookupFunctions kAvx2Lookups;
+extern const LookupFunctions<uint16_t> kAvx2Lookups16;
+extern const LookupFunctions<int32_t> kAvx2Lookups32;
 #endif
 
-// Those for `isa`, at most device::isa().
-const LookupFunctions& lookup_functions(device::Isa isa);
+// Those for `isa`, at most device::isa(). Id: uint16_t or int32_t.
+template <typename Id>
+const LookupFunctions<Id>& lookup_functions(device::Isa isa);
 
 // LookupFunctions::places, in C++ for any instruction set.
+template <typename Id>
 RL_INLINED size_t places_in_order(const char* text, size_t begin, const size_t* ends, size_t count,
-                                  const PieceTable& table, PiecePlace* places, uint32_t* longs) {
-  const PieceTable from = table;
+                                  const PieceTable<Id>& table, PiecePlace* places, uint32_t* longs) {
+  const PieceTable<Id> from = table;
   size_t long_ones = 0;
   for (size_t i = 0; i < count; ++i) {
     const size_t end = ends[i], size = end - begin;

@@ -33,14 +33,25 @@ constexpr size_t kPieceBytes = size_t{1} << 20;  // of a long document, for a th
 constexpr std::chrono::seconds kVisibleWithin{90};
 constexpr std::chrono::milliseconds kLookAgain{500};
 
+template <typename Id>
 struct TokenizedBatch {
   DocumentBatch documents;
-  std::vector<int32_t> ids;  // of all that are not long, their ends included
+  std::vector<Id> ids;       // of all that are not long, their ends included
   std::vector<size_t> ends;  // of each document in `ids`
 
   void clear() {  // but for the documents, which their reader overwrites
     clear_for_reuse(ids);
     clear_for_reuse(ends);
+  }
+};
+
+// One per thread. Those of long documents, which are there while others are encoded, are made for the first of them.
+template <typename Id>
+struct Encoders {
+  std::vector<EncoderOf<Id>> of_batches, of_long;
+
+  static void fill(std::vector<EncoderOf<Id>>& encoders, int threads, const Tokenizer& tokenizer) {
+    while (std::ssize(encoders) < threads) encoders.emplace_back(tokenizer);
   }
 };
 
@@ -172,9 +183,15 @@ class Preparation {
   void let_it_go();
   void find_kept();
   void tokenize(const std::function<void(const PrepareProgress&)>& progress);
-  void encode(Encoder& encoder, TokenizedBatch& batch) const;
-  void write(const TokenizedBatch& batch, SharingRounds& rounds);
-  void write_long(std::string_view document, SharingRounds& rounds);
+  // Id: of the type in which the dataset keeps them.
+  template <typename Id>
+  void tokenize_as(const std::function<void(const PrepareProgress&)>& progress);
+  template <typename Id>
+  void encode(EncoderOf<Id>& encoder, TokenizedBatch<Id>& batch) const;
+  template <typename Id>
+  void write(const TokenizedBatch<Id>& batch, Encoders<Id>& encoders, SharingRounds& rounds);
+  template <typename Id>
+  void write_long(std::string_view document, Encoders<Id>& encoders, SharingRounds& rounds);
   void finish_part();
   PrepareResult finish();
   PrepareResult result_of(std::vector<StoredPart>& parts) const;
@@ -196,7 +213,6 @@ class Preparation {
   std::vector<size_t> share_;  // the parts that this process prepares, ascending
   std::vector<size_t> ends_;   // of each of them in the ranges that reader_ reads
   std::optional<PartialStream> stream_;
-  std::vector<Encoder> encoders_, long_encoders_;
   bool nothing_kept_ = false;  // known
   size_t done_ = 0;            // of share_
 };
@@ -278,7 +294,8 @@ void Preparation::find_kept() {
   share_ = share_parts(parts_, missing, sharing_.count)[static_cast<size_t>(sharing_.index)];
 }
 
-void Preparation::encode(Encoder& encoder, TokenizedBatch& batch) const {
+template <typename Id>
+void Preparation::encode(EncoderOf<Id>& encoder, TokenizedBatch<Id>& batch) const {
   const DocumentBatch& documents = batch.documents;
   size_t most = 0;  // never more ids than bytes; what is not used is never touched
   for (size_t i = 0; i < documents.size(); ++i) most += is_long(documents[i]) ? 0 : documents[i].size() + 2;
@@ -286,19 +303,20 @@ void Preparation::encode(Encoder& encoder, TokenizedBatch& batch) const {
   for (size_t i = 0; i < documents.size(); ++i) {
     if (!is_long(documents[i])) {
       encoder.encode(documents[i], batch.ids, settings_.specials);
-      if (end_of_document_ >= 0) batch.ids.push_back(end_of_document_);
+      if (end_of_document_ >= 0) batch.ids.push_back(static_cast<Id>(end_of_document_));
     }
     batch.ends.push_back(batch.ids.size());
   }
 }
 
 // By all threads at once: its ids go on as soon as they are there.
-void Preparation::write_long(std::string_view document, SharingRounds& rounds) {
+template <typename Id>
+void Preparation::write_long(std::string_view document, Encoders<Id>& encoders, SharingRounds& rounds) {
   struct Piece {
     std::string_view text;
-    std::vector<int32_t> ids;
+    std::vector<Id> ids;
   };
-  while (long_encoders_.size() < static_cast<size_t>(settings_.threads)) long_encoders_.emplace_back(tokenizer_);
+  encoders.fill(encoders.of_long, settings_.threads, tokenizer_);
   size_t begin = 0;
   ordered_pipeline<Piece>(
       settings_.threads,
@@ -315,25 +333,26 @@ void Preparation::write_long(std::string_view document, SharingRounds& rounds) {
       [](const Piece& piece) { return piece.text.size(); },
       [&](int worker, Piece& piece) {
         piece.ids.reserve(piece.text.size() + 1);
-        long_encoders_[static_cast<size_t>(worker)].encode(piece.text, piece.ids, settings_.specials);
+        encoders.of_long[static_cast<size_t>(worker)].encode(piece.text, piece.ids, settings_.specials);
       },
       [&](const Piece& piece) {
-        stream_->append(piece.ids);
+        stream_->append(std::span<const Id>(piece.ids));
         rounds.go_on();
       });
-  if (end_of_document_ >= 0) stream_->append({&end_of_document_, 1});
+  if (end_of_document_ >= 0) stream_->append(std::span<const int32_t>(&end_of_document_, 1));
 }
 
-void Preparation::write(const TokenizedBatch& batch, SharingRounds& rounds) {
+template <typename Id>
+void Preparation::write(const TokenizedBatch<Id>& batch, Encoders<Id>& encoders, SharingRounds& rounds) {
   const DocumentBatch& documents = batch.documents;
   while (ends_[done_] <= documents.chunk.range) finish_part();
   reader_.add(documents);
   size_t begin = 0;
   for (size_t i = 0; i < documents.size(); ++i) {
     if (is_long(documents[i])) {
-      write_long(documents[i], rounds);
+      write_long(documents[i], encoders, rounds);
     } else {
-      stream_->append(std::span(batch.ids).subspan(begin, batch.ends[i] - begin));
+      stream_->append(std::span<const Id>(batch.ids).subspan(begin, batch.ends[i] - begin));
     }
     stream_->end_document();
     begin = batch.ends[i];
@@ -366,21 +385,31 @@ void Preparation::tokenize(const std::function<void(const PrepareProgress&)>& pr
     ends_.push_back(ranges.size());
   }
   reader_.read_only(std::move(ranges));
-  for (int i = 0; i < settings_.threads; ++i) encoders_.emplace_back(tokenizer_);
+  if (size_of(dataset_.type()) == sizeof(uint16_t)) {
+    tokenize_as<uint16_t>(progress);
+  } else {
+    tokenize_as<int32_t>(progress);
+  }
+}
+
+template <typename Id>
+void Preparation::tokenize_as(const std::function<void(const PrepareProgress&)>& progress) {
+  Encoders<Id> encoders;
+  encoders.fill(encoders.of_batches, settings_.threads, tokenizer_);
   SharingRounds rounds(sharing_);
-  ordered_pipeline<TokenizedBatch>(
+  ordered_pipeline<TokenizedBatch<Id>>(
       settings_.threads,
-      [&](TokenizedBatch& batch) {
+      [&](TokenizedBatch<Id>& batch) {
         batch.clear();
         return reader_.next(batch.documents);
       },
-      [](const TokenizedBatch& batch) { return batch.documents.chunk.bytes.size(); },
-      [&](int worker, TokenizedBatch& batch) {
+      [](const TokenizedBatch<Id>& batch) { return batch.documents.chunk.bytes.size(); },
+      [&](int worker, TokenizedBatch<Id>& batch) {
         reader_.parse(batch.documents);
-        encode(encoders_[static_cast<size_t>(worker)], batch);
+        encode(encoders.of_batches[static_cast<size_t>(worker)], batch);
       },
-      [&](const TokenizedBatch& batch) {
-        write(batch, rounds);
+      [&](const TokenizedBatch<Id>& batch) {
+        write(batch, encoders, rounds);
         rounds.go_on();
         if (progress) progress({reader_.bytes_done(), reader_.bytes_total(), stream_->documents(), stream_->tokens()});
       });

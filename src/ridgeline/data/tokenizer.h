@@ -112,7 +112,8 @@ class Tokenizer {
   std::vector<int64_t> text_bytes_of_ids() const;
 
  private:
-  friend class Encoder;
+  template <typename Id>
+  friend class EncoderOf;
   explicit Tokenizer(std::shared_ptr<const BpeModel> model);
   std::shared_ptr<const BpeModel> model_;
 };
@@ -120,29 +121,34 @@ class Tokenizer {
 // Encodes many texts on one thread, remembering the ids of words seen before: in 8 MiB, which grow with the words of
 // the texts up to 104 MiB (and half as much again for the moments in which they grow); then it starts anew. Beside
 // that, and the ids, it needs memory only for a word of more than 256 bytes: some 100 bytes for each of its bytes.
-class Encoder {
+//
+// Id: int32_t, or uint16_t for a vocabulary of at most 2^16 ids (as datasets keep them: token_type_for()), which moves
+// half the bytes.
+template <typename Id>
+class EncoderOf {
  public:
   // none: every word is merged anew, and no memory taken. For few short texts.
   enum class Memory { pieces, none };
 
-  explicit Encoder(const Tokenizer& tokenizer, Memory memory = Memory::pieces);
-  ~Encoder();
-  Encoder(Encoder&&) noexcept;
-  Encoder& operator=(Encoder&&) noexcept;
+  explicit EncoderOf(const Tokenizer& tokenizer, Memory memory = Memory::pieces);
+  ~EncoderOf();
+  EncoderOf(EncoderOf&&) noexcept;
+  EncoderOf& operator=(EncoderOf&&) noexcept;
 
   // Appends the ids of `text` to `ids`. A caller with one long text may reserve: there are never more ids than bytes
   // (after normalization, and one for a prefix space).
-  void encode(std::string_view text, std::vector<int32_t>& ids, Specials specials = Specials::as_text);
+  void encode(std::string_view text, std::vector<Id>& ids, Specials specials = Specials::as_text);
 
  private:
   struct State;
   // Text between added tokens, normalized, with the cuts from `cut` on before it. `begins`: the whole text does so.
-  void encode_stretch(std::string_view text, bool begins, size_t cut, std::vector<int32_t>& ids);
-  void encode_words(std::string_view text, std::vector<int32_t>& ids);
+  void encode_stretch(std::string_view text, bool begins, size_t cut, std::vector<Id>& ids);
+  void encode_words(std::string_view text, std::vector<Id>& ids);
 
   std::shared_ptr<const BpeModel> model_;
   std::unique_ptr<State> state_;
 };
+using Encoder = EncoderOf<int32_t>;
 
 // Decodes generated ids one by one, as what goes on a text: a space at its begin stays. What it returns is always whole
 // UTF-8 characters, so that it can be printed at once. Bytes that can no longer become a character (a model may produce

@@ -55,7 +55,9 @@ class EveryTokenizer : public testing::TestWithParam<const char*> {
 TEST_P(EveryTokenizer, GivesThePlainIdsWithAndWithoutMemory) {
   std::mt19937 random(5);
   Encoder encoder(tokenizer_);
+  EncoderOf<uint16_t> narrow_encoder(tokenizer_);
   std::vector<int32_t> ids;
+  std::vector<uint16_t> narrow;
   for (size_t i = 0; i < 700; ++i) {
     const std::string text = any_text(random, i < 300 ? i : random() % 2000);
     const std::vector<int32_t> expected = plain_ids(model_, text);
@@ -65,18 +67,27 @@ TEST_P(EveryTokenizer, GivesThePlainIdsWithAndWithoutMemory) {
     ids.clear();
     encoder.encode(text, ids);
     ASSERT_EQ(ids, expected) << "again: " << testing::PrintToString(text);
+    for (int pass = 0; pass < 2; ++pass) {
+      narrow.clear();
+      narrow_encoder.encode(text, narrow);
+      ASSERT_EQ(std::vector<int32_t>(narrow.begin(), narrow.end()), expected) << testing::PrintToString(text);
+    }
     ASSERT_EQ(tokenizer_.encode(text), expected) << testing::PrintToString(text);
   }
 }
 
 TEST_P(EveryTokenizer, GivesThePlainIdsOfRunsOfEveryLength) {
   Encoder encoder(tokenizer_);
+  EncoderOf<uint16_t> narrow_encoder(tokenizer_);
   for (const std::string_view part : {"a", "ab", " ", "\n", "漢字", "0", "=-", "\xFF", "the"}) {
     for (size_t length = 1; length <= 600; length += length < 70 ? 1 : 97) {
       std::string text;
       while (text.size() < length) text += part;
       std::vector<int32_t> ids;
       encoder.encode(text, ids);
+      std::vector<uint16_t> narrow;
+      narrow_encoder.encode(text, narrow);
+      ASSERT_EQ(ids, std::vector<int32_t>(narrow.begin(), narrow.end()));
       ASSERT_EQ(ids, plain_ids(model_, text)) << length << " bytes of " << testing::PrintToString(part);
     }
   }
@@ -232,64 +243,67 @@ TEST(PairTable, DenseMergesGiveTheIdsOfTheDefinition) {
   }
 }
 
-std::vector<int32_t> ids_in(const PieceCache& cache, std::string_view piece, uint64_t hash) {
-  std::vector<int32_t> ids(PieceCache::kLongestPiece);  // at least kRoom
-  ids.resize(piece.size() <= PieceCache::kLongestKey
-                 ? cache.find(PieceCache::key_of(piece, piece.data() + piece.size()), hash, ids.data())
+template <typename Id>
+std::vector<Id> ids_in(const PieceCache<Id>& cache, std::string_view piece, uint64_t hash) {
+  std::vector<Id> ids(kLongestKeptPiece);  // at least kRoom
+  ids.resize(piece.size() <= kLongestPieceKey
+                 ? cache.find(key_of_piece(piece, piece.data() + piece.size()), hash, ids.data())
                  : cache.find_long(piece, hash, ids.data()));
   return ids;
 }
 
-void put(PieceCache& cache, std::string_view piece, uint64_t hash, const std::vector<int32_t>& ids) {
-  if (piece.size() <= PieceCache::kLongestKey) {
-    cache.insert(PieceCache::key_of(piece, piece.data() + piece.size()), hash, ids);
+template <typename Id>
+void put(PieceCache<Id>& cache, std::string_view piece, uint64_t hash, const std::vector<Id>& ids) {
+  if (piece.size() <= kLongestPieceKey) {
+    cache.insert(key_of_piece(piece, piece.data() + piece.size()), hash, ids);
   } else {
     cache.insert_long(piece, hash, ids);
   }
 }
 
 uint64_t own_hash(std::string_view piece) {
-  return piece.size() <= PieceCache::kLongestKey
-             ? PieceCache::hash_of(PieceCache::key_of(piece, piece.data() + piece.size()))
-             : hash_piece(piece);
+  return piece.size() <= kLongestPieceKey ? hash_of_key(key_of_piece(piece, piece.data() + piece.size()))
+                                          : hash_piece(piece);
 }
 
-class PieceCacheOfIds : public testing::TestWithParam<int32_t> {};
+template <typename Id>
+class PieceCacheOfIds : public testing::Test {};
+using BothIds = testing::Types<uint16_t, int32_t>;
+TYPED_TEST_SUITE(PieceCacheOfIds, BothIds);
 
-TEST_P(PieceCacheOfIds, KeepsPiecesOfEveryLengthWithUpToOneIdPerByte) {
-  PieceCache cache(0, static_cast<size_t>(GetParam()));
-  std::vector<std::pair<std::string, std::vector<int32_t>>> pieces;
+TYPED_TEST(PieceCacheOfIds, KeepsPiecesOfEveryLengthWithUpToOneIdPerByte) {
+  using Id = TypeParam;
+  PieceCache<Id> cache;
+  std::vector<std::pair<std::string, std::vector<Id>>> pieces;
   std::mt19937 random(8);
-  for (size_t length = 1; length <= PieceCache::kLongestPiece; ++length) {
+  for (size_t length = 1; length <= kLongestKeptPiece; ++length) {
     for (size_t count = 1; count <= length; count += length < 16 ? 1 : 50) {
       std::string piece(length, '\0');
       for (char& c : piece) c = static_cast<char>(random());
       // Zero bytes are bytes like others: the length tells apart what they end.
-      if (length > 1 && length <= PieceCache::kLongestKey) piece.back() = '\0';
+      if (length > 1 && length <= kLongestPieceKey) piece.back() = '\0';
       if (std::any_of(pieces.begin(), pieces.end(), [&](const auto& p) { return p.first == piece; })) continue;
-      std::vector<int32_t> ids(count);
-      for (int32_t& id : ids) id = static_cast<int32_t>(random() % static_cast<uint32_t>(GetParam()));
+      std::vector<Id> ids(count);
+      for (Id& id : ids) id = static_cast<Id>(random() >> 1);
       EXPECT_TRUE(ids_in(cache, piece, own_hash(piece)).empty());
       put(cache, piece, own_hash(piece), ids);
       pieces.emplace_back(piece, ids);
     }
   }
-  const PieceCache moved = std::move(cache);
-  cache = PieceCache();
+  const PieceCache<Id> moved = std::move(cache);
+  cache = PieceCache<Id>();
   for (const auto& [piece, ids] : pieces) {
     EXPECT_EQ(ids_in(moved, piece, own_hash(piece)), ids) << testing::PrintToString(piece);
     EXPECT_TRUE(ids_in(cache, piece, own_hash(piece)).empty());
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(PieceCache, PieceCacheOfIds,
-                         testing::Values(1 << 16, (1 << 16) + 1, std::numeric_limits<int32_t>::max()));
-
 TEST(PieceCache, PiecesOfOneHashAreForgottenButNeverTakenForEachOther) {
   for (const std::string_view stem : {"p", "a longer piece, number "}) {
-    PieceCache cache(1024);  // one that does not grow
+    PieceCache<int32_t> cache(1024);  // one that does not grow
     size_t found = 0;
-    for (int32_t i = 0; i < 1000; ++i) put(cache, std::string(stem) + std::to_string(i), 12345, {i, i + 1});
+    for (int32_t i = 0; i < 1000; ++i)
+      put(cache, std::string(stem) + std::to_string(i), 12345, std::vector<int32_t>{i, i + 1});
     for (int32_t i = 0; i < 1000; ++i) {
       const std::vector<int32_t> ids = ids_in(cache, std::string(stem) + std::to_string(i), 12345);
       if (ids.empty()) continue;
@@ -305,12 +319,12 @@ TEST(PieceCache, PiecesOfOneHashAreForgottenButNeverTakenForEachOther) {
 TEST(PieceCache, GrowsWithoutForgettingAnything) {
   std::mt19937_64 random(9);
   for (const size_t begin : {0, 1, 5, 40}) {
-    PieceCache cache(begin);
+    PieceCache<int32_t> cache(begin);
     std::vector<std::string> pieces;
     for (int32_t i = 0; i < 5000; ++i) {
       std::string piece = std::to_string(random() % 1'000'000'000);
       if (!ids_in(cache, piece, own_hash(piece)).empty()) continue;
-      put(cache, piece, own_hash(piece), {static_cast<int32_t>(pieces.size())});
+      put(cache, piece, own_hash(piece), std::vector<int32_t>{static_cast<int32_t>(pieces.size())});
       pieces.push_back(std::move(piece));
     }
     for (size_t i = 0; i < pieces.size(); ++i)
@@ -319,15 +333,16 @@ TEST(PieceCache, GrowsWithoutForgettingAnything) {
 }
 
 TEST(PieceCache, SaysWhenItIsFull) {
-  PieceCache shorts, longs;
+  PieceCache<int32_t> shorts, longs;
   int32_t n = 0;
-  for (; n < 2'000'000 && !shorts.full(); ++n) put(shorts, std::to_string(n), own_hash(std::to_string(n)), {n});
+  for (; n < 2'000'000 && !shorts.full(); ++n)
+    put(shorts, std::to_string(n), own_hash(std::to_string(n)), std::vector<int32_t>{n});
   // Every piece, or nearly, has found a place.
   EXPECT_GE(n, 1 << 19);
   EXPECT_LE(n, (1 << 19) + 1000);
   for (n = 0; n < 2'000'000 && !longs.full(); ++n) {
     const std::string piece = std::to_string(n) + " and fifteen more";
-    put(longs, piece, own_hash(piece), {n});
+    put(longs, piece, own_hash(piece), std::vector<int32_t>{n});
   }
   EXPECT_GE(n, 1 << 17);
   EXPECT_LE(n, (1 << 18) + 1000);
