@@ -122,12 +122,10 @@ class ShortPiece {
     }
   }
 
-  template <typename Id>
-  size_t merge_all(Id* ids) {
+  size_t merge_all(int32_t* ids) {
     for (uint64_t lowest = this->lowest(); lowest < kNever; lowest = this->lowest()) merge_at(lowest % kPlaces);
     size_t count = 0;
-    for (uint64_t rest = there_; rest != 0; rest &= rest - 1)
-      ids[count++] = static_cast<Id>(symbols_[std::countr_zero(rest)]);
+    for (uint64_t rest = there_; rest != 0; rest &= rest - 1) ids[count++] = symbols_[std::countr_zero(rest)];
     return count;
   }
 
@@ -180,8 +178,7 @@ class ShortPiece {
 };
 
 // Long pieces: a heap of candidate merges over a linked list, O(n log n).
-template <typename Id>
-size_t merge_long(const BpeModel& model, std::string_view piece, Id* ids) {
+size_t merge_long(const BpeModel& model, std::string_view piece, int32_t* ids) {
   struct Symbol {
     int32_t id;
     int64_t previous, next;  // -1: none
@@ -227,7 +224,7 @@ size_t merge_long(const BpeModel& model, std::string_view piece, Id* ids) {
     if (const auto c = candidate(best.place)) heap.push(*c);
   }
   size_t written = 0;
-  for (int64_t i = 0; i >= 0; i = symbols[i].next) ids[written++] = static_cast<Id>(symbols[i].id);
+  for (int64_t i = 0; i >= 0; i = symbols[i].next) ids[written++] = symbols[i].id;
   return written;
 }
 
@@ -405,24 +402,17 @@ size_t BpeModel::first_ids(std::string_view piece, int32_t* ids) const {
   return count;
 }
 
-template <typename Id>
-size_t BpeModel::merge_piece(std::string_view piece, Id* ids) const {
+size_t BpeModel::merge_piece(std::string_view piece, int32_t* ids) const {
   if (piece.size() <= 16) return ShortPiece<16>(*this, piece).merge_all(ids);
   if (piece.size() <= 32) return ShortPiece<32>(*this, piece).merge_all(ids);
   if (piece.size() <= 64) return ShortPiece<64>(*this, piece).merge_all(ids);
   return merge_long(*this, piece, ids);
 }
 
-template <typename Id>
-void BpeModel::merge_piece(std::string_view piece, std::vector<Id>& ids) const {
+void BpeModel::merge_piece(std::string_view piece, std::vector<int32_t>& ids) const {
   const size_t before = ids.size();
   ids.resize(before + piece.size());
   ids.resize(before + merge_piece(piece, ids.data() + before));
 }
-
-template size_t BpeModel::merge_piece(std::string_view piece, uint16_t* ids) const;
-template size_t BpeModel::merge_piece(std::string_view piece, int32_t* ids) const;
-template void BpeModel::merge_piece(std::string_view piece, std::vector<uint16_t>& ids) const;
-template void BpeModel::merge_piece(std::string_view piece, std::vector<int32_t>& ids) const;
 
 }  // namespace ridgeline::data

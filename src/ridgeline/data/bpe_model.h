@@ -91,11 +91,9 @@ struct BpeModel {
 
   // Writes the ids that merging makes of a pre-token, each of whose bytes has an id unless it is a model of characters,
   // or of a part of one, and returns how many: at most one per byte.
-  template <typename Id>  // uint16_t or int32_t
-  size_t merge_piece(std::string_view piece, Id* ids) const;
+  size_t merge_piece(std::string_view piece, int32_t* ids) const;
   // The same, appended.
-  template <typename Id>
-  void merge_piece(std::string_view piece, std::vector<Id>& ids) const;
+  void merge_piece(std::string_view piece, std::vector<int32_t>& ids) const;
 
   // The end of the part of a piece that begins at `begin`: there, or at the piece's end, is the next place where no
   // merge ever joins what stands before it with what stands behind it. The ids of a piece are those of its parts, one

@@ -52,6 +52,8 @@ struct EncoderOf<Id>::State {
   // The same of a part of a piece, which is found by merges alone.
   size_t find_part(const BpeModel& model, std::string_view part, Id* to);
   size_t merge(const BpeModel& model, std::string_view piece, uint64_t hash, Id* to);
+  // By merges alone.
+  size_t merge_part(const BpeModel& model, std::string_view part, Id* to);
   void insert(std::string_view piece, uint64_t hash, std::span<const Id> ids);
 };
 
@@ -108,7 +110,15 @@ size_t EncoderOf<Id>::State::find(const BpeModel& model, std::string_view piece,
 template <typename Id>
 size_t EncoderOf<Id>::State::find_part(const BpeModel& model, std::string_view part, Id* to) {
   // What is remembered of such a text is what a whole piece of it is.
-  return model.unmerged_token(part) >= 0 ? model.merge_piece(part, to) : find(model, part, to);
+  return model.unmerged_token(part) >= 0 ? merge_part(model, part, to) : find(model, part, to);
+}
+
+template <typename Id>
+size_t EncoderOf<Id>::State::merge_part(const BpeModel& model, std::string_view part, Id* to) {
+  std::array<int32_t, kLongestKeptPiece> ids;
+  const size_t count = model.merge_piece(part, ids.data());
+  for (size_t i = 0; i < count; ++i) to[i] = static_cast<Id>(ids[i]);
+  return count;
 }
 
 template <typename Id>
@@ -122,7 +132,7 @@ size_t EncoderOf<Id>::State::merge(const BpeModel& model, std::string_view piece
       if (end - begin < piece.size()) {
         count += find_part(model, piece.substr(begin, end - begin), to + count);
       } else {
-        count = model.merge_piece(piece, to);
+        count = merge_part(model, piece, to);
       }
     }
   }
@@ -181,7 +191,9 @@ void EncoderOf<Id>::encode_words(std::string_view text, std::vector<Id>& ids) {
         to += state.find_part(model, part, to);
       } else {
         flush();
-        model.merge_piece(part, ids);
+        std::vector<int32_t> merged;
+        model.merge_piece(part, merged);
+        for (const int32_t id : merged) ids.push_back(static_cast<Id>(id));
       }
     }
   };
