@@ -37,9 +37,9 @@ AsciiMasks masks_by_table(const char* block) {
   return masks;
 }
 
-size_t places_one_by_one(uint64_t bits, size_t first, size_t* to) {
+size_t places_one_by_one(uint64_t bits, uint32_t first, uint32_t* to) {
   size_t count = 0;
-  for (; bits != 0; bits &= bits - 1) to[count++] = first + static_cast<size_t>(std::countr_zero(bits));
+  for (; bits != 0; bits &= bits - 1) to[count++] = first + static_cast<uint32_t>(std::countr_zero(bits));
   return count;
 }
 

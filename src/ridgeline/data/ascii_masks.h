@@ -72,19 +72,20 @@ struct BlockFunctions {
   static constexpr size_t kBytes = 64;
   static constexpr size_t kReads = 66;       // bytes of a block and behind it that may be read
   static constexpr size_t kMostPlaces = 65;  // where pieces begin: in a block, and one that was open
-  static constexpr size_t kMorePlaces = 23;  // that may be written behind those that count
+  static constexpr size_t kMorePlaces = 31;  // that may be written behind those that count
+  static constexpr size_t kMostBytes = UINT32_MAX;
 
   AsciiMasks (*masks)(const char* block);
   // Of the characters that begin in the block and end within kReads.
   LongerMasks (*longer)(const char* block, const CharacterTables& tables);
   // Writes first + i for every bit i that is set, in order, and up to kMorePlaces values more; returns how many count.
-  size_t (*places)(uint64_t bits, size_t first, size_t* to);
+  size_t (*places)(uint64_t bits, uint32_t first, uint32_t* to);
   // Writes the places where pieces begin in the blocks from text + place on, as long as kReads bytes from there lie
   // before `end`, there is room for the places of a block before `room`, and the block holds nothing that must be
   // looked at one by one; moves `place` behind them. Returns the end of what it has written. Null: there is no such
-  // quick way.
-  using Begins = size_t*(const char* text, size_t& place, size_t end, const CharacterTables& tables, BlockCarry& carry,
-                         size_t* to, const size_t* room);
+  // quick way. `end` is at most kMostBytes.
+  using Begins = uint32_t*(const char* text, size_t& place, size_t end, const CharacterTables& tables,
+                           BlockCarry& carry, uint32_t* to, const uint32_t* room);
   Begins* gpt2;
   Begins* llama3;
   Begins* qwen2;

@@ -84,14 +84,12 @@ constexpr PlacesOfBits kPlacesOfBits = [] {
 }();
 
 // Eight for each byte of the bits, whether there are so many or not: how many is hard to predict.
-RL_INLINED size_t places(uint64_t set, size_t first, size_t* to) {
-  size_t* const begin = to;
+RL_INLINED size_t places(uint64_t set, uint32_t first, uint32_t* to) {
+  uint32_t* const begin = to;
   for (int i = 0; i < 8; ++i, set >>= 8, first += 8) {
     const __m128i row = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(kPlacesOfBits.of[set & 0xFF]));
-    const __m256i base = _mm256_set1_epi64x(static_cast<int64_t>(first));
-    const auto at = reinterpret_cast<__m256i*>(to);
-    _mm256_storeu_si256(at, _mm256_add_epi64(base, _mm256_cvtepu8_epi64(row)));
-    _mm256_storeu_si256(at + 1, _mm256_add_epi64(base, _mm256_cvtepu8_epi64(_mm_srli_si128(row, 4))));
+    const __m256i base = _mm256_set1_epi32(static_cast<int>(first));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_add_epi32(base, _mm256_cvtepu8_epi32(row)));
     to += _mm_popcnt_u32(static_cast<uint32_t>(set & 0xFF));
   }
   return static_cast<size_t>(to - begin);
@@ -124,7 +122,7 @@ struct Avx2 {
   static RL_INLINED LongerMasks longer(const char* block, const CharacterTables& tables) {
     return data::longer(block, tables);
   }
-  static RL_INLINED size_t places(uint64_t set, size_t first, size_t* to) { return data::places(set, first, to); }
+  static RL_INLINED size_t places(uint64_t set, uint32_t first, uint32_t* to) { return data::places(set, first, to); }
   template <bool any_case>
   static Contractions contractions(const char* block) {
     return data::contractions<any_case>(block);
@@ -132,8 +130,8 @@ struct Avx2 {
 };
 
 template <typename Pieces>
-size_t* begins(const char* text, size_t& place, size_t end, const CharacterTables& tables, BlockCarry& carry,
-               size_t* to, const size_t* room) {
+uint32_t* begins(const char* text, size_t& place, size_t end, const CharacterTables& tables, BlockCarry& carry,
+                 uint32_t* to, const uint32_t* room) {
   return begins_with<Avx2, Pieces>(text, place, end, tables, carry, to, room);
 }
 

@@ -88,24 +88,23 @@ inline LongerMasks longer_512(const char* block, const CharacterTables& tables) 
   return {.two = two & (letters | others), .three = three & (letters | others), .letters = letters};
 }
 
-// The first 24, whether there are so many or not: how many is hard to predict.
-RL_INLINED size_t places_512(uint64_t set, size_t first, size_t* to) {
+// The first 32, whether there are so many or not: how many is hard to predict.
+RL_INLINED size_t places_512(uint64_t set, uint32_t first, uint32_t* to) {
   const auto count = static_cast<size_t>(_mm_popcnt_u64(set));
   const __m512i numbers =
       _mm512_set_epi8(63, 62, 61, 60, 59, 58, 57, 56, 55, 54, 53, 52, 51, 50, 49, 48, 47, 46, 45, 44, 43, 42, 41, 40,
                       39, 38, 37, 36, 35, 34, 33, 32, 31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16,
                       15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-  alignas(64) uint8_t at[64];
-  _mm512_store_si512(at, _mm512_maskz_compress_epi8(set, numbers));
-  const __m512i base = _mm512_set1_epi64(static_cast<int64_t>(first));
-  const auto write_eight = [&](size_t i) {
-    const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(at + i));
-    _mm512_storeu_si512(to + i, _mm512_add_epi64(base, _mm512_cvtepu8_epi64(eight)));
+  const __m512i places = _mm512_maskz_compress_epi8(set, numbers), base = _mm512_set1_epi32(static_cast<int>(first));
+  const auto write = [&](size_t at, __m128i sixteen) {
+    _mm512_storeu_si512(to + at, _mm512_add_epi32(base, _mm512_cvtepu8_epi32(sixteen)));
   };
-  write_eight(0);
-  write_eight(8);
-  write_eight(16);
-  for (size_t i = 24; i < count; i += 8) write_eight(i);
+  write(0, _mm512_castsi512_si128(places));
+  write(16, _mm512_extracti32x4_epi32(places, 1));
+  if (count > 32) [[unlikely]] {
+    write(32, _mm512_extracti32x4_epi32(places, 2));
+    write(48, _mm512_extracti32x4_epi32(places, 3));
+  }
   return count;
 }
 
@@ -127,7 +126,7 @@ struct Avx512 {
   static RL_INLINED LongerMasks longer(const char* block, const CharacterTables& tables) {
     return longer_512(block, tables);
   }
-  static RL_INLINED size_t places(uint64_t set, size_t first, size_t* to) { return places_512(set, first, to); }
+  static RL_INLINED size_t places(uint64_t set, uint32_t first, uint32_t* to) { return places_512(set, first, to); }
   template <bool any_case>
   static Contractions contractions(const char* block) {
     return contractions_512<any_case>(block);
@@ -135,8 +134,8 @@ struct Avx512 {
 };
 
 template <typename Pieces>
-size_t* begins_512(const char* text, size_t& place, size_t end, const CharacterTables& tables, BlockCarry& carry,
-                   size_t* to, const size_t* room) {
+uint32_t* begins_512(const char* text, size_t& place, size_t end, const CharacterTables& tables, BlockCarry& carry,
+                     uint32_t* to, const uint32_t* room) {
   return begins_with<Avx512, Pieces>(text, place, end, tables, carry, to, room);
 }
 

@@ -49,7 +49,7 @@ struct Gpt2Pieces {
   static constexpr bool kAnyCase = false;  // of contractions
 
   static RL_INLINED uint64_t begins(const AsciiMasks& ascii, const Longer& longer, bool space_behind, size_t /*place*/,
-                                    BlockCarry& carry, size_t*& /*to*/) {
+                                    BlockCarry& carry, uint32_t*& /*to*/) {
     const Kinds of = kinds_of(ascii, longer, space_behind);
     const uint64_t same = (of.letters & (of.letters << 1 | carry.letter)) |
                           (of.numbers & (of.numbers << 1 | carry.number)) |
@@ -75,7 +75,7 @@ struct Llama3Pieces {
   static constexpr bool kAnyCase = true;
 
   static RL_INLINED uint64_t begins(const AsciiMasks& ascii, const Longer& longer, bool space_behind, size_t place,
-                                    BlockCarry& carry, size_t*& to) {
+                                    BlockCarry& carry, uint32_t*& to) {
     const Kinds of = kinds_of(ascii, longer, space_behind);
     const uint64_t ends = ascii.line_ends, inside = longer.inside;
     // A piece of others may have a blank before it, and has all line ends behind it.
@@ -103,14 +103,14 @@ struct Llama3Pieces {
   // The first bytes of `gaps` (white space but line ends) behind a line end, unless they lead to another one. (Behind
   // one that is taken the white space begins.)
   static RL_INLINED uint64_t behind_line_ends(uint64_t gaps, uint64_t ends, uint64_t taken, uint64_t last, size_t place,
-                                              BlockCarry& carry, size_t*& to) {
+                                              BlockCarry& carry, uint32_t*& to) {
     uint64_t firsts = gaps & ((ends & ~taken) << 1 | carry.line_end);
     const uint64_t sum = gaps + (firsts | carry.open);
     const bool reaches_end = sum < gaps;  // one of them, or the open one, goes on behind the block
     const bool closed_there = last > ~gaps;
     if (carry.open != 0) {
       const uint64_t behind = ~gaps & (gaps + 1);
-      *to = carry.open_place;
+      *to = static_cast<uint32_t>(carry.open_place);
       to += behind != 0 ? (behind & ends) == 0 : closed_there;
     }
     // Lines of white space alone are rare.
@@ -160,7 +160,7 @@ struct Llama3Pieces {
 // Pieces::begins() with what the block before decided.
 template <typename Pieces>
 RL_INLINED uint64_t begins_of(const AsciiMasks& ascii, const Longer& longer, bool space_behind, size_t place,
-                              BlockCarry& carry, size_t*& to) {
+                              BlockCarry& carry, uint32_t*& to) {
   const uint64_t begins = Pieces::begins(ascii, longer, space_behind, place, carry, to);
   const uint64_t all = (begins & ~longer.inside & ~carry.no_begins) | carry.begins;
   carry.no_begins = carry.begins = 0;
@@ -186,8 +186,8 @@ RL_INLINED uint64_t with_contractions(uint64_t begins, const Contractions& found
 // BlockFunctions::begins with the vectors of an instruction set: V::masks, V::longer, V::places and
 // V::contractions<any_case>(block), the bytes behind which are those of one.
 template <typename V, typename Pieces>
-RL_INLINED size_t* begins_with(const char* text, size_t& place, size_t end, const CharacterTables& tables,
-                               BlockCarry& carry, size_t* to, const size_t* room) {
+RL_INLINED uint32_t* begins_with(const char* text, size_t& place, size_t end, const CharacterTables& tables,
+                                 BlockCarry& carry, uint32_t* to, const uint32_t* room) {
   BlockCarry now = carry;
   size_t at = place;
   for (; at + BlockFunctions::kReads < end && to + BlockFunctions::kMostPlaces <= room; at += BlockFunctions::kBytes) {
@@ -215,7 +215,7 @@ RL_INLINED size_t* begins_with(const char* text, size_t& place, size_t end, cons
     }
     // No piece ends where the text begins.
     if (at == 0) begins &= ~uint64_t{1};
-    to += V::places(begins, at, to);
+    to += V::places(begins, static_cast<uint32_t>(at), to);
   }
   carry = now;
   place = at;

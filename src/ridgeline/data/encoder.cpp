@@ -59,7 +59,7 @@ struct EncoderOf<Id>::State {
 
 template <typename Id>
 void EncoderOf<Id>::State::fetch_places(std::string_view text, size_t begin, size_t from, size_t to) {
-  const auto begin_of = [&](size_t piece) { return piece == from ? begin : ends[piece - 1]; };
+  const auto begin_of = [&](size_t piece) { return piece == from ? begin : size_t{ends[piece - 1]}; };
   const PieceTable<Id> table = known.table();
   // Behind the last few pieces of a text there are no 16 bytes to read.
   size_t readable = to;
@@ -213,9 +213,8 @@ void EncoderOf<Id>::encode_words(std::string_view text, std::vector<Id>& ids) {
       encode_longest(piece);
     }
   };
-  size_t begin = 0;
   while (const size_t count = scanner.next(state.ends)) {
-    state.fetch_places(text, begin, 0, count);
+    state.fetch_places(text, 0, 0, count);
     PieceTable<Id> table = known.table();
     // Where their ids will go, about.
     constexpr size_t kIdsOfLine = 64 / sizeof(Id);
@@ -224,14 +223,14 @@ void EncoderOf<Id>::encode_words(std::string_view text, std::vector<Id>& ids) {
     for (size_t i = 0;; ++i) {
       i += state.lookups.ids(state.places.data() + i, count - i, table, to);
       if (i == count) break;
-      if (i != 0) begin = state.ends[i - 1];
+      const size_t begin = i != 0 ? state.ends[i - 1] : 0;
       encode_further(text.substr(begin, state.ends[i] - begin), state.places[i].key);
       // A piece that was new may have moved the others.
       const PieceTable<Id> now = known.table();
       if (now.pairs != table.pairs || now.shift != table.shift) state.fetch_places(text, state.ends[i], i + 1, count);
       table = now;
     }
-    begin = state.ends[count - 1];
+    text.remove_prefix(state.ends[count - 1]);
     flush();
   }
 }

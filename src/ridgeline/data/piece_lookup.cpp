@@ -50,7 +50,7 @@ size_t ids_one_by_one(const PiecePlace* places, size_t count, const PieceTable<I
 }
 
 template <typename Id>
-size_t places_portable(const char* text, size_t begin, const size_t* ends, size_t count, const PieceTable<Id>& table,
+size_t places_portable(const char* text, size_t begin, const uint32_t* ends, size_t count, const PieceTable<Id>& table,
                        PiecePlace* places, uint32_t* longs) {
   return places_in_order(text, begin, ends, count, table, places, longs);
 }

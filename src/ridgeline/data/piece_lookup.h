@@ -87,7 +87,7 @@ struct LookupFunctions {
   // The places of the pieces that end at text + ends[i], i < count, the first of which begins at text + begin; of each
   // 16 bytes may be read. Has the processor fetch them. Writes the numbers of the long pieces to `longs` (room for
   // count), and returns how many.
-  size_t (*places)(const char* text, size_t begin, const size_t* ends, size_t count, const PieceTable<Id>& table,
+  size_t (*places)(const char* text, size_t begin, const uint32_t* ends, size_t count, const PieceTable<Id>& table,
                    PiecePlace* places, uint32_t* longs);
   // Writes the ids of pieces, one after another, to `to`, and moves it behind them, until one is not where its place
   // says; returns how many were. Up to kMostHeld ids more may be written.
@@ -105,7 +105,7 @@ const LookupFunctions<Id>& lookup_functions(device::Isa isa);
 
 // LookupFunctions::places, in C++ for any instruction set.
 template <typename Id>
-RL_INLINED size_t places_in_order(const char* text, size_t begin, const size_t* ends, size_t count,
+RL_INLINED size_t places_in_order(const char* text, size_t begin, const uint32_t* ends, size_t count,
                                   const PieceTable<Id>& table, PiecePlace* places, uint32_t* longs) {
   const PieceTable<Id> from = table;
   size_t long_ones = 0;

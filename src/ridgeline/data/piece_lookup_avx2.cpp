@@ -8,7 +8,7 @@ namespace ridgeline::data {
 namespace {
 
 template <typename Id>
-size_t places_avx2(const char* text, size_t begin, const size_t* ends, size_t count, const PieceTable<Id>& table,
+size_t places_avx2(const char* text, size_t begin, const uint32_t* ends, size_t count, const PieceTable<Id>& table,
                    PiecePlace* places, uint32_t* longs) {
   return places_in_order(text, begin, ends, count, table, places, longs);
 }

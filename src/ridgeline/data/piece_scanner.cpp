@@ -1,5 +1,7 @@
 #include "ridgeline/data/piece_scanner.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -19,6 +21,11 @@ constexpr uint64_t when(bool condition, uint64_t bits) {
 }
 
 }  // namespace
+
+Error PieceScanner::too_long() const {
+  return Error(fmt::format("a word of more than {} bytes", longest_),
+               "Is this text? Leave it away, or put white space into it.");
+}
 
 // Whether white space goes on at `place`; the end of the text ends no run of it.
 bool PieceScanner::space_at(size_t place) const {
@@ -67,7 +74,7 @@ uint64_t PieceScanner::with_contractions_in(size_t block, uint64_t begins, uint6
 
 // Bits of the bytes at which pieces begin; `to` as for Pieces::begins().
 template <typename Pieces>
-uint64_t PieceScanner::begins_in_block(size_t block, size_t*& to) {
+uint64_t PieceScanner::begins_in_block(size_t block, uint32_t*& to) {
   const size_t size = text_.size() - block;
   const char* bytes = text_.data() + block;
   // Behind the end of the text white space goes on.
@@ -88,29 +95,42 @@ uint64_t PieceScanner::begins_in_block(size_t block, size_t*& to) {
 
 template <typename Pieces>
 size_t PieceScanner::next_by_blocks(BlockFunctions::Begins* begins, Ends& ends) {
-  size_t* to = ends.data();
+  uint32_t* to = ends.data();
   // The text has one end more, and may have one that is open up to there.
-  const size_t* const room = ends.data() + kMost - 1;
+  const uint32_t* const room = ends.data() + kMost - 1;
   const auto is_room = [&] { return to + BlockFunctions::kMostPlaces <= room; };
   while (is_room() && done_ < text_.size()) {
     if (begins != nullptr) {
-      to = begins(text_.data(), done_, text_.size(), tables_, carry_, to, room);
+      to = begins(text_.data(), done_, std::min(text_.size(), longest_), tables_, carry_, to, room);
       if (!is_room()) break;
+    }
+    if (done_ >= longest_) {
+      if (to == ends.data()) throw too_long();
+      break;
     }
     const size_t block = done_;
     uint64_t here = begins_in_block<Pieces>(block, to);
     if (block == 0) here &= ~uint64_t{1};
-    to += blocks_.places(here, block, to);
+    to += blocks_.places(here, static_cast<uint32_t>(block), to);
     done_ = block + std::min(kBlock, text_.size() - block);
     if (done_ == text_.size()) {
-      if (carry_.open != 0 && carry_.open_place < text_.size()) *to++ = carry_.open_place;
-      *to++ = text_.size();
+      if (carry_.open != 0 && carry_.open_place < text_.size()) *to++ = static_cast<uint32_t>(carry_.open_place);
+      *to++ = static_cast<uint32_t>(text_.size());
     }
   }
   return static_cast<size_t>(to - ends.data());
 }
 
 size_t PieceScanner::next(Ends& ends) {
+  text_.remove_prefix(given_);
+  done_ -= given_;
+  carry_.open_place -= given_;
+  const size_t count = next_of_kind(ends);
+  given_ = count > 0 ? ends[count - 1] : 0;
+  return count;
+}
+
+size_t PieceScanner::next_of_kind(Ends& ends) {
   switch (kind_) {
     case PreTokenizer::gpt2:
       return next_by_blocks<Gpt2Pieces>(blocks_.gpt2, ends);
@@ -122,7 +142,9 @@ size_t PieceScanner::next(Ends& ends) {
       break;
   }
   if (done_ == text_.size()) return 0;
-  ends[0] = done_ = text_.size();
+  if (text_.size() > longest_) throw too_long();
+  done_ = text_.size();
+  ends[0] = static_cast<uint32_t>(done_);
   return 1;
 }
 

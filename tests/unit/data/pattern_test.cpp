@@ -43,9 +43,10 @@ std::vector<std::string> scanned_in_blocks(PreTokenizer kind, std::string_view t
   std::vector<std::string> result;
   PieceScanner scanner(kind, text);
   PieceScanner::Ends ends;
-  size_t begin = 0;
   while (const size_t count = scanner.next(ends)) {
-    for (size_t i = 0; i < count; begin = ends[i++]) result.emplace_back(text.substr(begin, ends[i] - begin));
+    for (size_t i = 0, begin = 0; i < count; begin = ends[i++])
+      result.emplace_back(text.substr(begin, ends[i] - begin));
+    text.remove_prefix(ends[count - 1]);
   }
   return result;
 }

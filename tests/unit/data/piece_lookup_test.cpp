@@ -49,8 +49,8 @@ TYPED_TEST(PieceLookup, GivesTheIdsOfEveryPieceInItsPair) {
   using Id = TypeParam;
   const auto& pieces = this->pieces_;
   std::string text;
-  std::vector<size_t> ends;
-  for (const auto& piece : pieces) ends.push_back((text += piece.bytes).size());
+  std::vector<uint32_t> ends;
+  for (const auto& piece : pieces) ends.push_back(static_cast<uint32_t>((text += piece.bytes).size()));
   text.append(16, 'x');
   for (const device::Isa isa : {device::Isa::portable, device::isa()}) {
     const LookupFunctions<Id>& lookups = lookup_functions<Id>(isa);

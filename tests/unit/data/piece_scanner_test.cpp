@@ -9,6 +9,7 @@
 #include "../many_cases.h"
 #include "any_text.h"
 #include "ridgeline/data/unicode.h"
+#include "support.h"
 
 namespace ridgeline::data {
 namespace {
@@ -21,13 +22,19 @@ std::vector<size_t> ends_one_by_one(PreTokenizer kind, std::string_view text) {
   return ends;
 }
 
-std::vector<size_t> ends_by_scanner(PreTokenizer kind, std::string_view text, device::Isa isa) {
-  PieceScanner scanner(kind, text, isa);
+std::vector<size_t> ends_of(PieceScanner scanner) {
   PieceScanner::Ends some;
   std::vector<size_t> ends;
-  while (const size_t count = scanner.next(some)) ends.insert(ends.end(), some.begin(), some.begin() + count);
+  while (const size_t count = scanner.next(some)) {
+    const size_t begin = ends.empty() ? 0 : ends.back();
+    for (size_t i = 0; i < count; ++i) ends.push_back(begin + some[i]);
+  }
   EXPECT_EQ(scanner.next(some), 0U);
   return ends;
+}
+
+std::vector<size_t> ends_by_scanner(PreTokenizer kind, std::string_view text, device::Isa isa) {
+  return ends_of(PieceScanner(kind, text, isa));
 }
 
 // Those of this machine for which the scanner has code of its own.
@@ -60,6 +67,25 @@ TEST(PieceScanner, EqualsTheScannerOfOnePieceAtEveryAlignmentAndLength) {
       ASSERT_NO_FATAL_FAILURE(expect_equal({memory.get() + alignment, length}));
     }
   }
+}
+
+TEST(PieceScanner, RefusesAPieceThatIsTooLongWhereverItStands) {
+  constexpr size_t kLongest = 1000;
+  for (const PreTokenizer kind : {PreTokenizer::gpt2, PreTokenizer::llama3, PreTokenizer::qwen2}) {
+    for (const device::Isa isa : instruction_sets()) {
+      for (const size_t before : {0U, 1U, 130U, 5000U}) {
+        std::string text;
+        while (text.size() < before) text += "a b\n";
+        // As much as is surely accepted, and refused.
+        const std::string good = text + std::string(kLongest - 128, 'x') + " y",
+                          bad = text + std::string(1200, 'x') + " y";
+        EXPECT_EQ(ends_of(PieceScanner(kind, good, isa, kLongest)), ends_one_by_one(kind, good));
+        EXPECT_ERROR("a word of more than 1000 bytes", ends_of(PieceScanner(kind, bad, isa, kLongest)));
+      }
+    }
+  }
+  EXPECT_ERROR("a word of more than 1000 bytes",
+               ends_of(PieceScanner(PreTokenizer::whole, std::string(1001, ' '), device::isa(), kLongest)));
 }
 
 TEST(PieceScanner, EqualsItWhereBlocksMeet) {
