@@ -79,10 +79,13 @@ void PairTable::build(std::span<const MergeRule> merges, int64_t ids) {
   }
   narrow_.clear();
   wide_.clear();
+  tags_.clear();
   if (narrow) {
     fill(rules, narrow_);
   } else {
     fill(rules, wide_);
+    for (const uint64_t slot : wide_) tags_.push_back(static_cast<uint8_t>(slot >> 32));
+    wide_.push_back(0);
   }
 }
 

@@ -20,9 +20,10 @@ struct MergeRule {
 // mixed by a bijection into `high` and `rest`; a pilot, chosen by the first bits of `rest` when the table is built,
 // moves those pairs that share it to slots that are free: high ^ pilot. A slot keeps `rest`: from that and its own
 // place the pair follows, so that none is taken for another. With at most 2^16 ids and 65,534 rules a slot takes 32
-// bits, which is 256 KiB for GPT-2 and stays in a core's L2 cache; else 64. Source: Belazzougui, Botelho,
-// Dietzfelbinger, "Hash, displace, and compress", 2009; pilots combined by an exclusive or: Pibiri, Trani, "PTHash",
-// 2021.
+// bits, which is 256 KiB for GPT-2 and stays in a core's L2 cache; else 64, and
+// a byte of `rest`, which lies beside the others', tells of nearly every pair without a rule that it has none. Source:
+// Belazzougui, Botelho, Dietzfelbinger, "Hash, displace, and compress", 2009; pilots combined by an exclusive or:
+// Pibiri, Trani, "PTHash", 2021.
 class PairTable {
  public:
   struct Merge {
@@ -49,8 +50,8 @@ class PairTable {
   // kNone where nothing is `there`.
   uint32_t find_rule_if(bool there, int32_t left, int32_t right) const {
     const Home home = home_of(left, right);
-    return wide_.empty() ? number_in(narrow_[home.slot], home.rest, there)
-                         : number_in(wide_[home.slot], home.rest, there);
+    if (wide_.empty()) return number_in(narrow_[home.slot], home.rest, there);
+    return number_in(wide_[wide_slot(home, there)], home.rest, there);
   }
   // What the rule makes of its pair; in most files without a look at memory.
   int32_t merged_by(uint32_t number) const {
@@ -59,7 +60,7 @@ class PairTable {
   // Has the processor fetch what find_rule() will look at.
   void prefetch(int32_t left, int32_t right) const {
     const size_t slot = home_of(left, right).slot;
-    __builtin_prefetch(wide_.empty() ? static_cast<const void*>(&narrow_[slot]) : &wide_[slot]);
+    __builtin_prefetch(wide_.empty() ? static_cast<const void*>(&narrow_[slot]) : &tags_[slot]);
   }
   // The rank of a rule, or what orders them as their ranks do.
   uint32_t order_of(uint32_t number) const {
@@ -84,6 +85,12 @@ class PairTable {
     const bool other = (slot >> kNumberBits != rest) | !there;
     return (static_cast<uint32_t>(slot & ((Slot{1} << kNumberBits) - 1)) - 1) | (uint32_t{0} - other);
   }
+  // Its own, or the last, which is always empty; without a branch.
+  size_t wide_slot(const Home& home, bool there) const {
+    const bool may_be = there & (tags_[home.slot] == static_cast<uint8_t>(home.rest));
+    const size_t empty = wide_.size() - 1;
+    return empty ^ ((empty ^ home.slot) & (size_t{0} - may_be));
+  }
   Mixed mixed(int32_t left, int32_t right) const {
     const uint64_t pair = uint64_t{static_cast<uint32_t>(left)} << id_bits_ | static_cast<uint32_t>(right);
     // The product's last pair_bits, which are the pair's bits mixed, lie in the first of the word.
@@ -102,8 +109,9 @@ class PairTable {
   int id_bits_ = 1, high_shift_ = 63, low_shift_ = 62, pilot_shift_ = 1;
   uint64_t multiplier_ = 1, rest_mask_ = 1;
   std::vector<uint16_t> pilots_;
-  std::vector<uint32_t> narrow_;  // one of them is empty
+  std::vector<uint32_t> narrow_;  // this one or the others are empty
   std::vector<uint64_t> wide_;
+  std::vector<uint8_t> tags_;    // of wide_: the last byte of `rest`
   std::vector<uint32_t> ranks_;  // by number; empty where they order rules as their numbers do
   // By number; empty where it is the number and first_merged_ more: in GPT-2's files, and wherever tokens are in the
   // order of merges.

@@ -159,43 +159,62 @@ TEST(Encoder, WithIgnoreMergesTokensThatNoMergesGiveAreFoundAsWholePiecesAlone) 
   }
 }
 
-TEST(PairTable, FindsEveryRuleInTheOrderOfRanks) {
+struct TableOf {
+  int64_t ids;
+  uint32_t merges, shared;  // merges of a rank
+};
+
+class PairTableOf : public testing::TestWithParam<TableOf> {};
+
+TEST_P(PairTableOf, FindsEveryRuleInTheOrderOfRanks) {
+  const auto [ids, merges, shared] = GetParam();
+  const auto highest = static_cast<int32_t>(ids - 1);
+  const int32_t some = std::min(highest, 400);  // of which most pairs are made
   std::mt19937 random(12);
-  for (const uint32_t shared : {1U, 3U}) {  // rules of a rank
-    std::vector<MergeRule> rules;
-    std::map<std::pair<int32_t, int32_t>, MergeRule> last;
-    for (uint32_t i = 0; i < 70'000; ++i) {
-      // Some pairs come again; the first of all is what a free slot could be taken for, as are the greatest ids.
-      const auto left = static_cast<int32_t>(i == 0 ? 0 : random() % 400), right = static_cast<int32_t>(random() % 400);
-      rules.push_back({left, i == 0 ? 0 : right, static_cast<int32_t>(random() % 100'000), i / shared});
-    }
-    constexpr auto kMost = static_cast<int32_t>(PairTable::kMostIds - 1);
-    rules.push_back({kMost, kMost, 7, 70'000});
-    // As SentencePiece's models give them.
-    if (shared > 1) std::reverse(rules.begin(), rules.end());
-    for (const MergeRule& rule : rules) last[{rule.left, rule.right}] = rule;
-    PairTable table;
-    table.build(rules, PairTable::kMostIds);
-    std::map<uint32_t, uint32_t> order;  // what the table says, by rank
-    const auto check = [&](int32_t left, int32_t right) {
-      const auto rule = last.find({left, right});
-      const PairTable::Merge found = table.find(left, right);
-      ASSERT_EQ(table.find_rule_if(false, left, right), PairTable::kNone);
-      ASSERT_EQ(found.rank == PairTable::kNone, rule == last.end());
-      ASSERT_EQ(found.merged, rule == last.end() ? -1 : rule->second.merged);
-      if (rule == last.end()) return;
-      const auto [known, is_new] = order.emplace(rule->second.rank, found.rank);
-      ASSERT_EQ(known->second, found.rank);
-    };
-    for (int32_t left = 0; left < 402; ++left) {
-      for (int32_t right = 0; right < 402; ++right) check(left, right);
-    }
-    check(kMost, kMost);
-    check(kMost, 0);
-    check(0, kMost);
-    const auto falls = [](const auto& a, const auto& b) { return a.second >= b.second; };
-    EXPECT_EQ(std::adjacent_find(order.begin(), order.end(), falls), order.end());
+  std::vector<MergeRule> rules;
+  std::map<std::pair<int32_t, int32_t>, MergeRule> last;
+  for (uint32_t i = 0; i < merges; ++i) {
+    // Some pairs come again; the first of all is what a free slot could be taken for, as are the greatest ids.
+    const auto left = i == 0 ? 0 : static_cast<int32_t>(random() % some),
+               right = i == 0 ? 0 : static_cast<int32_t>(random() % some);
+    rules.push_back({left, right, static_cast<int32_t>(random() % 100'000), i / shared});
   }
+  if (merges > 0) rules.push_back({highest, highest, 7, merges});
+  // As SentencePiece's models give them.
+  if (shared > 1) std::reverse(rules.begin(), rules.end());
+  for (const MergeRule& rule : rules) last[{rule.left, rule.right}] = rule;
+  PairTable table;
+  table.build(rules, ids);
+  std::map<uint32_t, uint32_t> order;  // what the table says, by rank
+  const auto check = [&](int32_t left, int32_t right) {
+    const auto rule = last.find({left, right});
+    const PairTable::Merge found = table.find(left, right);
+    ASSERT_EQ(table.find_rule_if(false, left, right), PairTable::kNone);
+    ASSERT_EQ(found.rank == PairTable::kNone, rule == last.end());
+    ASSERT_EQ(found.merged, rule == last.end() ? -1 : rule->second.merged);
+    if (rule == last.end()) return;
+    const auto [known, is_new] = order.emplace(rule->second.rank, found.rank);
+    ASSERT_EQ(known->second, found.rank);
+  };
+  for (int32_t left = 0; left <= std::min(highest, some + 1); ++left) {
+    for (int32_t right = 0; right <= std::min(highest, some + 1); ++right) check(left, right);
+  }
+  check(highest, highest);
+  check(highest, 0);
+  check(0, highest);
+  const auto falls = [](const auto& a, const auto& b) { return a.second >= b.second; };
+  EXPECT_EQ(std::adjacent_find(order.begin(), order.end(), falls), order.end());
+}
+
+// No rules, one, and all that there can be; of 32 bits a slot, up to the last with them, and of 64.
+INSTANTIATE_TEST_SUITE_P(PairTable, PairTableOf,
+                         testing::Values(TableOf{2, 0, 1}, TableOf{2, 1, 1}, TableOf{2, 60, 1}, TableOf{5, 200, 3},
+                                         TableOf{300, 300, 1}, TableOf{300, 900'000, 1}, TableOf{50'257, 70'000, 1},
+                                         TableOf{65'536, 50'000, 3}, TableOf{65'537, 50'000, 1},
+                                         TableOf{PairTable::kMostIds, 70'000, 1}, TableOf{PairTable::kMostIds, 3, 1},
+                                         TableOf{PairTable::kMostIds, 70'000, 3}));
+
+TEST(PairTable, WithoutRulesFindsNone) {
   EXPECT_EQ(PairTable().find(0, 0).rank, PairTable::kNone);
 }
 
@@ -210,6 +229,20 @@ TEST(PairTable, TokenizersWithMoreIdsThanItHoldsAreRefused) {
     EXPECT_NE(std::string(error.what()).find("big/tokenizer.json: 2097152 tokens and 0 merges"), std::string::npos)
         << error.what();
   }
+}
+
+TEST(Encoder, RefusesIdsThatItsTypeCannotHold) {
+  TokenizerParts parts;
+  for (int byte = 0; byte < 256; ++byte) parts.tokens.emplace_back(1, static_cast<char>(byte));
+  for (int i = 0; std::ssize(parts.tokens) < 65'536; ++i) parts.tokens.push_back("token " + std::to_string(i));
+  const Tokenizer one_too_many = Tokenizer::from_parts(parts);  // the end of a document is one more
+  EXPECT_DEATH(EncoderOf<uint16_t>{one_too_many}, "65536 against 65535");
+  parts.tokens.pop_back();
+  const Tokenizer all = Tokenizer::from_parts(parts);
+  EncoderOf<uint16_t> encoder(all);
+  std::vector<uint16_t> ids;
+  encoder.encode("a<|endoftext|>", ids, Specials::recognise);
+  EXPECT_THAT(ids, testing::ElementsAre('a', 65'535));
 }
 
 // Many merges of few letters: long chains of them, in every order.
