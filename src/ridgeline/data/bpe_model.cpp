@@ -305,7 +305,7 @@ void BpeModel::finish(std::string_view origin) {
     throw Error(fmt::format("{}: {} tokens and {} merges", origin, tokens.size(), merges.size()),
                 fmt::format("At most {} and {} are supported.", PairTable::kMostIds, PairTable::kMostRules));
   }
-  pairs.build(merges, std::max<int64_t>(1, std::ssize(tokens)));
+  pairs.build(merges, std::ssize(tokens));
   if (!of_characters()) {
     byte_rules.resize(256 * 256);
     for (size_t i = 0; i < byte_rules.size(); ++i) byte_rules[i] = pairs.find_rule(byte_ids[i >> 8], byte_ids[i & 255]);

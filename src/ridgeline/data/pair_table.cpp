@@ -65,13 +65,14 @@ void PairTable::build(std::span<const MergeRule> merges, int64_t ids) {
   // Of five slots four are taken, or less, and up to eight rules share a pilot.
   int slot_bits = std::max(1, bits_of(rules.size() * 5 / 4));
   const int pilot_bits = bits_of(rules.size() / 8);
-  const int id_bits = std::max(bits_of(static_cast<size_t>(ids - 1)), (slot_bits + pilot_bits + 2) / 2);
+  // All bits of -1 are ones: no id is that.
+  const int id_bits = std::max(bits_of(static_cast<size_t>(ids)), (slot_bits + pilot_bits + 2) / 2);
   const bool narrow = id_bits <= 16 && rules.size() < 0xFFFF;
   slot_bits = std::max(slot_bits, 2 * id_bits - (narrow ? 16 : 32));  // `rest` takes half of a slot at most
   uint64_t random = 0x9E3779B97F4A7C15U;
   for (int tries = 1;; ++tries) {
     RL_CHECK(tries, <, 64 * kTries);
-    lay_out(id_bits, slot_bits, pilot_bits, random | 1);
+    lay_out(id_bits, slot_bits, pilot_bits, random | 1);  // odd: only so no bit is lost
     if (place(rules)) break;
     random = random * 0xD1342543DE82EF95U + 1;
     // In the end no two pairs have the same `high` and the same pilot.

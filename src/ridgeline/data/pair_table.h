@@ -19,11 +19,12 @@ struct MergeRule {
 // merge. So the table is small, and a lookup looks at one slot, which no other rule can have taken. A pair's bits are
 // mixed by a bijection into `high` and `rest`; a pilot, chosen by the first bits of `rest` when the table is built,
 // moves those pairs that share it to slots that are free: high ^ pilot. A slot keeps `rest`: from that and its own
-// place the pair follows, so that none is taken for another. With at most 2^16 ids and 65,534 rules a slot takes 32
-// bits, which is 256 KiB for GPT-2 and stays in a core's L2 cache; else 64, and
-// a byte of `rest`, which lies beside the others', tells of nearly every pair without a rule that it has none. Source:
-// Belazzougui, Botelho, Dietzfelbinger, "Hash, displace, and compress", 2009; pilots combined by an exclusive or:
-// Pibiri, Trani, "PTHash", 2021.
+// place the pair follows, so that none is taken for another. With fewer than 2^16 ids and 65,535 rules a slot takes 32
+// bits, which is 256 KiB for GPT-2 and stays in a core's L2 cache; else 64, and a byte of `rest`, which lies beside the
+// others', tells of nearly every pair without a rule that it has none.
+//
+// Source: Belazzougui, Botelho, Dietzfelbinger, "Hash, displace, and compress", 2009; pilots combined by an exclusive
+// or: Pibiri, Trani, "PTHash", 2021.
 class PairTable {
  public:
   struct Merge {
@@ -35,7 +36,7 @@ class PairTable {
 
   PairTable() { build({}, 1); }
   // A later rule for the same pair replaces an earlier one, as in Hugging Face tokenizers. Of at most kMostRules; their
-  // ids, and all that lookups are asked for, are below `ids`, which is at most kMostIds.
+  // ids, and all that lookups are asked for, are below `ids`, which is at most kMostIds; -1, for none, has no rule.
   void build(std::span<const MergeRule> merges, int64_t ids);
 
   // Rank kNone: they do not merge.
@@ -78,10 +79,10 @@ class PairTable {
     uint64_t high, rest;
   };
 
-  // Both of an empty slot, 0, and of one with another `rest`, in the second half of its bits, kNone; without a branch.
+  // The upper half of a slot is `rest`, the lower one more than the number; an empty one is 0. Without a branch.
   template <typename Slot>
   static uint32_t number_in(Slot slot, uint64_t rest, bool there) {
-    constexpr int kNumberBits = 4 * sizeof(Slot);  // one more than the number
+    constexpr int kNumberBits = 4 * sizeof(Slot);
     const bool other = (slot >> kNumberBits != rest) | !there;
     return (static_cast<uint32_t>(slot & ((Slot{1} << kNumberBits) - 1)) - 1) | (uint32_t{0} - other);
   }
@@ -93,7 +94,7 @@ class PairTable {
   }
   Mixed mixed(int32_t left, int32_t right) const {
     const uint64_t pair = uint64_t{static_cast<uint32_t>(left)} << id_bits_ | static_cast<uint32_t>(right);
-    // The product's last pair_bits, which are the pair's bits mixed, lie in the first of the word.
+    // Shifted, so that what the multiplier makes of the pair's bits are the first of the word.
     const uint64_t product = pair * multiplier_, high = product >> high_shift_;
     return {high, ((product >> low_shift_) ^ high) & rest_mask_};
   }
@@ -101,7 +102,7 @@ class PairTable {
     const Mixed pair = mixed(left, right);
     return {pair.high ^ pilots_[pair.rest >> pilot_shift_], pair.rest};
   }
-  void lay_out(int id_bits, int slot_bits, int pilot_bits, uint64_t multiplier);  // odd
+  void lay_out(int id_bits, int slot_bits, int pilot_bits, uint64_t multiplier);
   bool place(std::span<const MergeRule> rules);
   template <typename Slot>
   void fill(std::span<const MergeRule> rules, std::vector<Slot>& slots) const;

@@ -32,7 +32,18 @@ bool changes_text(std::string_view text) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view text(reinterpret_cast<const char*>(data), size);
   static const Tokenizer known = Tokenizer::from_json(seeds()[0], "seed");
-  RL_REQUIRE(known.decode(known.encode(text)) == text, "bytes changed");
+  const std::vector<int32_t> ids = known.encode(text);
+  RL_REQUIRE(known.decode(ids) == text, "bytes changed");
+  // What remembers words gives the same, also those that it has just met, in both types.
+  static Encoder encoder(known);
+  static EncoderOf<uint16_t> narrow_encoder(known);
+  for (int pass = 0; pass < 2; ++pass) {
+    std::vector<int32_t> again;
+    std::vector<uint16_t> narrow;
+    encoder.encode(text, again);
+    narrow_encoder.encode(text, narrow);
+    RL_REQUIRE(again == ids && std::equal(narrow.begin(), narrow.end(), ids.begin(), ids.end()), "ids changed");
+  }
   try {
     const Tokenizer tokenizer = Tokenizer::from_json(text, "input");
     for (const Specials specials : {Specials::as_text, Specials::recognise}) {

@@ -175,8 +175,8 @@ TEST_P(PairTableOf, FindsEveryRuleInTheOrderOfRanks) {
   std::map<std::pair<int32_t, int32_t>, MergeRule> last;
   for (uint32_t i = 0; i < merges; ++i) {
     // Some pairs come again; the first of all is what a free slot could be taken for, as are the greatest ids.
-    const auto left = i == 0 ? 0 : static_cast<int32_t>(random() % some),
-               right = i == 0 ? 0 : static_cast<int32_t>(random() % some);
+    const auto left = i == 0 ? 0 : static_cast<int32_t>(random() % (some + 1)),
+               right = i == 0 ? 0 : static_cast<int32_t>(random() % (some + 1));
     rules.push_back({left, right, static_cast<int32_t>(random() % 100'000), i / shared});
   }
   if (merges > 0) rules.push_back({highest, highest, 7, merges});
@@ -199,6 +199,10 @@ TEST_P(PairTableOf, FindsEveryRuleInTheOrderOfRanks) {
   for (int32_t left = 0; left <= std::min(highest, some + 1); ++left) {
     for (int32_t right = 0; right <= std::min(highest, some + 1); ++right) check(left, right);
   }
+  for (const int32_t id : {-1, 0, highest}) {
+    check(id, -1);
+    check(-1, id);
+  }
   check(highest, highest);
   check(highest, 0);
   check(0, highest);
@@ -208,11 +212,11 @@ TEST_P(PairTableOf, FindsEveryRuleInTheOrderOfRanks) {
 
 // No rules, one, and all that there can be; of 32 bits a slot, up to the last with them, and of 64.
 INSTANTIATE_TEST_SUITE_P(PairTable, PairTableOf,
-                         testing::Values(TableOf{2, 0, 1}, TableOf{2, 1, 1}, TableOf{2, 60, 1}, TableOf{5, 200, 3},
-                                         TableOf{300, 300, 1}, TableOf{300, 900'000, 1}, TableOf{50'257, 70'000, 1},
-                                         TableOf{65'536, 50'000, 3}, TableOf{65'537, 50'000, 1},
-                                         TableOf{PairTable::kMostIds, 70'000, 1}, TableOf{PairTable::kMostIds, 3, 1},
-                                         TableOf{PairTable::kMostIds, 70'000, 3}));
+                         testing::Values(TableOf{1, 1, 1}, TableOf{2, 0, 1}, TableOf{2, 1, 1}, TableOf{2, 60, 1},
+                                         TableOf{5, 200, 3}, TableOf{300, 300, 1}, TableOf{300, 900'000, 1},
+                                         TableOf{50'257, 70'000, 1}, TableOf{65'535, 50'000, 3},
+                                         TableOf{65'536, 50'000, 1}, TableOf{PairTable::kMostIds, 70'000, 1},
+                                         TableOf{PairTable::kMostIds, 3, 1}, TableOf{PairTable::kMostIds, 70'000, 3}));
 
 TEST(PairTable, WithoutRulesFindsNone) {
   EXPECT_EQ(PairTable().find(0, 0).rank, PairTable::kNone);
