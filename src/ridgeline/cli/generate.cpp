@@ -133,7 +133,9 @@ void add_generate(const Command& program) {
       .required()
       .placeholder("DIR");
   command.option("--tokenizer", options->tokenizer, "When the model has none beside it").placeholder("DIR");
-  command.option("--prompt", options->prompt, "Text to continue; empty: a new document").placeholder("TEXT");
+  command.option("--prompt", options->prompt, "Text to continue; empty: a new document")
+      .may_be_empty()
+      .placeholder("TEXT");
   command.option("--tokens", options->tokens, Range{1, kSequence.last}, "How many at most");
   command.option("--temperature", options->sampling.temperature, RealRange{0, 1000}, "0: always the most likely");
   command.option("--top-k", options->sampling.top_k, Range{}, "Draw from the k most likely; 0: from all");
