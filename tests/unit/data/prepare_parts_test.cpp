@@ -307,7 +307,7 @@ TEST(PrepareParts, LeadNowhereWithoutDocuments) {
   settings.inputs = {folder.write("a.txt", "\n\n \n"), folder.write("b.jsonl", "{\"x\": 1}\n")};
   settings.prefix = folder / "d";
   settings.part_bytes = 1;
-  EXPECT_ERROR("1 lines skipped", prepare_dataset(gpt2(), settings));
+  EXPECT_ERROR("1 line skipped", prepare_dataset(gpt2(), settings));
   EXPECT_EQ(folder.files(), 2U) << "only the inputs";
   settings.corpus.strict = true;
   EXPECT_ERROR("b.jsonl:1:", prepare_dataset(gpt2(), settings));

@@ -93,7 +93,7 @@ TEST(Job, RefusesWhatTheSiteOrTrainingWould) {
   EXPECT_EQ(job_refusal(site, request), "none");
   request.ranks_per_node = 57;
   EXPECT_THAT(job_refusal(site, request), HasSubstr("has 56 cores"));
-  EXPECT_THAT(job_refusal(site, request_of(4, "gpt_22b_3d"), {"train.threads=8"}), HasSubstr("leave 7 for each"));
+  EXPECT_THAT(job_refusal(site, request_of(4, "gpt_22b_3d"), {"train.threads=8"}), HasSubstr("each has 7"));
   EXPECT_THAT(job_refusal(site, request_of(2, "gpt2_xl_ddp"), {"data.train="}), HasSubstr("data.train"));
   request.ranks_per_node = 8;
   request.seconds = 60;
