@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "../error_of.h"
+#include "../temporary_folder.h"
 #include "ridgeline/base/error.h"
 
 namespace ridgeline {
@@ -19,23 +21,8 @@ using testing::HasSubstr;
 
 class FileTest : public testing::Test {
  protected:
-  FileTest() {
-    std::string name = (fs::temp_directory_path() / "ridgeline_file_test.XXXXXX").string();
-    folder = ::mkdtemp(name.data());
-  }
-  ~FileTest() override { fs::remove_all(folder); }
-
-  template <typename F>
-  static std::string error_of(F&& f) {
-    try {
-      f();
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "no error";
-  }
-
-  fs::path folder;
+  const TemporaryFolder made;
+  const fs::path& folder = made.path();
 };
 
 TEST_F(FileTest, WritesAndReadsRangesInAnyOrder) {

@@ -9,6 +9,7 @@
 #include <memory>
 #include <string>
 
+#include "../temporary_folder.h"
 #include "ridgeline/base/file.h"
 
 namespace ridgeline {
@@ -20,22 +21,20 @@ using testing::HasSubstr;
 constexpr int64_t kPages = 3, kPageBytes = 4096;
 
 TEST(MappedAt, NamesAFileAndSaysWhetherItEndsBefore) {
-  const std::filesystem::path path =
-      std::filesystem::temp_directory_path() / ("ridgeline mapped at " + std::to_string(::getpid()));
+  const TemporaryFolder folder;
+  const std::filesystem::path path = folder / "with a blank";
   write_atomically(path, std::string(kPages * kPageBytes, 'x'));
-  {
-    const MappedFile file(path);
-    const std::byte* const last = file.bytes().data() + kPages * kPageBytes - 1;
-    EXPECT_EQ(mapped_at(last).kind, Kind::file);
-    EXPECT_EQ(mapped_at(last).name.data(), path.string());
-    File(path, File::Mode::update).resize(kPageBytes + 1);
-    EXPECT_EQ(mapped_at(last).kind, Kind::cut_file);
-    EXPECT_EQ(mapped_at(last).name.data(), path.string());
-    EXPECT_EQ(mapped_at(file.bytes().data() + kPageBytes).kind, Kind::file) << "what it still has";
-    std::filesystem::remove(path);
-    EXPECT_EQ(mapped_at(last).kind, Kind::file);
-    EXPECT_THAT(mapped_at(last).name.data(), HasSubstr(path.string())) << "also of one without a name";
-  }
+  const MappedFile file(path);
+  const std::byte* const last = file.bytes().data() + kPages * kPageBytes - 1;
+  EXPECT_EQ(mapped_at(last).kind, Kind::file);
+  EXPECT_EQ(mapped_at(last).name.data(), path.string());
+  File(path, File::Mode::update).resize(kPageBytes + 1);
+  EXPECT_EQ(mapped_at(last).kind, Kind::cut_file);
+  EXPECT_EQ(mapped_at(last).name.data(), path.string());
+  EXPECT_EQ(mapped_at(file.bytes().data() + kPageBytes).kind, Kind::file) << "what it still has";
+  std::filesystem::remove(path);
+  EXPECT_EQ(mapped_at(last).kind, Kind::file);
+  EXPECT_THAT(mapped_at(last).name.data(), HasSubstr(path.string())) << "also of one without a name";
 }
 
 TEST(MappedAt, TellsSharedMemory) {
