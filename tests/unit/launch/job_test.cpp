@@ -135,7 +135,7 @@ TEST(Job, RanksThatNoMpiConnectsMeetOverTcp) {
 
 TEST(Job, RanksOfANodeSumFirst) {
   const Site site = read_site("frontier");
-  const auto sum_group = [&](JobRequest request, const std::vector<std::string>& more) {
+  const auto sum_group = [&](const JobRequest& request, const std::vector<std::string>& more) {
     const Job job = job_of(site, request, more);
     std::string found = "none";
     for (const std::string& key : job.request.overrides) {
