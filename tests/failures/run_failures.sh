@@ -268,7 +268,7 @@ try_mpi_verify() {
 try_mpi_links() {
   needs_mpi
   local -a other_host=()
-  on_hosts 0 '^2 hosts, 1 links measured: [0-9.e+]+ MB/s each way, [0-9]+ us' '\(rank 2\) .* \(rank 0\)' -- train --check-links
+  on_hosts 0 '^2 hosts, 1 link measured: [0-9.e+]+ MB/s each way, [0-9]+ us' '\(rank 2\) .* \(rank 0\)' -- train --check-links
   other_host=(--set train.steps=3)
   on_hosts 0 '^2 hosts' -- train --check-links
   expect 1 'there is one process' srun -- train --check-links
