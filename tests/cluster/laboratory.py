@@ -203,10 +203,10 @@ class Common:
         return done.stdout + done.stderr
 
     def options(self, out, keys, config=None):
-        """Arguments of `train`."""
+        """Arguments of `train`; what is "" in `keys` is not given."""
         given = ["train", "--quiet", "--out", str(out)] + (["--config", str(config)] if config else [])
         for key, value in {**({} if config else TINY), **self.data, **keys}.items():
-            given += ["--set", f"{key}={value}"]
+            given += ["--set", f"{key}={value}"] if value != "" else []
         return given
 
     def reference(self, ranks, keys, steps):

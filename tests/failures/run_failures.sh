@@ -16,6 +16,7 @@
 #   rendezvous                      (ranks that do not come together; evaluation and text of those that do)
 #   mpi_verify mpi_links            (pretended hosts of two ranks, before anything begins)
 #   cut_while_read                  (an input loses its end while it is read)
+#   full_shared_memory              (root: a mapped page finds no room, in /dev/shm and in a file elsewhere)
 #   prepare_kill                    (SIGKILL at 20 moments; what was done is kept, the bytes are those of no kill)
 #   prepare_ranks                   (several processes share a corpus; one meets a bad line)
 #   prepare_hang                    (one of two that share a corpus gets SIGSTOP)
@@ -267,7 +268,7 @@ try_mpi_verify() {
 try_mpi_links() {
   needs_mpi
   local -a other_host=()
-  on_hosts 0 '^2 hosts, 1 links measured: [0-9.e+]+ MB/s each way, [0-9]+ us' '\(rank 2\) .* \(rank 0\)' -- train --check-links
+  on_hosts 0 '^2 hosts, 1 link measured: [0-9.e+]+ MB/s each way, [0-9]+ us' '\(rank 2\) .* \(rank 0\)' -- train --check-links
   other_host=(--set train.steps=3)
   on_hosts 0 '^2 hosts' -- train --check-links
   expect 1 'there is one process' srun -- train --check-links
@@ -570,7 +571,28 @@ try_cut_while_read() {
   exec 3>&-
   wait $process 2>/dev/null || status=$?
   [ $status -eq 135 ] || complain "exit $status"
-  grep -q 'error: a file became shorter while it was read' "$here/said" || complain "it does not say why"
+  grep -q "error: '$here/a.txt' became shorter while it was read" "$here/said" || complain "it does not say why"
+}
+
+# A hole of a file in a full file system of memory is such a page.
+try_full_shared_memory() {
+  in_own_namespace
+  prepare
+  mkdir "$here/disk"
+  mounted size=256k
+  mount --bind "$here/disk" /dev/shm
+  local folder said status
+  while read -r folder said; do
+    for _ in $(seq 12); do cat "$here/text.txt"; done >"$folder/a.txt"
+    truncate -s 10M "$folder/a.txt"
+    status=0
+    "$program" prepare --tokenizer "$here/tokenizer" --out "$here/d" "$folder/a.txt" >"$here/said" 2>&1 || status=$?
+    [ $status -eq 135 ] || complain "exit $status"
+    grep -q "error: $said" "$here/said" || complain "it does not say '$said'"
+  done <<END
+/dev/shm there is no room for the shared memory '/dev/shm/a.txt'
+$here/disk '$here/disk/a.txt' cannot be read or written where it is mapped
+END
 }
 try_prepare_kill() {
   several_files

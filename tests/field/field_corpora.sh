@@ -183,7 +183,7 @@ try_special_token_text() {
 try_wrong_key() {
   tokenizer
   printf '{"body": "a b", "id": 1}\n{"body": "c", "title": "t"}\n' >"$here/web.jsonl"
-  expect 1 'no document' '--key body \(2 lines\), --key title \(1 lines\)' -- \
+  expect 1 'no document' '--key body \(2 lines\), --key title \(1 line\)' -- \
     prepare --tokenizer "$here/tok" --out "$here/web" "$here/web.jsonl"
   expect 1 '--key body \(2 lines\)' -- tokenizer train --vocab 300 --out "$here/t" "$here/web.jsonl"
   printf '{"text": "c"}\n' >>"$here/web.jsonl"
@@ -266,7 +266,7 @@ P
   expect 0 'a tokenizer' -- inspect "$here/tokenizer/tokenizer.json"
   expect 0 'note of a token dataset' "inspect $here/data" -- inspect "$here/data.json"
   expect 0 'token dataset' -- inspect "$here/data.idx"
-  expect 0 'text, 1 bytes' -- inspect "$here/x.bin"
+  expect 0 'text, 1 byte$' -- inspect "$here/x.bin"
   expect 0 'and 1 text file$' -- inspect "$here/texts"
   expect 0 'ELF' -- inspect "$program"
   expect 0 -- "${run[@]}" --quiet

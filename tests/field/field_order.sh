@@ -97,7 +97,7 @@ try_eval_split() {
   expect 0 "documents 30 to 59 of 60: the validation part of the run's split 50,50" '959 tokens of 30 documents' -- \
     eval --checkpoint "$here/run" --data "$here/data"
   now "$(grep '^documents' "$here/said")"
-  expect 0 'not held out: the run trained on 30 of these 60' -- eval --checkpoint "$here/run" --data "$here/data" --whole
+  expect 0 'not held out: the run trained on 30 of 60 documents read here' -- eval --checkpoint "$here/run" --data "$here/data" --whole
   expect 0 '"trained_documents": 15' -- eval --checkpoint "$here/run" --data "$here/data" --split 25,75 --json
   # Of several datasets: each, and the mean over all their tokens.
   cp "$here/data.bin" "$here/other.bin"

@@ -136,6 +136,15 @@ Lock try_lock(int descriptor, bool carries_locks) {
   return Lock::granted;
 }
 
+// What try_lock would come to, without taking it; for a file that is open for reading only, too.
+Lock look_at_lock(int descriptor, bool carries_locks) {
+  struct flock whole {};
+  whole.l_type = F_WRLCK;
+  whole.l_whence = SEEK_SET;
+  if (!carries_locks || ::fcntl(descriptor, F_OFD_GETLK, &whole) != 0) return Lock::unsupported;
+  return whole.l_type == F_UNLCK ? Lock::granted : Lock::held;
+}
+
 bool still_there(int descriptor, const fs::path& file) {
   struct stat open {
   }, named{};
@@ -252,6 +261,13 @@ struct LockFile::Held {
   // Sees to the holder before: refuses while it lives, takes its file away where only the file was the lock. False:
   // somebody else was faster.
   bool over(Lock lock) {
+    refuse_while_alive(lock);
+    if (lock == Lock::granted) return true;
+    take_away();
+    return false;
+  }
+
+  void refuse_while_alive(Lock lock) {
     const bool alone = lock == Lock::granted;  // among the processes that the lock reaches
     const bool filled = alone && !settings.shared.value_or(shared_between_hosts(descriptor));
     const std::optional<Holder> before =
@@ -260,9 +276,6 @@ struct LockFile::Held {
       ::close(std::exchange(descriptor, -1));
       refuse(what, before);
     }
-    if (alone) return true;
-    take_away();
-    return false;
   }
 
   // Unlinks the file of a dead holder, which is open: not the one that somebody as quick has put in its place since.
@@ -354,6 +367,19 @@ std::unique_ptr<const LockFile> LockFile::of_folder(const fs::path& folder, cons
   if (there) return lock;
   lock->held_->folder_goes.emplace(folder);
   return lock;
+}
+
+void LockFile::require_free(const fs::path& file, const std::string& what, const LockSettings& settings) {
+  Held look;
+  look.file = file;
+  look.what = what;
+  look.settings = settings;
+  look.self.machine = settings.machine.empty() ? this_machine() : settings.machine;
+  look.descriptor = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
+  if (look.descriptor < 0) return;
+  const Lock lock = look_at_lock(look.descriptor, settings.carries_locks);
+  if (lock == Lock::held) refuse(what, await_holder(file, milliseconds(1000)));
+  look.refuse_while_alive(lock);
 }
 
 const std::string& LockFile::token() const {

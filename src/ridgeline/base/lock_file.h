@@ -51,6 +51,9 @@ class LockFile {
   // when nothing was written to it.
   static std::unique_ptr<const LockFile> of_folder(const std::filesystem::path& folder, const std::string& what,
                                                    const std::string& command);
+  // LockHeld where the constructor would throw it now; takes nothing, and writes nothing.
+  static void require_free(const std::filesystem::path& file, const std::string& what,
+                           const LockSettings& settings = {});
   LockFile(const LockFile&) = delete;
   LockFile& operator=(const LockFile&) = delete;
 

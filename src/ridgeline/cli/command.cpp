@@ -136,7 +136,9 @@ double seconds_of(const std::string& option, const std::string& text) {
   return seconds;
 }
 
-// Every kind of option comes down to this: `take` gets the words that it was given.
+constexpr const char* kNotEmpty = "not empty";
+
+// Every kind of option comes down to this: `take` gets the words that it was given, none of them empty.
 Option add(CLI::App* app, const std::string& name, const std::string& help, const char* placeholder,
            std::function<void(const std::vector<std::string>&)> take, std::function<std::string()> show) {
   CLI::Option* option = app->add_option(name, CLI::callback_t([take = std::move(take)](const CLI::results_t& words) {
@@ -145,6 +147,11 @@ Option add(CLI::App* app, const std::string& name, const std::string& help, cons
                                         }),
                                         help, false, std::move(show));
   option->type_name(placeholder)->run_callback_for_default()->capture_default_str();
+  option->check(
+      [](const std::string& word) {
+        return word.empty() ? "its value is empty: a variable of the shell is probably not set" : "";
+      },
+      "", kNotEmpty);
   return Option(option);
 }
 
@@ -195,6 +202,16 @@ bool end_with_list(const CLI::App& app, const std::vector<std::string>& words) {
   return last != nullptr && last->get_items_expected_max() >= CLI::detail::expected_max_vector_size;
 }
 
+// "--out=" as "--out" and "": the library would take the word behind it for its value.
+std::vector<std::string> with_empty_values(std::vector<std::string> words) {
+  for (size_t i = 0; i < words.size() && words[i] != "--"; ++i) {
+    if (!words[i].starts_with("--") || words[i].find('=') != words[i].size() - 1) continue;
+    words[i].pop_back();
+    words.insert(words.begin() + static_cast<ptrdiff_t>(++i), "");
+  }
+  return words;
+}
+
 UsageError explain(const CLI::App& app, const std::string& name, const CLI::ParseError& error) {
   std::string path = name, hint;
   const CLI::App& command = innermost(app, path);
@@ -206,7 +223,7 @@ UsageError explain(const CLI::App& app, const std::string& name, const CLI::Pars
   std::vector<std::string> extras = app.remaining(true);
   std::erase(extras, "--");  // which was understood
   if (!extras.empty()) {
-    what = fmt::format("{}: {} does not take this", extras.front(), path);
+    what = fmt::format("{}: {} does not take this", extras.front().empty() ? "\"\"" : extras.front(), path);
     const std::string word = extras.front().substr(0, extras.front().find('='));
     if (const std::string guess = nearest(word, words_of(command)); !guess.empty())
       hint = fmt::format("Did you mean {}? ", guess);
@@ -228,6 +245,11 @@ Option Option::placeholder(const std::string& name) const {
 
 Option Option::no_default() const {
   option_->default_str("");
+  return *this;
+}
+
+Option Option::may_be_empty() const {
+  option_->get_validator(kNotEmpty)->active(false);
   return *this;
 }
 
@@ -369,7 +391,7 @@ std::string CommandLine::help() const {
 }
 
 void CommandLine::run(int argc, const char* const* argv) {
-  std::vector<std::string> words(argv + 1, argv + argc);
+  std::vector<std::string> words = with_empty_values({argv + 1, argv + argc});
   const auto mark = std::find(words.begin(), words.end(), "--");
   if (mark != words.end() && end_with_list(*app_, {words.begin(), mark})) words.insert(mark, "--");
   std::reverse(words.begin(), words.end());  // as the library has it

@@ -46,6 +46,7 @@ class Option {
   Option required() const;
   Option placeholder(const std::string& name) const;  // what --help calls its value: DIR, FILE, ...
   Option no_default() const;                          // --help does not show the variable's value: it means "not given"
+  Option may_be_empty() const;                        // "" is a value; else it is refused, whatever the kind
   Option separated_by(char separator) const;          // several values in one word
 
  private:

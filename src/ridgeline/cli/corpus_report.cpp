@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "ridgeline/base/count.h"
 #include "ridgeline/cli/incomplete.h"
 
 namespace ridgeline::cli {
@@ -18,8 +19,8 @@ void print_markers(const data::CorpusOptions& options, const data::CorpusCounts&
   size_t named = 0;
   for (size_t i = 0; i < counts.markers.size(); ++i) {
     if (counts.markers[i] == 0 || ++named > kMostMarkers) continue;
-    fmt::print("'{}' stands {} times in the text, and was read as text, not as a special token\n", options.markers[i],
-               counts.markers[i]);
+    fmt::print("'{}' stands {} in the text, and was read as text, not as a special token\n", options.markers[i],
+               format_counted(counts.markers[i], "time"));
     if (named > 1) continue;
     fmt::print(
         "  Where it ends documents, make JSON lines of the file, and prepare those:\n"
@@ -27,12 +28,14 @@ void print_markers(const data::CorpusOptions& options, const data::CorpusCounts&
         "sys.stdin.read().split('{}') if t.strip()]\" < IN.txt > OUT.jsonl\n",
         options.markers[i]);
   }
-  if (named > kMostMarkers) fmt::print("  (and {} more names of special tokens)\n", named - kMostMarkers);
+  if (named <= kMostMarkers) return;
+  fmt::print("  (and {} of special tokens)\n",
+             format_counted(static_cast<int64_t>(named - kMostMarkers), "more name", "more names"));
 }
 
-void print_files(const std::vector<std::string>& files, const char* what) {
+void print_files(const std::vector<std::string>& files, const char* one, const char* many) {
   if (files.empty()) return;
-  fmt::print("{} {}:\n", files.size(), what);
+  fmt::print("{}:\n", format_counted(std::ssize(files), one, many));
   for (size_t i = 0; i < std::min(files.size(), kMostFiles); ++i) fmt::print("  {}\n", files[i]);
   if (files.size() > kMostFiles) fmt::print("  (and {} more)\n", files.size() - kMostFiles);
 }
@@ -40,24 +43,35 @@ void print_files(const std::vector<std::string>& files, const char* what) {
 }  // namespace
 
 void report_corpus(const data::CorpusOptions& options, const data::CorpusCounts& counts, const InputRemarks& inputs) {
-  print_files(inputs.passed_over, "files of the input folders are no corpus and were passed over");
-  print_files(inputs.repeated, "of the input files are the same as another one before them, and were read once more");
-  for (const auto& [name, count] : counts.filtered) fmt::print("{} documents were dropped: {}\n", count, name);
-  for (const auto& [name, count] : counts.unjudged)
-    fmt::print("{} documents were kept although their metadata cannot tell: {}\n", count, name);
-  if (counts.replaced > 0) fmt::print("{} invalid UTF-8 sequences were replaced by U+FFFD\n", counts.replaced);
-  if (counts.empty_documents > 0) fmt::print("{} empty documents were left out\n", counts.empty_documents);
+  print_files(inputs.passed_over, "file of the input folders is no corpus and was passed over",
+              "files of the input folders are no corpus and were passed over");
+  print_files(inputs.repeated, "of the input files is the same as another one before it, and was read once more",
+              "of the input files are the same as another one before them, and were read once more");
+  for (const auto& [name, count] : counts.filtered)
+    fmt::print("{} dropped: {}\n", format_counted(count, "document was", "documents were"), name);
+  for (const auto& [name, count] : counts.unjudged) {
+    fmt::print("{} metadata cannot tell: {}\n",
+               format_counted(count, "document was kept although its", "documents were kept although their"), name);
+  }
+  if (counts.replaced > 0) {
+    fmt::print("{} replaced by U+FFFD\n",
+               format_counted(counts.replaced, "invalid UTF-8 sequence was", "invalid UTF-8 sequences were"));
+  }
+  if (counts.empty_documents > 0)
+    fmt::print("{} left out\n", format_counted(counts.empty_documents, "empty document was", "empty documents were"));
   print_markers(options, counts);
-  for (const auto& [reason, count] : counts.skipped) fmt::print("{} lines were skipped: {}\n", count, reason);
+  for (const auto& [reason, count] : counts.skipped)
+    fmt::print("{} skipped: {}\n", format_counted(count, "line was", "lines were"), reason);
   for (const data::CorpusProblem& problem : counts.problems) fmt::print("  {}\n", problem.text());
   if (!counts.problems.empty()) fmt::print("  (at most ten are shown; --strict refuses such input)\n");
   std::fflush(stdout);
   if (counts.skipped_lines == 0) return;
-  throw Incomplete(
-      fmt::format("{} JSON lines gave no document and were skipped; the result is made of the other {} documents",
-                  counts.skipped_lines, counts.documents),
-      data::other_keys(options, counts) +
-          "Look at the lines named above, or let --strict stop at the first. (exit code 3)");
+  throw Incomplete(fmt::format("{} skipped; the result is made of the other {}",
+                               format_counted(counts.skipped_lines, "JSON line gave no document and was",
+                                              "JSON lines gave no document and were"),
+                               format_counted(counts.documents, "document")),
+                   data::other_keys(options, counts) +
+                       "Look at the lines named above, or let --strict stop at the first. (exit code 3)");
 }
 
 }  // namespace ridgeline::cli

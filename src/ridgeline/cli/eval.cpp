@@ -209,8 +209,8 @@ void print(const Losses& losses, const std::string& of) {
     if (losses.bytes_per_token > 0) fmt::print(", {:.4f} bits per byte", losses.bits_per_byte(nats));
     fmt::print("\n");
   };
-  fmt::print("{}{} tokens of {} documents\n", of, observe::format_integer(losses.tokens),
-             observe::format_integer(losses.documents));
+  fmt::print("{}{} of {}\n", of, observe::format_counted(losses.tokens, "token"),
+             observe::format_counted(losses.documents, "document"));
   line("model", losses.model);
   if (losses.bigram) line("interpolated bigram", *losses.bigram);
 }
@@ -222,8 +222,9 @@ void say_what(const Subject& subject) {
     if (subject.parts.size() > 1) fmt::print(stderr, "{}: ", part.name);
     fmt::print(stderr, "{}\n", part.chosen.text);
     if (part.chosen.trained > 0)
-      fmt::print(stderr, "not held out: the run trained on {} of these {} documents\n", part.chosen.trained,
-                 documents.last - documents.first);
+      fmt::print(
+          stderr, "not held out: the run trained on {} of {}\n", part.chosen.trained,
+          observe::format_counted(documents.last - documents.first, "document read here", "documents read here"));
   }
   if (subject.rules.reset_attention_mask || subject.rules.reset_position_ids)
     fmt::print(stderr,

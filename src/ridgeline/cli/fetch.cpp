@@ -26,8 +26,9 @@ class FetchScreen {
   explicit FetchScreen(bool with_progress) : with_progress_(with_progress) {}
 
   void show_plan(const hub::FetchRequest& request, const hub::FetchPlan& plan) {
-    say(fmt::format("{} {} at {} (commit {}): {} files, {}", hub::word_for(request.repository.kind),
-                    request.repository.name, request.revision, plan.commit.substr(0, 12), plan.files.size(),
+    say(fmt::format("{} {} at {} (commit {}): {}, {}", hub::word_for(request.repository.kind), request.repository.name,
+                    request.revision, plan.commit.substr(0, 12),
+                    observe::format_counted(std::ssize(plan.files), "file"),
                     observe::format_bytes(static_cast<double>(plan.bytes))));
     if (!plan.left_out.empty()) {
       constexpr size_t kMost = 6;

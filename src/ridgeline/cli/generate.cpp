@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 
+#include "ridgeline/base/count.h"
 #include "ridgeline/base/error.h"
 #include "ridgeline/cli/command.h"
 #include "ridgeline/cli/failures.h"
@@ -54,7 +55,7 @@ Work open_work(const GenerateOptions& options) {
   }
   const int64_t context = source.config().context, prompt = static_cast<int64_t>(ids.size());
   if (prompt >= context) {
-    throw Error(fmt::format("the prompt has {} tokens, the model's context is {}", prompt, context),
+    throw Error(fmt::format("the prompt has {}, the model's context is {}", format_counted(prompt, "token"), context),
                 "Shorten the prompt.");
   }
   const int64_t tokens = std::min(options.tokens, context - prompt);
@@ -91,7 +92,7 @@ void run_as_rank(const GenerateOptions& options, const Work& work, comm::World& 
   print(decoder.finish() + "\n");
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   if (speaks) {
-    fmt::print(stderr, "{} tokens in {:.2f} s ({:.1f} tokens/s)\n", drawn, seconds,
+    fmt::print(stderr, "{} in {:.2f} s ({:.1f} tokens/s)\n", format_counted(drawn, "token"), seconds,
                static_cast<double>(drawn) / seconds);
   }
 }
@@ -133,7 +134,9 @@ void add_generate(const Command& program) {
       .required()
       .placeholder("DIR");
   command.option("--tokenizer", options->tokenizer, "When the model has none beside it").placeholder("DIR");
-  command.option("--prompt", options->prompt, "Text to continue; empty: a new document").placeholder("TEXT");
+  command.option("--prompt", options->prompt, "Text to continue; empty: a new document")
+      .may_be_empty()
+      .placeholder("TEXT");
   command.option("--tokens", options->tokens, Range{1, kSequence.last}, "How many at most");
   command.option("--temperature", options->sampling.temperature, RealRange{0, 1000}, "0: always the most likely");
   command.option("--top-k", options->sampling.top_k, Range{}, "Draw from the k most likely; 0: from all");

@@ -63,11 +63,10 @@ void inspect_dataset(const InspectOptions& options) {
   }
   if (const int64_t block = dataset->block(); block > 0) {
     const data::BlocksNote& blocks = dataset->note()->blocks;
-    fmt::print(
-        "  blocks      each document is {} tokens of one of {} in the corpus; {} tokens filled none ({} documents "
-        "were shorter)\n",
-        block, observe::format_integer(blocks.corpus_documents), observe::format_integer(blocks.dropped_tokens),
-        observe::format_integer(blocks.short_documents));
+    fmt::print("  blocks      each document is {} tokens of one of {} in the corpus; {} filled none ({} shorter)\n",
+               block, observe::format_integer(blocks.corpus_documents),
+               observe::format_counted(blocks.dropped_tokens, "token"),
+               observe::format_counted(blocks.short_documents, "document was", "documents were"));
   }
   if (options.document < 0) return;
   if (options.document >= dataset->documents()) {
@@ -114,13 +113,15 @@ void inspect_model(const InspectOptions& options) {
   print_notes(source.notes());
   const model::TransformerConfig& config = source.config();
   fmt::print("{} {}\n", source.is_checkpoint() ? "checkpoint" : "Hugging Face folder", source.folder().string());
-  fmt::print("  model       {}: {} layers, width {}, {} heads, ffn {}, vocabulary {}, context {}\n  parameters  {}\n",
-             config.family, config.layers, config.width, config.heads, config.ffn, config.vocab, config.context,
+  fmt::print("  model       {}: {}, width {}, {}, ffn {}, vocabulary {}, context {}\n  parameters  {}\n", config.family,
+             observe::format_counted(config.layers, "layer"), config.width,
+             observe::format_counted(config.heads, "head"), config.ffn, config.vocab, config.context,
              observe::format_integer(config.parameters()));
   if (const checkpoint::CheckpointReader* reader = source.reader()) {
     const train::RunState state = train::run_state_from_json(reader->extra(), source.folder().string());
-    fmt::print("  step        {}, {} samples and {} tokens consumed\n", reader->step(),
-               observe::format_integer(state.consumed_samples), observe::format_integer(state.consumed_tokens));
+    fmt::print("  step        {}, {} and {} consumed\n", reader->step(),
+               observe::format_counted(state.consumed_samples, "sample"),
+               observe::format_counted(state.consumed_tokens, "token"));
     if (state.order) print_order(*state.order, train::config_of(state).data.train);
     const checkpoint::Descent& descent = reader->manifest().descent;
     fmt::print("  lineage     branch {}, after {}\n", descent.branch,

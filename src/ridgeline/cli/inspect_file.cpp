@@ -28,8 +28,8 @@ namespace fs = std::filesystem;
 using data::FileKind;
 
 void print_kind(const fs::path& path, const std::string& what) {
-  fmt::print("{}: {}, {} bytes\n", path.string(), what,
-             observe::format_integer(static_cast<int64_t>(fs::file_size(path))));
+  fmt::print("{}: {}, {}\n", path.string(), what,
+             observe::format_counted(static_cast<int64_t>(fs::file_size(path)), "byte"));
 }
 
 void print_weights(const fs::path& path) {
@@ -41,8 +41,9 @@ void print_weights(const fs::path& path) {
     ++types[tensor.type];
   }
   print_kind(path, "weights in a safetensors file");
-  fmt::print("  tensors     {} with {} elements\n", file.tensors().size(), observe::format_integer(elements));
-  for (const auto& [type, count] : types) fmt::print("  type        {}: {} tensors\n", type, count);
+  fmt::print("  tensors     {} with {}\n", file.tensors().size(), observe::format_counted(elements, "element"));
+  for (const auto& [type, count] : types)
+    fmt::print("  type        {}: {}\n", type, observe::format_counted(count, "tensor"));
   fmt::print("  A model is inspected by its folder: ridgeline inspect {}\n",
              path.parent_path().empty() ? "." : path.parent_path().string());
 }

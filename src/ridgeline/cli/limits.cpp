@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "ridgeline/base/count.h"
 #include "ridgeline/base/error.h"
 
 namespace ridgeline::cli {
@@ -14,8 +15,8 @@ void require_threads(const device::Machine& machine, int64_t ranks, int64_t thre
   if (ranks <= most / threads) return;
   throw Error(
       fmt::format("{}: {} threads in one process, and at most {} make sense here", asked, ranks * threads, most),
-      fmt::format("This machine has {} processors. On more machines every rank is a process: mpirun, srun.",
-                  machine.count()));
+      fmt::format("This machine has {}. On more machines every rank is a process: mpirun, srun.",
+                  format_counted(machine.count(), "processor")));
 }
 
 int threads_or_all(int threads) {
@@ -24,9 +25,9 @@ int threads_or_all(int threads) {
 
 int threads_of_rank(const device::Machine& machine, int threads, int ranks) {
   const int each = threads > 0 ? threads : machine.threads_per_rank(ranks);
-  require_threads(
-      machine, ranks, each,
-      ranks == 1 ? fmt::format("--threads {}", threads) : fmt::format("{} ranks, --threads {}", ranks, threads));
+  require_threads(machine, ranks, each,
+                  ranks == 1 ? fmt::format("--threads {}", threads)
+                             : fmt::format("{}, --threads {}", format_counted(ranks, "rank"), threads));
   return each;
 }
 

@@ -41,8 +41,8 @@ std::string slow_links_text(const comm::LinkReport& report) {
 
 std::string links_text(const comm::LinkReport& report) {
   std::string text =
-      fmt::format("{} hosts, {} links measured: {} MB/s each way, {} us (medians)\n", report.hosts.size(), report.pairs,
-                  megabytes(report.median), microseconds(report.median));
+      fmt::format("{} hosts, {} measured: {} MB/s each way, {} us (medians)\n", report.hosts.size(),
+                  observe::format_counted(report.pairs, "link"), megabytes(report.median), microseconds(report.median));
   observe::Table table({{"host"},
                         {"MB/s", observe::Table::right},
                         {"us", observe::Table::right},

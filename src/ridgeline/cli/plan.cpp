@@ -350,7 +350,8 @@ void require_memory(const PlanOptions& options, const train::Config& config, con
   const double of_all = static_cast<double>(report.total) * together;
   if (options.memory != 0) {
     fmt::print("fits: {} of a device's {}", bytes(report.total), bytes(limit.bytes));
-    if (options.ranks_per_host != 0) fmt::print("; {} on a host of {} ranks", bytes(of_all), together);
+    if (options.ranks_per_host != 0)
+      fmt::print("; {} on a host of {}", bytes(of_all), observe::format_counted(together, "rank"));
   } else {
     fmt::print("fits: {} of {} free on this host", bytes(of_all + static_cast<double>(order_bytes)),
                bytes(limit.bytes));
@@ -412,13 +413,14 @@ void run(const PlanOptions& options) {
   const model::TransformerConfig& model = config.model.transformer;
   const model::Flops flops = model::training_flops(model, config.train.sequence);
   const int64_t tokens = config.train.global_batch * config.train.sequence;
-  fmt::print("{}: {} layers, width {}, {} heads, vocabulary {}: {} parameters\n", model.family, model.layers,
-             model.width, model.heads, model.vocab, observe::format_integer(model.parameters()));
-  fmt::print("{}, {} each, {}: a step is {} sequences of {} tokens in micro-batches of {}; {}\n\n",
+  fmt::print("{}: {}, width {}, {}, vocabulary {}: {} parameters\n", model.family,
+             observe::format_counted(model.layers, "layer"), model.width, observe::format_counted(model.heads, "head"),
+             model.vocab, observe::format_integer(model.parameters()));
+  fmt::print("{}, {} each, {}: a step is {} of {} tokens in micro-batches of {}; {}\n\n",
              observe::format_counted(options.run.ranks, "rank"),
              observe::format_counted(shape.batch.team_size, "thread"), word_of(config.train.precision),
-             config.train.global_batch, config.train.sequence, config.train.micro_batch,
-             flop_text(flops.per_token() * static_cast<double>(tokens)));
+             observe::format_counted(config.train.global_batch, "sequence"), config.train.sequence,
+             config.train.micro_batch, flop_text(flops.per_token() * static_cast<double>(tokens)));
   print_placements(config, mesh, plans.all);
   print_summary(inventory, report);
   if (config.optimizer.offload == train::Offload::host)
@@ -426,9 +428,9 @@ void run(const PlanOptions& options) {
         "optimizer.offload = \"host\": on CPUs the optimizer's state lies in host memory anyway; nothing moves\n");
   fmt::print("outside the plan: {} for code and libraries, per process\n",
              observe::format_bytes(static_cast<double>(outside)));
-  fmt::print("beside the ranks, per process: {}{} bytes ({}) for the order of {} samples ({})\n",
+  fmt::print("beside the ranks, per process: {}{} bytes ({}) for the order of {} ({})\n",
              order.datasets.empty() ? "at least " : "", observe::format_integer(order.bytes),
-             observe::format_bytes(static_cast<double>(order.bytes)), observe::format_integer(order.samples),
+             observe::format_bytes(static_cast<double>(order.bytes)), observe::format_counted(order.samples, "sample"),
              epochs_text(config, order));
   fmt::print("proved in {}: {} operations complete and free of deadlock, {} buffers kept apart\n",
              observe::format_duration(proof.seconds), observe::format_integer(proof.operations),

@@ -172,17 +172,17 @@ void search_plan(const PlanSearchOptions& options, const RunConfigOptions& run, 
   } else {
     const plan::Cluster& c = space.cluster;
     fmt::print(
-        "{} ranks of {}, {} in a node; assumed: {:.4g} TFLOP/s each, {:.0f} % of it in products, {:.4g} GB/s inside "
+        "{} of {}, {} in a node; assumed: {:.4g} TFLOP/s each, {:.0f} % of it in products, {:.4g} GB/s inside "
         "a node and {:.4g} GB/s between nodes\n\n",
-        space.ranks, observe::format_bytes(static_cast<double>(memory)), c.node_size, c.flops * 1e-12,
-        100 * c.efficiency, c.inside * 1e-9, c.between * 1e-9);
+        observe::format_counted(space.ranks, "rank"), observe::format_bytes(static_cast<double>(memory)), c.node_size,
+        c.flops * 1e-12, 100 * c.efficiency, c.inside * 1e-9, c.between * 1e-9);
     print_layouts(found);
     print_refused(found);
   }
   if (found.layouts.empty()) {
-    throw Error(
-        fmt::format("no layout fits {} ranks of {}", space.ranks, observe::format_bytes(static_cast<double>(memory))),
-        "Use more ranks, or optimizer.offload = \"file\", or fewer bits (train.precision, optimizer.state).");
+    throw Error(fmt::format("no layout fits {} of {}", observe::format_counted(space.ranks, "rank"),
+                            observe::format_bytes(static_cast<double>(memory))),
+                "Use more ranks, or optimizer.offload = \"file\", or fewer bits (train.precision, optimizer.state).");
   }
   const Layout& best = found.layouts.front();
   // Of every rank, not only of those that are likely to be the fullest.

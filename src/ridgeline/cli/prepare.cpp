@@ -56,8 +56,8 @@ class PrepareBar {
       look.output = stderr;
       progress_ = std::make_unique<observe::Progress>(look);
     }
-    progress_->note(fmt::format("{} documents, {} tokens", observe::format_integer(now.documents),
-                                observe::format_integer(now.tokens)));
+    progress_->note(fmt::format("{}, {}", observe::format_counted(now.documents, "document"),
+                                observe::format_counted(now.tokens, "token")));
     progress_->update(now.bytes_done);
   }
   void finish() {
@@ -67,6 +67,24 @@ class PrepareBar {
  private:
   std::string label_;
   std::unique_ptr<observe::Progress> progress_;
+};
+
+// Verifying what earlier starts did, where that takes long.
+class VerifyBar {
+ public:
+  void operator()(int64_t done, int64_t total) {
+    constexpr std::chrono::seconds kShort{2};  // nobody needs to be told
+    if (!progress_ && done < total && std::chrono::steady_clock::now() - begin_ > kShort)
+      progress_.emplace(observe::ProgressOptions{
+          .label = "prepare: verify what is done", .total = total, .unit = "bytes", .start = done, .output = stderr});
+    if (!progress_) return;
+    progress_->update(done);
+    if (done == total) progress_.reset();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+  std::optional<observe::Progress> progress_;
 };
 
 struct Prepared {
@@ -99,9 +117,12 @@ void verify_before(const data::PrepareSettings& settings) {
         "They are called NAME_sha256.txt, checksum.sha256 or SHA256SUMS: get them from where the corpus is from.");
   }
   if (sharing.index > 0) return;
-  say_now(fmt::format("{} input files have the SHA-256 that is written beside them", counts[0]));
+  say_now(fmt::format(
+      "{} written beside {}",
+      observe::format_counted(counts[0], "input file has the SHA-256 that is", "input files have the SHA-256 that is"),
+      counts[0] == 1 ? "it" : "them"));
   if (counts[1] > 0) {
-    say_now(fmt::format("{} have none there{}", counts[1],
+    say_now(fmt::format("{} none there{}", observe::format_counted(counts[1], "has", "have"),
                         checked.without.empty() ? "" : fmt::format(", such as '{}'", checked.without.front())));
   }
 }
@@ -112,17 +133,20 @@ Prepared prepare_as(const PrepareOptions& options, const data::PrepareSettings& 
   if (!options.json.empty()) require_writable(options.json, "--json", settings.inputs, is_prepare_report);
   const data::Tokenizer tokenizer = data::Tokenizer::load(options.tokenizer);
   if (options.verify) verify_before(settings);
+  VerifyBar verify_bar;
+  data::PrepareSettings own = settings;
+  if (sharing.index == 0) own.verified = std::ref(verify_bar);
   const auto begin = std::chrono::steady_clock::now();
   Prepared prepared;
   if (data::are_token_inputs(settings.inputs)) {
     PrepareBar bar("prepare");
-    prepared.result = data::prepare_from_tokens(tokenizer, settings, std::ref(bar));
+    prepared.result = data::prepare_from_tokens(tokenizer, own, std::ref(bar));
     bar.finish();
   } else if (sharing.index > 0) {
-    data::prepare_dataset(tokenizer, settings);
+    data::prepare_dataset(tokenizer, own);
   } else {
     PrepareBar bar(sharing.count == 1 ? "prepare" : fmt::format("prepare, rank 0 of {}", sharing.count));
-    prepared.result = data::prepare_dataset(tokenizer, settings, std::ref(bar));
+    prepared.result = data::prepare_dataset(tokenizer, own, std::ref(bar));
     bar.finish();
   }
   prepared.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();

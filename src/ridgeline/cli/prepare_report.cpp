@@ -40,33 +40,35 @@ double text_megabytes(const data::PrepareResult& result) {
 std::string blocks_report(const data::DatasetNote& note) {
   const data::BlocksNote& blocks = note.blocks;
   if (blocks.tokens == 0) return {};
-  using observe::format_integer;
+  using observe::format_counted;
   const double share =
       100.0 * static_cast<double>(blocks.dropped_tokens) / static_cast<double>(blocks.dropped_tokens + note.tokens);
   return fmt::format(
-      "{} blocks of {} tokens out of {} documents; dropped: {} tokens ({:.1f} %) that filled no block, all of the {} "
-      "documents shorter than one among them\n",
-      format_integer(note.documents), blocks.tokens, format_integer(blocks.corpus_documents),
-      format_integer(blocks.dropped_tokens), share, format_integer(blocks.short_documents));
+      "{} of {} tokens out of {}; dropped: {} ({:.1f} %) that filled no block, those of {} shorter than one among "
+      "them\n",
+      format_counted(note.documents, "block"), blocks.tokens, format_counted(blocks.corpus_documents, "document"),
+      format_counted(blocks.dropped_tokens, "token"), share, format_counted(blocks.short_documents, "document"));
 }
 
 std::string kept_text(const data::PrepareResult& result) {
   if (result.kept_parts == 0) return "";
-  return fmt::format("{} of {} parts ({} documents) were done before\n", result.kept_parts, result.parts,
-                     observe::format_integer(result.kept_documents));
+  return fmt::format("{} of {} ({}) {} done before\n", result.kept_parts, observe::format_counted(result.parts, "part"),
+                     observe::format_counted(result.kept_documents, "document"),
+                     result.kept_parts == 1 ? "was" : "were");
 }
 
 }  // namespace
 
 std::string prepare_report(const data::PrepareResult& result, const std::filesystem::path& prefix, double seconds) {
-  using observe::format_integer;
+  using observe::format_counted;
   const data::DatasetNote& note = result.note;
   return fmt::format(
-      "{0}.bin, {0}.idx, {0}.json: {1} documents, {2} tokens, {3} bytes of text ({4:.2f} bytes per "
+      "{0}.bin, {0}.idx, {0}.json: {1}, {2}, {3} of text ({4:.2f} bytes per "
       "token)\n{5}{6:.1f} MB/s of text, {7}\n{8}{9}",
-      prefix.string(), format_integer(note.documents), format_integer(note.tokens), format_integer(note.text_bytes),
-      bytes_per_token(note), blocks_report(note), text_megabytes(result) / seconds, observe::format_duration(seconds),
-      kept_text(result), length_plot(result.lengths));
+      prefix.string(), format_counted(note.documents, "document"), format_counted(note.tokens, "token"),
+      format_counted(note.text_bytes, "byte"), bytes_per_token(note), blocks_report(note),
+      text_megabytes(result) / seconds, observe::format_duration(seconds), kept_text(result),
+      length_plot(result.lengths));
 }
 
 std::string prepare_report_json(const data::PrepareResult& result, double seconds) {

@@ -73,9 +73,9 @@ void run_train(const TokenizerTrainOptions& options) {
   }();
   trained.tokenizer.save(options.out);
   const int32_t size = trained.tokenizer.vocab_size();
-  fmt::print("{}: a vocabulary of {} from {} documents, {} words ({} distinct)\n", options.out, size,
-             observe::format_integer(trained.corpus.documents), observe::format_integer(trained.pieces),
-             observe::format_integer(trained.distinct_pieces));
+  fmt::print("{}: a vocabulary of {} from {}, {} ({} distinct)\n", options.out, size,
+             observe::format_counted(trained.corpus.documents, "document"),
+             observe::format_counted(trained.pieces, "word"), observe::format_integer(trained.distinct_pieces));
   if (size < options.training.vocabulary) {
     fmt::print("fewer than the {} asked for: no pair of tokens occurs twice any more; set model.vocab = {}\n",
                options.training.vocabulary, size);

@@ -102,6 +102,7 @@ train::Config read_options(TrainOptions& options, const device::Machine& machine
     options.job.resume = true;
     options.job.resume_from = options.resume_from;
   }
+  if (options.job.resume && !options.job.resume_from) train::require_no_first_run(options.job.out);
   if (options.resume_or_start && train::has_checkpoints(options.job.out)) options.job.resume = true;
   const std::optional<checkpoint::CheckpointEntry> from = train::resumed_checkpoint(options.job);
   train::Config config = read_run_config(options.run, from ? from->folder : std::filesystem::path());

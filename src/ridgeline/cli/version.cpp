@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <sys/utsname.h>
 
+#include "ridgeline/base/count.h"
 #include "ridgeline/base/error.h"
 #include "ridgeline/comm/communicator.h"
 #include "ridgeline/device/cpu/features.h"
@@ -44,11 +45,11 @@ std::string version_text() {
       "  build      {}, {}\n"
       "  backends   cpu; ranks as threads, over TCP, " RIDGELINE_MPI_TEXT
       "{}\n"
-      "  CPU        {}, {} CPUs, kernels: {}\n"
+      "  CPU        {}, {}, kernels: {}\n"
       "  system     {}\n"
       "  libraries  {}",
-      RIDGELINE_VERSION, RIDGELINE_BUILD_TYPE, kCompiler, slurm_text(), machine.model_name, machine.count(), isa_text(),
-      system_text(), RIDGELINE_LIBRARIES);
+      RIDGELINE_VERSION, RIDGELINE_BUILD_TYPE, kCompiler, slurm_text(), machine.model_name,
+      format_counted(machine.count(), "CPU"), isa_text(), system_text(), RIDGELINE_LIBRARIES);
 }
 
 }  // namespace ridgeline::cli

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <numbers>
 
+#include "ridgeline/base/count.h"
 #include "ridgeline/base/error.h"
 
 namespace ridgeline::data {
@@ -112,9 +113,9 @@ BigramModel BigramModel::fit(const IndexedDataset& dataset, DocumentRange docume
   const int64_t end = documents.empty() ? 0 : dataset.begin(documents.last);
   const int64_t begin = documents.empty() ? 0 : std::max(dataset.begin(documents.first), end - most_tokens);
   if (end - begin < 100) {
-    throw Error(
-        fmt::format("'{}': {} tokens are too few to fit a bigram model", dataset.prefix().string(), end - begin),
-        "Give the training split a larger share, or prepare more text.");
+    throw Error(fmt::format("'{}': {} too few to fit a bigram model", dataset.prefix().string(),
+                            format_counted(end - begin, "token is", "tokens are")),
+                "Give the training split a larger share, or prepare more text.");
   }
   const std::vector<int32_t> tokens = tokens_of(dataset, begin, end, vocabulary);
   const std::span<const int32_t> all(tokens);

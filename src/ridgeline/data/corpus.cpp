@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "ridgeline/base/count.h"
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/file.h"
 #include "ridgeline/data/corpus_problems.h"
@@ -78,7 +79,7 @@ std::string other_keys(const CorpusOptions& options, const CorpusCounts& counts)
                          ? "Of the lines without text, these keys have some:"
                          : fmt::format("Of the lines without text under '{}', these keys have some:", options.key);
   for (const auto& [lines, key] : keys)
-    text += fmt::format("{} --key {} ({} lines)", text.back() == ':' ? "" : ",", key, -lines);
+    text += fmt::format("{} --key {} ({})", text.back() == ':' ? "" : ",", key, format_counted(-lines, "line"));
   return text + ". ";
 }
 
@@ -232,7 +233,8 @@ void CorpusReader::require_some(const CorpusCounts& counts, int64_t bytes) const
   const std::vector<CorpusFile>& files = inputs_.files;
   const std::string names = files.size() == 1 ? fmt::format("'{}'", files[0].name)
                                               : fmt::format("'{}' and {} more", files[0].name, files.size() - 1);
-  std::string what = fmt::format("no document in {} ({} bytes, {} lines skipped", names, bytes, counts.skipped_lines);
+  std::string what = fmt::format("no document in {} ({}, {} skipped", names, format_counted(bytes, "byte"),
+                                 format_counted(counts.skipped_lines, "line"));
   for (const auto& [name, count] : counts.filtered) what += fmt::format(", {} dropped: {}", count, name);
   if (!counts.problems.empty()) what += "; first problem: " + counts.problems.front().text();
   const std::string keys = other_keys(options_, counts);

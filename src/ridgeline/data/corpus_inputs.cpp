@@ -10,6 +10,7 @@
 #include <system_error>
 #include <utility>
 
+#include "ridgeline/base/count.h"
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/output.h"
 #include "ridgeline/data/dataset_output.h"
@@ -173,7 +174,8 @@ void add_folder(const fs::path& folder, CorpusInputs& inputs) {
     inputs.passed_over.push_back(fmt::format("{} ({})", path.string(), reason));
   }
   if (inputs.files.size() > before) return;
-  throw Error(fmt::format("'{}' is a folder with {} files, and none is a corpus", folder.string(), found.size()),
+  throw Error(fmt::format("'{}' is a folder with {}, and none is a corpus", folder.string(),
+                          format_counted(std::ssize(found), "file")),
               "A corpus is called .txt or .jsonl; .gz, .zst or .xz may follow.");
 }
 

@@ -176,6 +176,9 @@ class Preparation {
     places_[2 * part] = stream + 1;
     places_[2 * part + 1] = record.tokens_begin;
   }
+  int64_t bytes_of_part(const StoredPart& one) const {  // in the files of its stream
+    return one.record.tokens * size_of(dataset_.type()) + one.record.documents * int64_t{sizeof(int32_t)};
+  }
   std::optional<StoredPart> find(const std::vector<StoredPart>& stored, size_t part) const;
   std::vector<StoredPart> await_stored() const;
 
@@ -270,11 +273,18 @@ std::optional<StoredPart> Preparation::find(const std::vector<StoredPart>& store
 void Preparation::find_kept() {
   const std::vector<StoredPart> stored = dataset_.stored();
   SharingRounds rounds(sharing_);
-  for (const StoredPart& one : stored) {
+  std::vector<StoredPart> mine = stored;
+  std::erase_if(mine, [&](const StoredPart& one) {
+    return static_cast<size_t>(one.record.part) >= parts_.size() || one.record.part % sharing_.count != sharing_.index;
+  });
+  int64_t done = 0, total = 0;
+  for (const StoredPart& one : mine) total += bytes_of_part(one);
+  for (const StoredPart& one : mine) {
     rounds.go_on();
     const auto part = static_cast<size_t>(one.record.part);
-    const bool mine = part < parts_.size() && one.record.part % sharing_.count == sharing_.index;
-    if (mine && place(part).stream_and_one == 0 && dataset_.verify(one)) set_place(part, one.stream, one.record);
+    if (place(part).stream_and_one == 0 && dataset_.verify(one)) set_place(part, one.stream, one.record);
+    done += bytes_of_part(one);
+    if (settings_.verified) settings_.verified(done, total);
   }
   rounds.finish();
   sharing_.sum(places_);

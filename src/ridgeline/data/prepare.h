@@ -62,6 +62,8 @@ struct PrepareSettings {
   bool fresh = false;               // remove what an unfinished preparation has left
   PrepareSharing sharing;
   std::function<void(const std::string&)> say;  // for people, at once: what is gone on with, what is kept; may be empty
+  // After each part of earlier starts that this process has verified: bytes so far, and of all of them; may be empty.
+  std::function<void(int64_t done, int64_t total)> verified;
 };
 
 struct PrepareProgress {

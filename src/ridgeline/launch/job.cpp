@@ -33,22 +33,24 @@ void check_time(const Site& site, const JobRequest& request, const train::Config
         fmt::format("--nodes {}: a job of {} has at most {}", request.nodes, site.name, site.limits.back().nodes),
         "Ask for fewer.");
   if (request.seconds <= limit->hours * kHour) return;
-  throw Error(
-      fmt::format("--time: {} on {} nodes: {} gives jobs of up to {} nodes at most {} h",
-                  observe::format_duration(request.seconds), request.nodes, site.name, limit->nodes, limit->hours),
-      fmt::format("Ask for {} h: the job saves, queues itself again, and goes on.", limit->hours));
+  throw Error(fmt::format("--time: {} on {}: {} gives jobs of up to {} at most {} h",
+                          observe::format_duration(request.seconds), observe::format_counted(request.nodes, "node"),
+                          site.name, observe::format_counted(limit->nodes, "node"), limit->hours),
+              fmt::format("Ask for {} h: the job saves, queues itself again, and goes on.", limit->hours));
 }
 
 void lay_out(const Site& site, const train::Config& config, Job& job) {
   const int ranks = job.ranks_per_node;
   if (ranks > site.node.cores)
-    throw Error(fmt::format("--ranks-per-node {}: a node of {} has {} cores", ranks, site.name, site.node.cores),
+    throw Error(fmt::format("--ranks-per-node {}: a node of {} has {}", ranks, site.name,
+                            observe::format_counted(site.node.cores, "core")),
                 "A rank takes a core at the least.");
   job.cores_per_rank = site.node.cores / ranks;
   job.devices = ranks == site.node.devices;
   if (config.train.threads > job.cores_per_rank)
-    throw Error(fmt::format("train.threads = {}: {} ranks on the {} cores of a node leave {} for each",
-                            config.train.threads, ranks, site.node.cores, job.cores_per_rank),
+    throw Error(fmt::format("train.threads = {}: with {} on the {} of a node each has {}", config.train.threads,
+                            observe::format_counted(ranks, "rank"), observe::format_counted(site.node.cores, "core"),
+                            job.cores_per_rank),
                 "Leave it out: 0 becomes that number. Or give fewer --ranks-per-node.");
 }
 

@@ -42,10 +42,11 @@ std::string slurm_time(double seconds) {
 std::string facts(const Site& site, const Job& job) {
   const auto rank = static_cast<double>(job.rank_bytes), order = static_cast<double>(job.order_bytes);
   std::string text = comment(fmt::format("{}. By {}.", site.about, site.source));
-  text += comment(fmt::format("{} x {} ranks of {} cores. A rank takes {}, those of a node {} of its {}.",
-                              observe::format_counted(job.request.nodes, "node"), job.ranks_per_node,
-                              job.cores_per_rank, bytes(rank), bytes((rank + order) * job.ranks_per_node),
-                              bytes(static_cast<double>(site.bytes()))));
+  text += comment(fmt::format("{} x {} of {}. A rank takes {}, those of a node {} of its {}.",
+                              observe::format_counted(job.request.nodes, "node"),
+                              observe::format_counted(job.ranks_per_node, "rank"),
+                              observe::format_counted(job.cores_per_rank, "core"), bytes(rank),
+                              bytes((rank + order) * job.ranks_per_node), bytes(static_cast<double>(site.bytes()))));
   if (site.node.devices > 0) {
     text += comment(fmt::format(
         "This version computes on processors, in their memory: devices idle. {}",

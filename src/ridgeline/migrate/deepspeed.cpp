@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 
+#include "ridgeline/base/count.h"
 #include "ridgeline/base/error.h"
 #include "ridgeline/migrate/original.h"
 
@@ -208,9 +209,9 @@ bool translate_scheduler_block(Original& original, int64_t steps, Draft& draft) 
       draft.set("train.steps", toml(*total), where);
     } else if (*total != steps) {
       draft.say(Section::disagreement,
-                fmt::format("{}: the run has {} steps. The original's rate is at its minimum after {}; here it falls "
+                fmt::format("{}: the run has {}. The original's rate is at its minimum after {}; here it falls "
                             "until train.steps",
-                            where, steps, *total));
+                            where, format_counted(steps, "step"), *total));
     }
   }
   return true;
@@ -247,8 +248,8 @@ void translate_deepspeed_alone(Original& original, Draft& draft) {
       micro.value_or(1) > kMost / (ranks * accumulated))
     throw Error(
         fmt::format("{}: no batch that can be counted: gradient_accumulation_steps, train_micro_batch_size_per_gpu "
-                    "and {} ranks",
-                    json.name(), ranks),
+                    "and {}",
+                    json.name(), format_counted(ranks, "rank")),
         "Correct the file, or --world.");
   const int64_t each = micro   ? *micro
                        : batch ? std::max<int64_t>(1, *batch / std::max<int64_t>(1, ranks * accumulated))
@@ -261,7 +262,7 @@ void translate_deepspeed_alone(Original& original, Draft& draft) {
   }
   if (from.empty()) from = "no batch in " + json.name();
   draft.set("train.micro_batch", toml(each), from);
-  draft.set("train.global_batch", toml(whole), from, fmt::format("On {} ranks.", ranks));
+  draft.set("train.global_batch", toml(whole), from, fmt::format("On {}.", format_counted(ranks, "rank")));
   const bool half = json.truth("fp16.enabled").value_or(false);
   const char* const brain = json.has("bf16.enabled") ? "bf16.enabled" : "bfloat16.enabled";
   if (half) {

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <vector>
 
+#include "ridgeline/base/count.h"
 #include "ridgeline/base/error.h"
 #include "ridgeline/migrate/flag_tables.h"
 #include "ridgeline/migrate/original.h"
@@ -180,13 +181,13 @@ class Trainer {
     const auto micro = flags_.whole("per_device_train_batch_size");
     const int64_t each = micro.value_or(8), asked = flags_.whole("gradient_accumulation_steps").value_or(1);
     if (each < 1 || asked < 1 || each > kMost || asked > kMost || each * asked > kMost / original_.world)
-      throw Error(fmt::format("{}, {}, {} ranks: no batch that can be counted", where("per_device_train_batch_size"),
-                              where("gradient_accumulation_steps"), original_.world),
+      throw Error(fmt::format("{}, {}, {}: no batch that can be counted", where("per_device_train_batch_size"),
+                              where("gradient_accumulation_steps"), format_counted(original_.world, "rank")),
                   "Correct the script.");
     draft_.set("train.micro_batch", toml(each), where("per_device_train_batch_size"));
     draft_.set("train.global_batch", toml(original_.world * each * asked),
                asked > 1 ? where("gradient_accumulation_steps") : where("per_device_train_batch_size"),
-               fmt::format("{} ranks x {} x {} accumulated.", original_.world, each, asked));
+               fmt::format("{} x {} x {} accumulated.", format_counted(original_.world, "rank"), each, asked));
     compare("train_micro_batch_size_per_gpu", static_cast<double>(each), where("per_device_train_batch_size"));
     compare("gradient_accumulation_steps", static_cast<double>(asked), where("gradient_accumulation_steps"));
     compare("train_batch_size", static_cast<double>(original_.world * each * asked), "the Trainer's batch");
@@ -380,8 +381,8 @@ class Trainer {
     const int64_t saves =
         flags_.word("save_strategy").value_or("steps") == "steps" ? flags_.whole("save_steps").value_or(500) : 0;
     if (steps_ > 0 && saves >= steps_) {
-      draft_.say(Section::dead, fmt::format("{}: every {} steps, of {}. Ridgeline saves after the last step anyway",
-                                            where("save_steps"), saves, steps_));
+      draft_.say(Section::dead, fmt::format("{}: every {}, of {}. Ridgeline saves after the last step anyway",
+                                            where("save_steps"), format_counted(saves, "step"), steps_));
     } else if (saves > 0) {
       draft_.set("train.save_every", toml(saves), where("save_steps"));
     }

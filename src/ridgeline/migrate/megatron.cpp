@@ -6,6 +6,7 @@
 #include <cmath>
 #include <utility>
 
+#include "ridgeline/base/count.h"
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/words.h"
 #include "ridgeline/migrate/flag_tables.h"
@@ -304,8 +305,9 @@ class Megatron {
     constexpr double kMuch = 0.25;
     if (stages_ == 1 || idle(ramp_.global) < kMuch) return;
     const int64_t micro_batches = ramp_.global / (micro_ * copies_);
-    std::string text = fmt::format("Pipeline: {} micro-batch{} a step for {} stages, which idle for {:.0f} % of it",
-                                   micro_batches, micro_batches == 1 ? "" : "es", stages_, 100 * idle(ramp_.global));
+    std::string text =
+        fmt::format("Pipeline: {} a step for {} stages, which idle for {:.0f} % of it",
+                    format_counted(micro_batches, "micro-batch", "micro-batches"), stages_, 100 * idle(ramp_.global));
     if (ramp_.start > 0) text += fmt::format(", for {:.0f} % of the ramp's first steps", 100 * idle(ramp_.start));
     draft_.say(Section::notice, text +
                                     ". A larger train.global_batch idles less; `ridgeline plan --search` looks for "

@@ -42,20 +42,6 @@ std::string format_count(double value) {
   return three_digits(value) + kUnits[unit];
 }
 
-std::string format_integer(int64_t value) {
-  const std::string digits = fmt::format("{}", value);
-  std::string text;
-  for (size_t i = 0; i < digits.size(); ++i) {
-    if (i > 0 && (digits.size() - i) % 3 == 0 && digits[i - 1] != '-') text += ',';
-    text += digits[i];
-  }
-  return text;
-}
-
-std::string format_counted(int64_t number, std::string_view what) {
-  return fmt::format("{} {}{}", format_integer(number), what, number == 1 ? "" : "s");
-}
-
 std::string format_duration(double seconds) {
   if (!std::isfinite(seconds) || seconds < 0) return "?";
   if (seconds < 999.5e-9) return fmt::format("{:.0f} ns", seconds * 1e9);

@@ -6,6 +6,8 @@
 #include <string_view>
 #include <vector>
 
+#include "ridgeline/base/count.h"
+
 namespace ridgeline::observe {
 
 // Binary units, three significant digits: "0 B", "512 B", "1.50 KiB", "12.3 MiB", "498 MiB", "1.62 GiB".
@@ -14,11 +16,8 @@ std::string format_bytes(double bytes);
 // Decimal units of a rate or count: "950", "12.4 k", "124 M", "1.56 B" (10^9), "3.2 T".
 std::string format_count(double value);
 
-// "1,234,567".
-std::string format_integer(int64_t value);
-
-// "1 rank", "12,345 ranks": of one, or of so many, `what` with an s.
-std::string format_counted(int64_t number, std::string_view what);
+using ridgeline::format_counted;
+using ridgeline::format_integer;
 
 // Seconds: "850 us", "12.3 ms", "4.21 s", "3 min 05 s", "2 h 07 min", "3 d 04 h". Negative or not finite: "?".
 std::string format_duration(double seconds);

@@ -4,6 +4,7 @@
 #include <toml++/toml.h>
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 #include <tuple>
 #include <type_traits>
@@ -15,6 +16,8 @@
 
 namespace ridgeline::train {
 namespace {
+
+constexpr const char* kOverride = "--set";  // as an origin
 
 // One "key = value" as it was given: by a file or by an override.
 struct Assignment {
@@ -70,7 +73,7 @@ bool is_group(std::string_view name) {
   return std::any_of(keys().begin(), keys().end(), [&](const Key& key) { return key.group() == name; });
 }
 
-// False when the node holds another type; a whole number serves as a number.
+// False when the node holds another type; a whole number serves as a number, and the other way round.
 template <typename Member, typename Value>
 bool set(Member* member, std::optional<Value> value) {
   if (value) *member = static_cast<Member>(*value);
@@ -107,7 +110,7 @@ DatasetList datasets_of(const toml::array& list) {
 
 struct Setter {
   const toml::node& node;
-  bool operator()(int64_t* member) const { return set(member, node.value_exact<int64_t>()); }
+  bool operator()(int64_t* member) const { return set(member, whole()); }
   bool operator()(double* member) const { return set(member, number()); }
   bool operator()(float* member) const { return set(member, number()); }
   bool operator()(bool* member) const { return set(member, node.value_exact<bool>()); }
@@ -128,6 +131,11 @@ struct Setter {
     if (found != member.words.end()) *member.value = static_cast<uint8_t>(found - member.words.begin());
     return found != member.words.end();
   }
+  std::optional<int64_t> whole() const {  // 1e3 is one, too
+    const auto real = node.value_exact<double>();
+    if (real && std::trunc(*real) == *real && std::abs(*real) < kNoLimit) return static_cast<int64_t>(*real);
+    return node.value_exact<int64_t>();
+  }
   std::optional<double> number() const { return node.is_number() ? node.value<double>() : std::nullopt; }
 };
 
@@ -141,8 +149,21 @@ void located(const Assignment& given, Body body) {
   }
 }
 
+// "--set KEY=" takes back what is given. Where nothing is, it was meant to name something: training from scratch is not
+// what train.init_from="$(…)" asks for when the command in it fails.
+void require_something_to_clear(const Key& key, const Config& config) {
+  if (value_text(slot_of(key, config)) != "\"\"") return;
+  throw Error(fmt::format("{} = \"\": the value is empty, and none is given that it would take back", key.name),
+              "A variable of the shell is probably not set, or the command in $(...) failed.");
+}
+
 void assign(const Key& key, const Assignment& given, Config& config) {
-  if (const auto word = given.node->value_exact<std::string>()) located(given, [&] { check_word(key, *word); });
+  if (const auto word = given.node->value_exact<std::string>()) {
+    located(given, [&] {
+      check_word(key, *word);
+      if (word->empty() && given.origin == kOverride) require_something_to_clear(key, config);
+    });
+  }
   bool is_set = false;
   try {
     is_set = std::visit(Setter{*given.node}, key.slot(config));
@@ -335,7 +356,7 @@ void apply_overrides(std::span<const std::string> overrides, Config& config) {
       throw Error(fmt::format("--set {}: no key=value", text), "For example: --set train.steps=100");
     }
     values.push_back(override_value(find_key(name), trimmed(std::string_view(text).substr(equals + 1))));
-    layer.push_back({std::string(name), "--set", values.back().get("value")});
+    layer.push_back({std::string(name), kOverride, values.back().get("value")});
     if (is_group(name)) {
       throw Error(fmt::format("--set {}: {} is a group of keys", text, name),
                   unknown_key_hint(fmt::format("{}.", name)));
@@ -414,7 +435,7 @@ Config with_imported_model(Config config, const ridgeline::model::TransformerCon
     if (given == theirs || left_open) continue;
     const auto preset = config.origins.find("model.preset");
     const bool of_file_preset =
-        preset != config.origins.end() && preset->second == origin->second && origin->second != "--set";
+        preset != config.origins.end() && preset->second == origin->second && origin->second != kOverride;
     throw Error(
         fmt::format("{}: {} = {}: the model in {} has {}", origin->second, key.name, given,
                     source.empty() ? fmt::format("train.init_from ({})", config.train.init_from) : source, theirs),

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "ridgeline/base/count.h"
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/random.h"
 #include "ridgeline/ops/elementwise.h"
@@ -138,8 +139,8 @@ std::span<const float> Generator::feed(std::span<const int32_t> tokens) {
 void Generator::fail_non_finite(const parallel::StepInput& input) {
   const std::string where = parallel::first_non_finite(*executor_, kProgram, input);
   throw Error(
-      fmt::format("the logits are not finite after {} tokens; first seen in {}", input.fed + input.tokens,
-                  where.empty() ? "the logits" : where),
+      fmt::format("the logits are not finite after {}; first seen in {}",
+                  format_counted(input.fed + input.tokens, "token"), where.empty() ? "the logits" : where),
       run_.batch.dtype == DType::f32
           ? "The model was damaged, or its training diverged: take another checkpoint."
           : "The model was damaged, or its training diverged: take another checkpoint; or try --precision fp32.");

@@ -86,6 +86,10 @@ std::optional<RunState> state_to_resume(const Job& job) {
   return state;
 }
 
+std::string named_run(const fs::path& out) {
+  return fmt::format("the run in '{}'", out.string());
+}
+
 }  // namespace
 
 int threads_per_rank(const Config& config, const device::Machine& machine, int ranks_of_machine) {
@@ -153,7 +157,11 @@ std::vector<parallel::Program> run_programs(const Config& config, const comm::Pl
 }
 
 std::shared_ptr<const LockFile> lock_run(const fs::path& out) {
-  return LockFile::of_folder(out, fmt::format("the run in '{}'", out.string()), "ridgeline train");
+  return LockFile::of_folder(out, named_run(out), "ridgeline train");
+}
+
+void require_no_first_run(const fs::path& out) {
+  if (!has_checkpoints(out)) LockFile::require_free(lock_file_of(out), named_run(out));
 }
 
 Job prepare_job(const Config& config, JobOptions options, const device::Machine& machine, const comm::Mesh& mesh) {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "ridgeline/base/count.h"
 #include "ridgeline/base/error.h"
 #include "ridgeline/model/slice.h"
 
@@ -15,11 +16,13 @@ parallel::Sharding sharding_of(const ModelCut& cut, const model::TransformerConf
                 fmt::format("The nearest smaller value is {}.", fewer));
   }
   if (cut.pipeline > config.layers) {
-    throw Error(fmt::format("--pipeline {}: more stages than the model's {} blocks", cut.pipeline, config.layers),
+    throw Error(fmt::format("--pipeline {}: more stages than the model's {}", cut.pipeline,
+                            format_counted(config.layers, "block")),
                 fmt::format("The nearest valid value is {}.", config.layers));
   }
   if (ranks % cut.ranks() != 0) {
-    throw Error(fmt::format("{} ranks: no multiple of --tensor {} x --pipeline {}", ranks, cut.tensor, cut.pipeline),
+    throw Error(fmt::format("{}: no multiple of --tensor {} x --pipeline {}", format_counted(ranks, "rank"), cut.tensor,
+                            cut.pipeline),
                 fmt::format("Start {} ranks, or a multiple of that.", cut.ranks()));
   }
   parallel::Sharding sharding{

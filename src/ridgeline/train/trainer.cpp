@@ -58,13 +58,14 @@ device::WorkerTeam::Place place_of(const Job& job, const comm::World& world) {
 void announce(const Job& job, int ranks) {
   const Config& config = job.config;
   const Config::Train& train = config.train;
-  fmt::print(job.options.console, "{}: {} parameters in {} on {} of {}; {} steps of {}{} sequences of {} tokens; {}\n",
+  fmt::print(job.options.console, "{}: {} parameters in {} on {} of {}; {} of {}{} of {} tokens; {}\n",
              config.model.transformer.family, observe::format_integer(config.model.transformer.parameters()),
              word_of(train.precision), observe::format_counted(ranks, "rank"),
-             observe::format_counted(job.threads_per_rank, "thread"), observe::format_integer(train.steps),
-             train.batch_ramp_start > 0 ? "up to " : "", observe::format_integer(train.global_batch), train.sequence,
+             observe::format_counted(job.threads_per_rank, "thread"), observe::format_counted(train.steps, "step"),
+             train.batch_ramp_start > 0 ? "up to " : "", observe::format_counted(train.global_batch, "sequence"),
+             train.sequence,
              train.save_every > 0
-                 ? fmt::format("checkpoints every {} steps and at the end", observe::format_integer(train.save_every))
+                 ? fmt::format("checkpoints every {} and at the end", observe::format_counted(train.save_every, "step"))
                  : "a checkpoint at the end only (train.save_every = 0)");
   std::fflush(job.options.console);
 }

@@ -87,6 +87,8 @@ struct Job {
 Job prepare_job(const Config& config, JobOptions options, const device::Machine& machine, const comm::Mesh& mesh);
 // Makes the folder of a run and takes its lock: what prepare_job does first.
 std::shared_ptr<const LockFile> lock_run(const std::filesystem::path& out);
+// Before --resume: LockHeld, which says who, where a run that has no checkpoint yet is being written.
+void require_no_first_run(const std::filesystem::path& out);
 
 struct TrainingResult {
   int64_t step = 0;

@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "../error_of.h"
+#include "../temporary_folder.h"
 #include "ridgeline/base/error.h"
 
 namespace ridgeline {
@@ -19,27 +21,12 @@ using testing::HasSubstr;
 
 class FileTest : public testing::Test {
  protected:
-  FileTest() {
-    std::string name = (fs::temp_directory_path() / "ridgeline_file_test.XXXXXX").string();
-    folder = ::mkdtemp(name.data());
-  }
-  ~FileTest() override { fs::remove_all(folder); }
-
-  template <typename F>
-  static std::string error_of(F&& f) {
-    try {
-      f();
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "no error";
-  }
-
-  fs::path folder;
+  const TemporaryFolder made_;
+  const fs::path& folder_ = made_.path();
 };
 
 TEST_F(FileTest, WritesAndReadsRangesInAnyOrder) {
-  File file(folder / "ranges", File::Mode::create);
+  File file(folder_ / "ranges", File::Mode::create);
   file.write_at(6, bytes_of("world"));
   file.write_at(0, bytes_of("hello "));
   file.sync();
@@ -48,27 +35,27 @@ TEST_F(FileTest, WritesAndReadsRangesInAnyOrder) {
   file.read_at(3, std::as_writable_bytes(std::span(middle)));
   EXPECT_EQ(middle, "lo wo");
   file.close();
-  EXPECT_EQ(read_text(folder / "ranges"), "hello world");
+  EXPECT_EQ(read_text(folder_ / "ranges"), "hello world");
 }
 
 TEST_F(FileTest, ReadingPastTheEndIsAnErrorThatNamesThePlace) {
-  write_atomically(folder / "short", "abc");
-  const File file(folder / "short", File::Mode::read);
+  write_atomically(folder_ / "short", "abc");
+  const File file(folder_ / "short", File::Mode::read);
   std::vector<std::byte> five(5);
   const std::string what = error_of([&] { file.read_at(0, five); });
   EXPECT_THAT(what, HasSubstr("short' ends at byte 3, 2 bytes before"));
 }
 
 TEST_F(FileTest, UpdateKeepsWhatIsThereAndCreateDoesNot) {
-  write_atomically(folder / "f", "abcdef");
-  File(folder / "f", File::Mode::update).write_at(1, bytes_of("X"));
-  EXPECT_EQ(read_text(folder / "f"), "aXcdef");
-  File(folder / "f", File::Mode::create).write_at(0, bytes_of("y"));
-  EXPECT_EQ(read_text(folder / "f"), "y");
+  write_atomically(folder_ / "f", "abcdef");
+  File(folder_ / "f", File::Mode::update).write_at(1, bytes_of("X"));
+  EXPECT_EQ(read_text(folder_ / "f"), "aXcdef");
+  File(folder_ / "f", File::Mode::create).write_at(0, bytes_of("y"));
+  EXPECT_EQ(read_text(folder_ / "f"), "y");
 }
 
 TEST_F(FileTest, ResizeAndReserveGiveZeros) {
-  File file(folder / "sized", File::Mode::create);
+  File file(folder_ / "sized", File::Mode::create);
   file.resize(4096);
   file.reserve(8192);
   EXPECT_EQ(file.size(), 8192);
@@ -79,50 +66,50 @@ TEST_F(FileTest, ResizeAndReserveGiveZeros) {
 
 TEST_F(FileTest, AtomicWriteReplacesTheWholeFileAndLeavesNothingBeside) {
   for (const char* const left : {"manifest.12.0.tmp", "manifest.tmp", "manifest.mine.tmp", "other.12.0.tmp"}) {
-    const File file(folder / left, File::Mode::create);
+    const File file(folder_ / left, File::Mode::create);
   }
-  remove_temporaries(folder / "manifest");
-  EXPECT_FALSE(fs::exists(folder / "manifest.12.0.tmp"));
+  remove_temporaries(folder_ / "manifest");
+  EXPECT_FALSE(fs::exists(folder_ / "manifest.12.0.tmp"));
   for (const char* const stays : {"manifest.tmp", "manifest.mine.tmp", "other.12.0.tmp"}) {
-    EXPECT_TRUE(fs::remove(folder / stays)) << stays;
+    EXPECT_TRUE(fs::remove(folder_ / stays)) << stays;
   }
-  write_atomically(folder / "manifest", std::string(100000, 'a'));
-  write_atomically(folder / "manifest", "new");
-  EXPECT_EQ(read_text(folder / "manifest"), "new");
-  EXPECT_EQ(std::distance(fs::directory_iterator(folder), fs::directory_iterator()), 1);
+  write_atomically(folder_ / "manifest", std::string(100000, 'a'));
+  write_atomically(folder_ / "manifest", "new");
+  EXPECT_EQ(read_text(folder_ / "manifest"), "new");
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder_), fs::directory_iterator()), 1);
 }
 
 TEST_F(FileTest, AReaderKeepsTheOldFileWhileItIsReplaced) {
-  write_atomically(folder / "f", "old contents");
-  const MappedFile reader(folder / "f");
-  write_atomically(folder / "f", "new");
+  write_atomically(folder_ / "f", "old contents");
+  const MappedFile reader(folder_ / "f");
+  write_atomically(folder_ / "f", "new");
   EXPECT_EQ(reader.text(), "old contents");
 }
 
 TEST_F(FileTest, AFailedAtomicWriteLeavesTheOldFileAndNoTemporary) {
-  fs::create_directory(folder / "target");  // a folder cannot be replaced by a file
-  EXPECT_THAT(error_of([&] { write_atomically(folder / "target", "x"); }), HasSubstr("rename into place"));
-  EXPECT_EQ(std::distance(fs::directory_iterator(folder), fs::directory_iterator()), 1);
+  fs::create_directory(folder_ / "target");  // a folder cannot be replaced by a file
+  EXPECT_THAT(error_of([&] { write_atomically(folder_ / "target", "x"); }), HasSubstr("rename into place"));
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder_), fs::directory_iterator()), 1);
 }
 
 TEST_F(FileTest, MappedFileShowsTheBytes) {
-  write_atomically(folder / "f", std::string("a\0b", 3));
-  MappedFile file(folder / "f", MappedFile::Access::sequential);
+  write_atomically(folder_ / "f", std::string("a\0b", 3));
+  MappedFile file(folder_ / "f", MappedFile::Access::sequential);
   EXPECT_EQ(file.text(), std::string_view("a\0b", 3));
   MappedFile moved = std::move(file);
   EXPECT_EQ(moved.bytes().size(), 3U);
-  write_atomically(folder / "empty", "");
-  EXPECT_TRUE(MappedFile(folder / "empty").bytes().empty());
+  write_atomically(folder_ / "empty", "");
+  EXPECT_TRUE(MappedFile(folder_ / "empty").bytes().empty());
 }
 
 TEST_F(FileTest, ErrorsNameThePathAndTheNextStep) {
-  const std::string missing = error_of([&] { MappedFile(folder / "missing"); });
-  EXPECT_THAT(missing, HasSubstr("cannot open '" + (folder / "missing").string() + "': No such file"));
+  const std::string missing = error_of([&] { MappedFile(folder_ / "missing"); });
+  EXPECT_THAT(missing, HasSubstr("cannot open '" + (folder_ / "missing").string() + "': No such file"));
   EXPECT_THAT(missing, HasSubstr("Check the path"));
-  EXPECT_THAT(error_of([&] { File(folder / "missing", File::Mode::update); }), HasSubstr("missing"));
-  EXPECT_THAT(error_of([&] { File(folder / "no" / "where", File::Mode::create); }), HasSubstr("cannot create"));
-  EXPECT_THAT(error_of([&] { MappedFile mapped(folder); }), HasSubstr("is a folder"));
-  EXPECT_THAT(error_of([&] { write_atomically(folder / "no" / "where", "x"); }), HasSubstr("where"));
+  EXPECT_THAT(error_of([&] { File(folder_ / "missing", File::Mode::update); }), HasSubstr("missing"));
+  EXPECT_THAT(error_of([&] { File(folder_ / "no" / "where", File::Mode::create); }), HasSubstr("cannot create"));
+  EXPECT_THAT(error_of([&] { MappedFile mapped(folder_); }), HasSubstr("is a folder"));
+  EXPECT_THAT(error_of([&] { write_atomically(folder_ / "no" / "where", "x"); }), HasSubstr("where"));
 }
 
 TEST_F(FileTest, AFullDiskIsNamed) {
@@ -134,11 +121,11 @@ TEST_F(FileTest, AFullDiskIsNamed) {
 }
 
 TEST_F(FileTest, MakeFolderMakesParentsAndNamesWhatIsInTheWay) {
-  make_folder(folder / "a" / "b");
-  make_folder(folder / "a" / "b");
-  EXPECT_TRUE(fs::is_directory(folder / "a" / "b"));
-  write_atomically(folder / "file", "x");
-  EXPECT_THAT(error_of([&] { make_folder(folder / "file" / "c"); }), HasSubstr("cannot create the folder"));
+  make_folder(folder_ / "a" / "b");
+  make_folder(folder_ / "a" / "b");
+  EXPECT_TRUE(fs::is_directory(folder_ / "a" / "b"));
+  write_atomically(folder_ / "file", "x");
+  EXPECT_THAT(error_of([&] { make_folder(folder_ / "file" / "c"); }), HasSubstr("cannot create the folder"));
 }
 
 }  // namespace

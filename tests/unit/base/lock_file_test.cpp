@@ -42,6 +42,15 @@ class LockFiles : public testing::TestWithParam<bool> {
     }
   }
   std::string refusal() const { return refusal(settings_); }
+  // "" where nobody holds it.
+  std::string look() const {
+    try {
+      LockFile::require_free(file(), "the run in 'x'", settings_);
+      return {};
+    } catch (const LockHeld& error) {
+      return error.what();
+    }
+  }
 
   // A process that takes the lock and holds it until it is killed.
   pid_t holder() const {
@@ -72,6 +81,20 @@ TEST_P(LockFiles, TheSecondIsToldWhoWasFirst) {
                                HasSubstr("choose another --out")));
   EXPECT_FALSE(lock_token(file()).empty()) << "the first one's file is left alone";
   kill_and_wait(first);
+}
+
+TEST_P(LockFiles, WhoOnlyLooksIsToldTooAndTakesNothing) {
+  EXPECT_EQ(look(), "");
+  EXPECT_FALSE(std::filesystem::exists(file()));
+  const pid_t first = holder();
+  const std::string token = lock_token(file());
+  EXPECT_THAT(look(), AllOf(HasSubstr("the run in 'x' is being written by process " + std::to_string(first)),
+                            HasSubstr("(first) since 20")));
+  EXPECT_EQ(lock_token(file()), token);
+  kill_and_wait(first);
+  EXPECT_EQ(look(), "");
+  EXPECT_EQ(lock_token(file()), token) << "a dead one's file is left to who takes the lock";
+  EXPECT_EQ(refusal(), "");
 }
 
 TEST_P(LockFiles, AKilledHolderLeavesNothingBehind) {

@@ -15,6 +15,8 @@
 #include <thread>
 #include <vector>
 
+#include "../error_of.h"
+#include "../temporary_folder.h"
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/output.h"
 
@@ -26,25 +28,10 @@ using Naming = TemporaryFile::Naming;
 
 class TemporaryFileTest : public testing::Test {
  protected:
-  TemporaryFileTest() {
-    std::string name = (fs::temp_directory_path() / "ridgeline_temporary_test.XXXXXX").string();
-    folder_ = ::mkdtemp(name.data());
-  }
-  ~TemporaryFileTest() override { fs::remove_all(folder_); }
-
   std::ptrdiff_t files() const { return std::distance(fs::directory_iterator(folder_), fs::directory_iterator()); }
 
-  template <typename F>
-  static std::string error_of(F&& f) {
-    try {
-      f();
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "no error";
-  }
-
-  fs::path folder_;
+  const TemporaryFolder made_;
+  const fs::path& folder_ = made_.path();
 };
 
 TEST_F(TemporaryFileTest, IsPlacedWholeOrNotAtAll) {
@@ -184,14 +171,14 @@ TEST_F(TemporaryFileTest, OnlyOwnFilesAreReplaceable) {
   fs::create_directory(folder_ / "folder");
   fs::create_symlink(folder_ / "mine", folder_ / "link");
   fs::create_hard_link(folder_ / "mine", folder_ / "hard");
-  EXPECT_EQ(check("mine"), "no error");
-  EXPECT_EQ(check("new"), "no error");
-  EXPECT_EQ(check("empty"), "no error");
+  EXPECT_EQ(check("mine"), "");
+  EXPECT_EQ(check("new"), "");
+  EXPECT_EQ(check("empty"), "");
   EXPECT_THAT(check("theirs"), testing::HasSubstr("--out x: '" + (folder_ / "theirs").string() + "' exists, and"));
   EXPECT_THAT(check("folder"), testing::HasSubstr("exists, and"));
   for (const char* name : {"mine", "link", "hard"})
     EXPECT_THAT(check(name, {folder_ / "new", folder_ / "mine"}), testing::HasSubstr("is the input"));
-  EXPECT_EQ(error_of([&] { require_writable("/dev/null", "--json", {}, own); }), "no error");
+  EXPECT_EQ(error_of([&] { require_writable("/dev/null", "--json", {}, own); }), "");
   EXPECT_THAT(error_of([&] { require_replaceable("/dev/null", "--json", {}, own); }),
               testing::HasSubstr("exists, and"));
 }

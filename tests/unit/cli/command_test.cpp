@@ -18,7 +18,7 @@ using testing::HasSubstr;
 
 struct Values {
   bool flag = false, ran = false;
-  std::string text = "before", kind = "fp32";
+  std::string text = "before", kind = "fp32", may_be_empty = "before";
   std::filesystem::path path;
   int32_t threads = 0;
   int64_t count = 7, bytes = 0, given = -1;
@@ -33,6 +33,7 @@ void run(Values& values, std::vector<const char*> words) {
   const Command work = line.program().subcommand("work", "Works");
   work.flag("--flag", values.flag, "A flag");
   work.option("--text", values.text, "A text");
+  work.option("--may-be-empty", values.may_be_empty, "A text or none").may_be_empty();
   work.option("--path", values.path, "A path").placeholder("DIR");
   work.option("--threads", values.threads, kThreads, "Threads");
   work.option("--count", values.count, Range{1}, "A count");
@@ -71,20 +72,13 @@ std::string refusal(std::vector<const char*> words) {
 }
 
 TEST(Command, TakesEveryKindOfValue) {
-  const Values values = parse({"--flag",  "--text",
-                               "",        "--path",
-                               "/a b",    "--threads",
-                               "4096",    "--count=+12",
-                               "--seed",  "18446744073709551615",
-                               "--share", "1e-3",
-                               "--kind",  "bf16",
-                               "--bytes", "1.5GiB",
-                               "--set",   "a=1",
-                               "b=2",     "--set",
-                               "c=3",     "--rows",
-                               "x,y"});
+  const Values values = parse({"--flag",    "--text", "a b",         "--path", "/a b",
+                               "--threads", "4096",   "--count=+12", "--seed", "18446744073709551615",
+                               "--share",   "1e-3",   "--kind",      "bf16",   "--bytes",
+                               "1.5GiB",    "--set",  "a=1",         "b=2",    "--set",
+                               "c=3",       "--rows", "x,y"});
   EXPECT_TRUE(values.flag);
-  EXPECT_EQ(values.text, "");
+  EXPECT_EQ(values.text, "a b");
   EXPECT_EQ(values.path, "/a b");
   EXPECT_EQ(values.threads, 4096);
   EXPECT_EQ(values.count, 12);
@@ -119,7 +113,7 @@ TEST(Command, DurationsHaveUnitsOrColons) {
   EXPECT_EQ(parse({"--time", "2h"}).time, 7200);
   EXPECT_EQ(parse({"--time", "30:00"}).time, 1800);
   EXPECT_EQ(parse({"--time", "11:59:59"}).time, 43199);
-  for (const char* value : {"", "90", "s", "0s", "-5m", "1:60", "1:2:3:4", ":30", "1:", "1:-5", "nans", "1e30h"})
+  for (const char* value : {"90", "s", "0s", "-5m", "1:60", "1:2:3:4", ":30", "1:", "1:-5", "nans", "1e30h"})
     EXPECT_THAT(refusal({"work", "--time", value}), HasSubstr("--time: '" + std::string(value) + "' is no time"))
         << value;
 }
@@ -142,13 +136,36 @@ TEST(Command, NumbersOutOfRangeNameTheOptionAndItsRange) {
 }
 
 TEST(Command, WhatIsNoNumberIsRefused) {
-  for (const char* value : {"two", "", "1.5", "0x10", "1e3", "7 ", "+-7", "nan"})
+  for (const char* value : {"two", "1.5", "0x10", "1e3", "7 ", "+-7", "nan"})
     EXPECT_THAT(refusal({"work", "--threads", value}), HasSubstr("--threads: '" + std::string(value) + "' is no"))
         << value;
-  for (const char* value : {"nan", "-nan", "NaN", "", "half"})
+  for (const char* value : {"nan", "-nan", "NaN", "half"})
     EXPECT_THAT(refusal({"work", "--share", value}), HasSubstr("--share: '" + std::string(value) + "' is no number"));
   for (const char* value : {"GiB", "64XB", "1.2.3MB", "lots"})
     EXPECT_THAT(refusal({"work", "--bytes", value}), HasSubstr("--bytes: '" + std::string(value) + "' is no size"));
+}
+
+// A shell makes "" of a variable that is not set, within quotes.
+TEST(Command, AnEmptyValueIsRefusedButWhereItMeansSomething) {
+  for (const char* option :
+       {"--text", "--path", "--threads", "--seed", "--share", "--kind", "--time", "--bytes", "--set", "--rows"})
+    EXPECT_THAT(refusal({"work", option, ""}), AllOf(HasSubstr(std::string(option) + ": its value is empty"),
+                                                     HasSubstr("not set"), HasSubstr("tool work --help")));
+  EXPECT_THAT(refusal({"work", "--set", "a=1", ""}), HasSubstr("--set: its value is empty"));
+  EXPECT_THAT(refusal({"work", "--rows", "x", "--", ""}), HasSubstr("ID: its value is empty"));
+  EXPECT_EQ(parse({"--may-be-empty", ""}).may_be_empty, "");
+  EXPECT_THAT(refusal({"group", ""}), HasSubstr("\"\": tool group does not take this"));
+}
+
+// The word behind it is not its value.
+TEST(Command, NothingBehindTheEqualsSignIsAnEmptyValue) {
+  EXPECT_THAT(refusal({"work", "--text=", "3"}), HasSubstr("--text: its value is empty"));
+  EXPECT_THAT(refusal({"work", "3", "--path="}), HasSubstr("--path: its value is empty"));
+  const Values values = parse({"--may-be-empty=", "3"});
+  EXPECT_EQ(values.may_be_empty, "");
+  EXPECT_THAT(values.ids, ElementsAre(3));
+  EXPECT_THAT(parse({"--set", "a=", "b="}).set, ElementsAre("a=", "b="));
+  EXPECT_THAT(refusal({"work", "--flag="}), HasSubstr("ID: its value is empty"));
 }
 
 TEST(Command, UsageErrorsNameTheNearest) {

@@ -61,7 +61,7 @@ TEST(DataCommands, BlocksAreReportedWithWhatTheyDrop) {
   const std::string said =
       run({"prepare", "--tokenizer", tokenizer, "--out", folder / "d", "--blocks", "2", "--json", json, text});
   EXPECT_THAT(said, HasSubstr("4 blocks of 2 tokens out of 3 documents; dropped: 2 tokens (20.0 %)"));
-  EXPECT_THAT(said, HasSubstr("the 1 documents shorter than one"));
+  EXPECT_THAT(said, HasSubstr("those of 1 document shorter than one"));
   const auto report = nlohmann::json::parse(read_text(json));
   EXPECT_EQ(report.at("blocks"),
             (nlohmann::json{{"tokens", 2}, {"corpus_documents", 3}, {"short_documents", 1}, {"dropped_tokens", 2}}));
@@ -76,9 +76,9 @@ TEST(DataCommands, SayWhatWasSkippedAndWhatIsSmaller) {
   const TemporaryFolder folder;
   const std::string tokenizer = folder / "tok";
   const std::string lines = folder.write("a.jsonl", "{\"body\": \"ab ab\"}\n{\"body\": \"cut");
-  EXPECT_ERROR("1 JSON lines gave no document",
+  EXPECT_ERROR("1 JSON line gave no document and was skipped",
                run({"tokenizer", "train", "--vocab", "9999", "--key", "body", "--out", tokenizer, lines}));
-  EXPECT_ERROR("made of the other 1 documents",
+  EXPECT_ERROR("made of the other 1 document",
                run({"prepare", "--tokenizer", tokenizer, "--out", folder / "d", "--key", "body", "--no-eod", lines}));
   EXPECT_EQ(data::IndexedDataset::open(folder / "d")->note()->end_of_document, -1);
 
@@ -102,9 +102,9 @@ TEST(DataCommands, OscarIsFilteredAndReported) {
   EXPECT_THAT(said, HasSubstr("MB/s of text"));
   EXPECT_THAT(said, HasSubstr("\n   4 …          2  ####"));
   EXPECT_THAT(said, HasSubstr("README.md (not called .txt or .jsonl)"));
-  EXPECT_THAT(said, HasSubstr("1 documents were dropped: quality warning noisy"));
+  EXPECT_THAT(said, HasSubstr("1 document was dropped: quality warning noisy"));
   EXPECT_THAT(said, HasSubstr("0 documents were dropped: quality warning header"));
-  EXPECT_THAT(said, HasSubstr("1 documents were kept although their metadata cannot tell: low harmful_pp"));
+  EXPECT_THAT(said, HasSubstr("1 document was kept although its metadata cannot tell: low harmful_pp"));
   const auto report = nlohmann::json::parse(read_text(json));
   EXPECT_EQ(report["documents"], 2);
   EXPECT_EQ(report["tokens"], 9);
@@ -215,7 +215,7 @@ TEST(DataCommands, FilesThatAreNamedTwiceAreSaid) {
   const std::string json = folder / "r.json";
   const auto expect_said = [&](const std::string& said) {
     EXPECT_THAT(said, HasSubstr("2 documents"));
-    EXPECT_THAT(said, HasSubstr("1 of the input files are the same as another one before them"));
+    EXPECT_THAT(said, HasSubstr("1 of the input files is the same as another one before it"));
     EXPECT_EQ(nlohmann::json::parse(read_text(json))["repeated"].size(), 1U);
   };
   expect_said(run({"prepare", "--tokenizer", tokenizer, "--out", folder / "d", "--json", json, text, text}));

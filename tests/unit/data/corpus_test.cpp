@@ -191,7 +191,7 @@ TEST(JsonCorpus, OtherKeysWithTextAreRemembered) {
   const auto result =
       jsonl("{\"content\": \"a\", \"id\": 1}\n{\"content\": \"b\", \"title\": \"c\"}\n{\"text\": \"d\"}");
   EXPECT_THAT(result.counts.other_keys, ElementsAre(testing::Pair("content", 2), testing::Pair("title", 1)));
-  EXPECT_THAT(other_keys({}, result.counts), HasSubstr("--key content (2 lines), --key title (1 lines)"));
+  EXPECT_THAT(other_keys({}, result.counts), HasSubstr("--key content (2 lines), --key title (1 line)"));
   EXPECT_EQ(other_keys({}, {}), "");
 }
 

@@ -180,8 +180,19 @@ TEST(PrepareParts, AreKeptAndVerified) {
   at_once().folder.write("d.partial/parts-0000", text + text.substr(0, 40));
 
   said.clear();
+  std::vector<int64_t> verified;
+  int64_t bytes_verified = 0, bytes_stored = 0;
+  settings.verified = [&](int64_t done, int64_t total) {
+    verified.push_back(done);
+    bytes_verified = total;
+  };
+  for (const StoredPart& one : stored) bytes_stored += 2 * one.record.tokens + 4 * one.record.documents;
   const PrepareResult result = prepare_dataset(gpt2(), settings);
   expect_whole(settings, result);
+  EXPECT_EQ(verified.size(), stored.size()) << "after each part, a damaged one, too";
+  EXPECT_TRUE(std::is_sorted(verified.begin(), verified.end()));
+  EXPECT_EQ(bytes_verified, bytes_stored);
+  EXPECT_EQ(verified.back(), bytes_stored);
   EXPECT_EQ(result.kept_parts, static_cast<int64_t>(stored.size()) - 1);
   EXPECT_GT(result.kept_documents, 0);
   EXPECT_LT(result.kept_documents, result.note.documents);
@@ -307,7 +318,7 @@ TEST(PrepareParts, LeadNowhereWithoutDocuments) {
   settings.inputs = {folder.write("a.txt", "\n\n \n"), folder.write("b.jsonl", "{\"x\": 1}\n")};
   settings.prefix = folder / "d";
   settings.part_bytes = 1;
-  EXPECT_ERROR("1 lines skipped", prepare_dataset(gpt2(), settings));
+  EXPECT_ERROR("1 line skipped", prepare_dataset(gpt2(), settings));
   EXPECT_EQ(folder.files(), 2U) << "only the inputs";
   settings.corpus.strict = true;
   EXPECT_ERROR("b.jsonl:1:", prepare_dataset(gpt2(), settings));

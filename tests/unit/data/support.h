@@ -1,7 +1,6 @@
 #pragma once
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -10,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "../error_of.h"
+#include "../temporary_folder.h"
 #include "memory_bytes.h"
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/file.h"
@@ -47,41 +48,17 @@ inline void merge_all(const BpeModel& model, std::vector<int32_t>& ids) {
   }
 }
 
-// A folder that vanishes with the test.
-class TemporaryFolder {
+using ridgeline::error_of;
+
+class TemporaryFolder : public ridgeline::TemporaryFolder {
  public:
-  TemporaryFolder() {
-    static int counter = 0;
-    path_ = std::filesystem::temp_directory_path() /
-            ("ridgeline_data_" + std::to_string(::getpid()) + "_" + std::to_string(counter++));
-    std::filesystem::create_directories(path_);
-  }
-  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-
-  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
   std::filesystem::path write(const std::string& name, std::string_view bytes) const {
-    std::ofstream(path_ / name, std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-    return path_ / name;
+    std::ofstream(path() / name, std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+    return path() / name;
   }
-  std::string name() const { return path_.filename().string(); }
-  size_t files() const { return static_cast<size_t>(std::distance(std::filesystem::directory_iterator(path_), {})); }
-
- private:
-  std::filesystem::path path_;
+  std::string name() const { return path().filename().string(); }
+  size_t files() const { return static_cast<size_t>(std::distance(std::filesystem::directory_iterator(path()), {})); }
 };
-
-// The message of the Error that f throws; "" when it throws none.
-template <typename F>
-std::string error_of(F&& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
 
 }  // namespace ridgeline::data::test
 

@@ -12,6 +12,8 @@
 #include <cstring>
 #include <fstream>
 
+#include "../error_of.h"
+#include "../temporary_folder.h"
 #include "ridgeline/base/error.h"
 
 namespace {
@@ -85,29 +87,15 @@ bool all_are(std::span<const std::byte> bytes, int value) {
 
 class FileStreamTest : public testing::Test {
  protected:
-  FileStreamTest() {
-    std::string name = (fs::temp_directory_path() / "ridgeline_file_stream.XXXXXX").string();
-    folder_ = ::mkdtemp(name.data());
-  }
   ~FileStreamTest() override {
     hindered = false;
     bad_read = bad_write = -1;
-    fs::remove_all(folder_);
-  }
-
-  template <typename F>
-  static std::string error_of(F&& f) {
-    try {
-      f();
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "no error";
   }
 
   StateFile file(int64_t pages) const { return StateFile(folder_ / "of/rank", pages * kPage, "rank 3"); }
 
-  fs::path folder_;
+  const TemporaryFolder made_;
+  const fs::path& folder_ = made_.path();
 };
 
 TEST_F(FileStreamTest, AFileIsZeroAtFirstAndKeepsWhatIsWrittenWhere) {
@@ -283,7 +271,7 @@ TEST_F(FileStreamTest, AFailureOfAThreadReachesTheCaller) {
     bad_read = bad_write = -1;
     return what;
   };
-  EXPECT_EQ(with_stream([&](FileStream& stream) { pass(stream, chunks); }), "no error");
+  EXPECT_EQ(with_stream([&](FileStream& stream) { pass(stream, chunks); }), "");
   // The fifth chunk cannot be read: at most four are taken, fewer where that shows early.
   int taken = 0;
   EXPECT_THAT(with_stream([&](FileStream& stream) {

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "../error_of.h"
 #include "ridgeline/base/error.h"
 
 namespace ridgeline::hub {
@@ -24,16 +25,6 @@ Paths dataset(const Paths& paths, const std::string& config, const std::string& 
   wanted.config = config;
   wanted.split = split;
   return select_dataset(paths, card, wanted).paths;
-}
-
-template <typename Work>
-std::string error_of(const Work& work) {
-  try {
-    work();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 TEST(HubModels, OneFormOfTheWeightsIsFetched) {

@@ -93,7 +93,7 @@ TEST(Job, RefusesWhatTheSiteOrTrainingWould) {
   EXPECT_EQ(job_refusal(site, request), "none");
   request.ranks_per_node = 57;
   EXPECT_THAT(job_refusal(site, request), HasSubstr("has 56 cores"));
-  EXPECT_THAT(job_refusal(site, request_of(4, "gpt_22b_3d"), {"train.threads=8"}), HasSubstr("leave 7 for each"));
+  EXPECT_THAT(job_refusal(site, request_of(4, "gpt_22b_3d"), {"train.threads=8"}), HasSubstr("each has 7"));
   EXPECT_THAT(job_refusal(site, request_of(2, "gpt2_xl_ddp"), {"data.train="}), HasSubstr("data.train"));
   request.ranks_per_node = 8;
   request.seconds = 60;
@@ -135,7 +135,7 @@ TEST(Job, RanksThatNoMpiConnectsMeetOverTcp) {
 
 TEST(Job, RanksOfANodeSumFirst) {
   const Site site = read_site("frontier");
-  const auto sum_group = [&](JobRequest request, const std::vector<std::string>& more) {
+  const auto sum_group = [&](const JobRequest& request, const std::vector<std::string>& more) {
     const Job job = job_of(site, request, more);
     std::string found = "none";
     for (const std::string& key : job.request.overrides) {

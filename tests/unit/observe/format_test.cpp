@@ -52,6 +52,9 @@ TEST(Format, Durations) {
   EXPECT_EQ(format_counted(0, "rank"), "0 ranks");
   EXPECT_EQ(format_counted(1, "rank"), "1 rank");
   EXPECT_EQ(format_counted(12345, "rank"), "12,345 ranks");
+  EXPECT_EQ(format_counted(-1, "rank"), "-1 ranks");
+  EXPECT_EQ(format_counted(1, "line was", "lines were"), "1 line was");
+  EXPECT_EQ(format_counted(1234, "line was", "lines were"), "1,234 lines were");
   EXPECT_EQ(format_clock(7), "0:07");
   EXPECT_EQ(format_clock(754), "12:34");
   EXPECT_EQ(format_clock(3723), "1:02:03");

@@ -2,12 +2,12 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <stdlib.h>
 
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "../temporary_folder.h"
 #include "ridgeline/base/error.h"
 
 namespace ridgeline::observe {
@@ -17,15 +17,10 @@ namespace fs = std::filesystem;
 
 class MetricsTest : public testing::Test {
  protected:
-  MetricsTest() {
-    std::string pattern = (fs::temp_directory_path() / "ridgeline_test_XXXXXX").string();
-    folder_ = ::mkdtemp(pattern.data());
-  }
-  ~MetricsTest() override { fs::remove_all(folder_); }
   fs::path path() const { return folder_ / "metrics.jsonl"; }
 
  private:
-  fs::path folder_;
+  const TemporaryFolder folder_;
 };
 
 TEST_F(MetricsTest, WritesKeysInOrderAndNumbersThatReadBack) {

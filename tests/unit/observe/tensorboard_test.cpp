@@ -3,10 +3,11 @@
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <stdlib.h>
 
 #include <cstring>
 #include <vector>
+
+#include "../temporary_folder.h"
 
 namespace ridgeline::observe {
 namespace {
@@ -62,11 +63,6 @@ TEST(TensorBoard, LongTagsAndTextsKeepTheirLengths) {
 
 class TensorBoardFile : public testing::Test {
  protected:
-  TensorBoardFile() {
-    std::string pattern = (fs::temp_directory_path() / "ridgeline_test_XXXXXX").string();
-    folder_ = ::mkdtemp(pattern.data());
-  }
-  ~TensorBoardFile() override { fs::remove_all(folder_); }
   // The events' payloads; fails when frames and file disagree.
   static std::vector<std::string> payloads(const fs::path& path) {
     const std::string text = read_text(path);
@@ -82,7 +78,7 @@ class TensorBoardFile : public testing::Test {
     }
     return result;
   }
-  fs::path folder_;
+  const TemporaryFolder folder_;
 };
 
 TEST_F(TensorBoardFile, EveryRunOpensItsOwnFile) {

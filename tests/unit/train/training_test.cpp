@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <thread>
 
+#include "../error_of.h"
 #include "ridgeline/base/error.h"
 #include "ridgeline/base/file.h"
 #include "ridgeline/checkpoint/manifest.h"
@@ -15,15 +16,6 @@ namespace ridgeline::train {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::string error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
 
 TEST_F(SmallRun, resuming_gives_the_same_bits_as_never_having_stopped) {
   for (const char* const precision : {"fp32", "bf16"}) {

@@ -45,6 +45,14 @@ TEST(ConfigReading, TakesValuesAndLeavesTheRestAtDefault) {
   EXPECT_EQ(config.optimizer.beta2, Config{}.optimizer.beta2);
 }
 
+TEST(ConfigReading, AWholeNumberMayBeWrittenAsAReal) {
+  const Config config = parse("[train]\nsteps = 1e3\nseed = 2.0\n", {"train.keep_last=1_0", "train.save_every=5e1"});
+  EXPECT_EQ(config.train.steps, 1000);
+  EXPECT_EQ(config.train.seed, 2);
+  EXPECT_EQ(config.train.keep_last, 10);
+  EXPECT_EQ(config.train.save_every, 50);
+}
+
 TEST(ConfigReading, CompletesSizesThatFollowFromOthers) {
   const Config config = parse(kSmall);
   EXPECT_EQ(config.model.transformer.kv_heads, 8);
