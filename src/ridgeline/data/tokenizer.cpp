@@ -76,8 +76,10 @@ const std::string& Tokenizer::hash() const {
 }
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text, Specials specials) const {
+  constexpr size_t kLong = size_t{1} << 16;  // words come again
   std::vector<int32_t> ids;
-  Encoder(*this, Encoder::Memory::none).encode(text, ids, specials);
+  if (text.size() >= kLong) ids.reserve(text.size() + 1);
+  Encoder(*this, text.size() < kLong ? Encoder::Memory::none : Encoder::Memory::pieces).encode(text, ids, specials);
   return ids;
 }
 

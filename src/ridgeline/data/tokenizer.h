@@ -92,7 +92,7 @@ class Tokenizer {
   // the files, nor on special().
   const std::string& hash() const;
 
-  // Convenience for short texts; for many, keep an Encoder per thread.
+  // Convenience for one text; for many, keep an Encoder per thread.
   std::vector<int32_t> encode(std::string_view text, Specials specials = Specials::as_text) const;
   // The first place from `from` on at which `text`, valid UTF-8, may be cut in two: the ids of the parts, one after
   // another, are those of the whole. text.size() when there is none (always, for files that look for added tokens in a
@@ -136,7 +136,8 @@ class EncoderOf {
   EncoderOf& operator=(EncoderOf&&) noexcept;
 
   // Appends the ids of `text` to `ids`. A caller with one long text may reserve: there are never more ids than bytes
-  // (after normalization, and one for a prefix space).
+  // (after normalization, and one for a prefix space). Of 4 MiB and more that are reserved, what was not touched yet is
+  // asked to be in huge pages.
   void encode(std::string_view text, std::vector<Id>& ids, Specials specials = Specials::as_text);
 
  private:
