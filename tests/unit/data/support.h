@@ -72,6 +72,15 @@ class TemporaryFolder {
   std::filesystem::path path_;
 };
 
+// Bytes that this process has read with read() and the like; -1 where the system does not count them.
+inline int64_t bytes_read() {
+  std::ifstream file("/proc/self/io");
+  std::string word;
+  int64_t bytes = 0;
+  file >> word >> bytes;
+  return word == "rchar:" ? bytes : -1;
+}
+
 // The message of the Error that f throws; "" when it throws none.
 template <typename F>
 std::string error_of(F&& f) {
