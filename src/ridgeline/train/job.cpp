@@ -156,7 +156,8 @@ std::shared_ptr<const LockFile> lock_run(const fs::path& out) {
   return LockFile::of_folder(out, fmt::format("the run in '{}'", out.string()), "ridgeline train");
 }
 
-Job prepare_job(const Config& config, JobOptions options, const device::Machine& machine, const comm::Mesh& mesh) {
+Job prepare_job(const Config& config, JobOptions options, const device::Machine& machine, const comm::Mesh& mesh,
+                RunData opened) {
   const auto begin = std::chrono::steady_clock::now();
   Job job{.config = config, .options = std::move(options), .machine = machine, .mesh = mesh};
   require_data(config);
@@ -170,7 +171,7 @@ Job prepare_job(const Config& config, JobOptions options, const device::Machine&
   if (job.finished) return job;
   const std::optional<RunState> state = state_to_resume(job);
   if (state) job.config = with_split_rule(std::move(job.config), *state);
-  const RunDocuments documents = open_documents(job.config);
+  const RunDocuments documents = open_documents(job.config, std::move(opened));
   open_data(job, documents);
   order_samples(job, documents, state);
   // Products of fp16 are computed in fp32.

@@ -83,8 +83,10 @@ struct Job {
 };
 
 // Opens and checks everything outside: data, tokenizer, output folder (Error when it already holds a run and this is no
-// resume; when it is one and there is nothing to resume; when another process runs in it).
-Job prepare_job(const Config& config, JobOptions options, const device::Machine& machine, const comm::Mesh& mesh);
+// resume; when it is one and there is nothing to resume; when another process runs in it). `opened`: data that are
+// open already.
+Job prepare_job(const Config& config, JobOptions options, const device::Machine& machine, const comm::Mesh& mesh,
+                RunData opened = {});
 // Makes the folder of a run and takes its lock: what prepare_job does first.
 std::shared_ptr<const LockFile> lock_run(const std::filesystem::path& out);
 
