@@ -29,6 +29,7 @@
 #include "ridgeline/plan/memory_report.h"
 #include "ridgeline/train/agreement.h"
 #include "ridgeline/train/find_documents.h"
+#include "ridgeline/train/host_work.h"
 #include "ridgeline/train/output_folder.h"
 #include "ridgeline/train/remedy.h"
 #include "ridgeline/train/run_folder.h"
@@ -181,11 +182,10 @@ void run_as_rank(TrainOptions& options, device::Machine machine, comm::World& ra
     if (ranks.rank() == 0 && !slow.empty()) fmt::print(stderr, "note: {}", slow);
   }
   std::optional<train::Job> job;
-  train::agree(ranks, train::standing_of([&] {
-                 job = train::prepare_job(config, options.job, machine, train::mesh_of(config, ranks.size()),
-                                          std::move(opened));
-                 return std::vector<train::Fact>{train::folder_fact(options.job)};
-               }));
+  train::agree_when_done(ranks, {"preparation of a run"}, [&](const std::atomic<bool>&) {
+    job = train::prepare_job(config, options.job, machine, train::mesh_of(config, ranks.size()), std::move(opened));
+    return std::vector<train::Fact>{train::folder_fact(options.job)};
+  });
   train_on(ranks, *job, options);
 }
 

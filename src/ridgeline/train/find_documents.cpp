@@ -76,11 +76,13 @@ void find_documents(const std::vector<std::string>& datasets, const device::Mach
 }
 
 void find_documents(comm::World& world, const Config& config, const device::Machine& machine, std::FILE* console) {
-  const std::unique_ptr<comm::Communicator> everyone = world.communicator("documents of token files");
   const std::vector<std::string> names = dataset_names(config);
   const auto turn = [&](bool mine, std::FILE* output) {
-    const LongWork work = [&](const std::atomic<bool>& stop) { find_each(names, machine, output, stop); };
-    agree(world, meet_until_done(world, *everyone, {"documents of token files"}, mine ? work : nullptr));
+    const LongWork work = [&](const std::atomic<bool>& stop) {
+      find_each(names, machine, output, stop);
+      return std::vector<Fact>();
+    };
+    agree_when_done(world, {"documents of token files"}, mine ? work : nullptr);
   };
   const int first = ranks_of_own_host(world).front();
   turn(world.rank() == 0, console);

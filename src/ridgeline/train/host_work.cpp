@@ -108,6 +108,7 @@ class Neighbours {
         std::optional<std::string>& value = values[share.place];
         if (share.reader == static_cast<size_t>(all_->rank()) && !value) value = value_of(readings_[i]);
       }
+      return std::vector<Fact>();
     });
   }
 
@@ -147,7 +148,7 @@ std::vector<int> ranks_of_own_host(const comm::World& world) {
   return ranks;
 }
 
-Standing meet_until_done(const comm::World& world, comm::Communicator& everyone, const Label& label,
+Standing meet_until_done(const comm::World& world, comm::Communicator& ranks, const Label& label,
                          const LongWork& work) {
   std::atomic<bool> stop = false;
   std::future<Standing> result;
@@ -157,19 +158,19 @@ Standing meet_until_done(const comm::World& world, comm::Communicator& everyone,
     ~Stop() { stop = true; }
   } ends{stop};
   if (work) {
-    result = std::async(std::launch::async, [&] {
-      return standing_of([&] {
-        work(stop);
-        return std::vector<Fact>();
-      });
-    });
+    result = std::async(std::launch::async, [&] { return standing_of([&] { return work(stop); }); });
   }
   const std::chrono::milliseconds pause = std::min(std::chrono::milliseconds(1000), world.options().timeout / 4);
   for (;;) {
     int64_t busy = work && result.wait_for(pause) != std::future_status::ready ? 1 : 0;
-    everyone.wait(everyone.all_reduce(Ref(&busy), 1, ReduceOp::max, label));
+    ranks.wait(ranks.all_reduce(Ref(&busy), 1, ReduceOp::max, label));
     if (busy == 0) return work ? result.get() : Standing();
   }
+}
+
+void agree_when_done(comm::World& world, const Label& label, const LongWork& work) {
+  const std::unique_ptr<comm::Communicator> everyone = world.communicator(label.what);
+  agree(world, meet_until_done(world, *everyone, label, work));
 }
 
 std::vector<std::optional<std::string>> read_once(comm::World& world, std::span<const Reading> readings) {

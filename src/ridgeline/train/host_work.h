@@ -16,12 +16,15 @@ namespace ridgeline::train {
 // Those on this rank's host, ascending.
 std::vector<int> ranks_of_own_host(const comm::World& world);
 
-// `work` runs beside the meeting, and ends with an Error soon after `stop` is set: then another rank has failed.
-using LongWork = std::function<void(const std::atomic<bool>& stop)>;
-// Collective over `everyone`, a communicator of `world`. Work of some ranks (null: not of this one) that may take
-// longer than the timeout: all meet about once a second until it is done. Returns what became of this rank's.
-Standing meet_until_done(const comm::World& world, comm::Communicator& everyone, const comm::Label& label,
+// What may take longer than the timeout, and what is to be agreed on when it is done. It runs on a thread of its own;
+// where it can, it ends with an Error soon after `stop` is set: then another rank has failed.
+using LongWork = std::function<std::vector<Fact>(const std::atomic<bool>& stop)>;
+// Collective over `ranks`, a communicator of `world`. All meet about once a second until the work of each (null: it has
+// none) is done. Returns what became of this rank's.
+Standing meet_until_done(const comm::World& world, comm::Communicator& ranks, const comm::Label& label,
                          const LongWork& work);
+// The same over all of the world, which then agrees on it.
+void agree_when_done(comm::World& world, const comm::Label& label, const LongWork& work);
 
 // A value that follows from files alone.
 struct Reading {

@@ -40,7 +40,7 @@ void open_data(Job& job, const RunDocuments& documents) {
     job.valid = std::make_shared<data::EvaluationWindows>(documents.valid, config.train.sequence, vocabulary,
                                                           config.data.rules);
     require_predictions(*job.valid);
-    job.bytes_per_token = text_bytes_per_prediction(documents.valid, job.tokenizer.tokenizer);
+    if (job.options.writes) job.bytes_per_token = text_bytes_per_prediction(documents.valid, job.tokenizer.tokenizer);
   }
   if (config.train.eval_every > 0 && !job.valid) {
     throw Error(fmt::format("train.eval_every = {}, but there is no validation data", config.train.eval_every),
@@ -178,7 +178,7 @@ Job prepare_job(const Config& config, JobOptions options, const device::Machine&
   job.arithmetic = activation_dtype(config) == DType::bf16 ? DType::bf16 : DType::f32;
   job.threads_per_rank = threads_per_rank(config, machine, mesh.world_size());
   job.threads = job.threads_per_rank * mesh.world_size();
-  job.peak_flops = peak_flops_per_thread(job.arithmetic, machine) * job.threads;
+  if (job.options.writes) job.peak_flops = peak_flops_per_thread(job.arithmetic, machine) * job.threads;
   job.prepare_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   return job;
 }

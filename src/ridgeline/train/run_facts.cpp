@@ -130,7 +130,7 @@ std::string weights_text(const std::vector<fs::path>& files) {
   return fmt::format("{} files, {} bytes, content {:08x}", files.size(), bytes, sum);
 }
 
-Reading weights_of(const fs::path& folder) {
+Reading weights_reading(const fs::path& folder) {
   std::vector<fs::path> files;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
     if (entry.path().extension() == ".safetensors" || entry.path().filename() == "config.json")
@@ -138,6 +138,33 @@ Reading weights_of(const fs::path& folder) {
   }
   std::sort(files.begin(), files.end());
   return {.of = text_of_files("weights", files), .read = [files] { return weights_text(files); }};
+}
+
+// Of a tokenizer that Ridgeline cannot read: a run takes it along all the same.
+std::string bytes_text(const data::TokenizerFiles& files) {
+  uint32_t sum = 0;
+  for (const auto& [name, bytes] : files.all())
+    sum = crc32c(bytes_of(bytes), crc32c(bytes_of(fmt::format("{} {}\n", name, bytes.size())), sum));
+  return fmt::format("{} files, content {:08x}", files.all().size(), sum);
+}
+
+Reading tokenizer_reading(const fs::path& path) {
+  std::error_code ignored;
+  const bool is_file = fs::is_regular_file(path, ignored);
+  const fs::path folder = !is_file ? path : path.has_parent_path() ? path.parent_path() : ".";
+  std::vector<fs::path> files;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder, ignored)) {
+    if (data::TokenizerFiles::is_one(entry.path().filename().string())) files.push_back(entry.path());
+  }
+  std::sort(files.begin(), files.end());
+  if (is_file) files.insert(files.begin(), path);
+  return {.of = text_of_files(is_file ? "tokenizer of the first" : "tokenizer", files), .read = [path] {
+            try {
+              return fmt::format("hash {}", data::Tokenizer::load(path).hash());
+            } catch (const data::UnsupportedTokenizer&) {
+              return bytes_text(data::TokenizerFiles::read(path));
+            }
+          }};
 }
 
 void add_checkpoint(FactList& facts, const JobOptions& options) {
@@ -181,12 +208,15 @@ FactList facts_to_read(const Config& config, const JobOptions& options, RunData&
   add_datasets(facts, "data.train", config.data.train, opened.train, options.verify_data);
   add_datasets(facts, "data.valid", config.data.valid, opened.valid, options.verify_data);
   const std::string& tokenizer = config.data.tokenizer;
-  facts.add("data.tokenizer (content)",
-            tokenizer.empty() ? "not given" : fmt::format("hash {}", data::Tokenizer::load(tokenizer).hash()));
+  if (tokenizer.empty()) {
+    facts.add("data.tokenizer (content)", "not given");
+  } else {
+    facts.add("data.tokenizer (content)", tokenizer_reading(tokenizer));
+  }
   if (config.train.init_from.empty() || options.resume) {
     facts.add("train.init_from (content)", "not read");
   } else {
-    facts.add("train.init_from (content)", weights_of(config.train.init_from));
+    facts.add("train.init_from (content)", weights_reading(config.train.init_from));
   }
   add_checkpoint(facts, options);
   return facts;

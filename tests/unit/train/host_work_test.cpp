@@ -160,6 +160,53 @@ TEST_F(FactsOfARun, SamplesAreReadByOneOfAllAndOncePerStart) {
   EXPECT_LT(start, kBytes + kBytes / 4);
 }
 
+TEST_F(FactsOfARun, InitialWeightsAreReadByOneOfAll) {
+  Config all = config();
+  const std::filesystem::path model = std::filesystem::path(RIDGELINE_TEST_DATA) / "reference" / "gpt2";
+  all.train.init_from = model.string();
+  int64_t bytes = 0;
+  for (const char* name : {"model.safetensors", "grads.safetensors"})
+    bytes += static_cast<int64_t>(std::filesystem::file_size(model / name));
+  const int64_t before = read_by_all();
+  if (before < 0) GTEST_SKIP() << "no /proc/self/io";
+  comm::run_threads(kReaders, {.timeout = std::chrono::seconds(20)}, [&](comm::World& world) {
+    RunData opened;
+    agree(world, facts_of(world, all, options_of(world), opened));
+  });
+  const int64_t read = read_by_all() - before;
+  EXPECT_GE(read, bytes);
+  EXPECT_LT(read, bytes + bytes / 4);
+}
+
+TEST_F(FactsOfARun, ATokenizerThatCannotBeReadIsComparedByItsBytes) {
+  for (const char* name : {"one", "same", "other"}) {
+    std::filesystem::create_directory(folder_ / name);
+    write_atomically(folder_ / name / "tokenizer.json", R"({"model": {"type": "Unigram", "vocab": []}})");
+  }
+  write_atomically(folder_ / "other" / "tokenizer_config.json", "{}");
+  const auto with = [&](const std::string& name) { return config({"data.tokenizer=" + (folder_ / name).string()}); };
+  EXPECT_EQ(start({with("one"), with("same")}), "");
+  EXPECT_THAT(
+      start({with("one"), with("other")}),
+      testing::AllOf(HasSubstr("data.tokenizer (content): 1 files, content "), HasSubstr("; 2 files, content ")));
+}
+
+TEST_F(FactsOfARun, WhatOnlyTheWriterSaysOnlyItFindsOut) {
+  data::IndexedDatasetWriter writer(folder_ / "noted", kVocabulary);
+  for (int i = 0; i < 40; ++i) writer.add_document(std::vector<int32_t>(100, 5));
+  writer.finish(data::DatasetNote{.tokens = 4000, .documents = 40, .text_bytes = 12000, .vocabulary = kVocabulary});
+  const Config noted = config_on("noted");
+  for (const bool writes : {false, true}) {
+    JobOptions options;
+    options.out = folder_ / "run";
+    options.writes = writes;
+    const Job job = prepare_job(noted, options, device::Machine::read(), mesh_of(noted, 1));
+    ASSERT_TRUE(job.valid);
+    EXPECT_EQ(job.bytes_per_token, writes ? 3.0 : 0.0);
+    EXPECT_EQ(job.peak_flops > 0, writes);
+  }
+}
+
 TEST_F(FactsOfARun, OtherDataOnOneRankAreNamed) {
   write_large("large", 1);
   write_large("same", 1);
