@@ -345,11 +345,14 @@ std::shared_ptr<const IndexedDataset> IndexedDataset::open_repairing(const fs::p
 }
 
 bool IndexedDataset::is_there(const fs::path& path) {
-  return has_index(path) || is_llmc(path);
+  return has_index(path) || !llmc_files(path).empty();
 }
 
 bool IndexedDataset::is_llmc(const fs::path& path) {
-  return !has_index(path) && !llmc_files(path).empty();
+  if (has_index(path)) return false;
+  if (is_llmc_file(path) || is_llmc_file(with_suffix(path, ".bin"))) return true;
+  const std::vector<fs::path> files = is_pattern(path) ? files_matching(path.string()) : std::vector<fs::path>();
+  return !files.empty() && is_llmc_file(files.front());
 }
 
 // What `make` opens of `files`, none of which may be another one by then.

@@ -99,8 +99,8 @@ class IndexedDataset {
   static void find_documents(const std::filesystem::path& path, const FindingStarts& finding);
   // Whether open() would find files there. They may be damaged.
   static bool is_there(const std::filesystem::path& path);
-  // Whether these would be files of llm.c. Looks at the heads of files, and of a pair at nothing but whether it is
-  // there.
+  // Whether these would be files of llm.c, if they are files of one kind. Looks at the head of one file, and of a pair
+  // at nothing but whether it is there.
   static bool is_llmc(const std::filesystem::path& path);
   // Files of llm.c in this order, of which one at least; `name` is theirs in messages.
   static std::shared_ptr<const IndexedDataset> of_llmc(const std::filesystem::path& name,

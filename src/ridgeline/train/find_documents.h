@@ -14,7 +14,7 @@ namespace ridgeline::train {
 // The datasets of data.train and data.valid.
 std::vector<std::string> dataset_names(const Config& config);
 
-// Whether any of them is of llm.c, and so has documents to be found. Error: a pattern that matches other files.
+// Whether any of them is of llm.c, and so may have documents to be found.
 bool any_of_llmc(const Config& config);
 
 // Reads files of llm.c among `datasets` whose documents nobody has found yet, and keeps where they begin
