@@ -51,7 +51,7 @@ class FactList {
   void add(std::string key, std::string value) { facts_.push_back({std::move(key), std::move(value)}); }
   // The fact's value is `text` of what is read.
   void add(std::string key, Reading reading, Text text) {
-    texts_.push_back({facts_.size(), std::move(text)});
+    texts_.emplace_back(facts_.size(), std::move(text));
     readings_.push_back(std::move(reading));
     facts_.push_back({std::move(key), ""});
   }

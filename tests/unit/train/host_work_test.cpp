@@ -62,7 +62,7 @@ TEST(ReadOnce, EachIsReadByOneWhoWantsIt) {
 TEST(ReadOnce, OtherFilesAreReadByThoseWhoseTheyAre) {
   std::atomic<int> read = 0;
   const std::array<Values, kReaders> values = values_of([&](int rank) {
-    const std::string own = rank == 2 ? "its own" : "the shared one";
+    std::string own = rank == 2 ? "its own" : "the shared one";
     return std::vector<Reading>{{.of = own, .read = [&read, own] {
                                    ++read;
                                    return own;
