@@ -236,14 +236,15 @@ P
   now "$(cat "$here/said")"
 }
 
-# on_four NAME ARGUMENTS...: trains on four processes, as if two and two were hosts, in $here/NAME; ranks of the second
-# host get the arguments, too. Sets read: how many bytes they read together.
+# on_four NAME ARGUMENTS...: trains on four processes, as if two and two were hosts, in $here/NAME; ranks from $odd on, 2
+# unless it is set, get the arguments, too. Sets read: how many bytes they read together. With $refused each must end with
+# an error instead, which is said once, with this pattern.
 on_four() {
-  local name=$1 rank place=127.0.0.1:$((20000 + RANDOM % 10000)) bytes total=0
+  local name=$1 rank place=127.0.0.1:$((20000 + RANDOM % 10000)) bytes total=0 status
   local -a ranks=() own=()
   shift
   for rank in 0 1 2 3; do
-    if [ $rank = 2 ]; then own=("$@"); fi
+    if [ $rank = "${odd:-2}" ]; then own=("$@"); fi
     # The bytes of a shell are those of what it waited for, too.
     # shellcheck disable=SC2016
     RIDGELINE_RANKS_PER_HOST=2 RIDGELINE_RANK=$rank RIDGELINE_WORLD_SIZE=4 timeout -s KILL 60 bash -c '
@@ -256,11 +257,22 @@ on_four() {
     ranks+=($!)
   done
   for rank in 0 1 2 3; do
-    wait "${ranks[rank]}" || { cp "$here/said.$rank" "$here/said"; complain "rank $rank of $name did not train"; }
+    status=0
+    wait "${ranks[rank]}" || status=$?
+    cp "$here/said.$rank" "$here/said"
+    if [ -z "${refused:-}" ]; then
+      [ $status -eq 0 ] || complain "rank $rank of $name did not train"
+    else
+      [ $status -eq 1 ] || complain "rank $rank of $name ended with $status instead of 1"
+    fi
     read -r bytes <"$here/read.$rank"
     total=$((total + bytes))
   done
   read=$total
+  [ -n "${refused:-}" ] || return
+  cat "$here"/said.[0-3] >"$here/said"
+  [ "$(grep -c '^ridgeline: error: ' "$here/said")" -eq 1 ] || complain "$name: not said exactly once"
+  grep -qE -- "$refused" "$here/said" || complain "$name does not say '$refused'"
 }
 
 # was llmc_read_by_all: each process read all token files of llm.c at every start
@@ -281,15 +293,63 @@ P
   on_four first
   first=$read
   on_four second
-  if [ "$first" -lt $bytes ] || [ "$first" -gt $((2 * bytes)) ]; then complain "the first start read $first bytes of files of $bytes"; fi
-  [ "$read" -lt $((bytes / 2)) ] || complain "the second start read $read bytes of files of $bytes"
+  # Each host reads samples, which are all of files so small.
+  if [ "$first" -lt $((3 * bytes)) ] || [ "$first" -gt $((7 * bytes / 2)) ]; then complain "the first start read $first bytes of files of $bytes"; fi
+  [ "$read" -lt $((5 * bytes / 2)) ] || complain "the second start read $read bytes of files of $bytes"
   exact "losses" "$(grep -o '"loss":[^,]*' "$here/first/metrics.jsonl")" "$(grep -o '"loss":[^,]*' "$here/second/metrics.jsonl")"
   now "of files of $bytes bytes four processes read $first together, and $read when they start again"
   mkdir "$here/disk2"
   cp "$here"/x_?.bin "$here/disk2"
   on_four third --set data.train="$here/disk2/x_*.bin"
-  if [ "$read" -lt $bytes ] || [ "$read" -gt $((2 * bytes)) ]; then complain "a host with a disk of its own read $read bytes of files of $bytes"; fi
+  if [ "$read" -lt $((3 * bytes)) ] || [ "$read" -gt $((7 * bytes / 2)) ]; then complain "a host with a disk of its own read $read bytes of files of $bytes"; fi
   now "and $read when one of two hosts has them on a disk of its own"
+  # The same tokens as a pair are the same data: one host has documents to find, the other none.
+  tail -c +1025 "$here/x_a.bin" >"$here/pair.bin"
+  python3 - "$here/pair.idx" <<'P'
+import struct, sys
+with open(sys.argv[1], "wb") as index:
+    index.write(b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, 8, 4000, 4001) + struct.pack("<4000i", *[1000] * 4000))
+    index.write(struct.pack("<4000q", *range(0, 8000000, 2000)) + struct.pack("<4001q", *range(4001)))
+P
+  rm -r "$here/disk2/.ridgeline"
+  bytes=$(stat -c %s "$here/x_a.bin")
+  run+=(data.train="$here/pair")
+  on_four fourth --set data.train="$here/disk2/x_a.bin"
+  if [ "$read" -lt $((3 * bytes)) ] || [ "$read" -gt $((7 * bytes / 2)) ]; then
+    complain "samples of two hosts and the documents of one took $read bytes of files of $bytes"
+  fi
+}
+
+# was samples_read_by_all: each process read up to 64 MiB of samples of every dataset, twice at every start
+try_samples_read_by_all() {
+  [ -r /proc/self/io ] || { echo "SKIPPED: $case: no /proc/self/io"; exit 77; }
+  local mebibyte=$((1 << 20)) sampled=$((64 << 20)) same='data.train .content.: .*content [0-9a-f]{8}'
+  tokens data 1
+  run=("${run[@]:0:1}" "${run[@]:3}" train.global_batch=4 train.steps=1 train.save_every=0 train.eval_every=0 data.split=1,0,0)
+  python3 - "$here/data" <<'P'
+import array, struct, sys
+documents, length = 40, 1 << 20
+open(sys.argv[1] + ".bin", "wb").write((array.array("H", range(60)) * (documents * length // 60 + 1))[:documents * length].tobytes())
+with open(sys.argv[1] + ".idx", "wb") as index:
+    index.write(b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, 8, documents, documents + 1) + struct.pack(f"<{documents}i", *[length] * documents))
+    index.write(struct.pack(f"<{2 * documents + 1}q", *[2 * length * i for i in range(documents)], *range(documents + 1)))
+P
+  on_four first
+  if [ "$read" -lt $((2 * sampled)) ] || [ "$read" -gt $((2 * sampled + 16 * mebibyte)) ]; then
+    complain "two hosts of two processes read $read bytes, and the samples are $sampled"
+  fi
+  now "of samples of $sampled bytes two hosts of two processes read $read together"
+  # Another file is read, whether another host has it or another process of the host, and what is in it compared.
+  cp "$here/data.bin" "$here/copy.bin"
+  cp "$here/data.idx" "$here/copy.idx"
+  odd=3 on_four second --set data.train="$here/copy"
+  [ "$read" -ge $((3 * sampled)) ] || complain "with a copy of the data $read bytes are read"
+  exact "losses" "$(grep -o '"loss":[^,]*' "$here/first/metrics.jsonl")" "$(grep -o '"loss":[^,]*' "$here/second/metrics.jsonl")"
+  printf '\7' | dd of="$here/copy.bin" bs=1 seek=1000 conv=notrunc 2>/dev/null
+  refused="$same on ranks 0-2; .*content [0-9a-f]{8} on rank 3" odd=3 on_four third --set data.train="$here/copy"
+  refused="$same on ranks 0, 1 .*; .*content [0-9a-f]{8} on ranks 2, 3" on_four fourth --set data.train="$here/copy"
+  now "other data are refused: $(grep -o 'data.train (content).*' "$here/said")"
+  refused="rank 2: no dataset at '$here/none'" on_four fifth --set data.train="$here/none"
 }
 
 run_case

@@ -29,6 +29,7 @@
 #include "ridgeline/plan/memory_report.h"
 #include "ridgeline/train/agreement.h"
 #include "ridgeline/train/find_documents.h"
+#include "ridgeline/train/host_work.h"
 #include "ridgeline/train/output_folder.h"
 #include "ridgeline/train/remedy.h"
 #include "ridgeline/train/run_folder.h"
@@ -163,24 +164,29 @@ void run_as_rank(TrainOptions& options, device::Machine machine, comm::World& ra
   options.run.ranks = ranks.size();
   options.job.writes = ranks.rank() == 0;
   train::Config config;
-  train::agree(ranks, train::standing_of([&] {
-                 config = read_options(options, machine, here);
-                 admit_order(options, config, machine, here);
-                 train::require_data(config);
-                 if (options.job.writes) options.job.lock = train::lock_run(options.job.out);
-                 return std::vector<train::Fact>();
-               }));
-  train::find_documents(ranks, config, machine, options.job.console);
-  train::agree(ranks, train::standing_of([&] { return train::facts_of(config, options.job); }));
+  bool of_llmc = false;
+  train::Standing standing = train::standing_of([&] {
+    config = read_options(options, machine, here);
+    admit_order(options, config, machine, here);
+    train::require_data(config);
+    of_llmc = train::any_of_llmc(config);
+    if (options.job.writes) options.job.lock = train::lock_run(options.job.out);
+    return std::vector<train::Fact>();
+  });
+  standing.asks = of_llmc;
+  // Hosts may have the same data in another form: where any has some of llm.c, all find their documents together.
+  if (train::agree(ranks, standing)) train::find_documents(ranks, config, machine, options.job.console);
+  train::RunData opened;
+  train::agree(ranks, train::facts_of(ranks, config, options.job, opened));
   if (ranks.hosts() > 1) {
     const std::string slow = slow_links_text(comm::check_links(ranks, comm::LinkCheck::quick));
     if (ranks.rank() == 0 && !slow.empty()) fmt::print(stderr, "note: {}", slow);
   }
   std::optional<train::Job> job;
-  train::agree(ranks, train::standing_of([&] {
-                 job = train::prepare_job(config, options.job, machine, train::mesh_of(config, ranks.size()));
-                 return std::vector<train::Fact>{train::folder_fact(options.job)};
-               }));
+  train::agree_when_done(ranks, {"preparation of a run"}, [&](const std::atomic<bool>&) {
+    job = train::prepare_job(config, options.job, machine, train::mesh_of(config, ranks.size()), std::move(opened));
+    return std::vector<train::Fact>{train::folder_fact(options.job)};
+  });
   train_on(ranks, *job, options);
 }
 

@@ -33,8 +33,8 @@ DatasetFingerprint fingerprint(const IndexedDataset& dataset) {
   uint32_t index = crc32c({&type, 1});
   index = crc32c(bytes_of(dataset.lengths()), index);
   uint32_t content = 0;
-  for (const ByteRange& block : sampled_blocks(dataset.bytes()))
-    dataset.visit_bytes(block, [&](std::span<const std::byte> bytes) { content = crc32c(bytes, content); });
+  dataset.read_bytes(sampled_blocks(dataset.bytes()),
+                     [&](std::span<const std::byte> bytes) { content = crc32c(bytes, content); });
   return {.documents = dataset.documents(), .tokens = dataset.tokens(), .index = index, .content = content};
 }
 

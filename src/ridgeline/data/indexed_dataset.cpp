@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstring>
 #include <limits>
@@ -347,6 +348,27 @@ bool IndexedDataset::is_there(const fs::path& path) {
   return has_index(path) || !llmc_files(path).empty();
 }
 
+bool IndexedDataset::is_llmc(const fs::path& path) {
+  if (has_index(path)) return false;
+  if (is_llmc_file(path) || is_llmc_file(with_suffix(path, ".bin"))) return true;
+  const std::vector<fs::path> files = is_pattern(path) ? files_matching(path.string()) : std::vector<fs::path>();
+  return !files.empty() && is_llmc_file(files.front());
+}
+
+// What `make` opens of `files`, none of which may be another one by then.
+std::shared_ptr<const IndexedDataset> IndexedDataset::unchanged(std::span<const fs::path> files,
+                                                                const std::function<IndexedDataset*()>& make) {
+  std::vector<FileIdentity> identities;
+  for (const fs::path& file : files) identities.push_back(identity_of(file));
+  std::shared_ptr<IndexedDataset> dataset(make());
+  for (size_t i = 0; i < files.size(); ++i) {
+    if (identity_of(files[i]) == identities[i]) continue;
+    throw Error(fmt::format("'{}' changes while it is opened", files[i].string()), "Wait until it is whole.");
+  }
+  dataset->identities_ = std::move(identities);
+  return dataset;
+}
+
 void IndexedDataset::find_documents(const fs::path& path, const FindingStarts& finding) {
   if (has_index(path)) return;
   if (const std::vector<fs::path> files = llmc_files(path); !files.empty())
@@ -354,7 +376,7 @@ void IndexedDataset::find_documents(const fs::path& path, const FindingStarts& f
 }
 
 std::shared_ptr<const IndexedDataset> IndexedDataset::of_llmc(const fs::path& name, std::span<const fs::path> files) {
-  return std::shared_ptr<const IndexedDataset>(new IndexedDataset(name, open_llmc(files)));
+  return unchanged(files, [&] { return new IndexedDataset(name, open_llmc(files)); });
 }
 
 std::shared_ptr<const IndexedDataset> IndexedDataset::open(const fs::path& path, bool repair) {
@@ -369,7 +391,8 @@ std::shared_ptr<const IndexedDataset> IndexedDataset::open(const fs::path& path,
                   "Make one: ridgeline prepare --tokenizer DIR --out " + prefix.string() + " INPUT.");
     }
   }
-  return std::shared_ptr<const IndexedDataset>(new IndexedDataset(prefix, repair));
+  const std::array files = {with_suffix(prefix, ".bin"), with_suffix(prefix, ".idx")};
+  return unchanged(files, [&] { return new IndexedDataset(prefix, repair); });
 }
 
 // Which file holds a token; of files without tokens none does.
@@ -379,19 +402,44 @@ size_t IndexedDataset::piece_of(int64_t position) const {
   return static_cast<size_t>(after - pieces_.begin()) - 1;
 }
 
-void IndexedDataset::visit_bytes(ByteRange range, const std::function<void(std::span<const std::byte>)>& visit) const {
-  RL_CHECK(range.first, >=, 0);
-  RL_CHECK(range.first + range.bytes, <=, bytes());
-  if (range.bytes == 0) return;
-  const int64_t item = size_of(type_), end = range.first + range.bytes;
-  for (size_t i = piece_of(range.first / item); range.first < end; ++i) {
-    const Piece& piece = pieces_[i];
-    const int64_t at = piece.begin + range.first - piece.first * item;
-    const int64_t held = static_cast<int64_t>(piece.file.bytes().size()) - at;
-    const int64_t take = std::min(held, end - range.first);
-    if (take > 0) visit(piece.file.bytes().subspan(static_cast<size_t>(at), static_cast<size_t>(take)));
-    range.first += take;
+File IndexedDataset::reopened(size_t piece) const {
+  File file(pieces_[piece].file.path(), File::Mode::read);
+  if (identity_of(file) != identities_[piece])
+    throw Error(fmt::format("'{}' has changed since it was opened", file.path().string()),
+                "Leave the data alone while a run begins.");
+  return file;
+}
+
+void IndexedDataset::read_bytes(std::span<const ByteRange> ranges,
+                                const std::function<void(std::span<const std::byte>)>& visit) const {
+  constexpr int64_t kMost = int64_t{1} << 20;
+  const int64_t item = size_of(type_);
+  std::vector<std::byte> buffer;
+  std::optional<File> file;
+  size_t open = 0;  // which piece's that is
+  for (const ByteRange& range : ranges) {
+    RL_CHECK(range.first, >=, 0);
+    RL_CHECK(range.first + range.bytes, <=, bytes());
+    const int64_t end = range.first + range.bytes;
+    for (int64_t first = range.first; first < end;) {
+      const size_t i = piece_of(first / item);
+      const Piece& piece = pieces_[i];
+      const int64_t at = piece.begin + first - piece.first * item;
+      const int64_t held = std::ssize(piece.file.bytes()) - at;
+      if (!file || open != i) file.emplace(reopened(i));
+      open = i;
+      buffer.resize(static_cast<size_t>(std::min({kMost, held, end - first})));
+      file->read_at(at, buffer);
+      visit(buffer);
+      first += std::ssize(buffer);
+    }
   }
+}
+
+std::string IndexedDataset::identity() const {
+  std::string text;
+  for (const FileIdentity& identity : identities_) text += to_text(identity) + "\n";
+  return text;
 }
 
 std::vector<fs::path> IndexedDataset::files() const {

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "ridgeline/base/file.h"
+#include "ridgeline/base/file_identity.h"
 #include "ridgeline/base/lock_file.h"
 #include "ridgeline/data/block_checksums.h"
 
@@ -98,6 +99,9 @@ class IndexedDataset {
   static void find_documents(const std::filesystem::path& path, const FindingStarts& finding);
   // Whether open() would find files there. They may be damaged.
   static bool is_there(const std::filesystem::path& path);
+  // Whether these would be files of llm.c, if they are files of one kind. Looks at the head of one file, and of a pair
+  // at nothing but whether it is there.
+  static bool is_llmc(const std::filesystem::path& path);
   // Files of llm.c in this order, of which one at least; `name` is theirs in messages.
   static std::shared_ptr<const IndexedDataset> of_llmc(const std::filesystem::path& name,
                                                        std::span<const std::filesystem::path> files);
@@ -124,14 +128,18 @@ class IndexedDataset {
   int64_t block() const { return note_ ? note_->blocks.tokens : 0; }
 
   // All tokens as they lie in the files, without what stands before them there: how many bytes, and some of them, span
-  // by span.
+  // by span. These are read, not mapped: whole ranges at a time, and nothing of them stays. Error: a file is no longer
+  // the one that was opened.
   int64_t bytes() const { return tokens_ * size_of(type_); }
-  void visit_bytes(ByteRange range, const std::function<void(std::span<const std::byte>)>& visit) const;
+  void read_bytes(std::span<const ByteRange> ranges,
+                  const std::function<void(std::span<const std::byte>)>& visit) const;
   // Those files: PREFIX.bin, or llm.c's, in order.
   std::vector<std::filesystem::path> files() const;
   // CRC-32C of every kChecksumBlock bytes of files()[file]: of llm.c's, as they were when it was read whole; of a pair
   // those of its note. None where they are not known.
   const std::vector<uint32_t>& checksums(size_t file) const;
+  // The files, an index among them, as this machine knows them: the same text in two processes, the same dataset.
+  std::string identity() const;
 
   // Absent when there is no PREFIX.json (a dataset of Megatron's own tools).
   const std::optional<DatasetNote>& note() const { return note_; }
@@ -155,11 +163,15 @@ class IndexedDataset {
   IndexedDataset(const std::filesystem::path& prefix, bool repair);
   IndexedDataset(const std::filesystem::path& name, LlmcTokens tokens);
   static std::shared_ptr<const IndexedDataset> open(const std::filesystem::path& path, bool repair);
+  static std::shared_ptr<const IndexedDataset> unchanged(std::span<const std::filesystem::path> files,
+                                                         const std::function<IndexedDataset*()>& make);
+  File reopened(size_t piece) const;
   size_t piece_of(int64_t position) const;
   void refuse_tokens(const Piece& piece, int64_t position, std::span<const std::byte> bytes, int64_t vocabulary) const;
   void require_note() const;
   std::filesystem::path prefix_;
   std::vector<Piece> pieces_;
+  std::vector<FileIdentity> identities_;  // of pieces_, then of the index of a pair
   TokenType type_ = TokenType::u16;
   std::vector<int32_t> lengths_;
   std::vector<int64_t> begins_;  // S + 1

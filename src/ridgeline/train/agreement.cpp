@@ -93,17 +93,19 @@ class Meeting {
   Meeting(comm::World& world, const Standing& mine)
       : world_(world), mine_(mine), everyone_(world.communicator("start")), rank_(world.rank()), ranks_(world.size()) {}
 
-  void hold() {
+  bool hold() {
     const std::string text = mine_.incomplete ? std::string() : text_of(mine_.facts);
     const int64_t first = hash_of(text), second = hash_of("and again, from another start: " + text);
     constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
-    // The least of each hash, and of its complement: the greatest. Then the first ranks in trouble, of either kind.
-    std::array<int64_t, 6> least = {first, ~first, second, ~second, kNone, kNone};
+    // The least of each hash, and of its complement: the greatest. Then the first ranks in trouble, of either kind, and
+    // whether nobody asks.
+    std::array<int64_t, 7> least = {first, ~first, second, ~second, kNone, kNone, mine_.asks ? 0 : 1};
     if (mine_.trouble) least[mine_.incomplete ? 4 : 5] = rank_;
     reduce(least.data(), least.size(), ReduceOp::min, "what every rank was started with");
     if (least[4] != kNone) report(least[4]);
     if (least[0] != ~least[1] || least[2] != ~least[3]) compare();
     if (least[5] != kNone) report(least[5]);
+    return least[6] == 0;
   }
 
  private:
@@ -261,9 +263,10 @@ Standing standing_of(const std::function<std::vector<Fact>()>& collect) {
   return standing;
 }
 
-void agree(comm::World& world, const Standing& mine) {
+bool agree(comm::World& world, const Standing& mine) {
   if (world.size() > 1) return Meeting(world, mine).hold();
   if (mine.trouble) throw comm::Refusal(mine.trouble->message(), mine.trouble->next_step());
+  return mine.asks;
 }
 
 }  // namespace ridgeline::train

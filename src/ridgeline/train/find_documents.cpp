@@ -5,8 +5,6 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <functional>
-#include <future>
 #include <memory>
 #include <optional>
 
@@ -15,12 +13,11 @@
 #include "ridgeline/data/indexed_dataset.h"
 #include "ridgeline/observe/progress.h"
 #include "ridgeline/train/agreement.h"
+#include "ridgeline/train/host_work.h"
 
 namespace ridgeline::train {
 namespace {
 
-using comm::Label;
-using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
 // `stop`: when it is set, the reading ends with an Error.
@@ -57,40 +54,6 @@ void find_each(const std::vector<std::string>& datasets, const device::Machine& 
   }
 }
 
-// Whether no rank before it is on its host.
-bool is_first_of_host(const comm::World& world) {
-  for (int rank = 0; rank < world.rank(); ++rank) {
-    if (world.host_of(rank) == world.host_of(world.rank())) return false;
-  }
-  return true;
-}
-
-// Work of some ranks that may take longer than the timeout: all meet about once a second until it is done.
-Standing meet_until_done(comm::Communicator& everyone, bool mine,
-                         const std::function<void(const std::atomic<bool>& stop)>& work) {
-  std::atomic<bool> stop = false;
-  std::future<Standing> result;
-  // Where another rank fails, this one does not read to the end.
-  const struct Stop {
-    std::atomic<bool>& stop;
-    ~Stop() { stop = true; }
-  } ends{stop};
-  if (mine) {
-    result = std::async(std::launch::async, [&] {
-      return standing_of([&] {
-        work(stop);
-        return std::vector<Fact>();
-      });
-    });
-  }
-  constexpr milliseconds kLongest{1000};
-  for (milliseconds pause{1};; pause = std::min(2 * pause, kLongest)) {
-    int64_t busy = mine && result.wait_for(pause) != std::future_status::ready ? 1 : 0;
-    everyone.wait(everyone.all_reduce(Ref(&busy), 1, comm::ReduceOp::max, Label{"documents of token files"}));
-    if (busy == 0) return mine ? result.get() : Standing();
-  }
-}
-
 }  // namespace
 
 std::vector<std::string> dataset_names(const Config& config) {
@@ -101,20 +64,29 @@ std::vector<std::string> dataset_names(const Config& config) {
   return names;
 }
 
+bool any_of_llmc(const Config& config) {
+  const std::vector<std::string> names = dataset_names(config);
+  return std::any_of(names.begin(), names.end(),
+                     [](const std::string& name) { return data::IndexedDataset::is_llmc(name); });
+}
+
 void find_documents(const std::vector<std::string>& datasets, const device::Machine& machine, std::FILE* console) {
   const std::atomic<bool> never = false;
   find_each(datasets, machine, console, never);
 }
 
 void find_documents(comm::World& world, const Config& config, const device::Machine& machine, std::FILE* console) {
-  const std::unique_ptr<comm::Communicator> everyone = world.communicator("documents of token files");
   const std::vector<std::string> names = dataset_names(config);
   const auto turn = [&](bool mine, std::FILE* output) {
-    agree(world, meet_until_done(*everyone, mine,
-                                 [&](const std::atomic<bool>& stop) { find_each(names, machine, output, stop); }));
+    const LongWork work = [&](const std::atomic<bool>& stop) {
+      find_each(names, machine, output, stop);
+      return std::vector<Fact>();
+    };
+    agree_when_done(world, {"documents of token files"}, mine ? work : nullptr);
   };
+  const int first = ranks_of_own_host(world).front();
   turn(world.rank() == 0, console);
-  if (world.hosts() > 1) turn(world.rank() > 0 && is_first_of_host(world), nullptr);
+  if (world.hosts() > 1) turn(first > 0 && world.rank() == first, nullptr);
 }
 
 }  // namespace ridgeline::train

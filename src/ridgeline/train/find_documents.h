@@ -14,6 +14,9 @@ namespace ridgeline::train {
 // The datasets of data.train and data.valid.
 std::vector<std::string> dataset_names(const Config& config);
 
+// Whether any of them is of llm.c, and so may have documents to be found.
+bool any_of_llmc(const Config& config);
+
 // Reads files of llm.c among `datasets` whose documents nobody has found yet, and keeps where they begin
 // (data/document_starts.h). What people should know goes to `console` (null: silent), and progress when it takes long.
 void find_documents(const std::vector<std::string>& datasets, const device::Machine& machine, std::FILE* console);

@@ -40,7 +40,7 @@ void open_data(Job& job, const RunDocuments& documents) {
     job.valid = std::make_shared<data::EvaluationWindows>(documents.valid, config.train.sequence, vocabulary,
                                                           config.data.rules);
     require_predictions(*job.valid);
-    job.bytes_per_token = text_bytes_per_prediction(documents.valid, job.tokenizer.tokenizer);
+    if (job.options.writes) job.bytes_per_token = text_bytes_per_prediction(documents.valid, job.tokenizer.tokenizer);
   }
   if (config.train.eval_every > 0 && !job.valid) {
     throw Error(fmt::format("train.eval_every = {}, but there is no validation data", config.train.eval_every),
@@ -164,7 +164,8 @@ void require_no_first_run(const fs::path& out) {
   if (!has_checkpoints(out)) LockFile::require_free(lock_file_of(out), named_run(out));
 }
 
-Job prepare_job(const Config& config, JobOptions options, const device::Machine& machine, const comm::Mesh& mesh) {
+Job prepare_job(const Config& config, JobOptions options, const device::Machine& machine, const comm::Mesh& mesh,
+                RunData opened) {
   const auto begin = std::chrono::steady_clock::now();
   Job job{.config = config, .options = std::move(options), .machine = machine, .mesh = mesh};
   require_data(config);
@@ -178,14 +179,14 @@ Job prepare_job(const Config& config, JobOptions options, const device::Machine&
   if (job.finished) return job;
   const std::optional<RunState> state = state_to_resume(job);
   if (state) job.config = with_split_rule(std::move(job.config), *state);
-  const RunDocuments documents = open_documents(job.config);
+  const RunDocuments documents = open_documents(job.config, std::move(opened));
   open_data(job, documents);
   order_samples(job, documents, state);
   // Products of fp16 are computed in fp32.
   job.arithmetic = activation_dtype(config) == DType::bf16 ? DType::bf16 : DType::f32;
   job.threads_per_rank = threads_per_rank(config, machine, mesh.world_size());
   job.threads = job.threads_per_rank * mesh.world_size();
-  job.peak_flops = peak_flops_per_thread(job.arithmetic, machine) * job.threads;
+  if (job.options.writes) job.peak_flops = peak_flops_per_thread(job.arithmetic, machine) * job.threads;
   job.prepare_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   return job;
 }

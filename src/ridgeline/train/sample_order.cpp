@@ -147,11 +147,23 @@ std::vector<SampleOrder::Part> parts_of(const nlohmann::json& json, std::string_
   return parts;
 }
 
-std::vector<SampleOrder::Part> recorded(const std::vector<data::BlendPart>& parts) {
+std::vector<SampleOrder::Part> recorded(const std::vector<data::BlendPart>& parts,
+                                        const std::vector<RunData::Dataset>& known) {
+  RL_CHECK(parts.size(), ==, known.size());
   std::vector<SampleOrder::Part> result;
-  for (const data::BlendPart& part : parts)
-    result.push_back({part.weight, data::fingerprint(*part.dataset), part.documents, part.dataset->block()});
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const data::IndexedDataset& dataset = *parts[i].dataset;
+    const data::DatasetFingerprint own = known[i].fingerprint ? *known[i].fingerprint : data::fingerprint(dataset);
+    result.push_back({parts[i].weight, own, parts[i].documents, dataset.block()});
+  }
   return result;
+}
+
+std::vector<RunData::Dataset> open_list(const DatasetList& list) {
+  std::vector<RunData::Dataset> datasets;
+  for (const DatasetList::Entry& entry : list.entries)
+    datasets.push_back({data::IndexedDataset::open(entry.prefix), std::nullopt});
+  return datasets;
 }
 
 // A file of tokens of `one` that is one of `other` too, whatever the names; "" when there is none.
@@ -164,11 +176,12 @@ std::string file_of_both(const data::IndexedDataset& one, const data::IndexedDat
   return "";
 }
 
-std::vector<data::BlendPart> open_list(std::string_view key, const DatasetList& list, int64_t sequence) {
+std::vector<data::BlendPart> whole_datasets(std::string_view key, const DatasetList& list,
+                                            const std::vector<RunData::Dataset>& datasets, int64_t sequence) {
   const std::vector<double> weights = list.weights();
   std::vector<data::BlendPart> parts;
   for (size_t i = 0; i < list.entries.size(); ++i) {
-    const auto dataset = data::IndexedDataset::open(list.entries[i].prefix);
+    const std::shared_ptr<const data::IndexedDataset>& dataset = datasets[i].dataset;
     const int64_t block = dataset->block();
     if (block > 0 && sequence > 0 && block != sequence) {
       throw Error(fmt::format("{} = '{}': its samples are blocks of {} tokens, but train.sequence = {}",
@@ -211,11 +224,18 @@ bool RunDocuments::validates() const {
   return std::any_of(valid.begin(), valid.end(), [](const data::BlendPart& part) { return !part.documents.empty(); });
 }
 
-RunDocuments open_documents(const Config& config) {
+RunData open_data(const Config& config) {
+  return {open_list(config.data.train), open_list(config.data.valid)};
+}
+
+RunDocuments open_documents(const Config& config, RunData opened) {
   RunDocuments documents;
+  documents.opened = opened.train.empty() ? open_data(config) : std::move(opened);
   const bool apart = !config.data.valid.empty();
-  documents.train = open_list("data.train", config.data.train, config.train.sequence);
-  documents.valid = apart ? open_list("data.valid", config.data.valid, config.train.sequence) : documents.train;
+  documents.train = whole_datasets("data.train", config.data.train, documents.opened.train, config.train.sequence);
+  documents.valid = apart
+                        ? whole_datasets("data.valid", config.data.valid, documents.opened.valid, config.train.sequence)
+                        : documents.train;
   for (size_t i = 0; i < documents.train.size() && !apart; ++i) {
     const auto parts =
         data::split_documents(config.data.split, config.data.split_rule, documents.train[i].dataset->documents());
@@ -265,13 +285,13 @@ int64_t samples_to_go(const Config& config, const RunState& state) {
 }
 
 SampleOrder new_order(const Config& config, const RunDocuments& documents) {
-  SampleOrder order{.train = recorded(documents.train),
+  SampleOrder order{.train = recorded(documents.train, documents.opened.train),
                     .sequence = config.train.sequence,
                     .seed = config.train.seed,
                     .samples = samples_of_run(config)};
   if (!documents.validates()) return order;
   if (!config.data.valid.empty()) {
-    order.valid = recorded(documents.valid);
+    order.valid = recorded(documents.valid, documents.opened.valid);
   } else {
     order.valid = order.train;
     for (size_t i = 0; i < order.valid.size(); ++i) {

@@ -18,17 +18,29 @@ namespace ridgeline::train {
 
 struct RunState;
 
-// The datasets of a configuration, open, with their documents for training and validation.
+// The datasets of a configuration, open, in its order, and what is known of them already.
+struct RunData {
+  struct Dataset {
+    std::shared_ptr<const data::IndexedDataset> dataset;
+    std::optional<data::DatasetFingerprint> fingerprint;
+  };
+  std::vector<Dataset> train, valid;
+};
+RunData open_data(const Config& config);
+
+// The same with their documents for training and validation.
 struct RunDocuments {
   std::vector<data::BlendPart> train;
   // The same datasets where data.split cuts them. Documents may be none.
   std::vector<data::BlendPart> valid;
+  RunData opened;
 
   bool validates() const;
 };
 // Datasets without weights have those of their samples in an epoch of these documents, as Megatron weighs them.
-// Error: a dataset of blocks and another train.sequence; the same dataset twice.
-RunDocuments open_documents(const Config& config);
+// Error: a dataset of blocks and another train.sequence; the same dataset twice. `opened`: what is open already, if it
+// is.
+RunDocuments open_documents(const Config& config, RunData opened = {});
 
 // What decides which tokens are sample i of a run.
 struct SampleOrder {
@@ -56,7 +68,7 @@ SampleOrder sample_order_from_json(const nlohmann::json& json, std::string_view 
 int64_t samples_of_run(const Config& config);
 int64_t samples_to_go(const Config& config, const RunState& state);
 
-// The order of a run that begins now.
+// The order of a run that begins now. Reads the samples of data whose fingerprints are not known.
 SampleOrder new_order(const Config& config, const RunDocuments& documents);
 
 // What a new run should know that does not say by which rule data.split cuts: where the rule of before gives other

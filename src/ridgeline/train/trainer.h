@@ -69,22 +69,26 @@ struct Job {
   SampleOrder order;  // recorded in checkpoints
   std::shared_ptr<const data::TrainingSamples> train;
   std::shared_ptr<const data::EvaluationWindows> valid;  // null: no validation data
-  double bytes_per_token = 0;       // UTF-8 bytes of text per predicted token of the validation data; 0 when unknown
-  bool validation_differs = false;  // from the checkpoint's: the best loss so far does not count
+  // UTF-8 bytes of text per predicted token of the validation data, all of which is read for it; 0 when unknown, and in
+  // processes that write nothing (JobOptions::writes).
+  double bytes_per_token = 0;
+  bool validation_differs = false;         // from the checkpoint's: the best loss so far does not count
   std::vector<std::string> data_messages;  // for people, once the run begins
   RunTokenizer tokenizer;                  // kept in checkpoints
   DType arithmetic = DType::f32;           // of products
   int threads_per_rank = 0;
   int threads = 0;        // of all ranks together
-  double peak_flops = 0;  // of these threads, for `arithmetic`
+  double peak_flops = 0;  // of these threads, for `arithmetic`; measured only in the process that writes, else 0
   double prepare_seconds = 0;
   std::optional<checkpoint::CheckpointEntry> from;  // what a resumed run goes on from
   bool finished = false;  // that is the end of the run: nothing to do, and nothing else here is set
 };
 
 // Opens and checks everything outside: data, tokenizer, output folder (Error when it already holds a run and this is no
-// resume; when it is one and there is nothing to resume; when another process runs in it).
-Job prepare_job(const Config& config, JobOptions options, const device::Machine& machine, const comm::Mesh& mesh);
+// resume; when it is one and there is nothing to resume; when another process runs in it). `opened`: data that are
+// open already.
+Job prepare_job(const Config& config, JobOptions options, const device::Machine& machine, const comm::Mesh& mesh,
+                RunData opened = {});
 // Makes the folder of a run and takes its lock: what prepare_job does first.
 std::shared_ptr<const LockFile> lock_run(const std::filesystem::path& out);
 // Before --resume: LockHeld, which says who, where a run that has no checkpoint yet is being written.

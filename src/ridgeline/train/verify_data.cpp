@@ -14,19 +14,12 @@
 #include "ridgeline/observe/format.h"
 #include "ridgeline/observe/progress.h"
 #include "ridgeline/train/agreement.h"
+#include "ridgeline/train/host_work.h"
 
 namespace ridgeline::train {
 namespace {
 
 using comm::Label;
-
-std::vector<int> ranks_of_own_host(const comm::World& world) {
-  std::vector<int> ranks;
-  for (int rank = 0; rank < world.size(); ++rank) {
-    if (world.host_of(rank) == world.host_of(world.rank())) ranks.push_back(rank);
-  }
-  return ranks;
-}
 
 // Where two lists of checksums of a file of so many bytes differ: "bytes 0 to 67,108,863 and 2 more blocks"; "" when
 // they are the same.

@@ -25,7 +25,8 @@ void open_and_read(const std::filesystem::path& path, std::string_view bytes) {
     RL_CHECK(dataset->begin(dataset->documents()), ==, dataset->tokens());
     const int32_t separator = dataset->token_type() == TokenType::u16 ? 50256 : 128000;
     int64_t visited = 0;
-    dataset->visit_bytes({0, dataset->bytes()}, [&](std::span<const std::byte> each) {
+    const ByteRange all{0, dataset->bytes()};
+    dataset->read_bytes({&all, 1}, [&](std::span<const std::byte> each) {
       RL_CHECK(std::memcmp(each.data(), bytes.data() + visited, each.size()), ==, 0);
       visited += static_cast<int64_t>(each.size());
     });

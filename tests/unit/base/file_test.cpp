@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <string>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "../error_of.h"
 #include "../temporary_folder.h"
 #include "ridgeline/base/error.h"
+#include "ridgeline/base/file_identity.h"
 
 namespace ridgeline {
 namespace {
@@ -100,6 +102,24 @@ TEST_F(FileTest, MappedFileShowsTheBytes) {
   EXPECT_EQ(moved.bytes().size(), 3U);
   write_atomically(folder_ / "empty", "");
   EXPECT_TRUE(MappedFile(folder_ / "empty").bytes().empty());
+}
+
+TEST_F(FileTest, AnIdentityIsOneFileUnchanged) {
+  const fs::path path = folder_ / "a", link = folder_ / "link", copy = folder_ / "copy";
+  write_atomically(path, "12345");
+  write_atomically(copy, "12345");
+  fs::create_symlink(path, link);
+  const FileIdentity identity = identity_of(path);
+  EXPECT_EQ(identity.bytes, 5);
+  EXPECT_EQ(identity_of(link), identity);
+  EXPECT_EQ(identity_of(File(path, File::Mode::read)), identity);
+  EXPECT_EQ(to_text(identity_of(path)), to_text(identity));
+  EXPECT_NE(identity_of(copy), identity);
+  EXPECT_NE(to_text(identity_of(copy)), to_text(identity));
+  fs::last_write_time(path, fs::last_write_time(path) + std::chrono::nanoseconds(1));
+  EXPECT_NE(identity_of(path), identity);
+  fs::remove(path);
+  EXPECT_EQ(identity_of(path), FileIdentity());
 }
 
 TEST_F(FileTest, ErrorsNameThePathAndTheNextStep) {

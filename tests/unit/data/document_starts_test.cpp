@@ -22,6 +22,7 @@ namespace ridgeline::data {
 namespace {
 
 namespace fs = std::filesystem;
+using test::bytes_read;
 using test::TemporaryFolder;
 using testing::ElementsAre;
 using testing::HasSubstr;
@@ -184,15 +185,6 @@ TEST(DocumentStarts, AreKeptInTheCacheWhereTheFolderCannotBeWritten) {
   EXPECT_EQ(third.read, first.read);
   EXPECT_THAT(third.said, ElementsAre(HasSubstr("set XDG_CACHE_HOME")));
   EXPECT_EQ(fourth.read, 0) << "asked only to keep it";
-}
-
-// Bytes that this process has read with read() and the like.
-int64_t bytes_read() {
-  std::ifstream file("/proc/self/io");
-  std::string word;
-  int64_t bytes = 0;
-  file >> word >> bytes;
-  return word == "rchar:" ? bytes : -1;
 }
 
 TEST(DocumentStarts, AreFoundByOneOfSeveral) {

@@ -7,6 +7,7 @@
 namespace ridgeline::data {
 namespace {
 
+using test::bytes_read;
 using test::TemporaryFolder;
 
 class Fingerprint : public testing::Test {
@@ -47,6 +48,34 @@ TEST_F(Fingerprint, DiffersWithTheBoundsOfDocumentsAndTheTypeOfTokens) {
   EXPECT_NE(a.index, b.index);
   const DatasetFingerprint wide = of("wide", {{1, 2, 3}, {4, 5}}, 70000);
   EXPECT_NE(a.index, wide.index);
+}
+
+TEST_F(Fingerprint, ReadsEveryByteOnce) {
+  of("a", std::vector<std::vector<int32_t>>(300, std::vector<int32_t>(10'000, 7)));
+  const auto dataset = IndexedDataset::open(folder_ / "a");
+  const int64_t before = bytes_read();
+  if (before < 0) GTEST_SKIP() << "no /proc/self/io";
+  fingerprint(*dataset);
+  const int64_t read = bytes_read() - before;
+  EXPECT_GE(read, dataset->bytes());
+  EXPECT_LT(read, dataset->bytes() + 4096) << "and what tells how many";
+}
+
+TEST_F(Fingerprint, IsOfTheFilesThatWereOpened) {
+  of("a", {{1, 2, 3}, {4, 5}});
+  const auto dataset = IndexedDataset::open(folder_ / "a");
+  write_atomically(folder_ / "a.bin", read_text(folder_ / "a.bin"));
+  EXPECT_ERROR("a.bin' has changed since it was opened", fingerprint(*dataset));
+}
+
+TEST_F(Fingerprint, IdentitiesOfDatasetsAreThoseOfTheirFiles) {
+  of("a", {{1, 2, 3}, {4, 5}});
+  of("b", {{1, 2, 3}, {4, 5}});
+  const std::string a = IndexedDataset::open(folder_ / "a")->identity();
+  EXPECT_EQ(IndexedDataset::open(folder_ / "a.bin")->identity(), a);
+  EXPECT_NE(IndexedDataset::open(folder_ / "b")->identity(), a);
+  write_atomically(folder_ / "a.idx", read_text(folder_ / "a.idx"));
+  EXPECT_NE(IndexedDataset::open(folder_ / "a")->identity(), a);
 }
 
 TEST_F(Fingerprint, GoesThroughJson) {

@@ -60,6 +60,15 @@ class TemporaryFolder : public ridgeline::TemporaryFolder {
   size_t files() const { return static_cast<size_t>(std::distance(std::filesystem::directory_iterator(path()), {})); }
 };
 
+// Bytes that this process has read with read() and the like; -1 where the system does not count them.
+inline int64_t bytes_read() {
+  std::ifstream file("/proc/self/io");
+  std::string word;
+  int64_t bytes = 0;
+  file >> word >> bytes;
+  return word == "rchar:" ? bytes : -1;
+}
+
 }  // namespace ridgeline::data::test
 
 // f must throw an Error whose text contains `part`.

@@ -153,6 +153,18 @@ TEST(Agreement, ADifferenceIsNamedBeforeTheTroubleThatItMakes) {
   EXPECT_THAT(told(3, standing), HasSubstr("train.seed: 1 on ranks 0, 2; 2 on rank 1"));
 }
 
+TEST(Agreement, WhatOneAsksForAllKnow) {
+  for (const int asking : {-1, 0, 2}) {
+    std::vector<int> asked(3, -1);
+    comm::run_threads(3, {.timeout = std::chrono::seconds(20)}, [&](comm::World& world) {
+      Standing mine{.facts = usual()};
+      mine.asks = world.rank() == asking;
+      asked[static_cast<size_t>(world.rank())] = agree(world, mine) ? 1 : 0;
+    });
+    EXPECT_EQ(asked, std::vector<int>(3, asking < 0 ? 0 : 1)) << asking;
+  }
+}
+
 TEST(RanksText, ListsStretches) {
   EXPECT_EQ(ranks_text(std::vector<int>{5}), "5");
   EXPECT_EQ(ranks_text(std::vector<int>{0, 1}), "0, 1");
