@@ -40,11 +40,10 @@ struct Standing {
 Standing standing_of(const std::function<std::vector<Fact>()>& collect);
 
 // Collective over the world. Returns when all ranks have the same facts and none is in trouble, on all of them whether
-// any asks; else the world fails
-// with one message, thrown on every rank: what differs, key by key, with the ranks that have each value ("train.seed: 1
-// on ranks 0-2, 4; 2 on rank 3 (host n17)"; the host also where ranks share one of several), at most
-// `kDifferencesShown` keys of `kValuesShown` values; or the trouble, with the first rank that has it unless all do.
-// Within seconds, and without a failure file: nothing has begun.
+// any asks; else the world fails with one message, thrown on every rank: what differs, key by key, with the ranks that
+// have each value ("train.seed: 1 on ranks 0-2, 4; 2 on rank 3 (host n17)"; the host also where ranks share one of
+// several), at most `kDifferencesShown` keys of `kValuesShown` values; or the trouble, with the first rank that has it
+// unless all do. Within seconds, and without a failure file: nothing has begun.
 bool agree(comm::World& world, const Standing& mine);
 
 constexpr int kDifferencesShown = 12;
