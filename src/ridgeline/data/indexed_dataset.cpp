@@ -470,6 +470,23 @@ void IndexedDataset::read(int64_t position, std::span<int32_t> tokens, int64_t v
   }
 }
 
+void IndexedDataset::visit_tokens(int64_t position, int64_t end, int64_t vocabulary,
+                                  const std::function<void(std::span<const int32_t>)>& visit) const {
+  RL_CHECK(position, >=, 0);
+  RL_CHECK(end, <=, tokens_);
+  const int64_t item = size_of(type_), bound = std::min<int64_t>(vocabulary, int64_t{1} << 31);
+  const std::array ranges = {ByteRange{position * item, std::max<int64_t>(0, end - position) * item}};
+  std::vector<int32_t> tokens;
+  read_bytes(ranges, [&](std::span<const std::byte> bytes) {
+    RL_CHECK(std::ssize(bytes) % item, ==, 0);
+    tokens.resize(bytes.size() / static_cast<size_t>(item));
+    if (!copy_tokens(type_, bytes.data(), tokens, bound)) [[unlikely]]
+      refuse_tokens(pieces_[piece_of(position)], position, bytes, vocabulary);
+    visit(tokens);
+    position += std::ssize(tokens);
+  });
+}
+
 // Names the first of the ids at `position`, which are these bytes of a file, that is none of `vocabulary`.
 void IndexedDataset::refuse_tokens(const Piece& piece, int64_t position, std::span<const std::byte> bytes,
                                    int64_t vocabulary) const {

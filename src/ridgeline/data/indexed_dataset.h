@@ -122,6 +122,10 @@ class IndexedDataset {
   // Error when an id is negative or >= `vocabulary`, naming file, document and position. Aborts when the range is
   // outside.
   void read(int64_t position, std::span<int32_t> tokens, int64_t vocabulary) const;
+  // Those from `position` to `end`, in order, some at a time: for very many, which are read as read_bytes() has it.
+  // Errors of both.
+  void visit_tokens(int64_t position, int64_t end, int64_t vocabulary,
+                    const std::function<void(std::span<const int32_t>)>& visit) const;
 
   // Tokens of every document where each is a block, and so one sample; 0: documents are whole, and samples are cut from
   // them all in a row.

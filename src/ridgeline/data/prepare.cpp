@@ -541,15 +541,12 @@ PrepareResult prepare_dataset(const Tokenizer& tokenizer, const PrepareSettings&
 int64_t text_bytes(const IndexedDataset& dataset, int64_t first_document, int64_t last_document,
                    const Tokenizer& tokenizer) {
   const std::vector<int64_t> bytes = tokenizer.text_bytes_of_ids();
-  std::vector<int32_t> ids(1 << 16);
   int64_t total = 0;
-  const int64_t end = first_document < last_document ? dataset.begin(last_document) : 0;
-  for (int64_t at = first_document < last_document ? dataset.begin(first_document) : 0; at < end;) {
-    const auto part = std::span(ids).first(static_cast<size_t>(std::min<int64_t>(end - at, 1 << 16)));
-    dataset.read(at, part, tokenizer.vocab_size());
-    for (const int32_t id : part) total += bytes[static_cast<size_t>(id)];
-    at += static_cast<int64_t>(part.size());
-  }
+  if (first_document >= last_document) return total;
+  dataset.visit_tokens(dataset.begin(first_document), dataset.begin(last_document), tokenizer.vocab_size(),
+                       [&](std::span<const int32_t> ids) {
+                         for (const int32_t id : ids) total += bytes[static_cast<size_t>(id)];
+                       });
   return total;
 }
 

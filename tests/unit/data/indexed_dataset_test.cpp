@@ -200,6 +200,34 @@ TEST(IndexedDataset, IdsOutsideTheVocabularyAreNamedWithTheirPlace) {
   EXPECT_ERROR("token id -1 at position 3", read_all(*IndexedDataset::open(folder / "d"), 100));
 }
 
+TEST(IndexedDataset, ManyTokensAreVisitedInOrder) {
+  const TemporaryFolder folder;
+  for (const int64_t vocabulary : {int64_t{60'000}, int64_t{200'000}}) {
+    IndexedDatasetWriter writer(folder / "d", vocabulary);
+    std::vector<int32_t> all;
+    for (int32_t document = 0; document < 90; ++document) {
+      std::vector<int32_t> tokens(static_cast<size_t>(document) * 331);
+      for (int32_t& token : tokens) token = static_cast<int32_t>((std::ssize(all) + (&token - tokens.data())) % 59'999);
+      writer.add_document(tokens);
+      all.insert(all.end(), tokens.begin(), tokens.end());
+    }
+    writer.finish(std::nullopt);
+    const auto dataset = IndexedDataset::open(folder / "d");
+    ASSERT_GT(dataset->bytes(), 2 << 20);
+    for (const auto& [begin, end] : {std::pair<size_t, size_t>{0, all.size()}, {1, all.size() - 1}, {77, 77}}) {
+      std::vector<int32_t> visited;
+      dataset->visit_tokens(
+          static_cast<int64_t>(begin), static_cast<int64_t>(end), vocabulary,
+          [&](std::span<const int32_t> some) { visited.insert(visited.end(), some.begin(), some.end()); });
+      EXPECT_TRUE(std::equal(visited.begin(), visited.end(), all.begin() + static_cast<std::ptrdiff_t>(begin),
+                             all.begin() + static_cast<std::ptrdiff_t>(end)));
+    }
+    // The first that is none, in the second megabyte.
+    EXPECT_ERROR("token id 59998 at position 1259978",
+                 dataset->visit_tokens(1'200'000, dataset->tokens(), 59'998, [](std::span<const int32_t>) {}));
+  }
+}
+
 TEST(IndexedDataset, MultimodalModesAreAccepted) {
   const TemporaryFolder folder;
   write_small(folder / "d");
