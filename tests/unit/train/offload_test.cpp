@@ -3,18 +3,29 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <limits>
+#include <string>
+#include <string_view>
 
 #include "ridgeline/base/error.h"
 #include "small_run.h"
 
 namespace {
-std::atomic<int> reads_until_failure{-1};  // -1: reads do not fail
+std::atomic<int> reads_until_failure{-1};  // of files of offload; -1: they do not fail
+
+// As /proc calls it, whether or not it still has a name.
+bool is_of_offload(int descriptor) {
+  std::array<char, 4096> path{};
+  const std::string link = "/proc/self/fd/" + std::to_string(descriptor);
+  return ::readlink(link.c_str(), path.data(), path.size() - 1) > 0 &&
+         std::string_view(path.data()).find("/offload/") != std::string_view::npos;
 }
+}  // namespace
 extern "C" ssize_t pread(int descriptor, void* to, size_t count, off_t offset) {
-  if (reads_until_failure >= 0 && --reads_until_failure < 0) {
+  if (reads_until_failure >= 0 && is_of_offload(descriptor) && --reads_until_failure < 0) {
     reads_until_failure = 0;
     errno = EIO;
     return -1;
