@@ -84,8 +84,7 @@ void encode_as(const data::Tokenizer& tokenizer, const std::vector<data::Documen
 }
 
 void encode(const data::Tokenizer& tokenizer, const std::vector<data::DocumentBatch>& batches, int threads) {
-  const bool two_bytes = data::size_of(data::token_type_for(tokenizer.vocab_size())) == sizeof(uint16_t);
-  two_bytes ? encode_as<uint16_t>(tokenizer, batches, threads) : encode_as<int32_t>(tokenizer, batches, threads);
+  data::with_token_id(tokenizer.vocab_size(), [&](auto id) { encode_as<decltype(id)>(tokenizer, batches, threads); });
 }
 
 // The dataset of one file.

@@ -143,9 +143,9 @@ class EncodingAs final : public Encoding {
 };
 
 std::unique_ptr<Encoding> encoding(const data::Tokenizer& tokenizer, std::string_view text, int threads) {
-  if (data::size_of(data::token_type_for(tokenizer.vocab_size())) == sizeof(uint16_t))
-    return std::make_unique<EncodingAs<uint16_t>>(tokenizer, text, threads);
-  return std::make_unique<EncodingAs<int32_t>>(tokenizer, text, threads);
+  return data::with_token_id(tokenizer.vocab_size(), [&](auto id) -> std::unique_ptr<Encoding> {
+    return std::make_unique<EncodingAs<decltype(id)>>(tokenizer, text, threads);
+  });
 }
 
 // A peer in a process of its own, which remembers nothing when it begins.

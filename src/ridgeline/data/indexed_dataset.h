@@ -55,6 +55,12 @@ constexpr TokenType token_type_for(int64_t vocabulary) {
   return vocabulary < 65500 ? TokenType::u16 : TokenType::i32;
 }
 
+// f(id), whose value does not count: of the type in which a dataset of this vocabulary keeps ids.
+template <typename F>
+decltype(auto) with_token_id(int64_t vocabulary, F&& f) {
+  return token_type_for(vocabulary) == TokenType::u16 ? f(uint16_t{}) : f(int32_t{});
+}
+
 // A shorter block would have nothing to predict.
 constexpr int64_t kLeastBlock = 2;
 

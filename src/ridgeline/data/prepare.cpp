@@ -395,11 +395,7 @@ void Preparation::tokenize(const std::function<void(const PrepareProgress&)>& pr
     ends_.push_back(ranges.size());
   }
   reader_.read_only(std::move(ranges));
-  if (size_of(dataset_.type()) == sizeof(uint16_t)) {
-    tokenize_as<uint16_t>(progress);
-  } else {
-    tokenize_as<int32_t>(progress);
-  }
+  with_token_id(tokenizer_.vocab_size(), [&](auto id) { tokenize_as<decltype(id)>(progress); });
 }
 
 template <typename Id>
