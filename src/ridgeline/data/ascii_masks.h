@@ -70,10 +70,10 @@ struct BlockCarry {
 // What the scanner does with whole blocks of 64 bytes, for an instruction set.
 struct BlockFunctions {
   static constexpr size_t kBytes = 64;
-  static constexpr size_t kReads = 66;       // bytes of a block and behind it that may be read
-  static constexpr size_t kMostPlaces = 65;  // where pieces begin: in a block, and one that was open
-  static constexpr size_t kMorePlaces = 31;  // that may be written behind those that count
-  static constexpr size_t kMostBytes = UINT32_MAX;
+  static constexpr size_t kReads = 66;              // bytes of a block and behind it that may be read
+  static constexpr size_t kMostPlaces = 65;         // where pieces begin: in a block, and one that was open
+  static constexpr size_t kMorePlaces = 31;         // that may be written behind those that count
+  static constexpr size_t kMostBytes = UINT32_MAX;  // of a text, whose places take 32 bits
 
   AsciiMasks (*masks)(const char* block);
   // Of the characters that begin in the block and end within kReads.

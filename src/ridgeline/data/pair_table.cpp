@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <functional>
 #include <numeric>
 #include <unordered_map>
 
@@ -16,12 +15,6 @@ constexpr int kTries = 64;  // multipliers, before there are twice as many slots
 int bits_of(size_t count) {
   return static_cast<int>(std::bit_width(count));
 }
-
-// A rule's part in building the table.
-struct Key {
-  uint64_t high;
-  uint32_t pilot;  // which
-};
 
 // In the order of rank, without those that a later one replaces.
 std::vector<MergeRule> rules_in_order(std::span<const MergeRule> merges) {
@@ -104,17 +97,17 @@ void PairTable::lay_out(int id_bits, int slot_bits, int pilot_bits, uint64_t mul
 // Chooses the pilots; false when two rules would always meet, or a pilot is not to be found.
 bool PairTable::place(std::span<const MergeRule> rules) {
   std::vector<size_t> begins(pilots_.size() + 1);
-  std::vector<Key> keys(rules.size());
+  std::vector<uint64_t> highs(rules.size());  // of those that share a pilot, one after another
   for (const MergeRule& rule : rules) ++begins[(mixed(rule.left, rule.right).rest >> pilot_shift_) + 1];
   std::partial_sum(begins.begin(), begins.end(), begins.begin());
   std::vector<size_t> ends(begins.begin(), begins.end() - 1);
   for (const MergeRule& rule : rules) {
     const Mixed pair = mixed(rule.left, rule.right);
-    const auto pilot = static_cast<uint32_t>(pair.rest >> pilot_shift_);
+    const size_t pilot = pair.rest >> pilot_shift_;
     for (size_t i = begins[pilot]; i < ends[pilot]; ++i) {
-      if (keys[i].high == pair.high) return false;
+      if (highs[i] == pair.high) return false;
     }
-    keys[ends[pilot]++] = {pair.high, pilot};
+    highs[ends[pilot]++] = pair.high;
   }
   // Where many share a pilot it is chosen while most slots are free.
   std::vector<uint32_t> order(pilots_.size());
@@ -124,15 +117,15 @@ bool PairTable::place(std::span<const MergeRule> rules) {
   const size_t slots = size_t{1} << (64 - high_shift_);
   std::vector<bool> taken(slots);
   for (const uint32_t pilot : order) {
-    const auto of_pilot = std::span(keys).subspan(begins[pilot], sharing(pilot));
+    const auto of_pilot = std::span(highs).subspan(begins[pilot], sharing(pilot));
     const size_t most = std::min<size_t>(slots, size_t{1} << 16);
     size_t moved = 0;
     while (moved < most &&
-           std::any_of(of_pilot.begin(), of_pilot.end(), [&](const Key& key) { return taken[key.high ^ moved]; }))
+           std::any_of(of_pilot.begin(), of_pilot.end(), [&](uint64_t high) { return taken[high ^ moved]; }))
       ++moved;
     if (moved == most) return false;
     pilots_[pilot] = static_cast<uint16_t>(moved);
-    for (const Key& key : of_pilot) taken[key.high ^ moved] = true;
+    for (const uint64_t high : of_pilot) taken[high ^ moved] = true;
   }
   return true;
 }

@@ -25,7 +25,10 @@ class PieceScanner {
 
   // `text` is as for next_piece(). `isa` at most device::isa(). `longest`: bytes of a piece, at least 128.
   PieceScanner(PreTokenizer kind, std::string_view text, device::Isa isa = device::isa(), size_t longest = kLongest)
-      : text_(text), longest_(longest), kind_(kind), blocks_(block_functions(isa)) {}
+      : text_(text), longest_(longest), kind_(kind), blocks_(block_functions(isa)) {
+    RL_CHECK(longest, >=, 2 * BlockFunctions::kBytes);
+    RL_CHECK(longest, <=, kLongest);
+  }
 
   // The ends of the next pieces, in bytes from the end of the last that was given before, from the begin of the text at
   // first; returns how many, 0 behind the last. Error: a piece is too long.

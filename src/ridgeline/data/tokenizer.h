@@ -118,12 +118,12 @@ class Tokenizer {
   std::shared_ptr<const BpeModel> model_;
 };
 
-// Encodes many texts on one thread, remembering the ids of words seen before: in 8 MiB, which grow with the words of
-// the texts up to 104 MiB (and half as much again for the moments in which they grow); then it starts anew. Beside
-// that, and the ids, it needs memory only for a word of more than 256 bytes: some 100 bytes for each of its bytes.
+// Encodes many texts on one thread, remembering the ids of words seen before: in 2 MiB, which grow with the words of
+// the texts up to 104 MiB (and 4 MiB more while they grow); then it starts anew. Beside that, and the ids, it needs
+// memory only for a word of more than 256 bytes: some 100 bytes for each of its bytes.
 //
-// Id: int32_t, or uint16_t for a vocabulary of at most 2^16 ids (as datasets keep them: token_type_for()), which moves
-// half the bytes.
+// Id: int32_t, or uint16_t (as datasets keep them: with_token_id()), which moves half the bytes. Aborts when the
+// vocabulary has ids that an Id cannot hold.
 template <typename Id>
 class EncoderOf {
  public:
@@ -137,7 +137,7 @@ class EncoderOf {
 
   // Appends the ids of `text` to `ids`. A caller with one long text may reserve: there are never more ids than bytes
   // (after normalization, and one for a prefix space). Of 4 MiB and more that are reserved, what was not touched yet is
-  // asked to be in huge pages.
+  // asked to be in huge pages. Error: a word of more than 4 GiB; `ids` may then have those of the text before it.
   void encode(std::string_view text, std::vector<Id>& ids, Specials specials = Specials::as_text);
 
  private:
