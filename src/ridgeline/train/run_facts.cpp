@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "ridgeline/base/checksum.h"
+#include "ridgeline/base/count.h"
 #include "ridgeline/base/file.h"
 #include "ridgeline/base/file_identity.h"
 #include "ridgeline/checkpoint/manifest.h"
@@ -127,7 +128,7 @@ std::string weights_text(const std::vector<fs::path>& files) {
       sum = crc32c(buffer, sum);
     }
   }
-  return fmt::format("{} files, {} bytes, content {:08x}", files.size(), bytes, sum);
+  return fmt::format("{}, {} bytes, content {:08x}", format_counted(std::ssize(files), "file"), bytes, sum);
 }
 
 Reading weights_reading(const fs::path& folder) {
@@ -145,7 +146,7 @@ std::string bytes_text(const data::TokenizerFiles& files) {
   uint32_t sum = 0;
   for (const auto& [name, bytes] : files.all())
     sum = crc32c(bytes_of(bytes), crc32c(bytes_of(fmt::format("{} {}\n", name, bytes.size())), sum));
-  return fmt::format("{} files, content {:08x}", files.all().size(), sum);
+  return fmt::format("{}, content {:08x}", format_counted(std::ssize(files.all()), "file"), sum);
 }
 
 Reading tokenizer_reading(const fs::path& path) {

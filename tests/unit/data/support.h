@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "../bytes_read.h"
 #include "../error_of.h"
 #include "../temporary_folder.h"
 #include "memory_bytes.h"
@@ -48,6 +49,7 @@ inline void merge_all(const BpeModel& model, std::vector<int32_t>& ids) {
   }
 }
 
+using ridgeline::bytes_read;
 using ridgeline::error_of;
 
 class TemporaryFolder : public ridgeline::TemporaryFolder {
@@ -59,15 +61,6 @@ class TemporaryFolder : public ridgeline::TemporaryFolder {
   std::string name() const { return path().filename().string(); }
   size_t files() const { return static_cast<size_t>(std::distance(std::filesystem::directory_iterator(path()), {})); }
 };
-
-// Bytes that this process has read with read() and the like; -1 where the system does not count them.
-inline int64_t bytes_read() {
-  std::ifstream file("/proc/self/io");
-  std::string word;
-  int64_t bytes = 0;
-  file >> word >> bytes;
-  return word == "rchar:" ? bytes : -1;
-}
 
 }  // namespace ridgeline::data::test
 

@@ -7,9 +7,9 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <fstream>
 #include <thread>
 
+#include "../bytes_read.h"
 #include "ridgeline/base/file.h"
 #include "ridgeline/train/agreement.h"
 #include "ridgeline/train/find_documents.h"
@@ -106,14 +106,6 @@ class FactsOfARun : public SmallRun {
   }
   Config config_on(const std::string& name) const { return config({"data.train=" + (folder_ / name).string()}); }
 
-  static int64_t read_by_all() {
-    std::ifstream file("/proc/self/io");
-    std::string word;
-    int64_t bytes = 0;
-    file >> word >> bytes;
-    return word == "rchar:" ? bytes : -1;
-  }
-
   JobOptions options_of(const comm::World& world) const {
     JobOptions options;
     options.out = folder_ / "run";
@@ -143,17 +135,17 @@ class FactsOfARun : public SmallRun {
 TEST_F(FactsOfARun, SamplesAreReadByOneOfAllAndOncePerStart) {
   write_large("large", 1);
   const Config all = config_on("large");
-  const int64_t before = read_by_all();
+  const int64_t before = bytes_read();
   if (before < 0) GTEST_SKIP() << "no /proc/self/io";
   int64_t facts = 0, start = 0;
   comm::run_threads(kReaders, {.timeout = std::chrono::seconds(20)}, [&](comm::World& world) {
     RunData opened;
     agree(world, facts_of(world, all, options_of(world), opened));
-    if (world.rank() == 0) facts = read_by_all() - before;
+    if (world.rank() == 0) facts = bytes_read() - before;
     agree(world, {});
     prepare_job(all, options_of(world), device::Machine::read(), mesh_of(all, kReaders), std::move(opened));
     agree(world, {});
-    if (world.rank() == 0) start = read_by_all() - before;
+    if (world.rank() == 0) start = bytes_read() - before;
   });
   EXPECT_GE(facts, kBytes);
   EXPECT_LT(facts, kBytes + kBytes / 4);
@@ -167,13 +159,13 @@ TEST_F(FactsOfARun, InitialWeightsAreReadByOneOfAll) {
   int64_t bytes = 0;
   for (const char* name : {"model.safetensors", "grads.safetensors"})
     bytes += static_cast<int64_t>(std::filesystem::file_size(model / name));
-  const int64_t before = read_by_all();
+  const int64_t before = bytes_read();
   if (before < 0) GTEST_SKIP() << "no /proc/self/io";
   comm::run_threads(kReaders, {.timeout = std::chrono::seconds(20)}, [&](comm::World& world) {
     RunData opened;
     agree(world, facts_of(world, all, options_of(world), opened));
   });
-  const int64_t read = read_by_all() - before;
+  const int64_t read = bytes_read() - before;
   EXPECT_GE(read, bytes);
   EXPECT_LT(read, bytes + bytes / 4);
 }
@@ -188,7 +180,7 @@ TEST_F(FactsOfARun, ATokenizerThatCannotBeReadIsComparedByItsBytes) {
   EXPECT_EQ(start({with("one"), with("same")}), "");
   EXPECT_THAT(
       start({with("one"), with("other")}),
-      testing::AllOf(HasSubstr("data.tokenizer (content): 1 files, content "), HasSubstr("; 2 files, content ")));
+      testing::AllOf(HasSubstr("data.tokenizer (content): 1 file, content "), HasSubstr("; 2 files, content ")));
 }
 
 TEST_F(FactsOfARun, WhatOnlyTheWriterSaysOnlyItFindsOut) {
